@@ -1,0 +1,1 @@
+"""Sparse training in JAX: masks that live in the optax state."""
