@@ -1,0 +1,1 @@
+"""The trainer: build, mesh, step, loop, checkpoints, records."""
