@@ -10,25 +10,22 @@ a step's number. What Orbax does not do is done here:
 - Identity. Orbax casts to the dtypes that it is asked for and restores into a
   state with fewer masks. Every save therefore records the config, the sparse
   leaves, and the shape and dtype of each leaf, all compared before restoring.
-
-A digest is an integer sum that XLA computes where the arrays lie, so it is the
-same for every sharding and device count and gathers nothing.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 import json
 import pathlib
-import zlib
-from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
+from jax.experimental import multihost_utils
 import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
+
+from sparsejax.training import digests, identity
 
 PyTree = Any
 
@@ -63,11 +60,11 @@ class _DamagedError(Exception):
 
 
 def open(
-  workdir: pathlib.Path,
-  *,
-  fingerprint: str,
-  sparse_leaves: tuple[str, ...],
-  keep_best_by: str | None = "test_accuracy",
+    workdir: pathlib.Path,
+    *,
+    fingerprint: str,
+    sparse_leaves: tuple[str, ...],
+    keep_best_by: str | None = "test_accuracy",
 ) -> Checkpoints:
   """Opens the checkpoints of a run, and clears what a killed save left behind.
 
@@ -88,15 +85,15 @@ def open(
   config = json.loads(fingerprint)
   if not isinstance(config, dict):
     raise ValueError(
-      f"`fingerprint` must be a JSON object, got {fingerprint[:60]!r}."
+        f"`fingerprint` must be a JSON object, got {fingerprint[:60]!r}."
     )
   workdir = pathlib.Path(workdir).resolve()
   directory = workdir / _FOLDER
   _make_shared(directory)
   return Checkpoints(
-    directory,
-    identity={"config": config, "sparse_leaves": sorted(sparse_leaves)},
-    keep_best_by=keep_best_by,
+      directory,
+      run={"config": config, "sparse_leaves": sorted(sparse_leaves)},
+      keep_best_by=keep_best_by,
   )
 
 
@@ -104,20 +101,20 @@ class Checkpoints:
   """The checkpoints of one run; made by `open`."""
 
   def __init__(
-    self,
-    directory: pathlib.Path,
-    *,
-    identity: Mapping[str, Any],
-    keep_best_by: str | None,
+      self,
+      directory: pathlib.Path,
+      *,
+      run: Mapping[str, Any],
+      keep_best_by: str | None,
   ):
     self._directory = directory
-    self._identity = dict(identity)
+    self._run = run
     self._best = _Best(directory, keep_best_by)
     self._pending: int | None = None
     self._manager = self._new_manager()
 
   def save(
-    self, step: int, state: PyTree, *, metrics: Mapping[str, float]
+      self, step: int, state: PyTree, *, metrics: Mapping[str, float]
   ) -> None:
     """Starts to save `state`, and returns as soon as it may be donated.
 
@@ -140,18 +137,18 @@ class Checkpoints:
       if step == newest:
         return
       raise ValueError(
-        f"`step` must be above {newest}, the newest, got {step}."
+          f"`step` must be above {newest}, the newest, got {step}."
       )
     record = self._record(step, state, metrics)
     self._best.remember(step, record)
     self._pending = step
     try:
       self._manager.save(
-        step,
-        args=ocp.args.Composite(
-          state=ocp.args.StandardSave(state),
-          record=ocp.args.JsonSave(_sealed(record)),
-        ),
+          step,
+          args=ocp.args.Composite(
+              state=ocp.args.StandardSave(state),
+              record=ocp.args.JsonSave(identity.seal(record)),
+          ),
       )
     except Exception as error:
       raise self._save_failed(error) from error
@@ -189,9 +186,9 @@ class Checkpoints:
       return Restored(state, step, tuple(damaged.values()))
     if damaged:
       raise CheckpointError(
-        f"No checkpoint in {self._directory} is whole: "
-        + "; ".join(damaged.values())
-        + ". Remove that folder to start from the beginning."
+          f"No checkpoint in {self._directory} is whole: "
+          + "; ".join(damaged.values())
+          + ". Remove that folder to start from the beginning."
       )
     return None
 
@@ -207,15 +204,15 @@ class Checkpoints:
       self._manager.close()
 
   def _record(
-    self, step: int, state: PyTree, metrics: Mapping[str, float]
+      self, step: int, state: PyTree, metrics: Mapping[str, float]
   ) -> dict[str, Any]:
     return {
-      "format": _FORMAT,
-      "step": step,
-      **self._identity,
-      "leaves": _signatures(state),
-      "digests": _digests(state),
-      "metrics": {name: float(value) for name, value in metrics.items()},
+        "format": _FORMAT,
+        "step": step,
+        **self._run,
+        "leaves": identity.signatures(state),
+        "digests": digests.tree_digests(state),
+        "metrics": {name: float(value) for name, value in metrics.items()},
     }
 
   def _wait(self) -> None:
@@ -231,13 +228,13 @@ class Checkpoints:
     self._reopen()
     newest = self._manager.latest_step()
     kept = (
-      "There is no older checkpoint."
-      if newest is None
-      else f"The newest whole checkpoint is step {newest}."
+        "There is no older checkpoint."
+        if newest is None
+        else f"The newest whole checkpoint is step {newest}."
     )
     return CheckpointError(
-      f"Step {step} could not be saved in {self._directory}: "
-      f"{_cause(error)}. Nothing that was saved before is lost. {kept}"
+        f"Step {step} could not be saved in {self._directory}: "
+        f"{_cause(error)}. Nothing that was saved before is lost. {kept}"
     )
 
   def _reopen(self) -> None:
@@ -249,58 +246,53 @@ class Checkpoints:
 
   def _new_manager(self) -> ocp.CheckpointManager:
     keep = checkpoint_managers.AnyPreservationPolicy(
-      [
-        checkpoint_managers.LatestN(_NEWEST_KEPT),
-        self._best,
-      ]
+        [
+            checkpoint_managers.LatestN(_NEWEST_KEPT),
+            self._best,
+        ]
     )
     try:
       return ocp.CheckpointManager(
-        self._directory,
-        options=ocp.CheckpointManagerOptions(
-          preservation_policy=keep,
-          cleanup_tmp_directories=True,
-          # Reading every step's files here would let a damaged one stop
-          # the start.
-          lightweight_initialize=True,
-        ),
+          self._directory,
+          options=ocp.CheckpointManagerOptions(
+              preservation_policy=keep,
+              cleanup_tmp_directories=True,
+              # Reading every step's files here would let a damaged one stop
+              # the start.
+              lightweight_initialize=True,
+          ),
       )
     except OSError as error:
       raise CheckpointError(
-        f"{self._directory} cannot be used: {_cause(error)}."
+          f"{self._directory} cannot be used: {_cause(error)}."
       ) from error
 
   def _restore(self, step: int, abstract_state: PyTree) -> PyTree:
     record = _agreed(lambda: _read_record(self._directory / str(step)))
     self._check_identity(step, record, abstract_state)
     args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state))
-    state = _agreed(lambda: self._manager.restore(step, args=args).state)
-    digests = _agreed(lambda: _digests(state))
-    wrong = [n for n, d in digests.items() if record["digests"].get(n) != d]
+    state = _agreed(lambda: self._manager.restore(step, args=args)["state"])
+    found = _agreed(lambda: digests.tree_digests(state))
+    wrong = [n for n, d in found.items() if record["digests"].get(n) != d]
     if wrong:
       raise _DamagedError(f"the bytes of `{wrong[0]}` have changed")
     return state
 
   def _check_identity(
-    self, step: int, record: Mapping[str, Any], abstract_state: PyTree
+      self, step: int, record: Mapping[str, Any], abstract_state: PyTree
   ) -> None:
     if record["format"] != _FORMAT:
       raise CheckpointError(
-        f"Checkpoint {step} in {self._directory} has format "
-        f"{record['format']}; this version reads format {_FORMAT}."
+          f"Checkpoint {step} in {self._directory} has format "
+          f"{record['format']}; this version reads format {_FORMAT}."
       )
-    differences = (
-      _config_differences(record["config"], self._identity["config"])
-      or _name_differences(
-        record["sparse_leaves"], self._identity["sparse_leaves"]
-      )
-      or _leaf_differences(record["leaves"], _signatures(abstract_state))
-    )
+    asked = {**self._run, "leaves": identity.signatures(abstract_state)}
+    differences = identity.differences(record, asked)
     if differences:
       raise CheckpointError(
-        f"Checkpoint {step} in {self._directory} is of another run: "
-        + "; ".join(differences)
-        + ". Run with what it was made with, or use another workdir."
+          f"Checkpoint {step} in {self._directory} is of another run: "
+          + "; ".join(differences)
+          + ". Run with what it was made with, or use another workdir."
       )
 
   def _set_aside(self, steps: Sequence[int]) -> None:
@@ -352,20 +344,12 @@ class _Best:
     return self._values[step]
 
 
-def _sealed(record: Mapping[str, Any]) -> dict[str, Any]:
-  text = json.dumps(record, sort_keys=True)
-  return {"record": text, "crc32": zlib.crc32(text.encode())}
-
-
-def _read_record(step_folder: pathlib.Path) -> dict[str, Any]:
+def _read_record(step_folder: pathlib.Path) -> identity.Record:
   # Read without Orbax: a preservation policy runs on a thread where Orbax's
   # barriers cannot be used.
   try:
-    sealed = json.loads((step_folder / "record" / "metadata").read_bytes())
-    if zlib.crc32(sealed["record"].encode()) != sealed["crc32"]:
-      raise ValueError("its checksum does not match")
-    return json.loads(sealed["record"])
-  except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    return identity.unseal((step_folder / "record" / "metadata").read_bytes())
+  except (OSError, ValueError) as error:
     raise _DamagedError(f"its record cannot be read ({error})") from error
 
 
@@ -379,7 +363,7 @@ def _agreed(read: Callable[[], Any]) -> Any:
     if isinstance(error, _DamagedError):
       raise error
     raise _DamagedError(
-      _first_line(error) if error else "another process could not read it"
+        _first_line(error) if error else "another process could not read it"
     ) from error
   return result
 
@@ -405,142 +389,26 @@ def _make_shared(directory: pathlib.Path) -> None:
       error = caught
   _barrier("make")
   if not _all_processes(error is None and directory.is_dir()):
-    raise CheckpointError(
-      f"{directory} cannot be used: "
-      + (
-        _cause(error)
-        if error is not None
-        else "it is not a folder that all processes share"
-      )
-      + "."
-    ) from error
+    why = _cause(error) if error else "not all processes see it"
+    raise CheckpointError(f"{directory} cannot be used: {why}.") from error
 
 
 def _check_placed(abstract_state: PyTree) -> None:
   for path, leaf in jax.tree.leaves_with_path(abstract_state):
     if getattr(leaf, "sharding", None) is None:
+      name = digests.leaf_name(path)
       raise ValueError(
-        f"`abstract_state` must have shardings, `{_name(path)}` has none."
+          f"`abstract_state` must have shardings, `{name}` has none."
       )
-
-
-def _name(path) -> str:
-  return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
-def _signatures(state: PyTree) -> dict[str, str]:
-  """Name of each leaf to its dtype and shape, like `float32[64,10]`."""
-  return {
-    _name(path): f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
-    for path, leaf in jax.tree.leaves_with_path(state)
-  }
-
-
-def _digests(state: PyTree) -> dict[str, int]:
-  leaves = jax.tree.leaves_with_path(state)
-  digests = jax.device_get([_digest(leaf) for _, leaf in leaves])
-  return {
-    _name(path): int(digest)
-    for (path, _), digest in zip(leaves, digests, strict=True)
-  }
-
-
-@jax.jit
-def _digest(array: jax.Array) -> jax.Array:
-  """Sums a hash of each element's bits and index, modulo 2^32.
-
-  The hash is a bijection of the bits (murmur3's finalizer), so a change of one
-  element always changes the sum; a change of several escapes once in 2^32. The
-  sum is of integers, so its order, and with it the sharding, does not matter.
-
-  Returns:
-    uint32[], the same wherever the array lies.
-  """
-  bits = _words(array)
-  mixed = bits ^ (_flat_index(bits.shape) * jnp.uint32(0x9E3779B1))
-  mixed = (mixed ^ (mixed >> 16)) * jnp.uint32(0x85EBCA6B)
-  mixed = (mixed ^ (mixed >> 13)) * jnp.uint32(0xC2B2AE35)
-  return jnp.sum(mixed ^ (mixed >> 16), dtype=jnp.uint32)
-
-
-def _words(array: jax.Array) -> jax.Array:
-  """The bits as uint32, with a last axis of 2 where an element has 64."""
-  if jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
-    array = jax.random.key_data(array)
-  if jnp.iscomplexobj(array):
-    array = jnp.stack([array.real, array.imag])
-  if array.dtype == jnp.bool_:
-    return array.astype(jnp.uint32)
-  width = min(jax.dtypes.itemsize_bits(array.dtype), 32)
-  words = jax.lax.bitcast_convert_type(array, jnp.dtype(f"uint{width}"))
-  return words.astype(jnp.uint32)
-
-
-def _flat_index(shape: tuple[int, ...]) -> jax.Array:
-  """Row-major index modulo 2^32, without the reshape that would gather."""
-  index = jnp.zeros(shape, jnp.uint32)
-  stride = 1
-  for axis in reversed(range(len(shape))):
-    iota = jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
-    index += iota * jnp.uint32(stride % 2**32)
-    stride *= shape[axis]
-  return index
-
-
-def _config_differences(
-  saved: Mapping[str, Any], asked: Mapping[str, Any]
-) -> list[str]:
-  old, new = _flat(saved), _flat(asked)
-  return [
-    f"`{key}` is {_shown(old, key)} there and {_shown(new, key)} here"
-    for key in sorted(old.keys() | new.keys())
-    if _shown(old, key) != _shown(new, key)
-  ]
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-  flat = {}
-  for key, value in config.items():
-    name = f"{prefix}{key}"
-    flat |= (
-      _flat(value, f"{name}.")
-      if isinstance(value, Mapping) and value
-      else {name: value}
-    )
-  return flat
-
-
-def _shown(flat: Mapping[str, Any], key: str) -> str:
-  return json.dumps(flat[key]) if key in flat else "missing"
-
-
-def _name_differences(saved: Sequence[str], asked: Sequence[str]) -> list[str]:
-  only = {
-    "is sparse there and not here": sorted(set(saved) - set(asked)),
-    "is sparse here and not there": sorted(set(asked) - set(saved)),
-  }
-  return [f"`{name}` {what}" for what, names in only.items() for name in names]
-
-
-def _leaf_differences(
-  saved: Mapping[str, str], asked: Mapping[str, str]
-) -> list[str]:
-  return [
-    f"`{name}` is {saved.get(name, 'missing')} there and "
-    f"{asked.get(name, 'missing')} here"
-    for name in sorted(saved.keys() | asked.keys())
-    if saved.get(name) != asked.get(name)
-  ]
 
 
 def _cause(error: BaseException) -> str:
   """One line; a full disk by its name, however deep it is wrapped."""
-  chain = [error]
-  while chain[-1].__cause__ or chain[-1].__context__:
-    chain.append(chain[-1].__cause__ or chain[-1].__context__)
-  texts = [str(link).lower() for link in chain]
-  if any(full in text for full in _DISK_FULL_TEXTS for text in texts):
-    return "the disk is full or a quota is reached"
+  link: BaseException | None = error
+  while link is not None:
+    if any(text in str(link).lower() for text in _DISK_FULL_TEXTS):
+      return "the disk is full or a quota is reached"
+    link = link.__cause__ or link.__context__
   return _first_line(error)
 
 
