@@ -14,9 +14,14 @@ a step's number. What Orbax does not do is done here:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+import contextlib
+import gc
 import json
+import logging
 import pathlib
+import sys
+import time
 from typing import Any, NamedTuple
 
 import jax
@@ -112,6 +117,7 @@ class Checkpoints:
     self._best = _Best(directory, keep_best_by)
     self._pending: int | None = None
     self._manager = self._new_manager()
+    logging.getLogger("absl").addFilter(_not_told_twice)
 
   def save(
       self, step: int, state: PyTree, *, metrics: Mapping[str, float]
@@ -176,14 +182,14 @@ class Checkpoints:
     _check_placed(abstract_state)
     self._wait()
     damaged: dict[int, str] = {}
-    for step in sorted(self._manager.all_steps(), reverse=True):
-      try:
-        state = self._restore(step, abstract_state)
-      except _DamagedError as error:
-        damaged[step] = f"checkpoint {step} is damaged: {error}"
-        continue
-      self._set_aside(list(damaged))
-      return Restored(state, step, tuple(damaged.values()))
+    with _quiet_reads():
+      for step in sorted(self._manager.all_steps(), reverse=True):
+        state, why = self._try_restore(step, abstract_state)
+        if why is None:
+          self._set_aside(list(damaged))
+          return Restored(state, step, tuple(damaged.values()))
+        damaged[step] = f"checkpoint {step} is damaged: {why}"
+        _end_failed_reads()
     if damaged:
       raise CheckpointError(
           f"No checkpoint in {self._directory} is whole: "
@@ -202,6 +208,7 @@ class Checkpoints:
       self._wait()
     finally:
       self._manager.close()
+      logging.getLogger("absl").removeFilter(_not_told_twice)
 
   def _record(
       self, step: int, state: PyTree, metrics: Mapping[str, float]
@@ -266,6 +273,15 @@ class Checkpoints:
       raise CheckpointError(
           f"{self._directory} cannot be used: {_cause(error)}."
       ) from error
+
+  def _try_restore(
+      self, step: int, abstract_state: PyTree
+  ) -> tuple[PyTree, str | None]:
+    """Returns the state and None, or None and how it is damaged."""
+    try:
+      return self._restore(step, abstract_state), None
+    except _DamagedError as error:
+      return None, str(error)
 
   def _restore(self, step: int, abstract_state: PyTree) -> PyTree:
     record = _agreed(lambda: _read_record(self._directory / str(step)))
@@ -366,6 +382,38 @@ def _agreed(read: Callable[[], Any]) -> Any:
         _first_line(error) if error else "another process could not read it"
     ) from error
   return result
+
+
+def _not_told_twice(record: logging.LogRecord) -> bool:
+  """Drops the tracebacks that Orbax logs for errors that it also raises."""
+  return record.levelno < logging.ERROR or "orbax" not in record.pathname
+
+
+@contextlib.contextmanager
+def _quiet_reads() -> Iterator[None]:
+  """Silences what failed reads leave behind: their error is told once.
+
+  When one leaf cannot be read, the reads of the others end after the event
+  loop that waits for them, and each writes a traceback to stderr.
+  """
+  hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+  logger = logging.getLogger("asyncio")
+  logger.addFilter(_nothing)
+  try:
+    yield
+  finally:
+    sys.unraisablehook = hook
+    logger.removeFilter(_nothing)
+
+
+def _end_failed_reads() -> None:
+  time.sleep(0.1)  # For those that are still under way.
+  gc.collect()
+
+
+def _nothing(record: logging.LogRecord) -> bool:
+  del record  # Unused: all are dropped.
+  return False
 
 
 def _all_processes(ok: bool) -> bool:
