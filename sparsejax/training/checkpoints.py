@@ -284,10 +284,10 @@ class Checkpoints:
       return None, str(error)
 
   def _restore(self, step: int, abstract_state: PyTree) -> PyTree:
-    record = _agreed(lambda: _read_record(self._directory / str(step)))
+    folder = self._directory / str(step)
+    record = _agreed(lambda: _read_record(folder))
     self._check_identity(step, record, abstract_state)
-    args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state))
-    state = _agreed(lambda: self._manager.restore(step, args=args)["state"])
+    state = _agreed(lambda: _read_state(folder, abstract_state))
     found = _agreed(lambda: digests.tree_digests(state))
     wrong = [n for n, d in found.items() if record["digests"].get(n) != d]
     if wrong:
@@ -367,6 +367,19 @@ def _read_record(step_folder: pathlib.Path) -> identity.Record:
     return identity.unseal((step_folder / "record" / "metadata").read_bytes())
   except (OSError, ValueError) as error:
     raise _DamagedError(f"its record cannot be read ({error})") from error
+
+
+def _read_state(step_folder: pathlib.Path, abstract_state: PyTree) -> PyTree:
+  # Each process reads its shards by itself. The manager would wait for the
+  # others at the end of the read, and one that failed never comes there.
+  alone = ocp.options.MultiprocessingOptions(
+      primary_host=jax.process_index(), active_processes={jax.process_index()}
+  )
+  handler = ocp.StandardCheckpointHandler(multiprocessing_options=alone)
+  with ocp.Checkpointer(handler, multiprocessing_options=alone) as reader:
+    return reader.restore(
+        step_folder / "state", args=ocp.args.StandardRestore(abstract_state)
+    )
 
 
 def _agreed(read: Callable[[], Any]) -> Any:
@@ -462,4 +475,4 @@ def _cause(error: BaseException) -> str:
 
 def _first_line(error: BaseException) -> str:
   lines = str(error).splitlines() or [""]
-  return f"{type(error).__name__}: {lines[0][:300]}"
+  return f"{type(error).__name__}: {lines[0][:160]}"
