@@ -1,0 +1,306 @@
+"""Counts: sparsity per layer and in all, asked and achieved."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Int, PyTree
+
+from sparsejax import masks as masks_lib
+from sparsejax import trees
+from sparsejax.state import SparseState, get_masks, sparse_states
+
+_INT32_MAX = 2**31 - 1
+_EVER_ACTIVE = "ever_active"
+
+
+class LayerSummary(NamedTuple):
+  """Counts of one layer.
+
+  Attributes:
+    name: of the leaf, with `[i]` where its slices are layers.
+    shape: of the layer.
+    total: weights.
+    active: weights that are on.
+    asked: weights that were asked for; None where the layer competes with
+      others for a common number.
+    ever_active: weights that were ever on; None if that is not tracked.
+    macs: multiply-adds of the dense layer for one example; None if unknown.
+  """
+
+  name: str
+  shape: tuple[int, ...]
+  total: int
+  active: int
+  asked: int | None
+  ever_active: int | None
+  macs: float | None
+
+  @property
+  def sparsity(self) -> float:
+    """Fraction of zeros, in [0, 1]."""
+    return 1 - self.active / self.total
+
+
+class Summary(NamedTuple):
+  """Counts of a network; prints as a table.
+
+  Attributes:
+    layers: one entry per sparse layer, in tree order.
+    asked: weights that were asked for at the last mask update, in all.
+    parameters: all parameters, the dense leaves included.
+    warnings: layers without a single weight, and counts that were not reached.
+  """
+
+  layers: tuple[LayerSummary, ...]
+  asked: int
+  parameters: int
+  warnings: tuple[str, ...]
+
+  @property
+  def total(self) -> int:
+    """Weights of all sparse layers, N."""
+    return sum(layer.total for layer in self.layers)
+
+  @property
+  def active(self) -> int:
+    """Weights that are on."""
+    return sum(layer.active for layer in self.layers)
+
+  @property
+  def sparsity(self) -> float:
+    """Achieved fraction of zeros among the weights of sparse layers."""
+    return _share(self.total - self.active, self.total)
+
+  @property
+  def asked_sparsity(self) -> float:
+    """Asked fraction of zeros among the weights of sparse layers."""
+    return _share(self.total - self.asked, self.total)
+
+  @property
+  def parameter_sparsity(self) -> float:
+    """Fraction of zeros among all parameters, dense leaves included."""
+    return _share(self.total - self.active, self.parameters)
+
+  @property
+  def itop_rate(self) -> float | None:
+    """Share of the weights that were ever active; None if not tracked."""
+    if any(layer.ever_active is None for layer in self.layers):
+      return None
+    return _share(sum(x.ever_active or 0 for x in self.layers), self.total)
+
+  @property
+  def dense_flops(self) -> float | None:
+    """FLOPs of the dense layers for one example, a multiply-add as 2."""
+    known = [x.macs for x in self.layers if x.macs is not None]
+    return 2 * math.fsum(known) if known else None
+
+  @property
+  def flops(self) -> float | None:
+    """FLOPs of the sparse layers for one example, a multiply-add as 2."""
+    known = [
+      x.macs * x.active / x.total for x in self.layers if x.macs is not None
+    ]
+    return 2 * math.fsum(known) if known else None
+
+  def __str__(self) -> str:
+    """Returns the table."""
+    rows = [("layer", "shape", "weights", "active", "asked", "sparsity")]
+    for x in self.layers:
+      shape = "x".join(map(str, x.shape))
+      rows.append(_row(x.name, shape, x.total, x.active, x.asked, x.sparsity))
+    rows.append(
+      _row("total", "", self.total, self.active, self.asked, self.sparsity)
+    )
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    lines = [
+      "  ".join(
+        cell.ljust(width) if i < 2 else cell.rjust(width)
+        for i, (cell, width) in enumerate(zip(row, widths))
+      ).rstrip()
+      for row in rows
+    ]
+    lines.insert(1, "-" * (sum(widths) + 2 * len(widths) - 2))
+    lines.append(
+      f"of all {self.parameters:,} parameters {self.parameter_sparsity:.4%}"
+      " are zero by mask"
+    )
+    if self.itop_rate is not None:
+      lines.append(f"ever active: {self.itop_rate:.4%}")
+    if self.flops is not None and self.dense_flops:
+      ratio = self.flops / self.dense_flops
+      lines.append(
+        f"FLOPs for one example: {self.flops:.4g}, {ratio:.4f} of dense"
+      )
+    lines.extend(f"warning: {text}" for text in self.warnings)
+    return "\n".join(lines)
+
+
+def summary(
+  params: PyTree,
+  opt_state: optax.OptState,
+  *,
+  costs: Mapping[str, float] | None = None,
+) -> Summary:
+  """Counts a network on the host: per layer and in all, asked and achieved.
+
+  Args:
+    params: the tree that the optimizer state belongs to.
+    opt_state: holds one `SparseState`, or several for separate leaves.
+    costs: leaf name -> multiply-adds of the dense layer for one example; with
+      it the summary has FLOPs.
+
+  Returns:
+    Integer counts; sparsities are computed from them in float64.
+
+  Raises:
+    ValueError: if there is no `SparseState`, or `costs` names no sparse leaf.
+  """
+  layers, asked = [], 0
+  for state in sparse_states(opt_state):
+    found = _layers(params, state, costs or {})
+    layers += found
+    asked += int(state.asked[0]) + sum(x.asked or 0 for x in found)
+  names = [name for name, _ in trees.named_leaves(params)]
+  layers.sort(key=lambda x: names.index(x.name.split("[")[0]))
+  unknown = set(costs or {}) - {x.name.split("[")[0] for x in layers}
+  if unknown:
+    raise ValueError(
+      f"`costs` names {sorted(unknown)}, which are no sparse leaves. Sparse"
+      " layers: " + ", ".join(x.name for x in layers) + "."
+    )
+  parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
+  warnings = _warnings(layers, asked)
+  return Summary(tuple(layers), asked, parameters, tuple(warnings))
+
+
+def stats(opt_state: optax.OptState) -> dict[str, Int[Array, ""]]:
+  """Counts as int32 scalars, for logging inside jit.
+
+  Args:
+    opt_state: holds one `SparseState`, or several for separate leaves.
+
+  Returns:
+    `active`, `total`, `asked`, `step` and `last_update` (-1 before the first
+    mask update), and `ever_active` where that is tracked. The sparsity is
+    `1 - active / total`; compute it on the host, in float64.
+
+  Raises:
+    ValueError: if the state has no masks, or more than 2^31 - 1 weights, whose
+      counts do not fit; `summary` counts those.
+  """
+  states = sparse_states(opt_state)
+  total = sum(leaf.size for leaf in jax.tree.leaves(get_masks(opt_state)))
+  if total > _INT32_MAX:
+    raise ValueError(
+      f"`opt_state` has masks for {total} weights; counts on the device end"
+      f" at {_INT32_MAX}. Use `summary`, on the host."
+    )
+  out = {
+    "active": sum(_active(jax.tree.leaves(s.masks)) for s in states),
+    "total": jnp.int32(total),
+    "asked": sum(
+      jnp.sum(jnp.maximum(s.asked, 0), dtype=jnp.int32) for s in states
+    ),
+    "step": states[0].step,
+    "last_update": states[0].last_update,
+  }
+  ever = [s.memory[_EVER_ACTIVE] for s in states if _EVER_ACTIVE in s.memory]
+  if len(ever) == len(states):
+    out[_EVER_ACTIVE] = sum(_active(jax.tree.leaves(tree)) for tree in ever)
+  return out
+
+
+def assert_sparse(params: PyTree, opt_state: optax.OptState) -> None:
+  """Raises AssertionError unless every weight that is off is exactly 0.
+
+  Catches what moves weights behind `sparsify`: a transformation chained after
+  it, averaged or looked-ahead parameters, a restored dense checkpoint.
+
+  Args:
+    params: the tree that the user holds.
+    opt_state: holds the masks.
+  """
+  off = trees.map_masked(
+    lambda m, p: jnp.sum(~m & (p != 0), dtype=jnp.int32),
+    get_masks(opt_state),
+    params,
+    dense=lambda p: None,
+  )
+  bad = {n: int(c) for n, c in trees.named_leaves(off) if int(c)}
+  if bad:
+    listed = ", ".join(f"{name} ({count})" for name, count in bad.items())
+    raise AssertionError(
+      "`params` has weights that are off but not 0: " + listed + ". Keep"
+      " `sparsify` last in the chain and call `apply_masks` once after"
+      " `init`."
+    )
+
+
+def _share(part: int, whole: int) -> float:
+  return part / whole if whole else 0.0
+
+
+def _row(name, shape, total, active, asked, sparsity) -> tuple[str, ...]:
+  asked = "-" if asked is None else f"{asked:,}"
+  return (name, shape, f"{total:,}", f"{active:,}", asked, f"{sparsity:.4%}")
+
+
+def _active(masks: Sequence[Array]) -> Int[Array, ""]:
+  counts = masks_lib.count_active(masks, [None] * len(masks))
+  return jnp.sum(counts, dtype=jnp.int32)
+
+
+def _layout(params: PyTree, state: SparseState) -> trees.Layout:
+  """The layout of a state, with the layer axes that it records."""
+  layout = trees.layout(params, trees.sparse_flags(params, state.masks))
+  axes = [None if a < 0 else int(a) for a in np.asarray(state.axes)]
+  return trees.Layout(
+    tuple(
+      dataclasses.replace(leaf, axis=axis)
+      for leaf, axis in zip(layout.leaves, axes, strict=True)
+    )
+  )
+
+
+def _layers(
+  params: PyTree, state: SparseState, costs: Mapping[str, float]
+) -> list[LayerSummary]:
+  layout = _layout(params, state)
+  if not layout.leaves:
+    return []
+  count = jax.jit(lambda m: masks_lib.count_active(m, layout.axes))
+  active = np.asarray(count(jax.tree.leaves(state.masks)))
+  ever = [None] * len(active)
+  if _EVER_ACTIVE in state.memory:
+    tree = state.memory[_EVER_ACTIVE]
+    ever = [int(c) for c in np.asarray(count(jax.tree.leaves(tree)))]
+  asked = [None if a < 0 else int(a) for a in np.asarray(state.asked)[1:]]
+  macs = [
+    costs[leaf.name] / leaf.num_layers if leaf.name in costs else None
+    for leaf in layout.leaves
+    for _ in range(leaf.num_layers)
+  ]
+  return [
+    LayerSummary(name, shape, math.prod(shape), int(on), want, seen, cost)
+    for (name, shape), on, want, seen, cost in zip(
+      layout.shapes.items(), active, asked, ever, macs, strict=True
+    )
+  ]
+
+
+def _warnings(layers: Sequence[LayerSummary], asked: int) -> list[str]:
+  texts = [
+    f"{x.name} has no active weight; bound it with keep_alive(scope, ...)"
+    for x in layers
+    if not x.active
+  ]
+  active = sum(x.active for x in layers)
+  if active != asked:
+    texts.append(f"{asked} weights were asked for, {active} are active")
+  return texts

@@ -1,0 +1,257 @@
+"""`sparsify`: the masks of a method around any optax transformation."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import PyTree
+
+from sparsejax import trees, update
+from sparsejax.base import Key, Masks, MaskUpdate
+from sparsejax.state import SparseState
+from sparsejax.trees import Layout, Overrides, Select
+
+_NO_PARAMS = (
+  "`params` must be given to `update`, got None: the masked weights move to 0"
+  " from where they are. Call tx.update(grads, opt_state, params)."
+)
+
+
+def sparsify(
+  inner: Any,
+  method: MaskUpdate,
+  *,
+  key: Key | None = None,
+  select: Select = None,
+  overrides: Overrides | None = None,
+  masks: Masks | None = None,
+) -> optax.GradientTransformationExtraArgs:
+  """Keeps the parameters sparse by a method, around any optimizer.
+
+  The parameters that the user holds are the sparse network after every step:
+  the emitted update is `-p` where a weight is off and the inner update where it
+  stays. The gradients that go in are the plain dense ones. What is chained
+  behind this transformation may move weights that are off, so it stands last.
+
+  Args:
+    inner: the optimizer, an optax transformation or `MultiSteps`; clipping and
+      weight decay belong inside. It gets the masked gradient and all extra
+      arguments.
+    method: what `sparsejax.granet(...)` and the like return.
+    key: random key, typed or raw; for methods that draw.
+    select: which leaves are sparse: None for all kernels (at least two
+      dimensions above 1, and no bias, scale or embedding by name), a glob or
+      several over names like `block/conv/kernel`, a function (name, leaf) ->
+      bool, or a tree of bools.
+    overrides: glob -> "dense", an own sparsity in [0, 1), or an `Override`; the
+      last match wins.
+    masks: masks to start from instead of the method's first ones: a tree of
+      bools like the parameters, None or `MaskedNode` at dense leaves.
+
+  Returns:
+    A transformation whose state is a `SparseState`. Its `update` needs
+    `params`, returns updates for `optax.apply_updates`, changes masks at the
+    due steps, and skips (until the next step) a mask update whose gradients, or
+    whose `value=`, are not finite.
+
+  Raises:
+    ValueError: at once for `select` beside `masks`; in `init` for a missing
+      key, a selector or override that matches nothing, and budgets that
+      contradict each other.
+
+  Examples:
+    >>> import jax, jax.numpy as jnp, optax, sparsejax
+    >>> params = {"kernel": jnp.ones((4, 5)), "bias": jnp.zeros(5)}
+    >>> tx = sparsejax.sparsify(
+    ...     optax.sgd(0.1), sparsejax.static(0.9), key=jax.random.key(0))
+    >>> params = sparsejax.apply_masks(params, tx.init(params))
+    >>> int((params["kernel"] != 0).sum())
+    2
+  """
+  if masks is not None and select is not None:
+    raise ValueError(
+      "`select` must be None where `masks` is given: the masks say which"
+      " leaves are sparse."
+    )
+  if hasattr(inner, "gradient_transformation"):  # optax.MultiSteps
+    inner = inner.gradient_transformation()
+  inner = optax.with_extra_args_support(inner)
+  key_data, key_impl = (), None
+  if key is not None:
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+      key = jax.random.wrap_key_data(key)
+    key_data, key_impl = jax.random.key_data(key), jax.random.key_impl(key)
+
+  def init_fn(params: PyTree) -> SparseState:
+    layout = _first_layout(params, select, overrides, masks)
+    first, asked = _first_masks(method, layout, key, params, masks)
+    first = trees.masks_tree(params, layout, first)
+    state = SparseState(
+      step=jnp.zeros((), jnp.int32),
+      last_update=jnp.full((), -1, jnp.int32),
+      masks=first,
+      asked=asked,
+      axes=jnp.array([-1 if a is None else a for a in layout.axes], jnp.int32),
+      inner_state=inner.init(trees.where(first, params)),
+      latent=method.storage.init(params, first),
+      memory={
+        name: memory.init(params, first)
+        for name, memory in method.memory.items()
+      },
+      key_data=jax.tree.map(jnp.array, key_data),
+    )
+    return _without_aliases(state, params)
+
+  def update_fn(
+    grads: PyTree,
+    state: SparseState,
+    params: PyTree | None = None,
+    **extra_args: Any,
+  ) -> tuple[PyTree, SparseState]:
+    if params is None:
+      raise ValueError(_NO_PARAMS)
+    layout = trees.layout(
+      params, trees.sparse_flags(params, state.masks), overrides
+    )
+    key = None
+    if key_impl is not None:
+      key = jax.random.wrap_key_data(state.key_data, impl=key_impl)
+    weights = method.storage.weights(params, state.latent, state.masks)
+    visible = trees.map_masked(
+      lambda m, g: method.storage.gradient(g, m), state.masks, grads
+    )
+
+    def inner_step():
+      return inner.update(visible, state.inner_state, weights, **extra_args)
+
+    def scored():
+      """The weights that a mask update looks at, made anew in its branch."""
+      if method.spend_step:
+        return weights
+      return optax.apply_updates(weights, inner_step()[0])
+
+    step = state.step if method.spend_step else _after(state.step)
+    turn = update.maybe_update(
+      method,
+      layout,
+      jax.tree.leaves(state.masks),
+      state.last_update,
+      state.asked,
+      step=step,
+      key=key,
+      scored=scored,
+      grads=grads,
+      watched=(grads, extra_args.get("value")),
+    )
+    new_masks = trees.masks_tree(params, layout, turn.masks)
+    keep = trees.masks_tree(params, layout, turn.keep)
+
+    updates, inner_state = inner_step()
+    if method.spend_step:
+      updates, inner_state = _unless(
+        turn.done,
+        (updates, inner_state),
+        (optax.tree.zeros_like(updates), state.inner_state),
+      )
+      step = jnp.where(turn.done, step, _after(step))
+    if method.storage.resets:
+      inner_state = _reset(inner, inner_state, keep, params)
+    updates, latent = method.storage.settle(
+      params, updates, weights, state.masks, new_masks, keep
+    )
+    return updates, SparseState(
+      step=step,
+      last_update=turn.last_update,
+      masks=new_masks,
+      asked=turn.asked,
+      axes=state.axes,
+      inner_state=inner_state,
+      latent=latent,
+      memory={
+        name: memory.update(state.memory[name], params, grads, new_masks)
+        for name, memory in method.memory.items()
+      },
+      key_data=state.key_data,
+    )
+
+  return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _after(step):
+  return optax.safe_increment(step)
+
+
+def _unless(condition, new: PyTree, old: PyTree) -> PyTree:
+  """Selects `old` where `condition` holds, a scalar bool."""
+  return jax.tree.map(lambda n, o: jnp.where(condition, o, n), new, old)
+
+
+def _first_layout(params, select, overrides, masks) -> Layout:
+  trees.check_overrides(params, overrides)
+  if masks is None:
+    chosen = trees.select_leaves(params, select)
+  else:
+    chosen = trees.sparse_flags(params, masks)
+  return trees.layout(params, chosen, overrides)
+
+
+def _first_masks(method, layout, key, params, given):
+  """Returns the masks of step 0, in layout order, and what was asked."""
+  if not layout.leaves:
+    return [], jnp.zeros(1, jnp.int32)
+  table = update.asked_table(method, layout)  # Checks every later budget too.
+  if given is not None:
+    nodes = jax.tree.structure(params).flatten_up_to(given)
+    first = [jnp.array(nodes[leaf.index], bool) for leaf in layout.leaves]
+    return first, update.asked_as_found(layout, first)
+  if key is None and method.draws:
+    raise ValueError(
+      "`key` must be given, got None: this method draws at random. Pass"
+      " key=jax.random.key(0) to `sparsify`."
+    )
+  first = update.first_masks(method, layout, key)
+  if method.prunes:
+    return first, jnp.array(table[0])
+  return first, jnp.array(update.first_asked(method, layout))
+
+
+def _reset(inner, inner_state, keep: Masks, params) -> optax.OptState:
+  """Gives statistics their initial value where a weight is off or fresh.
+
+  Only leaves of the weight's shape: factored or scalar statistics belong to no
+  single weight. The initial value is that of a zero weight.
+  """
+  fresh = inner.init(optax.tree.zeros_like(params))
+  beside = optax.tree.map_params(
+    inner,
+    lambda _, mask: mask,
+    inner_state,
+    keep,
+    transform_non_params=lambda _: optax.MaskedNode(),
+    is_leaf=trees.is_masked_node,
+  )
+
+  def reset(stat, start, mask):
+    if trees.is_masked_node(mask) or trees.is_masked_node(stat):
+      return stat
+    if stat.shape != mask.shape:
+      return stat
+    return jnp.where(mask, stat, start)
+
+  return jax.tree.map(
+    reset, inner_state, fresh, beside, is_leaf=trees.is_masked_node
+  )
+
+
+def _without_aliases(state: SparseState, params: PyTree) -> SparseState:
+  """Copies arrays that stand twice, so that state and params can be donated."""
+  seen = {id(leaf) for leaf in jax.tree.leaves(params)}
+
+  def own(leaf):
+    if id(leaf) in seen:
+      leaf = jnp.array(leaf)
+    seen.add(id(leaf))
+    return leaf
+
+  return jax.tree.map(own, state)
