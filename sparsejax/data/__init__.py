@@ -1,0 +1,13 @@
+"""Data sets by name, and batches as pure functions of (key, step).
+
+A factory's keyword arguments are the keys of `config.data`.
+"""
+
+from collections.abc import Callable
+
+from sparsejax.data.dataset import Dataset, Split
+from sparsejax.data.digits import digits
+
+DATASETS: dict[str, Callable[..., Dataset]] = {"digits": digits}
+
+__all__ = ["DATASETS", "Dataset", "Split", "digits"]

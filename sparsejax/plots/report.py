@@ -1,0 +1,139 @@
+"""One self-contained page about a run, for any browser."""
+
+import base64
+import html
+import io
+import json
+import os
+import pathlib
+from typing import Any
+
+from sparsejax.plots import run as runs
+
+REPORT = "report.html"
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto;
+  max-width: 60em; padding: 0 1em; color: #222; }
+table { border-collapse: collapse; margin: 1em 0; }
+th, td { border-bottom: 1px solid #ddd; padding: .25em .8em;
+  text-align: right; }
+th:first-child, td:first-child { text-align: left; }
+img { max-width: 100%; }
+pre { background: #f6f6f6; padding: 1em; overflow-x: auto; }
+"""
+_RESULTS = (
+  "method",
+  "model",
+  "data",
+  "seed",
+  "steps",
+  "test_accuracy",
+  "test_loss",
+  "train_accuracy",
+  "sparsity",
+  "target_sparsity",
+  "active",
+  "total",
+  "itop_rate",
+  "compile_seconds",
+  "train_seconds",
+)
+
+
+def write_report(workdir: pathlib.Path) -> pathlib.Path:
+  """Write a report beside the records that it is made from.
+
+  Args:
+    workdir: a run's folder.
+
+  Returns:
+    The report's path. The figure is inside the page where matplotlib is
+    installed; otherwise the page has the tables only.
+  """
+  run = runs.read_run(workdir)
+  title = f"{run.summary.get('method', 'run')}: {workdir.name}"
+  body = [
+    f"<h1>{html.escape(title)}</h1>",
+    _results(run),
+    _figure(run),
+    _layers(run),
+    _evaluations(run),
+    "<h2>Config</h2>",
+    f"<pre>{html.escape(json.dumps(run.config, indent=2))}</pre>",
+  ]
+  page = (
+    '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+    f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head>"
+    f"<body>{''.join(body)}</body></html>\n"
+  )
+  path = workdir / REPORT
+  temporary = path.with_name(f".{path.name}.tmp")
+  temporary.write_text(page, encoding="utf-8")
+  os.replace(temporary, path)
+  return path
+
+
+def _results(run: runs.Run) -> str:
+  return _table(
+    ("", ""),
+    [(key, run.summary[key]) for key in _RESULTS if key in run.summary],
+  )
+
+
+def _figure(run: runs.Run) -> str:
+  if not runs.has_matplotlib():
+    return (
+      "<p>The figure needs matplotlib: <code>pip install"
+      " sparsejax[plots]</code>, then remove this page and run the same"
+      " command again.</p>"
+    )
+  buffer = io.BytesIO()
+  runs.plot_run(run, buffer)
+  data = base64.b64encode(buffer.getvalue()).decode("ascii")
+  return (
+    '<img alt="accuracy and sparsity over the steps"'
+    f' src="data:image/png;base64,{data}">'
+  )
+
+
+def _layers(run: runs.Run) -> str:
+  rows = [
+    (
+      layer["name"],
+      "x".join(str(size) for size in layer["shape"]),
+      layer["total"],
+      layer["active"],
+      layer["sparsity"],
+    )
+    for layer in run.summary.get("layers", ())
+  ]
+  header = ("layer", "shape", "weights", "active", "sparsity")
+  return "<h2>Sparse layers</h2>" + _table(header, rows)
+
+
+def _evaluations(run: runs.Run) -> str:
+  header = ("step", "test_accuracy", "test_loss", "sparsity", "itop_rate")
+  rows = [
+    tuple(row.get(name) for name in header)
+    for row in run.rows
+    if "test_accuracy" in row
+  ]
+  return "<h2>Evaluations</h2>" + _table(header, rows)
+
+
+def _table(header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
+  head = "".join(f"<th>{html.escape(name)}</th>" for name in header)
+  body = "".join(
+    "<tr>" + "".join(f"<td>{_cell(value)}</td>" for value in row) + "</tr>"
+    for row in rows
+  )
+  return f"<table><tr>{head}</tr>{body}</table>"
+
+
+def _cell(value: Any) -> str:
+  if value is None:
+    return "none"
+  if isinstance(value, float):
+    return f"{value:.4f}"
+  return f"{value:,}" if isinstance(value, int) else html.escape(str(value))

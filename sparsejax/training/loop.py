@@ -1,0 +1,312 @@
+"""The order of events of a run: start, dispatches, and what follows each."""
+
+import contextlib
+import functools
+import json
+import pathlib
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import Mesh
+
+import sparsejax
+from sparsejax.data import Dataset
+from sparsejax.training import (
+  build,
+  checkpoints,
+  mesh,
+  processes,
+  records,
+  step,
+)
+
+DONE, NOT_FINITE, TERMINATED = 0, 3, 143
+
+
+class Outcome(NamedTuple):
+  """How a run ended.
+
+  Attributes:
+    status: `DONE`, `NOT_FINITE` or `TERMINATED`, the exit status.
+    message: why it stopped before its last step, "" where it did not.
+    step: completed steps of `state`.
+    state: the newest state.
+    evaluation: losses and accuracies of `state`; empty unless it is done.
+    resumed_from_step: where it went on, `None` for a run from the start.
+    compile_seconds: time spent tracing and compiling.
+    train_seconds: time spent in dispatches, evaluations left out.
+  """
+
+  status: int
+  message: str
+  step: int
+  state: step.TrainState
+  evaluation: dict[str, float]
+  resumed_from_step: int | None
+  compile_seconds: float
+  train_seconds: float
+
+
+class Show(NamedTuple):
+  """How a run is seen while it goes on.
+
+  Attributes:
+    say: shows a line of text.
+    progress: is told the step and the newest numbers after each dispatch.
+  """
+
+  say: Callable[[str], None]
+  progress: Callable[[int, Mapping[str, float]], None]
+
+
+class _Programs(NamedTuple):
+  """What runs on the devices, compiled, data bound.
+
+  Attributes:
+    train: one dispatch; the state that goes in is donated.
+    evaluate: sums over the test split.
+    examples: how many the test split holds.
+    seconds: what compiling took.
+  """
+
+  train: Callable[[step.TrainState], tuple[step.TrainState, step.Metrics]]
+  evaluate: Callable[[step.TrainState], step.Totals]
+  examples: int
+  seconds: float
+
+
+def run(
+  experiment: build.Experiment,
+  workdir: pathlib.Path,
+  *,
+  stop: processes.StopRequest,
+  show: Show,
+) -> Outcome:
+  """Train until the last step, a request to stop, or a number not finite.
+
+  Args:
+    experiment: what to train.
+    workdir: holds the run's config; all processes see it.
+    stop: asked at the end of each dispatch.
+    show: how progress is shown.
+
+  Returns:
+    How it ended. The workdir holds metrics and checkpoints up to there.
+
+  Raises:
+    CheckpointError: if the state could not be saved or restored.
+  """
+  devices = mesh.data_mesh()
+  sharder = mesh.batch_sharder(devices)
+  setup = experiment.setup._replace(shard=sharder)
+  abstract = _abstract_state(experiment, devices)
+  saved = checkpoints.open(
+    workdir,
+    fingerprint=json.dumps(experiment.config, sort_keys=True),
+    sparse_leaves=_sparse_leaves(abstract),
+  )
+  with contextlib.closing(saved), contextlib.ExitStack() as stack:
+    restored = saved.restore_newest(abstract)
+    if restored is None:
+      state, init_seconds = _first_state(experiment, devices)
+    else:
+      state, init_seconds = restored.state, 0.0
+      for line in restored.skipped:
+        show.say(line)
+      show.say(f"Going on from step {restored.step}.")
+    resumed = None if restored is None else restored.step
+    writer = None
+    if processes.is_first():
+      writer = stack.enter_context(records.Writer(workdir, start=resumed or 0))
+    programs = _compile(setup, experiment.dataset, state, devices)
+    seconds = programs.seconds + init_seconds
+    show.say(f"Compiled in {seconds:.1f} s.")
+    outcome = _train(
+      programs, experiment.steps, state, resumed, writer, saved, stop, show
+    )
+    return outcome._replace(compile_seconds=seconds)
+
+
+def _train(
+  programs: _Programs,
+  steps: build.Steps,
+  state: step.TrainState,
+  resumed: int | None,
+  writer: records.Writer | None,
+  saved: checkpoints.Checkpoints,
+  stop: processes.StopRequest,
+  show: Show,
+) -> Outcome:
+  """Runs the loop.
+
+  What follows a dispatch has a fixed order, and a resume relies on it:
+  check that all is finite, evaluate, write metrics, save, show, stop.
+  """
+  at = resumed or 0
+  train_seconds = 0.0
+  last_good = resumed
+  evaluation: dict[str, float] = {}
+
+  def outcome(status: int, message: str = "") -> Outcome:
+    return Outcome(
+      status=status,
+      message=message,
+      step=at,
+      state=state,
+      evaluation=evaluation,
+      resumed_from_step=resumed,
+      compile_seconds=0.0,
+      train_seconds=train_seconds,
+    )
+
+  while at < steps.total:
+    first = at
+    at = min((first // steps.dispatch + 1) * steps.dispatch, steps.total)
+    started = time.perf_counter()
+    with jax.transfer_guard("disallow"):
+      state, stacked = jax.block_until_ready(programs.train(state))
+    seconds = time.perf_counter() - started
+    train_seconds += seconds
+    metrics = jax.tree.map(lambda x, n=at - first: x[:n], mesh.fetch(stacked))
+    rows = records.rows(metrics._asdict(), first=first)
+    bad = next((row["step"] for row in rows if not row["finite"]), None)
+    if bad is not None:
+      _write(writer, [row for row in rows if _is_logged(row, steps, bad)])
+      return outcome(NOT_FINITE, _not_finite(bad, first, at, last_good))
+    last = at == steps.total
+    evaluation = {}
+    if last or _due(steps.eval_every, first, at):
+      evaluation = _evaluate(programs, state)
+      rows[-1] |= evaluation | {"steps_per_second": (at - first) / seconds}
+    ends = at if evaluation else steps.total
+    _write(writer, [row for row in rows if _is_logged(row, steps, ends)])
+    stopping = stop.agreed()
+    if last or stopping or _due(steps.checkpoint_every, first, at):
+      if writer is not None:
+        writer.sync()
+      # An evaluation for the checkpoint alone is not recorded: the records of
+      # a run that was stopped would differ from those of one that was not.
+      judged = evaluation or _evaluate(programs, state)
+      saved.save(at, state, metrics=judged)
+      last_good = at
+    show.progress(at, rows[-1])
+    if stopping:
+      return outcome(TERMINATED, f"Stopped by SIGTERM; saved at step {at}.")
+  evaluation = evaluation or _evaluate(programs, state)
+  return outcome(DONE)
+
+
+def _is_logged(row: Mapping[str, Any], steps: build.Steps, ends: int) -> bool:
+  """Says whether a step's line is written; the step `ends` always is."""
+  at = row["step"]
+  return at == ends or (at < ends and at % steps.log_every == 0)
+
+
+def _due(every: int, first: int, at: int) -> bool:
+  """Says whether the steps in (first, at] reach a multiple of `every`."""
+  return at // every > first // every
+
+
+def _write(writer: records.Writer | None, rows: list[dict[str, Any]]) -> None:
+  if writer is not None:
+    writer.write(rows)
+
+
+def _evaluate(programs: _Programs, state: step.TrainState) -> dict[str, float]:
+  """Returns the mean loss and the accuracy on the test split."""
+  with jax.transfer_guard("disallow"):
+    totals = jax.block_until_ready(programs.evaluate(state))
+  return _means("test", mesh.fetch(totals), programs.examples)
+
+
+def _means(split: str, totals: step.Totals, count: int) -> dict[str, float]:
+  return {
+    f"{split}_loss": float(totals.loss) / count,
+    f"{split}_accuracy": int(totals.correct) / count,
+  }
+
+
+def _not_finite(bad: int, first: int, at: int, last_good: int | None) -> str:
+  kept = "none" if last_good is None else f"step {last_good}"
+  return (
+    f"The loss or gradient of step {bad} is not finite; stopped after steps"
+    f" {first + 1} to {at}. Last good checkpoint: {kept}. A lower"
+    " `config.optimizer.learning_rate` may help."
+  )
+
+
+def _abstract_state(
+  experiment: build.Experiment, devices: Mesh
+) -> step.TrainState:
+  """Returns the state's shapes, replicated over the devices."""
+  shapes = jax.eval_shape(_initializer(experiment))
+  sharding = mesh.replicated(devices)
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+    shapes,
+  )
+
+
+def _initializer(
+  experiment: build.Experiment,
+) -> Callable[[], step.TrainState]:
+  return functools.partial(
+    step.initial_state,
+    experiment.setup,
+    experiment.init_key,
+    experiment.data_key,
+    experiment.dataset.train.images[:1],
+  )
+
+
+def _sparse_leaves(abstract: step.TrainState) -> tuple[str, ...]:
+  """Returns the names of the parameters that have a mask."""
+  masks = jax.eval_shape(sparsejax.get_masks, abstract.opt_state)
+  return tuple(
+    jax.tree_util.keystr(path, simple=True, separator="/")
+    for path, _ in jax.tree.leaves_with_path(masks)
+  )
+
+
+def _first_state(
+  experiment: build.Experiment, devices: Mesh
+) -> tuple[step.TrainState, float]:
+  """Returns the state at step 0 and the seconds that it took."""
+  started = time.perf_counter()
+  initialize = jax.jit(
+    _initializer(experiment), out_shardings=mesh.replicated(devices)
+  )
+  state = jax.block_until_ready(initialize())
+  return state, time.perf_counter() - started
+
+
+def _compile(
+  setup: step.Setup, dataset: Dataset, state: step.TrainState, devices: Mesh
+) -> _Programs:
+  """Compiles what the loop runs, once for the whole run."""
+  started = time.perf_counter()
+  sharding = mesh.replicated(devices)
+  train = mesh.replicate(dataset.train, devices)
+  test = mesh.replicate(dataset.test, devices)
+  train_steps = (
+    jax.jit(
+      functools.partial(step.train_steps, setup),
+      donate_argnums=0,
+      out_shardings=sharding,
+    )
+    .lower(state, train)
+    .compile()
+  )
+  evaluate = (
+    jax.jit(functools.partial(step.evaluate, setup), out_shardings=sharding)
+    .lower(state, test)
+    .compile()
+  )
+  return _Programs(
+    train=lambda state: train_steps(state, train),
+    evaluate=lambda state: evaluate(state, test),
+    examples=dataset.test.labels.size,
+    seconds=time.perf_counter() - started,
+  )

@@ -1,0 +1,131 @@
+"""Several processes of one run: joining, agreeing, and a shared folder."""
+
+import contextlib
+import pathlib
+import signal
+import types
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from sparsejax.training import errors
+
+# What jax says where there is no cluster to detect.
+_NO_CLUSTER = "coordinator_address should be defined"
+
+
+def join(
+  *,
+  coordinator_address: str | None = None,
+  num_processes: int | None = None,
+  process_id: int | None = None,
+) -> None:
+  """Join the other processes, before any device is used.
+
+  Without arguments jax looks for a cluster that it knows (Slurm, Open MPI,
+  Kubernetes, a TPU pod) and the process stays alone where there is none.
+
+  Args:
+    coordinator_address: host:port of process 0.
+    num_processes: how many there are.
+    process_id: which one this is.
+
+  Raises:
+    InputError: if only some arguments are given, or joining failed.
+  """
+  given = (coordinator_address, num_processes, process_id)
+  if None in given and given != (None, None, None):
+    raise errors.InputError(
+      "`--coordinator_address`, `--num_processes` and `--process_id` go"
+      f" together, got {given}."
+    )
+  try:
+    jax.distributed.initialize(
+      coordinator_address=coordinator_address,
+      num_processes=num_processes,
+      process_id=process_id,
+    )
+  except (RuntimeError, ValueError) as error:
+    if given == (None, None, None) and _NO_CLUSTER in str(error):
+      return
+    raise errors.InputError(
+      f"Joining the other processes failed: {error}"
+      " `--distributed=False` trains in this process alone."
+    ) from error
+
+
+def is_first() -> bool:
+  """Says whether this is the process that writes."""
+  return jax.process_index() == 0
+
+
+def any_of(flag: bool) -> bool:
+  """Says whether `flag` holds in any process; all must call it together."""
+  if jax.process_count() == 1:
+    return flag
+  return bool(multihost_utils.process_allgather(np.asarray(flag)).any())
+
+
+def wait(name: str) -> None:
+  """Waits until every process has come to the point called `name`."""
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices(f"sparsejax_{name}")
+
+
+def check_shared(folder: pathlib.Path) -> None:
+  """Refuses a folder that not every process sees.
+
+  A save into such a folder would wait forever.
+
+  Args:
+    folder: exists in the first process.
+
+  Raises:
+    InputError: in every process, if one of them does not see it.
+  """
+  if jax.process_count() == 1:
+    return
+  probe = folder / ".shared"
+  if is_first():
+    probe.touch()
+  wait("probe")
+  missing = any_of(not probe.exists())
+  if is_first():
+    probe.unlink()
+  if missing:
+    raise errors.InputError(
+      f"`--workdir` {folder} is not shared by all processes. Give a folder on"
+      " a file system that every one of them mounts."
+    )
+
+
+class StopRequest:
+  """Whether SIGTERM has come: a fact of the outside, asked for at dispatches.
+
+  Attributes:
+    seen: whether this process got the signal.
+  """
+
+  def __init__(self) -> None:
+    self.seen = False
+
+  def agreed(self) -> bool:
+    """Says whether any process got it; all must call this together."""
+    return any_of(self.seen)
+
+  def _handle(self, number: int, frame: types.FrameType | None) -> None:
+    del number, frame  # One signal, and nothing is interrupted.
+    self.seen = True
+
+
+@contextlib.contextmanager
+def stop_on_sigterm() -> Iterator[StopRequest]:
+  """Turns SIGTERM into a request for as long as the context lasts."""
+  request = StopRequest()
+  before = signal.signal(signal.SIGTERM, request._handle)
+  try:
+    yield request
+  finally:
+    signal.signal(signal.SIGTERM, before)

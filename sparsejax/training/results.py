@@ -1,0 +1,55 @@
+"""The result of a run that is done: what `summary.json` holds."""
+
+from typing import Any
+
+import jax
+
+import sparsejax
+from sparsejax.training import build, loop, mesh
+
+
+def summarize(
+  experiment: build.Experiment, outcome: loop.Outcome
+) -> dict[str, Any]:
+  """Collect the result of a run.
+
+  Args:
+    experiment: what was trained.
+    outcome: how it ended; it is done.
+
+  Returns:
+    Plain values. Accuracies are in [0, 1] and of the last step; counts and
+    sparsities are of the sparse leaves alone. Only `resumed_from_step` and
+    the keys that end in `_seconds` may differ between a run that was
+    interrupted and one that was not.
+  """
+  state = mesh.fetch(outcome.state)
+  found = sparsejax.summary(state.params, state.opt_state)
+  config = experiment.config
+  return {
+    "method": config["method"]["name"],
+    "model": config["model"]["name"],
+    "data": config["data"]["name"],
+    "seed": config["seed"],
+    "steps": outcome.step,
+    **outcome.evaluation,
+    "sparsity": found.sparsity,
+    "target_sparsity": experiment.target_sparsity,
+    "active": found.active,
+    "asked": found.asked,
+    "total": found.total,
+    "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
+    "itop_rate": found.itop_rate,
+    "layers": [_layer(layer) for layer in found.layers],
+    "warnings": [*experiment.warnings, *found.warnings],
+    "devices": jax.device_count(),
+    "processes": jax.process_count(),
+    "resumed_from_step": outcome.resumed_from_step,
+    "compile_seconds": outcome.compile_seconds,
+    "train_seconds": outcome.train_seconds,
+  }
+
+
+def _layer(layer: Any) -> dict[str, Any]:
+  values = layer._asdict()
+  return values | {"shape": list(values["shape"])}

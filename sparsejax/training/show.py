@@ -1,0 +1,134 @@
+"""What a person sees: a progress bar on a terminal, plain lines in a file."""
+
+import contextlib
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+  BarColumn,
+  MofNCompleteColumn,
+  Progress,
+  TextColumn,
+  TimeRemainingColumn,
+)
+from rich.table import Table
+
+from sparsejax.training import loop
+
+_NUMBERS = {
+  "loss": "{:.4f}",
+  "accuracy": "{:.1%}",
+  "test_accuracy": "{:.2%}",
+  "sparsity": "{:.2%}",
+}
+
+
+@contextlib.contextmanager
+def progress(console: Console, *, total: int) -> Iterator[loop.Show]:
+  """Shows a run while it goes on.
+
+  Args:
+    console: where to.
+    total: steps of the run.
+
+  Yields:
+    What the loop tells its news to.
+  """
+  if not console.is_terminal:
+    yield loop.Show(
+      say=lambda text: line(console, text),
+      progress=lambda step, row: _plain(console, step, total, row),
+    )
+    return
+  with _bar(console) as bar:
+    task = bar.add_task("", total=total, numbers="starting")
+    latest: dict[str, Any] = {}
+
+    def advance(step: int, row: Mapping[str, Any]) -> None:
+      latest.update(row)
+      bar.update(task, completed=step, numbers=_numbers(latest))
+
+    yield loop.Show(say=lambda text: line(console, text), progress=advance)
+
+
+def line(console: Console, text: str) -> None:
+  """Print one line as it is, however wide the terminal."""
+  console.print(text, soft_wrap=True, highlight=False, markup=False)
+
+
+def result(
+  console: Console, summary: Mapping[str, Any], workdir: pathlib.Path
+) -> None:
+  """Print the table that ends a run.
+
+  Args:
+    console: where to.
+    summary: what `summary.json` holds.
+    workdir: the run's folder.
+  """
+  asked = summary["target_sparsity"]
+  table = Table(title=f"{summary['method']} on {summary['data']}")
+  for name in ("layer", "shape"):
+    table.add_column(name)
+  for name in ("weights", "active", "sparsity"):
+    table.add_column(name, justify="right")
+  for layer in summary["layers"]:
+    table.add_row(*_layer_cells(layer))
+  table.add_section()
+  table.add_row("all sparse layers", "", *_count_cells(summary))
+  console.print(table)
+  for name, value in (
+    ("test accuracy", f"{summary['test_accuracy']:.2%}"),
+    ("test loss", f"{summary['test_loss']:.4f}"),
+    ("asked sparsity", "none" if asked is None else f"{asked:.4%}"),
+    ("achieved sparsity", f"{summary['sparsity']:.4%}"),
+    ("ever active (ITOP)", _percent(summary["itop_rate"])),
+    ("compiled in", f"{summary['compile_seconds']:.1f} s"),
+    ("trained in", f"{summary['train_seconds']:.1f} s"),
+    ("results", str(workdir / "summary.json")),
+    ("report", str(workdir / "report.html")),
+  ):
+    line(console, f"{name:<19} {value}")
+
+
+def _bar(console: Console) -> Progress:
+  return Progress(
+    BarColumn(bar_width=24),
+    MofNCompleteColumn(),
+    TextColumn("{task.fields[numbers]}"),
+    TimeRemainingColumn(),
+    console=console,
+  )
+
+
+def _plain(
+  console: Console, step: int, total: int, row: Mapping[str, Any]
+) -> None:
+  line(console, f"step {step}/{total}  {_numbers(row)}")
+
+
+def _numbers(row: Mapping[str, Any]) -> str:
+  return "  ".join(
+    f"{name.replace('_', ' ')} {form.format(row[name])}"
+    for name, form in _NUMBERS.items()
+    if name in row
+  )
+
+
+def _percent(value: float | None) -> str:
+  return "not tracked" if value is None else f"{value:.2%}"
+
+
+def _layer_cells(layer: Mapping[str, Any]) -> tuple[str, ...]:
+  shape = "x".join(str(size) for size in layer["shape"])
+  return (layer["name"], shape, *_count_cells(layer))
+
+
+def _count_cells(counts: Mapping[str, Any]) -> tuple[str, ...]:
+  return (
+    f"{counts['total']:,}",
+    f"{counts['active']:,}",
+    f"{counts['sparsity']:.2%}",
+  )

@@ -1,0 +1,268 @@
+"""The pure part of training: a state and data in, a state and metrics out.
+
+Every function takes the static `Setup` first and is meant to be jitted with
+it bound. Nothing here knows of clocks, files or devices.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+import sparsejax
+from sparsejax.data import Split, batches
+
+_EVAL_BATCH = 1024
+
+
+class Setup(NamedTuple):
+  """The static side of training.
+
+  Attributes:
+    model: a Flax module whose call takes images and `train=`.
+    tx: a `sparsify`-ed optimizer.
+    batch_size: examples in a batch B, over all devices.
+    steps_per_epoch: batches in an epoch.
+    total_steps: steps of the run.
+    dispatch_steps: the grid on which a call of `train_steps` ends.
+    mean: of the train pixels.
+    std: of the train pixels.
+    max_shift: pixels that augmentation moves an image by, at most.
+    shard: says how an array with a leading batch axis lies on the devices.
+  """
+
+  model: nn.Module
+  tx: optax.GradientTransformationExtraArgs
+  batch_size: int
+  steps_per_epoch: int
+  total_steps: int
+  dispatch_steps: int
+  mean: float
+  std: float
+  max_shift: int
+  shard: Callable[[jax.Array], jax.Array] = lambda x: x
+
+
+@flax.struct.dataclass
+class TrainState:
+  """All that changes during a run, and all that a checkpoint holds.
+
+  Attributes:
+    step: int32[], completed steps of the trainer.
+    params: the sparse network: exact zeros where a mask is off.
+    model_state: the model's other collections, such as batch statistics.
+    opt_state: masks and the inner optimizer's state.
+    key: key data of the typed key that order and augmentation draw from.
+  """
+
+  step: jax.Array
+  params: Any
+  model_state: Any
+  opt_state: Any
+  key: jax.Array
+
+
+class Metrics(NamedTuple):
+  """What one step tells; `train_steps` stacks them along a leading axis.
+
+  Attributes:
+    loss: float32[], mean over the batch.
+    accuracy: float32[], share of the batch in [0, 1].
+    grad_norm: float32[], of the whole dense gradient.
+    finite: bool[], whether loss and gradient are.
+    stats: int32[] scalars of `sparsejax.stats`.
+  """
+
+  loss: jax.Array
+  accuracy: jax.Array
+  grad_norm: jax.Array
+  finite: jax.Array
+  stats: dict[str, jax.Array]
+
+
+class Totals(NamedTuple):
+  """Sums over a split: float32[] loss and int32[] right answers."""
+
+  loss: jax.Array
+  correct: jax.Array
+
+
+def initial_state(
+  setup: Setup, init_key: jax.Array, data_key: jax.Array, image: jax.Array
+) -> TrainState:
+  """Draw the first parameters and masks.
+
+  Args:
+    setup: static.
+    init_key: typed key of the parameters.
+    data_key: typed key of order and augmentation.
+    image: uint8[1, H, W, C], any image of the data set.
+
+  Returns:
+    The state at step 0, its parameters sparse.
+  """
+  x = batches.normalize(image, setup.mean, setup.std)
+  model_state = dict(setup.model.init(init_key, x, train=False))
+  params = model_state.pop("params")
+  opt_state = setup.tx.init(params)
+  return TrainState(
+    step=jnp.zeros((), jnp.int32),
+    params=sparsejax.apply_masks(params, opt_state),
+    model_state=model_state,
+    opt_state=opt_state,
+    key=jax.random.key_data(data_key),
+  )
+
+
+def train_steps(
+  setup: Setup, state: TrainState, train: Split
+) -> tuple[TrainState, Metrics]:
+  """Train up to the next step of the grid, or the last step of the run.
+
+  The number of steps is traced, so that a last, shorter call is not compiled
+  again.
+
+  Args:
+    setup: static.
+    state: at a step below `setup.total_steps`.
+    train: the split to train on.
+
+  Returns:
+    The new state and the metrics of its steps, stacked along an axis of
+    `setup.dispatch_steps`; entries past the last step are zeros.
+  """
+  first = state.step
+  grid = setup.dispatch_steps
+  end = jnp.minimum((first // grid + 1) * grid, setup.total_steps)
+  first_epoch = first // setup.steps_per_epoch
+  orders = batches.orders(
+    jax.random.wrap_key_data(state.key),
+    first_epoch,
+    epochs=(grid - 1) // setup.steps_per_epoch + 2,
+    examples=train.labels.shape[0],
+  )
+
+  def one(index: jax.Array, carry: tuple) -> tuple:
+    state, history = carry
+    epoch, position = jnp.divmod(state.step, setup.steps_per_epoch)
+    order = orders[epoch - first_epoch]
+    batch = batches.take(train, order, position, setup.batch_size)
+    state, metrics = _train_step(setup, state, batch)
+    history = jax.tree.map(lambda h, m: h.at[index].set(m), history, metrics)
+    return state, history
+
+  history = _empty_history(setup, state, train)
+  return jax.lax.fori_loop(0, end - first, one, (state, history))
+
+
+def evaluate(setup: Setup, state: TrainState, split: Split) -> Totals:
+  """Sum loss and right answers over a split, without augmentation.
+
+  Args:
+    setup: static.
+    state: the state to judge.
+    split: N examples; they are padded to whole batches and the padding is
+      not counted.
+
+  Returns:
+    The sums; divide by N.
+  """
+  count = split.labels.shape[0]
+  # A multiple of the training batch divides among the devices.
+  whole = -(-min(count, _EVAL_BATCH) // setup.batch_size)
+  size = setup.batch_size * whole
+  padding = -count % size
+  real = jnp.ones(count, bool)
+
+  def batched(x: jax.Array) -> jax.Array:
+    padded = jnp.pad(x, ((0, padding),) + ((0, 0),) * (x.ndim - 1))
+    return padded.reshape(-1, size, *x.shape[1:])
+
+  def add(totals: Totals, batch: tuple) -> tuple[Totals, None]:
+    images, labels, counted = jax.tree.map(setup.shard, batch)
+    logits, _ = _apply(setup, state.params, state.model_state, images)
+    losses = _losses(logits, labels)
+    correct = (logits.argmax(-1) == labels) & counted
+    return Totals(
+      totals.loss + jnp.where(counted, losses, 0).sum(),
+      totals.correct + correct.sum(dtype=jnp.int32),
+    ), None
+
+  zero = Totals(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32))
+  examples = (batched(split.images), batched(split.labels), batched(real))
+  totals, _ = jax.lax.scan(add, zero, examples)
+  return totals
+
+
+def _train_step(
+  setup: Setup, state: TrainState, batch: Split
+) -> tuple[TrainState, Metrics]:
+  """Takes one step; the order of its lines is the definition of a step."""
+  key = jax.random.wrap_key_data(state.key)
+  images = batches.shift(key, state.step, batch.images, setup.max_shift)
+  images, labels = setup.shard(images), setup.shard(batch.labels)
+
+  def loss_of(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
+    logits, model_state = _apply(
+      setup, params, state.model_state, images, train=True
+    )
+    return _losses(logits, labels).mean(), (logits, model_state)
+
+  (loss, (logits, model_state)), grads = jax.value_and_grad(
+    loss_of, has_aux=True
+  )(state.params)
+  updates, opt_state = setup.tx.update(grads, state.opt_state, state.params)
+  grad_norm = optax.global_norm(grads)
+  metrics = Metrics(
+    loss=loss,
+    accuracy=(logits.argmax(-1) == labels).mean(dtype=jnp.float32),
+    grad_norm=grad_norm,
+    finite=jnp.isfinite(loss) & jnp.isfinite(grad_norm),
+    stats=sparsejax.stats(opt_state),
+  )
+  new_state = state.replace(
+    step=state.step + 1,
+    params=optax.apply_updates(state.params, updates),
+    model_state=model_state,
+    opt_state=opt_state,
+  )
+  return new_state, metrics
+
+
+def _apply(
+  setup: Setup,
+  params: Any,
+  model_state: Any,
+  images: jax.Array,
+  train: bool = False,
+) -> tuple[jax.Array, Any]:
+  """Returns float32[B, K] logits and the model's other collections."""
+  x = batches.normalize(images, setup.mean, setup.std)
+  variables = {"params": params, **model_state}
+  if not train:
+    return setup.model.apply(variables, x, train=False), model_state
+  logits, changed = setup.model.apply(
+    variables, x, train=True, mutable=list(model_state)
+  )
+  return logits, dict(changed)
+
+
+def _losses(logits: jax.Array, labels: jax.Array) -> jax.Array:
+  """Returns float32[B] cross-entropies."""
+  return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+
+def _empty_history(setup: Setup, state: TrainState, train: Split) -> Metrics:
+  """Returns zeros for the metrics of a whole dispatch."""
+  size = setup.batch_size
+  batch = Split(train.images[:size], train.labels[:size])
+  _, metrics = jax.eval_shape(
+    lambda state, batch: _train_step(setup, state, batch), state, batch
+  )
+  return jax.tree.map(
+    lambda m: jnp.zeros((setup.dispatch_steps, *m.shape), m.dtype), metrics
+  )
