@@ -5,9 +5,9 @@ A factory's keyword arguments are the keys of `config.data`.
 
 from collections.abc import Callable
 
-from sparsejax.data.dataset import Dataset, Split
+from sparsejax.data.dataset import Array, Dataset, Split
 from sparsejax.data.digits import digits
 
 DATASETS: dict[str, Callable[..., Dataset]] = {"digits": digits}
 
-__all__ = ["DATASETS", "Dataset", "Split", "digits"]
+__all__ = ["DATASETS", "Array", "Dataset", "Split", "digits"]

@@ -7,7 +7,7 @@ of a step is the same whether the run was interrupted before it or not.
 import jax
 import jax.numpy as jnp
 
-from sparsejax.data.dataset import Split
+from sparsejax.data.dataset import Array, Split
 
 # Folded into the key, so that order and augmentation draw different bits.
 _ORDER, _SHIFT = 0, 1
@@ -49,11 +49,12 @@ def take(split: Split, order: jax.Array, batch: jax.Array, size: int) -> Split:
     The batch as a `Split` of B examples.
   """
   index = jax.lax.dynamic_slice_in_dim(order, batch * size, size)
-  return Split(split.images[index], split.labels[index])
+  images, labels = jnp.asarray(split.images), jnp.asarray(split.labels)
+  return Split(images[index], labels[index])
 
 
 def shift(
-  key: jax.Array, step: jax.Array, images: jax.Array, max_shift: int
+  key: jax.Array, step: jax.Array, images: Array, max_shift: int
 ) -> jax.Array:
   """Move each image by up to `max_shift` pixels along both axes.
 
@@ -67,7 +68,7 @@ def shift(
     The moved images, of the same shape and dtype.
   """
   if max_shift == 0:
-    return images
+    return jnp.asarray(images)
   count, height, width, _ = images.shape
   key = jax.random.fold_in(jax.random.fold_in(key, _SHIFT), step)
   moves = jax.random.randint(key, (2, count, 1), 0, 2 * max_shift + 1)
@@ -79,6 +80,6 @@ def shift(
   return padded[example, rows[:, :, None], columns[:, None, :]]
 
 
-def normalize(images: jax.Array, mean: float, std: float) -> jax.Array:
+def normalize(images: Array, mean: float, std: float) -> jax.Array:
   """Returns float32 images with the train split's mean 0 and deviation 1."""
-  return (images.astype(jnp.float32) - mean) / std
+  return (jnp.asarray(images, jnp.float32) - mean) / std

@@ -2,7 +2,10 @@
 
 from typing import NamedTuple
 
+import jax
 import numpy as np
+
+Array = jax.Array | np.ndarray
 
 
 class Split(NamedTuple):
@@ -13,8 +16,8 @@ class Split(NamedTuple):
     labels: int32[N] in [0, K).
   """
 
-  images: np.ndarray
-  labels: np.ndarray
+  images: Array
+  labels: Array
 
 
 class Dataset(NamedTuple):

@@ -4,6 +4,8 @@ They ship inside the scikit-learn package, so no network is needed. Pixels are
 integers in [0, 16].
 """
 
+from typing import Any
+
 import numpy as np
 
 from sparsejax.data.dataset import Dataset, Split
@@ -35,7 +37,7 @@ def digits(*, max_shift: int = 1) -> Dataset:
   # Here and not above: scikit-learn takes a second to import.
   from sklearn import datasets
 
-  bunch = datasets.load_digits()
+  bunch: Any = datasets.load_digits()
   images = np.asarray(bunch.images, np.uint8)[..., None]
   labels = np.asarray(bunch.target, np.int32)
   test = _stratified(labels)

@@ -31,8 +31,8 @@ class Outcome(NamedTuple):
   Attributes:
     status: `DONE`, `NOT_FINITE` or `TERMINATED`, the exit status.
     message: why it stopped before its last step, "" where it did not.
-    step: completed steps of `state`.
     state: the newest state.
+    step: completed steps of it.
     evaluation: losses and accuracies of `state`; empty unless it is done.
     resumed_from_step: where it went on, `None` for a run from the start.
     compile_seconds: time spent tracing and compiling.
@@ -41,8 +41,8 @@ class Outcome(NamedTuple):
 
   status: int
   message: str
-  step: int
   state: step.TrainState
+  step: int
   evaluation: dict[str, float]
   resumed_from_step: int | None
   compile_seconds: float
@@ -153,8 +153,8 @@ def _train(
     return Outcome(
       status=status,
       message=message,
-      step=at,
       state=state,
+      step=at,
       evaluation=evaluation,
       resumed_from_step=resumed,
       compile_seconds=0.0,

@@ -117,7 +117,8 @@ def sparsity_row(stats: Mapping[str, int]) -> dict[str, Any]:
       them.
 
   Returns:
-    `sparsity`, `asked_sparsity`, `active`, `mask_updates`, and `itop_rate`,
+    `sparsity`, `asked_sparsity`, `active`, `last_mask_update_step` (-1 before
+    the first one), and `itop_rate`,
     the share of weights that were ever active, where it is known.
   """
   total = max(stats["total"], 1)
@@ -125,7 +126,7 @@ def sparsity_row(stats: Mapping[str, int]) -> dict[str, Any]:
     "sparsity": 1 - stats["active"] / total if stats["total"] else 0.0,
     "asked_sparsity": 1 - stats["asked"] / total if stats["total"] else 0.0,
     "active": stats["active"],
-    "mask_updates": stats["mask_updates"],
+    "last_mask_update_step": stats["last_update"],
   }
   if "ever_active" in stats:
     row["itop_rate"] = stats["ever_active"] / total

@@ -50,6 +50,13 @@ def summarize(
   }
 
 
-def _layer(layer: Any) -> dict[str, Any]:
-  values = layer._asdict()
-  return values | {"shape": list(values["shape"])}
+def _layer(layer: sparsejax.LayerSummary) -> dict[str, Any]:
+  return {
+    "name": layer.name,
+    "shape": list(layer.shape),
+    "total": layer.total,
+    "active": layer.active,
+    "asked": layer.asked,
+    "ever_active": layer.ever_active,
+    "sparsity": layer.sparsity,
+  }

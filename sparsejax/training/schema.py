@@ -57,7 +57,7 @@ def section(kind: Kind, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
   """
   parameters = _parameters(kind, name)
   _refuse_unknown(f"`{name}`", given, _keys(parameters))
-  filled = {"name": name}
+  filled: dict[str, Any] = {"name": name}
   for key, parameter in parameters.items():
     if _is_duration(key):
       filled[_in_epochs(key)] = config_dict.placeholder(float)

@@ -7,14 +7,13 @@ it bound. Nothing here knows of clocks, files or devices.
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 
 import sparsejax
-from sparsejax.data import Split, batches
+from sparsejax.data import Array, Split, batches
 
 _EVAL_BATCH = 1024
 
@@ -47,8 +46,7 @@ class Setup(NamedTuple):
   shard: Callable[[jax.Array], jax.Array] = lambda x: x
 
 
-@flax.struct.dataclass
-class TrainState:
+class TrainState(NamedTuple):
   """All that changes during a run, and all that a checkpoint holds.
 
   Attributes:
@@ -92,7 +90,7 @@ class Totals(NamedTuple):
 
 
 def initial_state(
-  setup: Setup, init_key: jax.Array, data_key: jax.Array, image: jax.Array
+  setup: Setup, init_key: jax.Array, data_key: jax.Array, image: Array
 ) -> TrainState:
   """Draw the first parameters and masks.
 
@@ -178,7 +176,7 @@ def evaluate(setup: Setup, state: TrainState, split: Split) -> Totals:
   padding = -count % size
   real = jnp.ones(count, bool)
 
-  def batched(x: jax.Array) -> jax.Array:
+  def batched(x: Array) -> jax.Array:
     padded = jnp.pad(x, ((0, padding),) + ((0, 0),) * (x.ndim - 1))
     return padded.reshape(-1, size, *x.shape[1:])
 
@@ -204,7 +202,8 @@ def _train_step(
   """Takes one step; the order of its lines is the definition of a step."""
   key = jax.random.wrap_key_data(state.key)
   images = batches.shift(key, state.step, batch.images, setup.max_shift)
-  images, labels = setup.shard(images), setup.shard(batch.labels)
+  labels = setup.shard(jnp.asarray(batch.labels))
+  images = setup.shard(images)
 
   def loss_of(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
     logits, model_state = _apply(
@@ -224,7 +223,7 @@ def _train_step(
     finite=jnp.isfinite(loss) & jnp.isfinite(grad_norm),
     stats=sparsejax.stats(opt_state),
   )
-  new_state = state.replace(
+  new_state = state._replace(
     step=state.step + 1,
     params=optax.apply_updates(state.params, updates),
     model_state=model_state,
@@ -242,13 +241,12 @@ def _apply(
 ) -> tuple[jax.Array, Any]:
   """Returns float32[B, K] logits and the model's other collections."""
   x = batches.normalize(images, setup.mean, setup.std)
-  variables = {"params": params, **model_state}
-  if not train:
-    return setup.model.apply(variables, x, train=False), model_state
-  logits, changed = setup.model.apply(
-    variables, x, train=True, mutable=list(model_state)
-  )
-  return logits, dict(changed)
+  variables: dict[str, Any] = {"params": params, **model_state}
+  # The collections that a model may change; none of them while it is judged.
+  mutable = list(model_state) if train else []
+  result: Any = setup.model.apply(variables, x, train=train, mutable=mutable)
+  logits, changed = result
+  return logits, model_state | dict(changed)
 
 
 def _losses(logits: jax.Array, labels: jax.Array) -> jax.Array:
