@@ -25,12 +25,11 @@ import time
 from typing import Any, NamedTuple
 
 import jax
-from jax.experimental import multihost_utils
 import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from sparsejax.training import digests, identity
+from sparsejax.training import digests, identity, processes
 
 PyTree = Any
 
@@ -315,14 +314,14 @@ class Checkpoints:
     """Moves damaged steps away: Orbax saves no step that is on disk."""
     if not steps:
       return
-    if jax.process_index() == 0:
+    if processes.is_first():
       for step in steps:
         target = self._directory.parent / _DAMAGED_FOLDER / str(step)
         while target.exists():
           target = target.with_name(target.name + "_again")
         target.parent.mkdir(exist_ok=True)
         (self._directory / str(step)).rename(target)
-    _barrier("set_aside")
+    processes.wait("damaged_set_aside")
     self._reopen()
 
 
@@ -388,7 +387,7 @@ def _agreed(read: Callable[[], Any]) -> Any:
     result, error = read(), None
   except Exception as caught:
     result, error = None, caught
-  if not _all_processes(error is None):
+  if processes.any_of(error is not None):
     if isinstance(error, _DamagedError):
       raise error
     raise _DamagedError(
@@ -420,7 +419,7 @@ def _quiet_reads() -> Iterator[None]:
 
 
 def _end_failed_reads() -> None:
-  time.sleep(0.1)  # For those that are still under way.
+  time.sleep(0.05)  # For those that are still under way.
   gc.collect()
 
 
@@ -429,27 +428,16 @@ def _nothing(record: logging.LogRecord) -> bool:
   return False
 
 
-def _all_processes(ok: bool) -> bool:
-  if jax.process_count() == 1:
-    return ok
-  return bool(multihost_utils.process_allgather(np.asarray(ok)).all())
-
-
-def _barrier(name: str) -> None:
-  if jax.process_count() > 1:
-    multihost_utils.sync_global_devices(f"sparsejax_checkpoints_{name}")
-
-
 def _make_shared(directory: pathlib.Path) -> None:
   """Makes the folder once; a process that does not see it must not go on."""
   error = None
-  if jax.process_index() == 0:
+  if processes.is_first():
     try:
       directory.mkdir(parents=True, exist_ok=True)
     except OSError as caught:
       error = caught
-  _barrier("make")
-  if not _all_processes(error is None and directory.is_dir()):
+  processes.wait("checkpoints_made")
+  if processes.any_of(error is not None or not directory.is_dir()):
     why = _cause(error) if error else "not all processes see it"
     raise CheckpointError(f"{directory} cannot be used: {why}.") from error
 
