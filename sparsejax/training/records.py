@@ -16,9 +16,7 @@ from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Any
 
-import tensorboardX
-
-from sparsejax.training import errors, identity
+from sparsejax.training import errors, events, identity
 
 CONFIG, METRICS, SUMMARY = "config.json", "metrics.jsonl", "summary.json"
 
@@ -148,9 +146,7 @@ class Writer:
     kept = [row for row in read_metrics(workdir) if row["step"] <= start]
     self._rewrite(kept)
     self._file = open(self._path, "a", encoding="utf-8")
-    self._board = tensorboardX.SummaryWriter(
-      str(workdir), purge_step=start + 1, flush_secs=30
-    )
+    self._events = events.Writer(workdir, start=start)
 
   def __enter__(self) -> "Writer":
     return self
@@ -161,18 +157,22 @@ class Writer:
     error: BaseException | None,
     trace: TracebackType | None,
   ) -> None:
-    del kind, error, trace  # The files are closed whatever happened.
-    self._file.close()
-    self._board.close()
+    del kind, trace  # Only whether there is an error matters.
+    for file in (self._file, self._events):
+      try:
+        file.close()
+      except OSError:
+        if error is None:  # Otherwise that error tells more.
+          raise
 
   def write(self, rows: Iterable[Mapping[str, Any]]) -> None:
     """Append rows, each with its `step`, and give them to the system."""
-    for row in rows:
-      self._file.write(_line(row))
-      for name, value in row.items():
-        if name != "step" and value is not None:
-          self._board.add_scalar(name, value, row["step"])
+    rows = list(rows)
+    self._file.writelines(map(_line, rows))
     self._file.flush()
+    for row in rows:
+      self._events.write(row)
+    self._events.flush()
 
   def sync(self) -> None:
     """Waits until what is written is on the disk, as a checkpoint needs it."""

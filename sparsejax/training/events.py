@@ -1,0 +1,65 @@
+"""Numbers for TensorBoard, written by the thread that has them.
+
+tensorboardX's `SummaryWriter` writes from a thread of its own. When that one
+ends, because a disk is full, the next numbers wait for it forever; here the
+error is raised where it happens.
+"""
+
+from collections.abc import Mapping
+import pathlib
+import time
+from typing import Any
+
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto import event_pb2
+from tensorboardX.summary import scalar
+
+
+class Writer:
+  """Writes scalars into a new events file of a folder."""
+
+  def __init__(self, folder: pathlib.Path, *, start: int):
+    """Opens the file.
+
+    Args:
+      folder: exists.
+      start: completed steps; TensorBoard forgets what earlier files have of
+        later ones.
+
+    Raises:
+      OSError: if it cannot be written.
+    """
+    self._file = EventsWriter(str(folder / "events"))
+    restart = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+    self._file.write_event(
+        event_pb2.Event(
+            wall_time=time.time(), step=start + 1, session_log=restart
+        )
+    )
+
+  def write(self, row: Mapping[str, Any]) -> None:
+    """Write one point for each number of a row but its `step`.
+
+    Args:
+      row: `step` and numbers; None is left out.
+
+    Raises:
+      OSError: if they cannot be written.
+    """
+    for name, value in row.items():
+      if name != "step" and value is not None:
+        self._file.write_event(
+            event_pb2.Event(
+                wall_time=time.time(),
+                step=row["step"],
+                summary=scalar(name, value),
+            )
+        )
+
+  def flush(self) -> None:
+    """Gives what was written to the system."""
+    self._file.flush()
+
+  def close(self) -> None:
+    """Flushes and closes the file."""
+    self._file.close()
