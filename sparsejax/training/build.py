@@ -18,6 +18,7 @@ from sparsejax.training.optimizers import OPTIMIZERS
 
 KINDS = {
   "method": schema.Kind(
+    "method",
     methods.METHODS,
     named={
       "distribution": methods.DISTRIBUTIONS,
@@ -25,11 +26,11 @@ KINDS = {
       "storage": methods.STORAGES,
     },
   ),
-  "model": schema.Kind(MODELS),
-  "optimizer": schema.Kind(OPTIMIZERS),
-  "data": schema.Kind(DATASETS),
+  "model": schema.Kind("model", MODELS),
+  "optimizer": schema.Kind("optimizer", OPTIMIZERS),
+  "data": schema.Kind("data", DATASETS),
 }
-_NUMBERS = {
+_VALUES = {
   "seed": int,
   "epochs": float,
   "batch_size": int,
@@ -38,6 +39,8 @@ _NUMBERS = {
   "eval_every_epochs": float,
   "checkpoint_every_epochs": float,
   "forbid_warnings": bool,
+  "select": list,
+  "dense": list,
 }
 # One key for each purpose, folded from the seed.
 _MODEL_KEY, _DATA_KEY, _MASK_KEY = range(3)
@@ -167,14 +170,14 @@ def _plain(config: ConfigDict) -> dict[str, Any]:
 
 def _check_keys(plain: Mapping[str, Any]) -> None:
   """Refuses keys that nobody reads and misses those that a run needs."""
-  known = [*_NUMBERS, *KINDS]
+  known = [*_VALUES, *KINDS]
   for key in plain:
     if key not in known:
       raise errors.unknown("The config", key, known)
   for key in known:
     if plain.get(key) is None:
       raise errors.InputError(f"`config.{key}` is missing.")
-  for key, kind in _NUMBERS.items():
+  for key, kind in _VALUES.items():
     value = plain[key]
     if not isinstance(value, kind | int if kind is float else kind):
       raise errors.InputError(
@@ -235,7 +238,13 @@ def _transformation(
     KINDS["optimizer"], "config.optimizer", plain["optimizer"], fed
   )
   method = schema.call(KINDS["method"], "config.method", plain["method"], fed)
-  return sparsejax.sparsify(inner, sparsejax.track_ever_active(method), key=key)
+  return sparsejax.sparsify(
+    inner,
+    sparsejax.track_ever_active(method),
+    key=key,
+    select=plain["select"] or None,
+    overrides={glob: "dense" for glob in plain["dense"]},
+  )
 
 
 def _setup(

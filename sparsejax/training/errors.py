@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable
 
+_MANY, _FEW = 16, 5
+
 
 class InputError(ValueError):
   """Bad input: its message alone is shown, and the exit status is 2.
@@ -20,10 +22,18 @@ def unknown(what: str, name: str, known: Iterable[str]) -> InputError:
     known: the names that are valid there.
 
   Returns:
-    An error that tells the nearest valid name and all of them.
+    An error that tells the nearest valid name and all of them, or the
+    nearest few where all would fill the screen.
   """
   known = sorted(known)
-  near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+  near = difflib.get_close_matches(name, known, n=_FEW, cutoff=0.4)
   guess = f" Did you mean {near[0]!r}?" if near else ""
-  names = ", ".join(known) if known else "none"
-  return InputError(f"{what} got {name!r}.{guess} Valid: {names}.")
+  if len(known) <= _MANY:
+    return InputError(
+      f"{what} got {name!r}.{guess} Valid: {', '.join(known) or 'none'}."
+    )
+  nearest = f" Nearest: {', '.join(near)}." if near else ""
+  return InputError(
+    f"{what} got {name!r}, which is none of the {len(known)} valid"
+    f" names.{guess}{nearest}"
+  )

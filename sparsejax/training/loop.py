@@ -12,7 +12,7 @@ import jax
 from jax.sharding import Mesh
 
 import sparsejax
-from sparsejax.data import Dataset
+from sparsejax.data import Dataset, Split
 from sparsejax.training import (
   build,
   checkpoints,
@@ -67,13 +67,15 @@ class _Programs(NamedTuple):
   Attributes:
     train: one dispatch; the state that goes in is donated.
     evaluate: sums over the test split.
-    examples: how many the test split holds.
+    evaluate_train: sums over the train split, compiled when it is called.
+    dataset: tells how many examples the splits hold.
     seconds: what compiling took.
   """
 
   train: Callable[[step.TrainState], tuple[step.TrainState, step.Metrics]]
   evaluate: Callable[[step.TrainState], step.Totals]
-  examples: int
+  evaluate_train: Callable[[step.TrainState], step.Totals]
+  dataset: Dataset
   seconds: float
 
 
@@ -194,7 +196,7 @@ def _train(
     show.progress(at, rows[-1])
     if stopping:
       return outcome(TERMINATED, f"Stopped by SIGTERM; saved at step {at}.")
-  evaluation = evaluation or _evaluate(programs, state)
+  evaluation = _evaluate(programs, state) | _evaluate_train(programs, state)
   return outcome(DONE)
 
 
@@ -218,13 +220,22 @@ def _evaluate(programs: _Programs, state: step.TrainState) -> dict[str, float]:
   """Returns the mean loss and the accuracy on the test split."""
   with jax.transfer_guard("disallow"):
     totals = jax.block_until_ready(programs.evaluate(state))
-  return _means("test", mesh.fetch(totals), programs.examples)
+  return _means("test", totals, programs.dataset.test)
 
 
-def _means(split: str, totals: step.Totals, count: int) -> dict[str, float]:
+def _evaluate_train(
+  programs: _Programs, state: step.TrainState
+) -> dict[str, float]:
+  """Returns the same on the train split, without augmentation."""
+  totals = programs.evaluate_train(state)
+  return _means("train", totals, programs.dataset.train)
+
+
+def _means(name: str, totals: step.Totals, split: Split) -> dict[str, float]:
+  sums, count = mesh.fetch(totals), split.labels.size
   return {
-    f"{split}_loss": float(totals.loss) / count,
-    f"{split}_accuracy": int(totals.correct) / count,
+    f"{name}_loss": float(sums.loss) / count,
+    f"{name}_accuracy": int(sums.correct) / count,
   }
 
 
@@ -290,23 +301,20 @@ def _compile(
   sharding = mesh.replicated(devices)
   train = mesh.replicate(dataset.train, devices)
   test = mesh.replicate(dataset.test, devices)
-  train_steps = (
-    jax.jit(
-      functools.partial(step.train_steps, setup),
-      donate_argnums=0,
-      out_shardings=sharding,
-    )
-    .lower(state, train)
-    .compile()
+  train_steps = jax.jit(
+    functools.partial(step.train_steps, setup),
+    donate_argnums=0,
+    out_shardings=sharding,
   )
-  evaluate = (
-    jax.jit(functools.partial(step.evaluate, setup), out_shardings=sharding)
-    .lower(state, test)
-    .compile()
+  evaluate = jax.jit(
+    functools.partial(step.evaluate, setup), out_shardings=sharding
   )
+  compiled_steps = train_steps.lower(state, train).compile()
+  compiled_evaluate = evaluate.lower(state, test).compile()
   return _Programs(
-    train=lambda state: train_steps(state, train),
-    evaluate=lambda state: evaluate(state, test),
-    examples=dataset.test.labels.size,
+    train=lambda state: compiled_steps(state, train),
+    evaluate=lambda state: compiled_evaluate(state, test),
+    evaluate_train=lambda state: evaluate(state, train),
+    dataset=dataset,
     seconds=time.perf_counter() - started,
   )

@@ -37,9 +37,7 @@ def parse(
   for position, item in enumerate(_items(text)):
     key, equals, value = item.partition("=")
     if equals and (key not in defaults or key == "name"):
-      raise errors.unknown(
-        f"The option {item!r}", key, set(defaults) - {"name"}
-      )
+      raise errors.unknown("The option string", key, set(defaults) - {"name"})
     if not equals and item in words:
       value, key = True, item
     elif not equals:

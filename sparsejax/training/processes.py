@@ -12,8 +12,9 @@ from jax.experimental import multihost_utils
 
 from sparsejax.training import errors
 
-# What jax says where there is no cluster to detect.
-_NO_CLUSTER = "coordinator_address should be defined"
+# What jax says where there is no cluster to detect, and where its devices are
+# in use: then whoever uses them has joined the processes, or stays alone.
+_ALONE = ("coordinator_address should be defined", "must be called before")
 
 
 def join(
@@ -48,7 +49,7 @@ def join(
       process_id=process_id,
     )
   except (RuntimeError, ValueError) as error:
-    if given == (None, None, None) and _NO_CLUSTER in str(error):
+    if given == (None, None, None) and any(x in str(error) for x in _ALONE):
       return
     raise errors.InputError(
       f"Joining the other processes failed: {error}"

@@ -28,10 +28,12 @@ class Kind(NamedTuple):
   """What may stand in one section of a config.
 
   Attributes:
+    title: the section's key in a config.
     factories: factory by name; the name is the section's `name`.
     named: for an argument that is a function, its functions by name.
   """
 
+  title: str
   factories: Mapping[str, Callable[..., Any]]
   named: Mapping[str, Mapping[str, Any]] = {}
 
@@ -56,7 +58,7 @@ def section(kind: Kind, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     InputError: if the name or an argument is not known.
   """
   parameters = _parameters(kind, name)
-  _refuse_unknown(f"`{name}`", given, _keys(parameters))
+  _refuse_unknown(f"{kind.title} {name!r}", given, _keys(parameters))
   filled: dict[str, Any] = {"name": name}
   for key, parameter in parameters.items():
     if _is_duration(key):
@@ -147,7 +149,7 @@ def to_steps(where: str, epochs: float, steps_per_epoch: int) -> int:
 def _parameters(kind: Kind, name: str) -> dict[str, inspect.Parameter]:
   """Returns the arguments of a factory that a config may hold."""
   if name not in kind.factories:
-    raise errors.unknown("the option string", name, kind.factories)
+    raise errors.unknown(f"`{kind.title}`", name, kind.factories)
   parameters = inspect.signature(kind.factories[name], eval_str=True).parameters
   return {
     key: parameter
