@@ -192,7 +192,9 @@ class MaskUpdate:
   criterion: Criterion
   storage: Storage
   regrow: Regrow | None = None
-  memory: Mapping[str, Memory] = dataclasses.field(default_factory=dict)
+  memory: Mapping[str, Memory] = dataclasses.field(
+    default_factory=dict, hash=False
+  )
   spend_step: bool = False
   target_sparsity: float | None = None
 

@@ -27,24 +27,28 @@ Backend = Literal["auto", "threshold", "top_k"]
 _TOLERANCE = 1e-6
 _RANK_BITS = 32
 _BITS_PER_PASS = 3
-_HIGHEST = np.uint32(0xFFFFFFFF)
+HIGHEST_RANK = np.uint32(0xFFFFFFFF)
+_INT32_MAX = np.int32(2**31 - 1)
 _SIGN = np.uint32(0x80000000)
 _ZERO_RANK = _SIGN  # rank of the score 0.0
-_SMALLEST_NORMAL = np.float32(2.0**-126)
 
 
 @dataclasses.dataclass(frozen=True)
 class Competition:
-  """Who competes with whom: for each leaf, its layers and their groups.
+  """Who competes with whom, for a list of arrays.
 
   Attributes:
-    axes: for each leaf, the axis along which each slice is a layer, or None.
-    groups: int[num_layers]; the competition that each layer is in, 0, 1, ...
-      Layers count in leaf order, slices in axis order.
+    axes: for each array, the axis along which every slice is a layer, or None
+      for an array that is one layer.
+    groups: int[layers]; the competition that each layer is in, 0, 1, ...
+      Layers count in array order, slices in axis order.
+    offsets: int[layers]; what is added to the row-major index in the layer to
+      give its rank among equal scores of its group.
   """
 
   axes: tuple[int | None, ...]
   groups: tuple[int, ...]
+  offsets: tuple[int, ...]
 
   @property
   def num_groups(self) -> int:
@@ -54,7 +58,7 @@ class Competition:
 
 def each_layer(axes: Sequence[int | None], num_layers: int) -> Competition:
   """Every layer on its own."""
-  return Competition(tuple(axes), tuple(range(num_layers)))
+  return Competition(tuple(axes), tuple(range(num_layers)), (0,) * num_layers)
 
 
 def floor_tol(x: float) -> int:
@@ -172,7 +176,7 @@ def shuffle_zeros(
 
 def count_active(
   masks: Sequence[Bool[Array, "..."]], axes: Sequence[int | None]
-) -> Int[Array, "layers"]:
+) -> Int[Array, " layers"]:
   """Returns int32 counts of the ones of each layer."""
   return _concatenate(
     [_count([mask], axis)[0] for mask, axis in zip(masks, axes, strict=True)]
@@ -181,7 +185,7 @@ def count_active(
 
 def select(
   scores: Sequence[Float[Array, "..."] | UInt32[Array, "..."]],
-  counts: Int[Array, "groups"],
+  counts: Int[Array, " groups"],
   competition: Competition,
   *,
   valid: Sequence[Bool[Array, "..."]] | None = None,
@@ -212,88 +216,127 @@ def select(
 
 
 def _select_by_threshold(rank, counts, competition, valid):
-  axes = competition.axes
-  groups = np.asarray(competition.groups)
-  rank = [r if v is None else jnp.where(v, r, 0) for r, v in zip(rank, valid)]
-  threshold = _kth_highest(rank, counts, competition)[groups]
-  bounds = _spread(threshold, rank, axes)
-  above = [r > b for r, b in zip(rank, bounds)]
+  rank = [
+    r if v is None else jnp.where(v, r, 0)
+    for r, v in zip(rank, valid, strict=True)
+  ]
+  found, above, reached = _kth_highest(
+    lambda bounds: [
+      [r >= b for b in bound] for r, bound in zip(rank, bounds, strict=True)
+    ],
+    counts,
+    competition,
+    rank,
+  )
+  missing = counts - above
+  bounds = _spread(found, rank, competition)
   tied = [
     (r == b) if v is None else (r == b) & v
-    for r, b, v in zip(rank, bounds, valid)
+    for r, b, v in zip(rank, bounds, valid, strict=True)
   ]
-  both = [
-    jnp.stack(_count([a, t], axis)) for a, t, axis in zip(above, tied, axes)
-  ]
-  num_above, num_tied = jnp.concatenate(both, axis=1)
-  quota = _tie_quota(counts, num_above, num_tied, groups)
-  first = _spread(_tie_bounds(tied, quota, num_tied, axes), rank, axes)
+  order = _order_ranks(rank, competition)
+
+  def first_ties():
+    latest, _, _ = _kth_highest(
+      lambda bounds: [
+        [t & (o >= b) for b in bound]
+        for t, o, bound in zip(tied, order, bounds, strict=True)
+      ],
+      missing,
+      competition,
+      rank,
+    )
+    return jnp.where(missing > 0, latest, HIGHEST_RANK)
+
+  latest = lax.cond(
+    jnp.any((missing > 0) & (missing < reached - above)),
+    first_ties,
+    lambda: jnp.where(missing > 0, np.uint32(0), HIGHEST_RANK),
+  )
   return [
-    a | (t & (_index_ranks(t.shape) >= f))
-    for a, t, f in zip(above, tied, first)
+    (r > b) | (t & (o >= last))
+    for r, b, t, o, last in zip(
+      rank,
+      bounds,
+      tied,
+      order,
+      _spread(latest, rank, competition),
+      strict=True,
+    )
   ]
 
 
-def _kth_highest(rank, counts, competition):
-  """Returns uint32[num_groups]: the largest t with at least k ranks >= t."""
+def _kth_highest(at_least, counts, competition, arrays):
+  """Finds, in each group, the largest bound that k elements reach.
+
+  Args:
+    at_least: for each array a list of bounds that broadcast over it -> for each
+      array the list of bools, which elements reach them.
+    counts: int32[groups], k.
+    competition: the groups.
+    arrays: gives the shapes.
+
+  Returns:
+    uint32[groups], the bound; int32[groups], how many reach more than it; and
+    how many reach it (the largest int32 where none was counted).
+  """
   groups = np.asarray(competition.groups)
-  num_groups = competition.num_groups
   steps = np.arange(1, 2**_BITS_PER_PASS, dtype=np.uint32)
   passes = -(-_RANK_BITS // _BITS_PER_PASS)
 
-  def narrow(i, found):
+  def narrow(i, state):
+    found, above, reached = state
     shift = jnp.uint32(_BITS_PER_PASS * (passes - 1)) - i * _BITS_PER_PASS
     offsets = jnp.asarray(steps) << shift
     fits = (offsets >> shift) == steps  # the first pass has fewer bits left
-    candidates = found + offsets[:, None]  # [steps, groups]
-    spread = [_spread(c[groups], rank, competition.axes) for c in candidates]
-    counted = _concatenate(
-      [
-        jnp.stack(_count([r >= s[leaf] for s in spread], axis))
-        for leaf, (r, axis) in enumerate(zip(rank, competition.axes))
-      ],
-      axis=1,
+    candidates = [found + offset for offset in offsets]
+    spread = [_spread(c, arrays, competition) for c in candidates]
+    counted = [
+      jnp.stack(_count(flags, axis))
+      for flags, axis in zip(
+        at_least(list(zip(*spread, strict=True))),
+        competition.axes,
+        strict=True,
+      )
+    ]
+    total = _group_sums(_concatenate(counted, 1), groups, len(counts))
+    total = jnp.where(fits[:, None], total, 0)
+    enough = total >= jnp.maximum(counts, 1)
+    enough |= (counts < 1) & fits[:, None]
+    higher = jnp.sum(enough, axis=0, dtype=jnp.uint32)
+    above = jnp.maximum(above, jnp.max(jnp.where(enough, 0, total), axis=0))
+    reached = jnp.minimum(
+      reached, jnp.min(jnp.where(enough, total, _INT32_MAX), axis=0)
     )
-    total = _group_sums(counted, groups, num_groups)
-    enough = (total >= counts) & fits[:, None]
-    return found + (jnp.sum(enough, axis=0, dtype=jnp.uint32) << shift)
+    return found + (higher << shift), above, reached
 
-  start = jnp.zeros(num_groups, jnp.uint32)
+  start = (
+    jnp.zeros(len(counts), jnp.uint32),
+    jnp.zeros(len(counts), jnp.int32),
+    jnp.full(len(counts), _INT32_MAX),
+  )
   return lax.fori_loop(jnp.uint32(0), jnp.uint32(passes), narrow, start)
 
 
-def _tie_quota(counts, above, tied, groups):
-  """Returns int32[layers]: how many of its ties each layer keeps."""
-  missing = counts - _group_sums(above[None], groups, len(counts))[0]
-  order = np.argsort(groups, kind="stable")
-  first = np.searchsorted(groups[order], np.arange(len(counts)))
-  before = jnp.cumsum(tied[order]) - tied[order]
-  before -= before[first][groups[order]]
-  before = before[np.argsort(order)]
-  return jnp.clip(missing[groups] - before, 0, tied)
-
-
-def _tie_bounds(tied, quota, num_tied, axes):
-  """Returns uint32[layers]: keep the ties whose index rank is at least this."""
-  every = jnp.where(quota > 0, np.uint32(0), _HIGHEST)
-
-  def search():
-    rank = [jnp.where(t, _index_ranks(t.shape), 0) for t in tied]
-    found = _kth_highest(rank, quota, each_layer(axes, len(quota)))
-    return jnp.where((quota > 0) & (quota < num_tied), found, every)
-
-  ambiguous = jnp.any((quota > 0) & (quota < num_tied))
-  return lax.cond(ambiguous, search, lambda: every)
-
-
-def _index_ranks(shape):
-  """Returns uint32 ranks that fall along the row-major index, below highest."""
-  index = jnp.zeros(shape, jnp.uint32)
-  stride = 1
-  for axis in reversed(range(len(shape))):
-    index += lax.broadcasted_iota(jnp.uint32, shape, axis) * np.uint32(stride)
-    stride *= shape[axis]
-  return _HIGHEST - np.uint32(1) - index
+def _order_ranks(arrays, competition):
+  """Returns uint32 arrays that fall from the first to the last of a group."""
+  out, start = [], 0
+  for array, axis in zip(arrays, competition.axes, strict=True):
+    size = 1 if axis is None else array.shape[axis]
+    offsets = np.asarray(competition.offsets[start : start + size], np.uint32)
+    start += size
+    if axis is not None:
+      offsets = offsets.reshape(
+        [size if d == axis else 1 for d in range(array.ndim)]
+      )
+    index, stride = jnp.asarray(offsets).reshape(offsets.shape), 1
+    for d in reversed(range(array.ndim)):
+      if d != axis:
+        position = lax.broadcasted_iota(jnp.uint32, array.shape, d)
+        index = index + position * np.uint32(stride)
+        stride *= array.shape[d]
+    out.append(HIGHEST_RANK - np.uint32(1) - index)
+  return out
 
 
 def _count(flags, axis):
@@ -307,7 +350,7 @@ def _count(flags, axis):
   counted = lax.reduce(
     tuple(flag.astype(jnp.int32) for flag in flags),
     (np.int32(0),) * len(flags),
-    lambda x, y: tuple(a + b for a, b in zip(x, y)),
+    lambda x, y: tuple(a + b for a, b in zip(x, y, strict=True)),
     dims,
   )
   return [jnp.atleast_1d(c) for c in counted]
@@ -321,18 +364,15 @@ def _group_sums(counts, groups, num_groups):
   return sums.at[:, groups].add(counts)
 
 
-def _spread(values, arrays, axes):
-  """Returns one array per leaf that broadcasts each layer's value over it."""
+def _spread(values, arrays, competition):
+  """Returns, for each array, what broadcasts its groups' values over it."""
+  values = values[np.asarray(competition.groups)]
   out, start = [], 0
-  for array, axis in zip(arrays, axes, strict=True):
-    if axis is None:
-      out.append(values[start])
-      start += 1
-    else:
-      size = array.shape[axis]
-      shape = [size if d == axis else 1 for d in range(array.ndim)]
-      out.append(values[start : start + size].reshape(shape))
-      start += size
+  for array, axis in zip(arrays, competition.axes, strict=True):
+    size = 1 if axis is None else array.shape[axis]
+    shape = [size if d == axis else 1 for d in range(array.ndim)]
+    out.append(values[start : start + size].reshape(shape))
+    start += size
   return out
 
 
@@ -341,25 +381,41 @@ def _concatenate(arrays, axis=0):
 
 
 def _select_by_top_k(rank, counts, competition, valid):
-  flat, layers, on = [], [], []
-  start = 0
-  for r, v, axis in zip(rank, valid, competition.axes):
-    size = 1 if axis is None else r.shape[axis]
-    shape = [size if d == axis else 1 for d in range(r.ndim)]
-    layer = np.arange(start, start + size).reshape(shape)
-    layers.append(np.broadcast_to(layer, r.shape).ravel())
-    flat.append(r.ravel())
-    on.append(jnp.ones(r.size, bool) if v is None else v.ravel())
-    start += size
-  groups = np.asarray(competition.groups)[np.concatenate(layers)]
-  everything, on = jnp.concatenate(flat), jnp.concatenate(on)
+  group, order = _host_places(rank, competition)
+  everything = jnp.concatenate([r.ravel() for r in rank])
+  on = jnp.concatenate(
+    [
+      jnp.ones(r.size, bool) if v is None else v.ravel()
+      for r, v in zip(rank, valid, strict=True)
+    ]
+  )
   chosen = jnp.zeros(everything.size, bool)
-  for group in range(competition.num_groups):
-    members = jnp.asarray(np.flatnonzero(groups == group))
-    order = members[lax.top_k(everything[members], len(members))[1]]
-    taking = on[order] & (jnp.cumsum(on[order]) <= counts[group])
-    chosen = chosen.at[order].set(taking)
+  for g in range(competition.num_groups):
+    members = np.flatnonzero(group == g)
+    members = members[np.argsort(order[members])]
+    best = jnp.asarray(members)[lax.top_k(everything[members], len(members))[1]]
+    taking = on[best] & (jnp.cumsum(on[best]) <= counts[g])
+    chosen = chosen.at[best].set(taking)
   sizes = np.cumsum([r.size for r in rank])[:-1]
   return [
-    part.reshape(r.shape) for part, r in zip(jnp.split(chosen, sizes), rank)
+    part.reshape(r.shape)
+    for part, r in zip(jnp.split(chosen, sizes), rank, strict=True)
   ]
+
+
+def _host_places(arrays, competition):
+  """Returns int64 arrays over all elements: the group, the order in it."""
+  groups, orders, start = [], [], 0
+  for array, axis in zip(arrays, competition.axes, strict=True):
+    shape = (1, *array.shape) if axis is None else array.shape
+    axis = axis or 0
+    layers = slice(start, start + shape[axis])
+    start = layers.stop
+    along = [-1 if d == axis else 1 for d in range(len(shape))]
+    group = np.reshape(competition.groups[layers], along)
+    offset = np.reshape(competition.offsets[layers], along)
+    inside = [1 if d == axis else size for d, size in enumerate(shape)]
+    order = np.arange(math.prod(inside)).reshape(inside) + offset
+    groups.append(np.broadcast_to(group, shape).ravel())
+    orders.append(order.ravel())
+  return np.concatenate(groups), np.concatenate(orders)

@@ -13,7 +13,7 @@ _INT32_MAX = 2**31 - 1
 
 def _own_counts(layout: Layout, progress: float) -> dict[str, int]:
   """Counts of the layers that have a sparsity of their own."""
-  size = dict(zip(layout.shapes, layout.sizes))
+  size = dict(zip(layout.shapes, layout.sizes, strict=True))
   return {
     name: masks.asked_count(size[name], sparsity * progress)
     for name, sparsity in layout.overrides.items()
@@ -24,7 +24,9 @@ def _left_over(layout: Layout, sparsity: float, own: dict[str, int]) -> int:
   """What the layers without an own sparsity keep, so that the sum is K."""
   total = masks.asked_count(layout.sizes, sparsity)
   room = sum(
-    size for name, size in zip(layout.shapes, layout.sizes) if name not in own
+    size
+    for name, size in zip(layout.shapes, layout.sizes, strict=True)
+    if name not in own
   )
   left = total - sum(own.values())
   if not 0 <= left <= room:
@@ -77,7 +79,9 @@ def layerwise(distribution: Distribution) -> Scope:
     own = _own_counts(layout, progress)
     rest = {n: s for n, s in layout.shapes.items() if n not in own}
     sizes = [
-      n for name, n in zip(layout.shapes, layout.sizes) if name not in own
+      n
+      for name, n in zip(layout.shapes, layout.sizes, strict=True)
+      if name not in own
     ]
     if own and rest:
       left = _left_over(layout, sparsity, own)
@@ -85,7 +89,9 @@ def layerwise(distribution: Distribution) -> Scope:
     solved = distribution(rest, sparsity) if rest else {}
     asked = masks.asked_count(sizes, list(solved.values())) if rest else 0
     counts = dict(
-      zip(rest, masks.apportion(sizes, list(solved.values()), asked))
+      zip(
+        rest, masks.apportion(sizes, list(solved.values()), asked), strict=True
+      )
     )
     return np.asarray(
       [own.get(name, counts.get(name)) for name in layout.shapes], np.int64
@@ -117,9 +123,19 @@ def keep_alive(scope: Scope, min_active_per_layer: int) -> Scope:
 
 
 def competition(scope: Scope, layout: Layout) -> masks.Competition:
-  """Returns the competition that a scope holds over a layout."""
-  groups = tuple(int(g) for g in scope.groups(layout))
-  return masks.Competition(layout.axes, groups)
+  """Returns the competition that a scope holds over the packs of a layout."""
+  groups = np.asarray(scope.groups(layout))
+  sizes = np.asarray(layout.sizes)
+  offsets = np.zeros_like(sizes)
+  for group in range(groups.max(initial=-1) + 1):
+    members = groups == group
+    offsets[members] = np.cumsum(sizes[members]) - sizes[members]
+  order = list(layout.packed_layers)
+  return masks.Competition(
+    tuple(pack.axis for pack in layout.packs),
+    tuple(groups[order].tolist()),
+    tuple(offsets[order].tolist()),
+  )
 
 
 def budget_table(

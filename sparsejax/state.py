@@ -36,8 +36,8 @@ class SparseState(NamedTuple):
   step: Int[Array, ""]
   last_update: Int[Array, ""]
   masks: Masks
-  asked: Int[Array, "counts"]
-  axes: Int[Array, "leaves"]
+  asked: Int[Array, " counts"]
+  axes: Int[Array, " leaves"]
   inner_state: optax.OptState
   latent: PyTree
   memory: dict[str, PyTree]

@@ -117,11 +117,11 @@ class Summary(NamedTuple):
     rows.append(
       _row("total", "", self.total, self.active, self.asked, self.sparsity)
     )
-    widths = [max(map(len, column)) for column in zip(*rows)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
       "  ".join(
         cell.ljust(width) if i < 2 else cell.rjust(width)
-        for i, (cell, width) in enumerate(zip(row, widths))
+        for i, (cell, width) in enumerate(zip(row, widths, strict=True))
       ).rstrip()
       for row in rows
     ]

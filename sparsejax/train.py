@@ -66,6 +66,10 @@ def main(argv: Sequence[str] | None = None) -> int:
       file=sys.stderr,
     )
     return _leave(BAD_INPUT, at_once=True)
+  except OSError as error:
+    name = f" {error.filename}" if error.filename else ""
+    print(f"error: {error.strerror or error}{name}", file=sys.stderr)
+    return _leave(BAD_INPUT, at_once=True)
   except KeyboardInterrupt:
     print("interrupted; the same command goes on", file=sys.stderr)
     return _leave(INTERRUPTED, at_once=True)

@@ -4,9 +4,10 @@ import dataclasses
 import difflib
 import fnmatch
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -65,10 +66,23 @@ class SparseLeaf:
 
   @property
   def layer_names(self) -> tuple[str, ...]:
-    """One name per layer: the leaf's, with the slice where there are several."""
+    """One name per layer, with the slice where a leaf has several."""
     if self.axis is None:
       return (self.name,)
     return tuple(f"{self.name}[{i}]" for i in range(self.num_layers))
+
+
+class Pack(NamedTuple):
+  """Leaves that are worked on as one array, so that they share their code.
+
+  Attributes:
+    members: their numbers in the layout.
+    axis: the axis of the array along which every slice is a layer, or None if
+      the array is one layer. Several members are stacked along axis 0.
+  """
+
+  members: tuple[int, ...]
+  axis: int | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +116,49 @@ class Layout:
     """The layer axis of each leaf."""
     return tuple(leaf.axis for leaf in self.leaves)
 
+  @functools.cached_property
+  def packs(self) -> tuple[Pack, ...]:
+    """The leaves by shape; a leaf of several layers is a pack of its own."""
+    alike: dict[Any, list[int]] = {}
+    for number, leaf in enumerate(self.leaves):
+      own = None if leaf.axis is None else number
+      alike.setdefault((leaf.shape, own), []).append(number)
+    return tuple(
+      Pack(tuple(m), self.leaves[m[0]].axis if len(m) == 1 else 0)
+      for m in alike.values()
+    )
+
+  @functools.cached_property
+  def packed_layers(self) -> tuple[int, ...]:
+    """The number in tree order of each layer in pack order."""
+    first = itertools.accumulate(
+      (leaf.num_layers for leaf in self.leaves), initial=0
+    )
+    starts = list(first)
+    return tuple(
+      starts[member] + i
+      for pack in self.packs
+      for member in pack.members
+      for i in range(self.leaves[member].num_layers)
+    )
+
+  def pack(self, leaves: Sequence[Any]) -> list[Any]:
+    """Stacks the sparse leaves into packs."""
+    return [
+      leaves[p.members[0]]
+      if len(p.members) == 1
+      else jnp.stack([leaves[m] for m in p.members])
+      for p in self.packs
+    ]
+
+  def unpack(self, packs: Sequence[Any]) -> list[Any]:
+    """Takes packs apart into the sparse leaves."""
+    leaves: list[Any] = [None] * len(self.leaves)
+    for pack, array in zip(self.packs, packs, strict=True):
+      for i, member in enumerate(pack.members):
+        leaves[member] = array if len(pack.members) == 1 else array[i]
+    return leaves
+
   def take(self, tree: PyTree) -> list[Any]:
     """Returns the sparse leaves of a tree that is like the parameters."""
     leaves = jax.tree.leaves(tree)
@@ -114,7 +171,7 @@ def is_masked_node(x: Any) -> bool:
 
 
 def leaf_name(path: tuple[Any, ...]) -> str:
-  """Returns `a/b/kernel` for a key path; NNX's trailing `.value` is left out."""
+  """Returns `a/b/kernel` for a key path, without the `.value` of NNX."""
   if len(path) > 1 and getattr(path[-1], "name", None) == "value":
     path = path[:-1]
   return jax.tree_util.keystr(path, simple=True, separator="/")
@@ -170,7 +227,7 @@ def select_leaves(params: PyTree, select: Select) -> list[bool]:
     raise ValueError(
       f"`select` matches no leaf, got {select!r}. {_listing(names)}"
     )
-  for (name, leaf), on in zip(leaves, chosen):
+  for (name, leaf), on in zip(leaves, chosen, strict=True):
     if on and not _is_floating(leaf):
       raise ValueError(
         f"`select` chose {name!r} of dtype {leaf.dtype}; only floating leaves"
@@ -194,7 +251,9 @@ def layout(
     The layout; leaves that an override calls dense are not in it.
   """
   leaves = []
-  for index, ((name, leaf), on) in enumerate(zip(named_leaves(params), chosen)):
+  for index, ((name, leaf), on) in enumerate(
+    zip(named_leaves(params), chosen, strict=True)
+  ):
     rules = [
       _as_override(glob, rule)
       for glob, rule in (overrides or {}).items()

@@ -1,17 +1,17 @@
 """One mask update over a tree: prune, then exchange within layers."""
 
+import functools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Int, PyTree
+from jaxtyping import Array, Bool, Int, PyTree, UInt32
 
 from sparsejax import criteria, masks, scopes
-from sparsejax.base import Criterion, Key, MaskUpdate, Scope
-from sparsejax.masks import Competition
+from sparsejax.base import Criterion, Key, MaskUpdate, Regrow, Scope
 from sparsejax.trees import Layout
 
 FIRST_MASKS, PRUNE, REGROW = 0, 1, 2  # purposes of random bits
@@ -44,19 +44,26 @@ class Turn(NamedTuple):
   done: Bool[Array, ""]
   masks: list[Bool[Array, "..."]]
   keep: list[Bool[Array, "..."]]
-  asked: Int[Array, "counts"]
+  asked: Int[Array, " counts"]
   last_update: Int[Array, ""]
 
 
-def leaf_key(key: Key | None, step, index: int, purpose: int) -> Key | None:
+def leaf_key(key: Key, step: Any, index: Any, purpose: int) -> Key:
   """Returns the key of one leaf, one step and one purpose."""
-  if key is None:
-    return None
   for data in (step, index, purpose):
     key = jax.random.fold_in(key, data)
   return key
 
 
+def random_scores(
+  layout: Layout, key: Key | None, step: Any, purpose: int
+) -> list[UInt32[Array, "..."]]:
+  """Returns random ranks for every weight, one array per pack."""
+  blank = layout.pack([jnp.zeros(leaf.shape) for leaf in layout.leaves])
+  return _scores(criteria.random, layout, blank, blank, key, step, purpose)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def first_masks(
   method: MaskUpdate, layout: Layout, key: Key | None
 ) -> list[Bool[Array, "..."]]:
@@ -67,14 +74,12 @@ def first_masks(
     layout: the sparse leaves.
     key: may be None where the first masks are dense.
   """
-  sparsity = method.sparsity.sparsities[0]
-  if not sparsity:
+  if not method.sparsity.sparsities[0]:
     return [jnp.ones(leaf.shape, bool) for leaf in layout.leaves]
-  counts = first_counts(method, layout)
-  shapes = [jax.ShapeDtypeStruct(f.shape, jnp.float32) for f in layout.leaves]
-  scores = _scores(criteria.random, layout, shapes, shapes, key, 0, FIRST_MASKS)
-  return masks.select(
-    scores, counts, scopes.competition(method.initial, layout)
+  contest = scopes.competition(method.initial, layout)
+  scores = random_scores(layout, key, 0, FIRST_MASKS)
+  return layout.unpack(
+    masks.select(scores, first_counts(method, layout), contest)
   )
 
 
@@ -90,28 +95,27 @@ def first_counts(method: MaskUpdate, layout: Layout) -> np.ndarray:
 
 def asked_table(method: MaskUpdate, layout: Layout) -> np.ndarray:
   """Returns int32[updates, 1 + layers]: `SparseState.asked` at each update."""
-  contest = scopes.competition(method.scope, layout)
+  groups = np.asarray(method.scope.groups(layout))
   table = scopes.budget_table(method.scope, layout, method.sparsity.sparsities)
-  return np.stack([_by_layer(contest, row) for row in table])
+  return np.stack([_by_layer(groups, row) for row in table])
 
 
 def first_asked(method: MaskUpdate, layout: Layout) -> np.ndarray:
   """Returns int32[1 + layers]: the counts asked of the first masks."""
-  contest = scopes.competition(method.initial, layout)
-  return _by_layer(contest, first_counts(method, layout))
+  groups = np.asarray(method.initial.groups(layout))
+  return _by_layer(groups, first_counts(method, layout))
 
 
 def asked_as_found(
   layout: Layout, found: Sequence[Bool[Array, "..."]]
-) -> Int[Array, "counts"]:
+) -> Int[Array, " counts"]:
   """Returns int32[1 + layers]: the counts of given masks."""
   counts = masks.count_active(found, layout.axes)
   return jnp.concatenate([jnp.zeros(1, jnp.int32), counts])
 
 
-def _by_layer(contest: Competition, counts: np.ndarray) -> np.ndarray:
+def _by_layer(groups: np.ndarray, counts: np.ndarray) -> np.ndarray:
   """Spreads counts of groups to [shared, layer, ...], -1 in a shared group."""
-  groups = np.asarray(contest.groups)
   alone = np.bincount(groups, minlength=len(counts)) == 1
   shared = counts[~alone].sum()
   layers = np.where(alone[groups], counts[groups], -1)
@@ -123,7 +127,7 @@ def maybe_update(
   layout: Layout,
   old: Sequence[Bool[Array, "..."]],
   last_update: Int[Array, ""],
-  asked: Int[Array, "counts"],
+  asked: Int[Array, " counts"],
   *,
   step: Int[Array, ""],
   key: Key | None,
@@ -174,10 +178,10 @@ def maybe_update(
     return finite, jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, stay)
 
   stay = Masked(old, old if _sets_keep(method) else None)
-  done, new = lax.cond(due, change, lambda: (jnp.asarray(False), stay))
+  done, new = _cond(due, change, lambda: (jnp.asarray(False), stay))
   keep = new.keep
   if keep is None:
-    keep = [n & o for n, o in zip(new.masks, old)]
+    keep = [n & o for n, o in zip(new.masks, old, strict=True)]
   if method.prunes:
     asked = jnp.where(
       done, jnp.asarray(asked_table(method, layout))[index], asked
@@ -185,13 +189,14 @@ def maybe_update(
   return Turn(done, new.masks, keep, asked, jnp.where(done, step, last_update))
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def next_masks(
   method: MaskUpdate,
   layout: Layout,
   params: Sequence[Array],
   grads: Sequence[Array],
   old: Sequence[Bool[Array, "..."]],
-  budgets: Int[Array, "groups"],
+  budgets: Int[Array, " groups"],
   *,
   step: Int[Array, ""],
   exchange: Bool[Array, ""],
@@ -210,59 +215,29 @@ def next_masks(
     exchange: whether `method.regrow` is due; otherwise it is a no-op.
     key: for random scores.
   """
-  pruned = list(old)
+  params, grads, old = map(layout.pack, (params, grads, old))
+  pruned = old
   if method.prunes:
     scores = _scores(method.criterion, layout, params, grads, key, step, PRUNE)
     valid = None if method.storage.prunes_all else old
     pruned = _prune(method.scope, layout, scores, budgets, valid)
   if method.regrow is None:
-    return Masked(pruned, None)
-  return _exchange(
-    method, layout, params, grads, pruned, step=step, due=exchange, key=key
+    return Masked(layout.unpack(pruned), None)
+  new, stays = _exchange(
+    method.regrow,
+    layout,
+    params,
+    grads,
+    pruned,
+    step=step,
+    due=exchange,
+    key=key,
   )
-
-
-def _prune(scope: Scope, layout, scores, budgets, valid):
-  contest = scopes.competition(scope, layout)
-  if not scope.min_active_per_layer:
-    return masks.select(scores, budgets, contest, valid=valid)
-  least = np.minimum(scope.min_active_per_layer, layout.sizes)
-  sure = masks.select(
-    scores,
-    least,
-    masks.each_layer(layout.axes, len(layout.sizes)),
-    valid=valid,
-  )
-  first = [
-    jnp.where(s, np.uint32(0xFFFFFFFF), masks.ranks(r))
-    for s, r in zip(sure, scores)
-  ]
-  return masks.select(first, budgets, contest, valid=valid)
-
-
-def _exchange(method, layout, params, grads, pruned, *, step, due, key):
-  """Prunes a share of each layer's active weights and regrows as many."""
-  regrow = method.regrow
-  contest = masks.each_layer(layout.axes, len(layout.sizes))
-  by = _scores(regrow.prune_by, layout, params, grads, key, step, PRUNE)
-  parts = [regrow.split(p) for p in params]
-  stays, removed = None, 0
-  for part in zip(*parts):
-    valid = [m & p for m, p in zip(pruned, part)]
-    active = masks.count_active(valid, layout.axes)
-    lost = masks.share(active, regrow.fraction, step, regrow.count)
-    lost = jnp.where(due, jnp.clip(lost, 0, active), 0)
-    chosen = masks.select(by, active - lost, contest, valid=valid)
-    removed += lost
-    stays = chosen if stays is None else [a | b for a, b in zip(stays, chosen)]
-  score = _scores(regrow.by, layout, params, grads, key, step, REGROW)
-  score = _shuffled(score, layout, key, step)
-  grown = masks.select(score, removed, contest, valid=[~s for s in stays])
-  new = [s | g for s, g in zip(stays, grown)]
   if not _sets_keep(method):
-    return Masked(new, None)
-  goes_on = stays if regrow.restart else pruned
-  return Masked(new, [n & p for n, p in zip(new, goes_on)])
+    return Masked(layout.unpack(new), None)
+  goes_on = stays if method.regrow.restart else pruned
+  keep = [n & g for n, g in zip(new, goes_on, strict=True)]
+  return Masked(layout.unpack(new), layout.unpack(keep))
 
 
 def _sets_keep(method: MaskUpdate) -> bool:
@@ -271,30 +246,90 @@ def _sets_keep(method: MaskUpdate) -> bool:
   return exchange is not None and (exchange.restart or method.prunes)
 
 
-def _all_finite(tree: PyTree) -> Bool[Array, ""]:
-  leaves = [
-    x
-    for x in jax.tree.leaves(tree)
-    if jnp.issubdtype(jnp.asarray(x).dtype, jnp.inexact)
+def _prune(scope: Scope, layout, scores, budgets, valid):
+  contest = scopes.competition(scope, layout)
+  if not scope.min_active_per_layer:
+    return masks.select(scores, budgets, contest, valid=valid)
+  sizes = np.asarray(layout.sizes)[list(layout.packed_layers)]
+  sure = masks.select(
+    scores,
+    np.minimum(scope.min_active_per_layer, sizes),
+    _each_layer(layout),
+    valid=valid,
+  )
+  first = [
+    jnp.where(s, masks.HIGHEST_RANK, masks.ranks(r))
+    for s, r in zip(sure, scores, strict=True)
   ]
-  return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in leaves]))
+  return masks.select(first, budgets, contest, valid=valid)
+
+
+def _exchange(regrow: Regrow, layout, params, grads, pruned, *, step, due, key):
+  """Prunes a share of each layer's active weights and regrows as many.
+
+  Returns:
+    The new masks, and those of the weights that were not pruned.
+  """
+  contest = _each_layer(layout)
+  by = _scores(regrow.prune_by, layout, params, grads, key, step, PRUNE)
+  parts = [regrow.split(p) for p in params]
+  stays = [jnp.zeros_like(m) for m in pruned]
+  removed = jnp.zeros(len(layout.sizes), jnp.int32)
+  for part in zip(*parts, strict=True):
+    valid = [m & p for m, p in zip(pruned, part, strict=True)]
+    active = masks.count_active(valid, contest.axes)
+    lost = masks.share(active, regrow.fraction, step, regrow.count)
+    lost = jnp.where(due, jnp.clip(lost, 0, active), 0)
+    chosen = masks.select(by, active - lost, contest, valid=valid)
+    stays = [a | b for a, b in zip(stays, chosen, strict=True)]
+    removed += lost
+  scores = _scores(regrow.by, layout, params, grads, key, step, REGROW)
+  if any(score.dtype != jnp.uint32 for score in scores):
+    # A score of exactly 0 says nothing, so those are drawn at random.
+    bits = _scores(criteria.random, layout, params, grads, key, step, REGROW)
+    scores = [
+      masks.shuffle_zeros(masks.ranks(s), b)
+      for s, b in zip(scores, bits, strict=True)
+    ]
+  off = [~s for s in stays]
+  grown = masks.select(scores, removed, contest, valid=off)
+  return [s | g for s, g in zip(stays, grown, strict=True)], stays
+
+
+def _each_layer(layout: Layout) -> masks.Competition:
+  axes = [pack.axis for pack in layout.packs]
+  return masks.each_layer(axes, len(layout.sizes))
 
 
 def _scores(criterion: Criterion, layout, params, grads, key, step, purpose):
-  return [
-    criterion(p, g, leaf_key(key, step, leaf.index, purpose))
-    for leaf, p, g in zip(layout.leaves, params, grads, strict=True)
-  ]
-
-
-def _shuffled(scores, layout, key, step):
-  """Puts scores that are exactly 0 in random order: they say nothing."""
+  """Scores every pack, leaf by leaf where it has several."""
   out = []
-  for leaf, score in zip(layout.leaves, scores, strict=True):
-    if score.dtype != jnp.uint32:
-      bits = criteria.random(
-        score, score, leaf_key(key, step, leaf.index, REGROW)
-      )
-      score = masks.shuffle_zeros(masks.ranks(score), bits)
-    out.append(score)
+  for pack, p, g in zip(layout.packs, params, grads, strict=True):
+    if key is None:
+      out.append(criterion(p, g, None))
+      continue
+    index = [layout.leaves[member].index for member in pack.members]
+    if len(index) == 1:
+      out.append(criterion(p, g, leaf_key(key, step, index[0], purpose)))
+      continue
+    keys = jax.vmap(leaf_key, (None, None, 0, None))(
+      key, step, jnp.asarray(index), purpose
+    )
+    out.append(jax.vmap(criterion)(p, g, keys))
   return out
+
+
+def _all_finite(tree: PyTree) -> Bool[Array, ""]:
+  leaves = map(jnp.asarray, jax.tree.leaves(tree))
+  inexact = [x for x in leaves if jnp.issubdtype(x.dtype, jnp.inexact)]
+  return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in inexact]))
+
+
+def _cond(condition, true_fn, false_fn):
+  """`lax.cond`, or the branch itself where the condition is known.
+
+  Outside jit a conditional would be compiled anew at every call.
+  """
+  if isinstance(condition, jax.core.Tracer):
+    return lax.cond(condition, true_fn, false_fn)
+  return true_fn() if condition else false_fn()
