@@ -14,14 +14,11 @@ a step's number. What Orbax does not do is done here:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import contextlib
-import gc
 import json
-import logging
 import pathlib
-import sys
-import time
+import shutil
 from typing import Any, NamedTuple
 
 import jax
@@ -29,13 +26,14 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from sparsejax.training import digests, identity, processes
+from sparsejax.training import digests, echoes, identity, processes
 
 PyTree = Any
 
 _FORMAT = 1
 _FOLDER = "checkpoints"
 _DAMAGED_FOLDER = "checkpoints_damaged"
+_UNFINISHED = ".orbax-checkpoint-tmp"
 # The newest may be damaged, then the one before it is needed.
 _NEWEST_KEPT = 2
 _DISK_FULL_TEXTS = ("no space left", "quota exceeded", "file too large")
@@ -116,7 +114,8 @@ class Checkpoints:
     self._best = _Best(directory, keep_best_by)
     self._pending: int | None = None
     self._manager = self._new_manager()
-    logging.getLogger("absl").addFilter(_not_told_twice)
+    self._silence = contextlib.ExitStack()
+    self._silence.enter_context(echoes.silenced())
 
   def save(
       self, step: int, state: PyTree, *, metrics: Mapping[str, float]
@@ -181,14 +180,13 @@ class Checkpoints:
     _check_placed(abstract_state)
     self._wait()
     damaged: dict[int, str] = {}
-    with _quiet_reads():
-      for step in sorted(self._manager.all_steps(), reverse=True):
-        state, why = self._try_restore(step, abstract_state)
-        if why is None:
-          self._set_aside(list(damaged))
-          return Restored(state, step, tuple(damaged.values()))
-        damaged[step] = f"checkpoint {step} is damaged: {why}"
-        _end_failed_reads()
+    for step in sorted(self._manager.all_steps(), reverse=True):
+      state, why = self._try_restore(step, abstract_state)
+      if why is None:
+        self._set_aside(list(damaged))
+        return Restored(state, step, tuple(damaged.values()))
+      damaged[step] = f"checkpoint {step} is damaged: {why}"
+      echoes.wait()
     if damaged:
       raise CheckpointError(
           f"No checkpoint in {self._directory} is whole: "
@@ -207,7 +205,7 @@ class Checkpoints:
       self._wait()
     finally:
       self._manager.close()
-      logging.getLogger("absl").removeFilter(_not_told_twice)
+      self._silence.close()
 
   def _record(
       self, step: int, state: PyTree, metrics: Mapping[str, float]
@@ -232,6 +230,7 @@ class Checkpoints:
     """Makes the manager usable again, and the error that says what happened."""
     step, self._pending = self._pending, None
     self._reopen()
+    echoes.wait()
     newest = self._manager.latest_step()
     kept = (
         "There is no older checkpoint."
@@ -258,11 +257,13 @@ class Checkpoints:
         ]
     )
     try:
+      _remove_leftovers(self._directory)
       return ocp.CheckpointManager(
           self._directory,
           options=ocp.CheckpointManagerOptions(
               preservation_policy=keep,
-              cleanup_tmp_directories=True,
+              create=False,
+              save_root_metadata=False,
               # Reading every step's files here would let a damaged one stop
               # the start.
               lightweight_initialize=True,
@@ -396,38 +397,6 @@ def _agreed(read: Callable[[], Any]) -> Any:
   return result
 
 
-def _not_told_twice(record: logging.LogRecord) -> bool:
-  """Drops the tracebacks that Orbax logs for errors that it also raises."""
-  return record.levelno < logging.ERROR or "orbax" not in record.pathname
-
-
-@contextlib.contextmanager
-def _quiet_reads() -> Iterator[None]:
-  """Silences what failed reads leave behind: their error is told once.
-
-  When one leaf cannot be read, the reads of the others end after the event
-  loop that waits for them, and each writes a traceback to stderr.
-  """
-  hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
-  logger = logging.getLogger("asyncio")
-  logger.addFilter(_nothing)
-  try:
-    yield
-  finally:
-    sys.unraisablehook = hook
-    logger.removeFilter(_nothing)
-
-
-def _end_failed_reads() -> None:
-  time.sleep(0.05)  # For those that are still under way.
-  gc.collect()
-
-
-def _nothing(record: logging.LogRecord) -> bool:
-  del record  # Unused: all are dropped.
-  return False
-
-
 def _make_shared(directory: pathlib.Path) -> None:
   """Makes the folder once; a process that does not see it must not go on."""
   error = None
@@ -440,6 +409,13 @@ def _make_shared(directory: pathlib.Path) -> None:
   if processes.any_of(error is not None or not directory.is_dir()):
     why = _cause(error) if error else "not all processes see it"
     raise CheckpointError(f"{directory} cannot be used: {why}.") from error
+
+
+def _remove_leftovers(directory: pathlib.Path) -> None:
+  # Orbax does this from a thread that may outlive the run, and then complains.
+  if processes.is_first():
+    for leftover in directory.glob(f"*{_UNFINISHED}*"):
+      shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _check_placed(abstract_state: PyTree) -> None:
