@@ -60,15 +60,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"error: {error}", file=sys.stderr)
     return _leave(BAD_INPUT, at_once=True)
   except OSError as error:  # A full disk, most of all.
+    name = f" {error.filename}" if error.filename else ""
     print(
-      f"error: {error}. Checkpoints are whole; the same command goes on from"
-      " the newest.",
+      f"error: {error.strerror or error}{name}. Saved checkpoints are whole;"
+      " the same command goes on from the newest.",
       file=sys.stderr,
     )
-    return _leave(BAD_INPUT, at_once=True)
-  except OSError as error:
-    name = f" {error.filename}" if error.filename else ""
-    print(f"error: {error.strerror or error}{name}", file=sys.stderr)
     return _leave(BAD_INPUT, at_once=True)
   except KeyboardInterrupt:
     print("interrupted; the same command goes on", file=sys.stderr)

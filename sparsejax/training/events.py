@@ -11,8 +11,7 @@ import time
 from typing import Any
 
 from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto import event_pb2
-from tensorboardX.summary import scalar
+from tensorboardX.proto import event_pb2, summary_pb2
 
 
 class Writer:
@@ -46,15 +45,18 @@ class Writer:
     Raises:
       OSError: if they cannot be written.
     """
-    for name, value in row.items():
-      if name != "step" and value is not None:
-        self._file.write_event(
-            event_pb2.Event(
-                wall_time=time.time(),
-                step=row["step"],
-                summary=scalar(name, value),
-            )
+    points = [
+        summary_pb2.Summary.Value(tag=name, simple_value=float(value))
+        for name, value in row.items()
+        if name != "step" and value is not None
+    ]
+    self._file.write_event(
+        event_pb2.Event(
+            wall_time=time.time(),
+            step=row["step"],
+            summary=summary_pb2.Summary(value=points),
         )
+    )
 
   def flush(self) -> None:
     """Gives what was written to the system."""
