@@ -13,6 +13,10 @@ from typing import Any
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto import event_pb2, summary_pb2
 
+# Their classes are made when they are imported; no checker sees them.
+_events: Any = event_pb2
+_summaries: Any = summary_pb2
+
 
 class Writer:
   """Writes scalars into a new events file of a folder."""
@@ -29,9 +33,9 @@ class Writer:
       OSError: if it cannot be written.
     """
     self._file = EventsWriter(str(folder / "events"))
-    restart = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+    restart = _events.SessionLog(status=_events.SessionLog.START)
     self._file.write_event(
-        event_pb2.Event(
+        _events.Event(
             wall_time=time.time(), step=start + 1, session_log=restart
         )
     )
@@ -46,15 +50,15 @@ class Writer:
       OSError: if they cannot be written.
     """
     points = [
-        summary_pb2.Summary.Value(tag=name, simple_value=float(value))
+        _summaries.Summary.Value(tag=name, simple_value=float(value))
         for name, value in row.items()
         if name != "step" and value is not None
     ]
     self._file.write_event(
-        event_pb2.Event(
+        _events.Event(
             wall_time=time.time(),
             step=row["step"],
-            summary=summary_pb2.Summary(value=points),
+            summary=_summaries.Summary(value=points),
         )
     )
 
