@@ -307,7 +307,7 @@ class Checkpoints:
     if differences:
       raise CheckpointError(
           f"Checkpoint {step} in {self._directory} is of another run: "
-          + "; ".join(differences)
+          + identity.told(differences)
           + ". Run with what it was made with, or use another workdir."
       )
 

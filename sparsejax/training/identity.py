@@ -22,6 +22,8 @@ from sparsejax.training import digests
 PyTree = Any
 Record = Mapping[str, Any]
 
+_MOST_TOLD = 6
+
 
 def seal(record: Record) -> dict[str, Any]:
   """Packs a record with the checksum of its text."""
@@ -68,6 +70,13 @@ def differences(saved: Record, asked: Record) -> list[str]:
       or _name_differences(saved["sparse_leaves"], asked["sparse_leaves"])
       or _value_differences(saved["leaves"], asked["leaves"])
   )
+
+
+def told(phrases: Sequence[str]) -> str:
+  """Joins what `differences` found, the first few of many."""
+  left = len(phrases) - _MOST_TOLD
+  more = [f"and {left} more"] if left > 0 else []
+  return "; ".join([*phrases[:_MOST_TOLD], *more])
 
 
 def _value_differences(

@@ -40,7 +40,7 @@ def claim(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
   if differ:
     raise errors.InputError(
       f"`--workdir` {workdir} holds a run of another config: "
-      + "; ".join(differ)
+      + identity.told(differ)
       + ". Give another workdir, or the config of that run."
     )
 
