@@ -123,7 +123,7 @@ def build(config: ConfigDict) -> Experiment:
   Raises:
     InputError: if anything in the config cannot work.
   """
-  plain = _plain(config)
+  plain = resolved(config)
   _check_keys(plain)
   dataset = schema.call(KINDS["data"], "config.data", plain["data"], {})
   steps = _steps(plain, dataset.train.labels.size)
@@ -156,16 +156,22 @@ def build(config: ConfigDict) -> Experiment:
   return experiment
 
 
-def _plain(config: ConfigDict) -> dict[str, Any]:
-  """Returns the config as nested dicts of plain values, tuples as lists."""
-  resolved = config.copy_and_resolve_references().to_dict()
+def resolved(config: ConfigDict) -> dict[str, Any]:
+  """Turn a config into what `config.json` holds.
+
+  Args:
+    config: references and placeholders allowed.
+
+  Returns:
+    Nested dicts of plain values, keys sorted, tuples as lists.
+  """
 
   def plain(value: Any) -> Any:
     if isinstance(value, dict):
       return {key: plain(value[key]) for key in sorted(value)}
     return list(value) if isinstance(value, tuple | list) else value
 
-  return plain(resolved)
+  return plain(config.copy_and_resolve_references().to_dict())
 
 
 def _check_keys(plain: Mapping[str, Any]) -> None:

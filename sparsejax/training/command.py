@@ -45,8 +45,8 @@ def parse(argv: Sequence[str]) -> Command:
   values = _flags()
   source, changes = _split(argv)
   config = _load(*source.partition(":")[::2])
-  _check_flags(changes, config, values)
   changes = _rename_sections(changes, config)
+  _check_flags(changes, config, values)
   changes = _clear(changes, config)
   try:
     config_flags.DEFINE_config_dict(
@@ -160,7 +160,7 @@ def _rename_sections(argv: Sequence[str], config: Any) -> list[str]:
   rest = []
   for arg in argv:
     match = re.fullmatch(r"--?config\.(\w+)\.name=(.*)", arg)
-    if match is None:
+    if match is None or match[1] not in build.KINDS:
       rest.append(arg)
     elif match[2] != config[match[1]].name:
       with config.unlocked():
@@ -187,7 +187,7 @@ def _paths(config: ConfigDict, prefix: str = "config.") -> list[str]:
   """Returns the dotted path of every value of a config."""
   paths = []
   for key in config:
-    value = config.get_ref(key).get()
+    value = config[key]
     if isinstance(value, ConfigDict):
       paths += _paths(value, f"{prefix}{key}.")
     else:

@@ -122,7 +122,13 @@ def run(
     writer = None
     if processes.is_first():
       writer = stack.enter_context(records.Writer(workdir, start=resumed or 0))
-    programs = _compile(setup, experiment.dataset, state, devices)
+    programs = _compile(
+      setup,
+      experiment.dataset,
+      state,
+      devices,
+      trains=resumed != experiment.steps.total,
+    )
     seconds = programs.seconds + init_seconds
     show.say(f"Compiled in {seconds:.1f} s.")
     outcome = _train(
@@ -294,9 +300,17 @@ def _first_state(
 
 
 def _compile(
-  setup: step.Setup, dataset: Dataset, state: step.TrainState, devices: Mesh
+  setup: step.Setup,
+  dataset: Dataset,
+  state: step.TrainState,
+  devices: Mesh,
+  *,
+  trains: bool,
 ) -> _Programs:
-  """Compiles what the loop runs, once for the whole run."""
+  """Compiles what the loop runs, once for the whole run.
+
+  Where there is nothing left to train, its step is not compiled.
+  """
   started = time.perf_counter()
   sharding = mesh.replicated(devices)
   train = mesh.replicate(dataset.train, devices)
@@ -309,10 +323,11 @@ def _compile(
   evaluate = jax.jit(
     functools.partial(step.evaluate, setup), out_shardings=sharding
   )
-  compiled_steps = train_steps.lower(state, train).compile()
+  if trains:
+    train_steps = train_steps.lower(state, train).compile()
   compiled_evaluate = evaluate.lower(state, test).compile()
   return _Programs(
-    train=lambda state: compiled_steps(state, train),
+    train=lambda state: train_steps(state, train),
     evaluate=lambda state: compiled_evaluate(state, test),
     evaluate_train=lambda state: evaluate(state, train),
     dataset=dataset,

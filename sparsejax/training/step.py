@@ -215,7 +215,7 @@ def _train_step(
     loss_of, has_aux=True
   )(state.params)
   updates, opt_state = setup.tx.update(grads, state.opt_state, state.params)
-  grad_norm = optax.global_norm(grads)
+  grad_norm = optax.tree.norm(grads)
   metrics = Metrics(
     loss=loss,
     accuracy=(logits.argmax(-1) == labels).mean(dtype=jnp.float32),

@@ -1,0 +1,55 @@
+"""One of several processes: trains by the command line, then step by step.
+
+    python process.py ID COUNT PORT WORKDIR
+
+Prints, for each step, the digest of the masks that this process holds.
+"""
+
+import functools
+import pathlib
+import sys
+import zlib
+
+import jax
+
+import sparsejax
+from sparsejax import train
+from sparsejax.training import build, command, loop, mesh, step
+
+CONFIG = pathlib.Path(__file__).parents[1] / "configs" / "digits.py"
+
+
+def main(index, count, port, workdir):
+  argv = [
+    f"--config={CONFIG}:granet,runlocal",
+    "--config.model.hidden=(32,)",
+    "--config.dispatch_steps=1",
+    "--config.method.every_steps=3",
+    f"--workdir={workdir}",
+    f"--coordinator_address=127.0.0.1:{port}",
+    f"--num_processes={count}",
+    f"--process_id={index}",
+  ]
+  assert train.main(argv) == 0
+  assert jax.process_count() == int(count)
+  chosen = build.build(command.parse(argv).config)
+  devices = mesh.data_mesh()
+  setup = chosen.setup._replace(shard=mesh.batch_sharder(devices))
+  state, _ = loop._first_state(chosen, devices)
+  split = mesh.replicate(chosen.dataset.train, devices)
+  steps = jax.jit(
+    functools.partial(step.train_steps, setup),
+    donate_argnums=0,
+    out_shardings=mesh.replicated(devices),
+  )
+  for _ in range(chosen.steps.total):
+    state, _ = jax.block_until_ready(steps(state, split))
+    masks = mesh.fetch(sparsejax.get_masks(state.opt_state))
+    digest = 0
+    for mask in jax.tree.leaves(masks):
+      digest = zlib.crc32(mask.tobytes(), digest)
+    print("masks", int(mesh.fetch(state.step)), digest, flush=True)
+
+
+if __name__ == "__main__":
+  main(*sys.argv[1:])

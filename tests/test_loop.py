@@ -1,0 +1,219 @@
+"""A run that is stopped and goes on equals one that was never stopped."""
+
+import functools
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+import sparsejax
+from sparsejax.data import Split
+from sparsejax.training import (
+  build,
+  checkpoints,
+  command,
+  loop,
+  mesh,
+  processes,
+  records,
+  step,
+)
+
+CONFIG = pathlib.Path(__file__).parents[1] / "configs" / "digits.py"
+# Three epochs of 22 steps in dispatches of 15: the last one is shorter, and no
+# dispatch ends with an epoch.
+SHORT = (
+  "--config.epochs=3",
+  "--config.dispatch_steps=15",
+  "--config.log_every_steps=4",
+  "--config.eval_every_epochs=1",
+  "--config.checkpoint_every_epochs=1.5",
+)
+
+
+def experiment(options, *changes):
+  argv = [f"--config={CONFIG}:{options}", *SHORT, *changes]
+  if "cnn" not in options:
+    argv.append("--config.model.hidden=(32,)")
+  return build.build(command.parse(argv).config)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compile_once(tmp_path_factory):
+  """Keeps compiled programs, so that a resume does not compile again."""
+  folder = str(tmp_path_factory.mktemp("compiled"))
+  settings = {
+    "jax_compilation_cache_dir": folder,
+    "jax_persistent_cache_min_compile_time_secs": 0.0,
+  }
+  before = {name: getattr(jax.config, name) for name in settings}
+  for name, value in settings.items():
+    jax.config.update(name, value)
+  compilation_cache.reset_cache()
+  yield
+  for name, value in before.items():
+    jax.config.update(name, value)
+  compilation_cache.reset_cache()
+
+
+class StopAfter:
+  """A request to stop that comes after some dispatches."""
+
+  def __init__(self, dispatches):
+    self._left = dispatches
+
+  def agreed(self):
+    self._left -= 1
+    return self._left == 0
+
+
+def run(chosen, workdir, *, stop=None):
+  lines = []
+  show = loop.Show(
+    say=lines.append, progress=lambda step, row: lines.append((step, row))
+  )
+  outcome = loop.run(
+    chosen, workdir, stop=stop or processes.StopRequest(), show=show
+  )
+  return outcome, lines
+
+
+def rows(workdir):
+  return [
+    {key: row[key] for key in row if not key.endswith("_per_second")}
+    for row in records.read_metrics(workdir)
+  ]
+
+
+def assert_same_state(one, other):
+  one, other = mesh.fetch(one), mesh.fetch(other)
+  assert jax.tree.structure(one) == jax.tree.structure(other)
+  for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+    assert a.dtype == b.dtype
+    assert a.tobytes() == b.tobytes()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("whole")
+  outcome, lines = run(experiment("granet"), workdir)
+  return workdir, outcome, lines
+
+
+def test_a_run_ends_with_its_last_step(whole):
+  workdir, outcome, lines = whole
+  assert outcome.status == loop.DONE
+  assert outcome.step == int(outcome.state.step) == 66
+  assert outcome.resumed_from_step is None
+  assert [line[0] for line in lines if isinstance(line, tuple)] == [
+    15,
+    30,
+    45,
+    60,
+    66,
+  ]
+  evaluated = [row["step"] for row in rows(workdir) if "test_loss" in row]
+  assert evaluated == [30, 45, 66]
+  logged = {row["step"] for row in rows(workdir)}
+  assert logged == {*range(4, 67, 4), 30, 45, 66}
+  assert outcome.evaluation["test_accuracy"] > 0.5
+  assert set(outcome.evaluation) == {
+    "test_loss",
+    "test_accuracy",
+    "train_loss",
+    "train_accuracy",
+  }
+
+
+def test_a_run_ends_as_sparse_as_it_was_asked(whole):
+  _, outcome, _ = whole
+  state = outcome.state
+  found = sparsejax.summary(state.params, state.opt_state)
+  assert found.active == found.asked
+  assert found.sparsity == pytest.approx(0.9, abs=1e-3)
+  sparsejax.assert_sparse(state.params, state.opt_state)
+
+
+@pytest.mark.parametrize("dispatches", [1, 4])
+def test_stopped_and_resumed_equals_never_stopped(whole, tmp_path, dispatches):
+  workdir, wanted, _ = whole
+  chosen = experiment("granet")
+  stopped, _ = run(chosen, tmp_path, stop=StopAfter(dispatches))
+  assert stopped.status == loop.TERMINATED
+  assert stopped.step == 15 * dispatches
+  # Half a line and a whole one of steps that are taken again.
+  with open(tmp_path / records.METRICS, "a") as file:
+    file.write(json.dumps({"step": 65}) + '\n{"step": 66, "lo')
+  resumed, lines = run(chosen, tmp_path)
+  assert resumed.status == loop.DONE
+  assert resumed.resumed_from_step == 15 * dispatches
+  assert f"Going on from step {15 * dispatches}." in lines
+  assert_same_state(resumed.state, wanted.state)
+  assert resumed.evaluation == wanted.evaluation
+  assert rows(tmp_path) == rows(workdir)
+
+
+def test_a_run_killed_after_its_last_step_only_finishes(whole):
+  workdir, wanted, _ = whole
+  before = rows(workdir)
+  again, _ = run(experiment("granet"), workdir)
+  assert again.resumed_from_step == 66
+  assert again.train_seconds == 0
+  assert again.evaluation == wanted.evaluation
+  assert rows(workdir) == before
+
+
+def test_another_config_is_refused_before_training(whole):
+  workdir, _, _ = whole
+  with pytest.raises(checkpoints.CheckpointError, match="`seed` is 0 there"):
+    run(experiment("granet,seed=1"), workdir)
+
+
+def test_the_seed_changes_the_run(whole, tmp_path):
+  workdir, _, _ = whole
+  run(experiment("granet,seed=1"), tmp_path, stop=StopAfter(1))
+  assert rows(tmp_path)[0] != rows(workdir)[0]
+
+
+def test_a_number_that_is_not_finite_stops_the_run(tmp_path):
+  chosen = experiment("gmp", "--config.optimizer.learning_rate=1e20")
+  outcome, _ = run(chosen, tmp_path)
+  assert outcome.status == loop.NOT_FINITE
+  assert "is not finite; stopped after steps 1 to 15" in outcome.message
+  assert "Last good checkpoint: none" in outcome.message
+  assert rows(tmp_path)[-1]["finite"] is False
+  assert list((tmp_path / "checkpoints").iterdir()) == []
+
+
+def test_training_does_not_depend_on_the_dispatches():
+  states = []
+  for dispatch_steps in (3, 5):
+    chosen = experiment("dense", f"--config.dispatch_steps={dispatch_steps}")
+    devices = mesh.data_mesh()
+    state, _ = loop._first_state(chosen, devices)
+    train = mesh.replicate(chosen.dataset.train, devices)
+    steps = jax.jit(functools.partial(step.train_steps, chosen.setup))
+    while int(state.step) < 15:
+      state, _ = steps(state, train)
+    states.append(state)
+  assert int(states[0].step) == int(states[1].step) == 15
+  for a, b in zip(*(jax.tree.leaves(s.params) for s in states), strict=True):
+    np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5)
+
+
+def test_batch_statistics_are_learned_and_only_when_training():
+  chosen = experiment("static,model=cnn", "--config.model.channels=(4,)")
+  state, _ = loop._first_state(chosen, mesh.data_mesh())
+  batch = Split(*(x[:64] for x in chosen.dataset.train))
+  new, _ = jax.jit(functools.partial(step._train_step, chosen.setup))(
+    state, batch
+  )
+  before, after = (
+    jax.tree.leaves(s.model_state["batch_stats"]) for s in (state, new)
+  )
+  assert all((a != b).any() for a, b in zip(before, after, strict=True))
+  totals = step.evaluate(chosen.setup, new, chosen.dataset.test)
+  assert 0 <= int(totals.correct) <= chosen.dataset.test.labels.size
