@@ -2,7 +2,7 @@
 
     python process.py ID COUNT PORT WORKDIR
 
-Prints, for each step, the digest of the masks that this process holds.
+Prints, for each step, the digest of the masks that each device holds.
 """
 
 import functools
@@ -11,6 +11,7 @@ import sys
 import zlib
 
 import jax
+import numpy as np
 
 import sparsejax
 from sparsejax import train
@@ -44,11 +45,13 @@ def main(index, count, port, workdir):
   )
   for _ in range(chosen.steps.total):
     state, _ = jax.block_until_ready(steps(state, split))
-    masks = mesh.fetch(sparsejax.get_masks(state.opt_state))
-    digest = 0
-    for mask in jax.tree.leaves(masks):
-      digest = zlib.crc32(mask.tobytes(), digest)
-    print("masks", int(mesh.fetch(state.step)), digest, flush=True)
+    masks = jax.tree.leaves(sparsejax.get_masks(state.opt_state))
+    for device in range(jax.local_device_count()):
+      digest = 0
+      for mask in masks:
+        held = np.asarray(mask.addressable_data(device))
+        digest = zlib.crc32(held.tobytes(), digest)
+      print("masks", int(mesh.fetch(state.step)), digest, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Two real processes train one network and hold the same masks."""
+"""Two real processes of two devices train one network with the same masks."""
 
 import json
 import os
@@ -30,6 +30,7 @@ def test_two_processes_agree_at_every_step(tmp_path):
       text=True,
       env={
         **os.environ,
+        "JAX_NUM_CPU_DEVICES": "2",
         # The second training in a process compiles nothing anew.
         "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -51,7 +52,8 @@ def test_two_processes_agree_at_every_step(tmp_path):
     for out in told
   ]
   assert masks[0] == masks[1]
-  assert len(masks[0]) == 22
+  assert masks[0][::2] == masks[0][1::2]  # The devices of a process agree.
+  assert len(masks[0]) == 2 * 22
   assert len({line.split()[2] for line in masks[0]}) > 3  # They do change.
   # Only the first process tells and writes.
   assert "test accuracy" in told[0]
