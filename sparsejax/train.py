@@ -94,6 +94,7 @@ def train(asked: command.Command, stop: processes.StopRequest) -> int:
   _join(asked.flags)
   experiment = build.build(asked.config)
   console = Console(quiet=not processes.is_first())
+  _warn(console, experiment, experiment.warnings)
   workdir = _workdir(asked, experiment)
   summary = records.finished(workdir)
   if summary is not None:
@@ -102,8 +103,6 @@ def train(asked: command.Command, stop: processes.StopRequest) -> int:
     show.result(console, summary, workdir)
     return loop.DONE
   show.line(console, f"Results go to {workdir}")
-  for warning in experiment.warnings:
-    show.line(console, f"warning: {warning}")
   with show.progress(console, total=experiment.steps.total) as display:
     outcome = loop.run(experiment, workdir, stop=stop, show=display)
   if outcome.status != loop.DONE:
@@ -111,6 +110,7 @@ def train(asked: command.Command, stop: processes.StopRequest) -> int:
       print(f"error: {outcome.message}", file=sys.stderr)
     return outcome.status
   summary = results.summarize(experiment, outcome)
+  _warn(console, experiment, summary["warnings"][len(experiment.warnings) :])
   if processes.is_first():
     records.write_json(workdir / records.SUMMARY, summary)
     _report(workdir)
@@ -161,6 +161,18 @@ def _new_folder(name: str, experiment: build.Experiment) -> pathlib.Path:
     number += 1
     folder = base.with_name(f"{base.name}-{number}")
   return folder
+
+
+def _warn(
+  console: Console, experiment: build.Experiment, warnings: Sequence[str]
+) -> None:
+  """Tells warnings, or refuses what they warn of where that is asked for."""
+  if warnings and experiment.config["forbid_warnings"]:
+    raise errors.InputError(
+      "`config.forbid_warnings` is set: " + " ".join(warnings)
+    )
+  for warning in warnings:
+    show.line(console, f"warning: {warning}")
 
 
 def _report(workdir: pathlib.Path) -> None:

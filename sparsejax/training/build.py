@@ -149,10 +149,6 @@ def build(config: ConfigDict) -> Experiment:
     warnings=_late_schedules(plain, fed),
   )
   _try_init(experiment)
-  if plain["forbid_warnings"] and experiment.warnings:
-    raise errors.InputError(
-      "`config.forbid_warnings` is set: " + " ".join(experiment.warnings)
-    )
   return experiment
 
 

@@ -201,7 +201,10 @@ def _train(
       last_good = at
     show.progress(at, rows[-1])
     if stopping:
-      return outcome(TERMINATED, f"Stopped by SIGTERM; saved at step {at}.")
+      return outcome(
+        TERMINATED,
+        f"Stopped by SIGTERM; saved at step {at}. The same command goes on.",
+      )
   evaluation = _evaluate(programs, state) | _evaluate_train(programs, state)
   return outcome(DONE)
 

@@ -17,11 +17,12 @@ from rich.table import Table
 
 from sparsejax.training import loop
 
+# Short enough for one line of 80 columns beside the bar.
 _NUMBERS = {
-  "loss": "{:.4f}",
-  "accuracy": "{:.1%}",
-  "test_accuracy": "{:.2%}",
-  "sparsity": "{:.2%}",
+  "loss": "loss {:.4f}",
+  "accuracy": "acc {:.1%}",
+  "test_accuracy": "test {:.2%}",
+  "sparsity": "sparsity {:.1%}",
 }
 
 
@@ -84,6 +85,7 @@ def result(
     ("test loss", f"{summary['test_loss']:.4f}"),
     ("asked sparsity", "none" if asked is None else f"{asked:.4%}"),
     ("achieved sparsity", f"{summary['sparsity']:.4%}"),
+    ("active weights", f"{summary['active']:,} (asked: {summary['asked']:,})"),
     ("ever active (ITOP)", _percent(summary["itop_rate"])),
     ("compiled in", f"{summary['compile_seconds']:.1f} s"),
     ("trained in", f"{summary['train_seconds']:.1f} s"),
@@ -95,7 +97,7 @@ def result(
 
 def _bar(console: Console) -> Progress:
   return Progress(
-    BarColumn(bar_width=24),
+    BarColumn(bar_width=8),
     MofNCompleteColumn(),
     TextColumn("{task.fields[numbers]}"),
     TimeRemainingColumn(),
@@ -110,10 +112,8 @@ def _plain(
 
 
 def _numbers(row: Mapping[str, Any]) -> str:
-  return "  ".join(
-    f"{name.replace('_', ' ')} {form.format(row[name])}"
-    for name, form in _NUMBERS.items()
-    if name in row
+  return " ".join(
+    form.format(row[name]) for name, form in _NUMBERS.items() if name in row
   )
 
 
