@@ -10,6 +10,7 @@ import pathlib
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import time
 
@@ -314,3 +315,44 @@ def test_a_finished_run_is_shown_again_and_left_alone(
   )
   assert status == 0
   assert "finished; nothing was changed" in " ".join(out.split())
+
+
+def start_two(workdir, cache) -> list[subprocess.Popen]:
+  with socket.socket() as probe:
+    probe.bind(("127.0.0.1", 0))
+    port = probe.getsockname()[1]
+  return [
+      trainer.start(
+          workdir,
+          "--config.epochs=4",
+          "--config.dispatch_steps=4",
+          "--config.checkpoint_every_epochs=1",
+          "--config.model.hidden=(32,)",
+          f"--coordinator_address=127.0.0.1:{port}",
+          "--num_processes=2",
+          f"--process_id={index}",
+          cache=cache,
+      )
+      for index in range(2)
+  ]
+
+
+def finish_two(started) -> tuple[list[int], str]:
+  ended = [trainer.finish(process) for process in started]
+  return [status for status, _, _ in ended], str(ended)
+
+
+def test_sigterm_to_one_of_two_processes_saves_and_ends_both(tmp_path, cache):
+  left_alone, workdir = tmp_path / "alone", tmp_path / "run"
+  statuses, told = finish_two(start_two(left_alone, cache))
+  assert statuses == [0, 0], told
+  started = start_two(workdir, cache)
+  trainer.wait_for(started[0], lambda: trainer.last_step(workdir) >= 22)
+  started[1].send_signal(signal.SIGTERM)
+  statuses, told = finish_two(started)
+  assert statuses == [143, 143], told
+  assert f"saved at step {trainer.saved_steps(workdir)[-1]}" in told
+  statuses, told = finish_two(start_two(workdir, cache))
+  assert statuses == [0, 0], told
+  assert "Going on from step" in told
+  trainer.assert_same_run(workdir, left_alone)

@@ -88,8 +88,12 @@ def saved_steps(workdir) -> list[int]:
 def newest_state(workdir):
   """The arrays of the newest checkpoint, read without the code under test."""
   folder = pathlib.Path(workdir) / "checkpoints"
-  with ocp.StandardCheckpointer() as reader:
-    return reader.restore(folder / str(saved_steps(workdir)[-1]) / "state")
+  here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
+    return reader.restore(
+        folder / str(saved_steps(workdir)[-1]) / "state",
+        args=ocp.args.StandardRestore(fallback_sharding=here),
+    )
 
 
 def metrics(workdir) -> list[dict]:

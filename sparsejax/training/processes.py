@@ -55,6 +55,8 @@ def join(
       f"Joining the other processes failed: {error}"
       " `--distributed=False` trains in this process alone."
     ) from error
+  # jax has put a handler of its own under Python's, which hides this one.
+  signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
 
 
 def is_first() -> bool:
