@@ -324,9 +324,11 @@ def start_two(workdir, cache) -> list[subprocess.Popen]:
   return [
       trainer.start(
           workdir,
-          "--config.epochs=4",
+          "--config.epochs=3",
           "--config.dispatch_steps=4",
+          "--config.eval_every_epochs=1",
           "--config.checkpoint_every_epochs=1",
+          "--config.log_every_steps=1",
           "--config.model.hidden=(32,)",
           f"--coordinator_address=127.0.0.1:{port}",
           "--num_processes=2",
@@ -347,7 +349,7 @@ def test_sigterm_to_one_of_two_processes_saves_and_ends_both(tmp_path, cache):
   statuses, told = finish_two(start_two(left_alone, cache))
   assert statuses == [0, 0], told
   started = start_two(workdir, cache)
-  trainer.wait_for(started[0], lambda: trainer.last_step(workdir) >= 22)
+  trainer.wait_for(started[0], lambda: trainer.last_step(workdir) >= 8)
   started[1].send_signal(signal.SIGTERM)
   statuses, told = finish_two(started)
   assert statuses == [143, 143], told
