@@ -9,13 +9,13 @@ import sys
 import time
 from typing import Any, NamedTuple
 
-from flax import struct
 import jax
 import jax.numpy as jnp
-from jax.sharding import SingleDeviceSharding
 import numpy as np
 import optax
 import pytest
+from flax import struct
+from jax.sharding import SingleDeviceSharding
 
 from sparsejax.training import checkpoints, digests
 
@@ -42,43 +42,43 @@ def train_state(seed: int = 0) -> TrainState:
   key = jax.random.key(seed)
   kernel = jax.random.normal(key, (64, 32))
   params = {
-      "dense": {"kernel": kernel, "bias": jnp.full((32,), -0.0)},
-      "head": {"kernel": kernel[:8, :4].astype(jnp.bfloat16)},
+    "dense": {"kernel": kernel, "bias": jnp.full((32,), -0.0)},
+    "head": {"kernel": kernel[:8, :4].astype(jnp.bfloat16)},
   }
   inner = optax.chain(
-      optax.clip_by_global_norm(1.0),
-      optax.masked(optax.adam(1e-3), {"dense": True, "head": False}),
+    optax.clip_by_global_norm(1.0),
+    optax.masked(optax.adam(1e-3), {"dense": True, "head": False}),
   )
   masks = {
-      "dense": {"kernel": kernel > 0, "bias": optax.MaskedNode()},
-      "head": {"kernel": optax.MaskedNode()},
+    "dense": {"kernel": kernel > 0, "bias": optax.MaskedNode()},
+    "head": {"kernel": optax.MaskedNode()},
   }
   opt_state = SparseState(
-      step=jnp.int32(7),
-      masks=masks,
-      key=jax.random.key_data(key),
-      inner=inner.init(params),
+    step=jnp.int32(7),
+    masks=masks,
+    key=jax.random.key_data(key),
+    inner=inner.init(params),
   )
   return TrainState(jnp.int32(7), params, (opt_state, optax.EmptyState(), None))
 
 
 def abstract(state):
   return jax.tree.map(
-      lambda leaf: jax.ShapeDtypeStruct(
-          leaf.shape,
-          leaf.dtype,
-          sharding=SingleDeviceSharding(jax.devices()[0]),
-      ),
-      state,
+    lambda leaf: jax.ShapeDtypeStruct(
+      leaf.shape,
+      leaf.dtype,
+      sharding=SingleDeviceSharding(jax.devices()[0]),
+    ),
+    state,
   )
 
 
 def open_run(workdir, *, config=None, sparse_leaves=SPARSE, **kwargs):
   return checkpoints.open(
-      workdir,
-      fingerprint=json.dumps(config or CONFIG),
-      sparse_leaves=sparse_leaves,
-      **kwargs,
+    workdir,
+    fingerprint=json.dumps(config or CONFIG),
+    sparse_leaves=sparse_leaves,
+    **kwargs,
   )
 
 
@@ -86,9 +86,9 @@ def save_all(workdir, states, **metrics):
   with contextlib.closing(open_run(workdir)) as run:
     for step, state in states.items():
       run.save(
-          step,
-          state,
-          metrics={n: values[step] for n, values in metrics.items()},
+        step,
+        state,
+        metrics={n: values[step] for n, values in metrics.items()},
       )
 
 
@@ -136,7 +136,7 @@ def test_a_state_may_be_donated_as_soon_as_save_returns(tmp_path):
       state = step(step(state))
   restored = restore(tmp_path, state)
   np.testing.assert_array_equal(
-      restored.state["w"], np.arange(2_000_000, dtype=np.float32) + 8
+    restored.state["w"], np.arange(2_000_000, dtype=np.float32) + 8
   )
 
 
@@ -172,16 +172,16 @@ def test_the_newest_step_is_saved_once_and_no_step_before_it(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("config", "message"),
-    [
-        ({**CONFIG, "epochs": 4}, "`epochs` is 3 there and 4 here"),
-        (
-            {**CONFIG, "model": {"name": "cnn", "widths": [8, 8]}},
-            '`model.name` is "mlp" there and "cnn" here',
-        ),
-        ({**CONFIG, "new": 1}, "`new` is missing there and 1 here"),
-        ({"seed": 0, "epochs": 3}, "`model.widths` is .* there and missing"),
-    ],
+  ("config", "message"),
+  [
+    ({**CONFIG, "epochs": 4}, "`epochs` is 3 there and 4 here"),
+    (
+      {**CONFIG, "model": {"name": "cnn", "widths": [8, 8]}},
+      '`model.name` is "mlp" there and "cnn" here',
+    ),
+    ({**CONFIG, "new": 1}, "`new` is missing there and 1 here"),
+    ({"seed": 0, "epochs": 3}, "`model.widths` is .* there and missing"),
+  ],
 )
 def test_another_config_is_refused_by_its_key(tmp_path, config, message):
   state = train_state()
@@ -192,11 +192,11 @@ def test_another_config_is_refused_by_its_key(tmp_path, config, message):
 
 
 @pytest.mark.parametrize(
-    ("sparse_leaves", "message"),
-    [
-        ((), "`dense/kernel` is sparse there and dense here"),
-        ((*SPARSE, "head/kernel"), "`head/kernel` is dense there and sparse"),
-    ],
+  ("sparse_leaves", "message"),
+  [
+    ((), "`dense/kernel` is sparse there and dense here"),
+    ((*SPARSE, "head/kernel"), "`head/kernel` is dense there and sparse"),
+  ],
 )
 def test_other_sparse_leaves_are_refused(tmp_path, sparse_leaves, message):
   state = train_state()
@@ -206,12 +206,12 @@ def test_other_sparse_leaves_are_refused(tmp_path, sparse_leaves, message):
 
 
 @pytest.mark.parametrize(
-    ("like", "message"),
-    [
-        ({"w": jnp.zeros((4,), jnp.int8)}, r"uint8\[4\].* and .*int8\[4\]"),
-        ({"w": jnp.zeros((2, 2), jnp.uint8)}, r"uint8\[4\].* and .*\[2,2\]"),
-        ({"v": jnp.zeros((4,), jnp.uint8)}, "`v` is missing there"),
-    ],
+  ("like", "message"),
+  [
+    ({"w": jnp.zeros((4,), jnp.int8)}, r"uint8\[4\].* and .*int8\[4\]"),
+    ({"w": jnp.zeros((2, 2), jnp.uint8)}, r"uint8\[4\].* and .*\[2,2\]"),
+    ({"v": jnp.zeros((4,), jnp.uint8)}, "`v` is missing there"),
+  ],
 )
 def test_other_shapes_dtypes_and_leaves_are_refused(tmp_path, like, message):
   save_all(tmp_path, {1: {"w": jnp.zeros((4,), jnp.uint8)}})
@@ -255,8 +255,8 @@ def damage(kind: str, path: pathlib.Path, at: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "at"),
-    [("flip", 0.3), ("flip", 0.8), ("empty", 0), ("gone", 0)],
+  ("kind", "at"),
+  [("flip", 0.3), ("flip", 0.8), ("empty", 0), ("gone", 0)],
 )
 def test_no_damage_to_any_file_is_taken_for_a_whole_state(tmp_path, kind, at):
   states = {1: train_state(1), 2: train_state(2)}
@@ -276,7 +276,7 @@ def test_no_damage_to_any_file_is_taken_for_a_whole_state(tmp_path, kind, at):
 
 def test_a_flip_in_raw_array_data_is_found_though_orbax_reads_it(tmp_path):
   states = {
-      i: {"w": jax.random.normal(jax.random.key(i), (256, 256))} for i in (1, 2)
+    i: {"w": jax.random.normal(jax.random.key(i), (256, 256))} for i in (1, 2)
   }
   save_all(tmp_path, states)
   largest = max(files_of(tmp_path, 2), key=lambda path: path.stat().st_size)
@@ -285,7 +285,7 @@ def test_a_flip_in_raw_array_data_is_found_though_orbax_reads_it(tmp_path):
   restored = restore(tmp_path, states[1])
   assert restored.step == 1
   assert restored.skipped == (
-      "checkpoint 2 is damaged: the bytes of `w` have changed",
+    "checkpoint 2 is damaged: the bytes of `w` have changed",
   )
   assert_same_bits(restored.state, states[1])
   # The step can be saved again, and the damaged one is not thrown away.
@@ -316,7 +316,7 @@ def test_a_digest_sees_every_bit_and_every_swap():
 
 
 @pytest.mark.parametrize(
-    "dtype", ["bool", "int4", "uint8", "float8_e4m3fn", "bfloat16", "complex64"]
+  "dtype", ["bool", "int4", "uint8", "float8_e4m3fn", "bfloat16", "complex64"]
 )
 def test_a_digest_takes_any_dtype(dtype):
   zeros = jnp.zeros((3, 1), dtype)
@@ -331,10 +331,10 @@ def child(code: str, *args, devices: int = 1, **kwargs) -> subprocess.Popen:
   setup = f"import sys; sys.path.insert(0, {str(root)!r})\n"
   setup += "from test_checkpoints import *\n"
   return subprocess.Popen(
-      [sys.executable, "-c", setup + code, *map(str, args)],
-      env={**os.environ, "JAX_NUM_CPU_DEVICES": str(devices)},
-      text=True,
-      **kwargs,
+    [sys.executable, "-c", setup + code, *map(str, args)],
+    env={**os.environ, "JAX_NUM_CPU_DEVICES": str(devices)},
+    text=True,
+    **kwargs,
   )
 
 

@@ -22,10 +22,10 @@ from sparsejax import train
 KILLS = int(os.environ.get("SPARSEJAX_KILLS", "2"))
 # Small dispatches and many saves: a random moment falls into each of them.
 MANY_SAVES = (
-    "--config.epochs=40",
-    "--config.dispatch_steps=20",
-    "--config.checkpoint_every_epochs=1",
-    "--config.log_every_steps=5",
+  "--config.epochs=40",
+  "--config.dispatch_steps=20",
+  "--config.checkpoint_every_epochs=1",
+  "--config.log_every_steps=5",
 )
 STEPS = 40 * 22
 
@@ -46,7 +46,7 @@ def undisturbed(tmp_path_factory, cache):
 
 
 def test_a_run_that_everything_happens_to_ends_like_one_left_alone(
-    tmp_path, undisturbed, cache
+  tmp_path, undisturbed, cache
 ):
   workdir = tmp_path / "run"
   kill_while_it_starts(workdir, cache)
@@ -110,7 +110,7 @@ def kill_during_a_save(workdir, cache) -> None:
 def terminate(workdir, cache) -> None:
   process = trainer.start(workdir, *MANY_SAVES, cache=cache)
   trainer.wait_for(
-      process, lambda: trainer.last_step(workdir) >= 3 * STEPS // 4
+    process, lambda: trainer.last_step(workdir) >= 3 * STEPS // 4
   )
   process.send_signal(signal.SIGTERM)
   status, out, err = trainer.finish(process)
@@ -152,7 +152,7 @@ def fill(file: pathlib.Path) -> None:
 
 
 def test_a_full_disk_stops_a_run_that_goes_on_when_there_is_room(
-    tmp_path, undisturbed, cache
+  tmp_path, undisturbed, cache
 ):
   disk = tmp_path / "disk"
   workdir = disk / "run"
@@ -174,15 +174,15 @@ def test_a_full_disk_stops_a_run_that_goes_on_when_there_is_room(
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_its_checkpoint(
-    tmp_path, cache
+  tmp_path, cache
 ):
   # Decay alone moves the weights: by a factor of -1.3 a step, from step 1.
   status, out, err = trainer.run(
-      tmp_path,
-      *MANY_SAVES,
-      "--config.optimizer.learning_rate=1e-9",
-      "--config.optimizer.weight_decay=1.5e9",
-      cache=cache,
+    tmp_path,
+    *MANY_SAVES,
+    "--config.optimizer.learning_rate=1e-9",
+    "--config.optimizer.weight_decay=1.5e9",
+    cache=cache,
   )
   assert status == 3, out + err
   newest = trainer.saved_steps(tmp_path)[-1]
@@ -210,48 +210,48 @@ DIGITS = "--config=configs/digits.py"
 
 
 @pytest.mark.parametrize(
-    ("args", "told"),
-    [
-        ([f"{DIGITS}:granett"], ["'granett'", "'granet'", "rigl_itop"]),
-        ([f"{DIGITS}:runlocall"], ["'runlocall'", "'runlocal'"]),
-        ([f"{DIGITS}:set,sparsty=0.9"], ["'sparsty'", "'sparsity'"]),
-        ([f"{DIGITS}:set,model=mpl"], ["'mpl'", "'mlp'", "cnn"]),
-        ([f"{DIGITS}:set,sparsity=high"], ["sparsity=high", "float"]),
-        (
-            [f"{DIGITS}:granet,sparsity=90"],
-            ["`sparsity` must be in [0, 1), got 90", "0.9"],
-        ),
-        (
-            [DIGITS, "--config.optimzer.learning_rate=1"],
-            ["optimzer", "'--config.optimizer.learning_rate'"],
-        ),
-        ([DIGITS, "config.seed=1"], ["'config.seed=1'", "--config.seed=1"]),
-        ([DIGITS, "--config.seed=abc"], ["config.seed=abc"]),
-        ([DIGITS, "--config.epochs=-1"], ["`config.epochs`", "-1"]),
-        ([DIGITS, "--config.batch_size=0"], ["`config.batch_size`", "got 0"]),
-        ([DIGITS, "--config.data.name=digit"], ["'digit'", "'digits'"]),
-        ([DIGITS, "--config.model.name=mpl"], ["'mpl'", "'mlp'"]),
-        ([DIGITS, "--config.method.name=rigel"], ["'rigel'", "'rigl'"]),
-        ([DIGITS, "--config.optimizer.name=adm"], ["'adm'", "'adamw'"]),
-        (
-            [DIGITS, "--config.optimizer.learning_rate=nan"],
-            ["`learning_rate`", "nan"],
-        ),
-        (
-            [DIGITS, "--config.select=('Dense_9/*',)"],
-            ["'Dense_9/*'", "matches no leaf", "Dense_1/kernel"],
-        ),
-        (
-            [
-                DIGITS,
-                "--config.method.end_epochs=1000",
-                "--config.forbid_warnings=True",
-            ],
-            ["`config.forbid_warnings`", "after the last step"],
-        ),
-        (["--config=configs/digit.py"], ["'configs/digit.py'", "digits.py"]),
-        ([], ["--config=FILE"]),
-    ],
+  ("args", "told"),
+  [
+    ([f"{DIGITS}:granett"], ["'granett'", "'granet'", "rigl_itop"]),
+    ([f"{DIGITS}:runlocall"], ["'runlocall'", "'runlocal'"]),
+    ([f"{DIGITS}:set,sparsty=0.9"], ["'sparsty'", "'sparsity'"]),
+    ([f"{DIGITS}:set,model=mpl"], ["'mpl'", "'mlp'", "cnn"]),
+    ([f"{DIGITS}:set,sparsity=high"], ["sparsity=high", "float"]),
+    (
+      [f"{DIGITS}:granet,sparsity=90"],
+      ["`sparsity` must be in [0, 1), got 90", "0.9"],
+    ),
+    (
+      [DIGITS, "--config.optimzer.learning_rate=1"],
+      ["optimzer", "'--config.optimizer.learning_rate'"],
+    ),
+    ([DIGITS, "config.seed=1"], ["'config.seed=1'", "--config.seed=1"]),
+    ([DIGITS, "--config.seed=abc"], ["config.seed=abc"]),
+    ([DIGITS, "--config.epochs=-1"], ["`config.epochs`", "-1"]),
+    ([DIGITS, "--config.batch_size=0"], ["`config.batch_size`", "got 0"]),
+    ([DIGITS, "--config.data.name=digit"], ["'digit'", "'digits'"]),
+    ([DIGITS, "--config.model.name=mpl"], ["'mpl'", "'mlp'"]),
+    ([DIGITS, "--config.method.name=rigel"], ["'rigel'", "'rigl'"]),
+    ([DIGITS, "--config.optimizer.name=adm"], ["'adm'", "'adamw'"]),
+    (
+      [DIGITS, "--config.optimizer.learning_rate=nan"],
+      ["`learning_rate`", "nan"],
+    ),
+    (
+      [DIGITS, "--config.select=('Dense_9/*',)"],
+      ["'Dense_9/*'", "matches no leaf", "Dense_1/kernel"],
+    ),
+    (
+      [
+        DIGITS,
+        "--config.method.end_epochs=1000",
+        "--config.forbid_warnings=True",
+      ],
+      ["`config.forbid_warnings`", "after the last step"],
+    ),
+    (["--config=configs/digit.py"], ["'configs/digit.py'", "digits.py"]),
+    ([], ["--config=FILE"]),
+  ],
 )
 def test_bad_input_is_told_in_one_line(args, told, tmp_path, capsys, here):
   workdir = tmp_path / "run"
@@ -278,11 +278,11 @@ def test_a_workdir_that_is_a_file_is_told(tmp_path, capsys, here):
 def test_a_workdir_of_another_config_is_refused(undisturbed, capsys, here):
   before = (undisturbed / "summary.json").read_bytes()
   status, _, err = main(
-      capsys,
-      f"{DIGITS}:set,sparsity=0.8",
-      *MANY_SAVES,
-      "--config.seed=5",
-      f"--workdir={undisturbed}",
+    capsys,
+    f"{DIGITS}:set,sparsity=0.8",
+    *MANY_SAVES,
+    "--config.seed=5",
+    f"--workdir={undisturbed}",
   )
   assert status == 2
   assert "`seed` is 0 there and 5 here" in err
@@ -291,27 +291,27 @@ def test_a_workdir_of_another_config_is_refused(undisturbed, capsys, here):
 
 
 def test_checkpoints_of_another_config_are_refused(
-    undisturbed, tmp_path, capsys, here
+  undisturbed, tmp_path, capsys, here
 ):
   shutil.copytree(undisturbed / "checkpoints", tmp_path / "checkpoints")
   status, _, err = main(
-      capsys,
-      f"{DIGITS}:set,sparsity=0.9,model=cnn",
-      *MANY_SAVES,
-      f"--workdir={tmp_path}",
+    capsys,
+    f"{DIGITS}:set,sparsity=0.9,model=cnn",
+    *MANY_SAVES,
+    f"--workdir={tmp_path}",
   )
   assert status == 2
   assert '`model.name` is "mlp" there and "cnn" here' in err
 
 
 def test_a_finished_run_is_shown_again_and_left_alone(
-    undisturbed, capsys, here
+  undisturbed, capsys, here
 ):
   status, out, _ = main(
-      capsys,
-      f"{DIGITS}:set,sparsity=0.9",
-      *MANY_SAVES,
-      f"--workdir={undisturbed}",
+    capsys,
+    f"{DIGITS}:set,sparsity=0.9",
+    *MANY_SAVES,
+    f"--workdir={undisturbed}",
   )
   assert status == 0
   assert "finished; nothing was changed" in " ".join(out.split())
@@ -322,20 +322,20 @@ def start_two(workdir, cache) -> list[subprocess.Popen]:
     probe.bind(("127.0.0.1", 0))
     port = probe.getsockname()[1]
   return [
-      trainer.start(
-          workdir,
-          "--config.epochs=3",
-          "--config.dispatch_steps=4",
-          "--config.eval_every_epochs=1",
-          "--config.checkpoint_every_epochs=1",
-          "--config.log_every_steps=1",
-          "--config.model.hidden=(32,)",
-          f"--coordinator_address=127.0.0.1:{port}",
-          "--num_processes=2",
-          f"--process_id={index}",
-          cache=cache,
-      )
-      for index in range(2)
+    trainer.start(
+      workdir,
+      "--config.epochs=3",
+      "--config.dispatch_steps=4",
+      "--config.eval_every_epochs=1",
+      "--config.checkpoint_every_epochs=1",
+      "--config.log_every_steps=1",
+      "--config.model.hidden=(32,)",
+      f"--coordinator_address=127.0.0.1:{port}",
+      "--num_processes=2",
+      f"--process_id={index}",
+      cache=cache,
+    )
+    for index in range(2)
   ]
 
 

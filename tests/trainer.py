@@ -16,24 +16,24 @@ _CLOCK = ("_seconds", "_per_second")
 
 
 def start(
-    workdir, *args, options="set,sparsity=0.9", cache=None, env=None
+  workdir, *args, options="set,sparsity=0.9", cache=None, env=None
 ) -> subprocess.Popen:
   """Starts `python -m sparsejax.train` in a process of its own."""
   command = [
-      sys.executable,
-      "-m",
-      "sparsejax.train",
-      f"--config=configs/digits.py:{options}",
-      f"--workdir={workdir}",
-      *args,
+    sys.executable,
+    "-m",
+    "sparsejax.train",
+    f"--config=configs/digits.py:{options}",
+    f"--workdir={workdir}",
+    *args,
   ]
   return subprocess.Popen(
-      command,
-      cwd=ROOT,
-      env={**os.environ, **_cached(cache), **(env or {})},
-      stdout=subprocess.PIPE,
-      stderr=subprocess.PIPE,
-      text=True,
+    command,
+    cwd=ROOT,
+    env={**os.environ, **_cached(cache), **(env or {})},
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
   )
 
 
@@ -52,9 +52,9 @@ def _cached(cache) -> dict[str, str]:
   if cache is None:
     return {}
   return {
-      "JAX_COMPILATION_CACHE_DIR": str(cache),
-      "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-      "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
+    "JAX_COMPILATION_CACHE_DIR": str(cache),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
   }
 
 
@@ -91,8 +91,8 @@ def newest_state(workdir):
   here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
   with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
     return reader.restore(
-        folder / str(saved_steps(workdir)[-1]) / "state",
-        args=ocp.args.StandardRestore(fallback_sharding=here),
+      folder / str(saved_steps(workdir)[-1]) / "state",
+      args=ocp.args.StandardRestore(fallback_sharding=here),
     )
 
 
@@ -118,7 +118,7 @@ def assert_same_run(one, other) -> None:
   left, right = newest_state(one), newest_state(other)
   assert jax.tree.structure(left) == jax.tree.structure(right)
   for (path, a), b in zip(
-      jax.tree.leaves_with_path(left), jax.tree.leaves(right), strict=True
+    jax.tree.leaves_with_path(left), jax.tree.leaves(right), strict=True
   ):
     same = np.asarray(a).tobytes() == np.asarray(b).tobytes()
     assert same, jax.tree_util.keystr(path)

@@ -14,11 +14,11 @@ a step's number. What Orbax does not do is done here:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 import contextlib
 import json
 import pathlib
 import shutil
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -62,11 +62,11 @@ class _DamagedError(Exception):
 
 
 def open(
-    workdir: pathlib.Path,
-    *,
-    fingerprint: str,
-    sparse_leaves: tuple[str, ...],
-    keep_best_by: str | None = "test_accuracy",
+  workdir: pathlib.Path,
+  *,
+  fingerprint: str,
+  sparse_leaves: tuple[str, ...],
+  keep_best_by: str | None = "test_accuracy",
 ) -> Checkpoints:
   """Opens the checkpoints of a run, and clears what a killed save left behind.
 
@@ -87,15 +87,15 @@ def open(
   config = json.loads(fingerprint)
   if not isinstance(config, dict):
     raise ValueError(
-        f"`fingerprint` must be a JSON object, got {fingerprint[:60]!r}."
+      f"`fingerprint` must be a JSON object, got {fingerprint[:60]!r}."
     )
   workdir = pathlib.Path(workdir).resolve()
   directory = workdir / _FOLDER
   _make_shared(directory)
   return Checkpoints(
-      directory,
-      run={"config": config, "sparse_leaves": sorted(sparse_leaves)},
-      keep_best_by=keep_best_by,
+    directory,
+    run={"config": config, "sparse_leaves": sorted(sparse_leaves)},
+    keep_best_by=keep_best_by,
   )
 
 
@@ -103,11 +103,11 @@ class Checkpoints:
   """The checkpoints of one run; made by `open`."""
 
   def __init__(
-      self,
-      directory: pathlib.Path,
-      *,
-      run: Mapping[str, Any],
-      keep_best_by: str | None,
+    self,
+    directory: pathlib.Path,
+    *,
+    run: Mapping[str, Any],
+    keep_best_by: str | None,
   ):
     self._directory = directory
     self._run = run
@@ -118,7 +118,7 @@ class Checkpoints:
     self._silence.enter_context(echoes.silenced())
 
   def save(
-      self, step: int, state: PyTree, *, metrics: Mapping[str, float]
+    self, step: int, state: PyTree, *, metrics: Mapping[str, float]
   ) -> None:
     """Starts to save `state`, and returns as soon as it may be donated.
 
@@ -141,18 +141,18 @@ class Checkpoints:
       if step == newest:
         return
       raise ValueError(
-          f"`step` must be above {newest}, the newest, got {step}."
+        f"`step` must be above {newest}, the newest, got {step}."
       )
     record = self._record(step, state, metrics)
     self._best.remember(step, record)
     self._pending = step
     try:
       self._manager.save(
-          step,
-          args=ocp.args.Composite(
-              state=ocp.args.StandardSave(state),
-              record=ocp.args.JsonSave(identity.seal(record)),
-          ),
+        step,
+        args=ocp.args.Composite(
+          state=ocp.args.StandardSave(state),
+          record=ocp.args.JsonSave(identity.seal(record)),
+        ),
       )
     except Exception as error:
       raise self._save_failed(error) from error
@@ -189,9 +189,9 @@ class Checkpoints:
       echoes.wait()
     if damaged:
       raise CheckpointError(
-          f"No checkpoint in {self._directory} is whole: "
-          + "; ".join(damaged.values())
-          + ". Remove that folder to start from the beginning."
+        f"No checkpoint in {self._directory} is whole: "
+        + "; ".join(damaged.values())
+        + ". Remove that folder to start from the beginning."
       )
     return None
 
@@ -208,15 +208,15 @@ class Checkpoints:
       self._silence.close()
 
   def _record(
-      self, step: int, state: PyTree, metrics: Mapping[str, float]
+    self, step: int, state: PyTree, metrics: Mapping[str, float]
   ) -> dict[str, Any]:
     return {
-        "format": _FORMAT,
-        "step": step,
-        **self._run,
-        "leaves": identity.signatures(state),
-        "digests": digests.tree_digests(state),
-        "metrics": {name: float(value) for name, value in metrics.items()},
+      "format": _FORMAT,
+      "step": step,
+      **self._run,
+      "leaves": identity.signatures(state),
+      "digests": digests.tree_digests(state),
+      "metrics": {name: float(value) for name, value in metrics.items()},
     }
 
   def _wait(self) -> None:
@@ -233,13 +233,13 @@ class Checkpoints:
     echoes.wait()
     newest = self._manager.latest_step()
     kept = (
-        "There is no older checkpoint."
-        if newest is None
-        else f"The newest whole checkpoint is step {newest}."
+      "There is no older checkpoint."
+      if newest is None
+      else f"The newest whole checkpoint is step {newest}."
     )
     return CheckpointError(
-        f"Step {step} could not be saved in {self._directory}: "
-        f"{_cause(error)}. Nothing that was saved before is lost. {kept}"
+      f"Step {step} could not be saved in {self._directory}: "
+      f"{_cause(error)}. Nothing that was saved before is lost. {kept}"
     )
 
   def _reopen(self) -> None:
@@ -251,31 +251,31 @@ class Checkpoints:
 
   def _new_manager(self) -> ocp.CheckpointManager:
     keep = checkpoint_managers.AnyPreservationPolicy(
-        [
-            checkpoint_managers.LatestN(_NEWEST_KEPT),
-            self._best,
-        ]
+      [
+        checkpoint_managers.LatestN(_NEWEST_KEPT),
+        self._best,
+      ]
     )
     try:
       _remove_leftovers(self._directory)
       return ocp.CheckpointManager(
-          self._directory,
-          options=ocp.CheckpointManagerOptions(
-              preservation_policy=keep,
-              create=False,
-              save_root_metadata=False,
-              # Reading every step's files here would let a damaged one stop
-              # the start.
-              lightweight_initialize=True,
-          ),
+        self._directory,
+        options=ocp.CheckpointManagerOptions(
+          preservation_policy=keep,
+          create=False,
+          save_root_metadata=False,
+          # Reading every step's files here would let a damaged one stop
+          # the start.
+          lightweight_initialize=True,
+        ),
       )
     except OSError as error:
       raise CheckpointError(
-          f"{self._directory} cannot be used: {_cause(error)}."
+        f"{self._directory} cannot be used: {_cause(error)}."
       ) from error
 
   def _try_restore(
-      self, step: int, abstract_state: PyTree
+    self, step: int, abstract_state: PyTree
   ) -> tuple[PyTree, str | None]:
     """Returns the state and None, or None and how it is damaged."""
     try:
@@ -295,20 +295,20 @@ class Checkpoints:
     return state
 
   def _check_identity(
-      self, step: int, record: Mapping[str, Any], abstract_state: PyTree
+    self, step: int, record: Mapping[str, Any], abstract_state: PyTree
   ) -> None:
     if record["format"] != _FORMAT:
       raise CheckpointError(
-          f"Checkpoint {step} in {self._directory} has format "
-          f"{record['format']}; this version reads format {_FORMAT}."
+        f"Checkpoint {step} in {self._directory} has format "
+        f"{record['format']}; this version reads format {_FORMAT}."
       )
     asked = {**self._run, "leaves": identity.signatures(abstract_state)}
     differences = identity.differences(record, asked)
     if differences:
       raise CheckpointError(
-          f"Checkpoint {step} in {self._directory} is of another run: "
-          + identity.told(differences)
-          + ". Run with what it was made with, or use another workdir."
+        f"Checkpoint {step} in {self._directory} is of another run: "
+        + identity.told(differences)
+        + ". Run with what it was made with, or use another workdir."
       )
 
   def _set_aside(self, steps: Sequence[int]) -> None:
@@ -373,12 +373,12 @@ def _read_state(step_folder: pathlib.Path, abstract_state: PyTree) -> PyTree:
   # Each process reads its shards by itself. The manager would wait for the
   # others at the end of the read, and one that failed never comes there.
   alone = ocp.options.MultiprocessingOptions(
-      primary_host=jax.process_index(), active_processes={jax.process_index()}
+    primary_host=jax.process_index(), active_processes={jax.process_index()}
   )
   handler = ocp.StandardCheckpointHandler(multiprocessing_options=alone)
   with ocp.Checkpointer(handler, multiprocessing_options=alone) as reader:
     return reader.restore(
-        step_folder / "state", args=ocp.args.StandardRestore(abstract_state)
+      step_folder / "state", args=ocp.args.StandardRestore(abstract_state)
     )
 
 
@@ -392,7 +392,7 @@ def _agreed(read: Callable[[], Any]) -> Any:
     if isinstance(error, _DamagedError):
       raise error
     raise _DamagedError(
-        _first_line(error) if error else "another process could not read it"
+      _first_line(error) if error else "another process could not read it"
     ) from error
   return result
 
@@ -423,7 +423,7 @@ def _check_placed(abstract_state: PyTree) -> None:
     if getattr(leaf, "sharding", None) is None:
       name = digests.leaf_name(path)
       raise ValueError(
-          f"`abstract_state` must have shardings, `{name}` has none."
+        f"`abstract_state` must have shardings, `{name}` has none."
       )
 
 

@@ -32,8 +32,8 @@ def tree_digests(tree: PyTree) -> dict[str, int]:
   leaves = jax.tree.leaves_with_path(tree)
   digests = jax.device_get([digest(leaf) for _, leaf in leaves])
   return {
-      leaf_name(path): int(value)
-      for (path, _), value in zip(leaves, digests, strict=True)
+    leaf_name(path): int(value)
+    for (path, _), value in zip(leaves, digests, strict=True)
   }
 
 

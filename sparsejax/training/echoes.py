@@ -5,14 +5,14 @@ that it passes, and the reads and writes of the other arrays end after the event
 loop that waited for them. The one error that is raised tells all of it.
 """
 
-from collections.abc import Iterator
 import contextlib
 import gc
 import logging
 import sys
 import time
-from typing import Any
 import warnings
+from collections.abc import Iterator
+from typing import Any
 
 _LATE = "Event loop is closed"
 _NEVER_RUN = "coroutine .* was never awaited"

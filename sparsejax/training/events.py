@@ -5,9 +5,9 @@ ends, because a disk is full, the next numbers wait for it forever; here the
 error is raised where it happens.
 """
 
-from collections.abc import Mapping
 import pathlib
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from tensorboardX.event_file_writer import EventsWriter
@@ -35,9 +35,7 @@ class Writer:
     self._file = EventsWriter(str(folder / "events"))
     restart = _events.SessionLog(status=_events.SessionLog.START)
     self._file.write_event(
-        _events.Event(
-            wall_time=time.time(), step=start + 1, session_log=restart
-        )
+      _events.Event(wall_time=time.time(), step=start + 1, session_log=restart)
     )
 
   def write(self, row: Mapping[str, Any]) -> None:
@@ -50,16 +48,16 @@ class Writer:
       OSError: if they cannot be written.
     """
     points = [
-        _summaries.Summary.Value(tag=name, simple_value=float(value))
-        for name, value in row.items()
-        if name != "step" and value is not None
+      _summaries.Summary.Value(tag=name, simple_value=float(value))
+      for name, value in row.items()
+      if name != "step" and value is not None
     ]
     self._file.write_event(
-        _events.Event(
-            wall_time=time.time(),
-            step=row["step"],
-            summary=_summaries.Summary(value=points),
-        )
+      _events.Event(
+        wall_time=time.time(),
+        step=row["step"],
+        summary=_summaries.Summary(value=points),
+      )
     )
 
   def flush(self) -> None:

@@ -10,10 +10,10 @@ The record is one JSON object:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 import json
-from typing import Any
 import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 
@@ -51,10 +51,8 @@ def unseal(data: bytes) -> Record:
 def signatures(state: PyTree) -> dict[str, str]:
   """Leaf name to dtype and shape, of arrays or `jax.ShapeDtypeStruct`."""
   return {
-      digests.leaf_name(path): (
-          f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
-      )
-      for path, leaf in jax.tree.leaves_with_path(state)
+    digests.leaf_name(path): (f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]")
+    for path, leaf in jax.tree.leaves_with_path(state)
   }
 
 
@@ -66,9 +64,9 @@ def differences(saved: Record, asked: Record) -> list[str]:
     left out where an earlier one explains them.
   """
   return (
-      _value_differences(_flat(saved["config"]), _flat(asked["config"]))
-      or _name_differences(saved["sparse_leaves"], asked["sparse_leaves"])
-      or _value_differences(saved["leaves"], asked["leaves"])
+    _value_differences(_flat(saved["config"]), _flat(asked["config"]))
+    or _name_differences(saved["sparse_leaves"], asked["sparse_leaves"])
+    or _value_differences(saved["leaves"], asked["leaves"])
   )
 
 
@@ -80,12 +78,12 @@ def told(phrases: Sequence[str]) -> str:
 
 
 def _value_differences(
-    saved: Mapping[str, Any], asked: Mapping[str, Any]
+  saved: Mapping[str, Any], asked: Mapping[str, Any]
 ) -> list[str]:
   return [
-      f"`{key}` is {_shown(saved, key)} there and {_shown(asked, key)} here"
-      for key in sorted(saved.keys() | asked.keys())
-      if _shown(saved, key) != _shown(asked, key)
+    f"`{key}` is {_shown(saved, key)} there and {_shown(asked, key)} here"
+    for key in sorted(saved.keys() | asked.keys())
+    if _shown(saved, key) != _shown(asked, key)
   ]
 
 
@@ -107,5 +105,5 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _name_differences(saved: Sequence[str], asked: Sequence[str]) -> list[str]:
   gone, new = sorted(set(saved) - set(asked)), sorted(set(asked) - set(saved))
   return [f"`{name}` is sparse there and dense here" for name in gone] + [
-      f"`{name}` is dense there and sparse here" for name in new
+    f"`{name}` is dense there and sparse here" for name in new
   ]
