@@ -86,7 +86,7 @@ def sparsify(
   def init_fn(params: PyTree) -> SparseState:
     layout = _first_layout(params, select, overrides, masks)
     first, asked = _first_masks(method, layout, key, params, masks)
-    first = trees.masks_tree(params, layout, first)
+    first = _placed_like(params, trees.masks_tree(params, layout, first))
     state = SparseState(
       step=jnp.zeros((), jnp.int32),
       last_update=jnp.full((), -1, jnp.int32),
@@ -214,6 +214,16 @@ def _first_masks(method, layout, key, params, given):
   if method.prunes:
     return first, jnp.array(table[0])
   return first, jnp.array(update.first_asked(method, layout))
+
+
+def _placed_like(params: PyTree, masks: Masks) -> Masks:
+  """Puts each mask where its parameter is; jit leaves that to the compiler."""
+  return trees.map_masked(
+      lambda m, p: m | jnp.zeros_like(p, dtype=bool),
+      masks,
+      params,
+      dense=lambda p: optax.MaskedNode(),
+  )
 
 
 def _reset(inner, inner_state, keep: Masks, params) -> optax.OptState:
