@@ -6,7 +6,7 @@ in the package knows a method by its name.
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.typing
@@ -19,6 +19,7 @@ Masks = PyTree
 """Tree of bool arrays like the parameters, `MaskedNode` at dense leaves."""
 
 
+@runtime_checkable
 class Criterion(Protocol):
   """What a weight is worth: higher survives, or is regrown first."""
 
@@ -33,6 +34,7 @@ class Criterion(Protocol):
     ...
 
 
+@runtime_checkable
 class Distribution(Protocol):
   """Network sparsity -> one sparsity per layer, on the host in float64."""
 
@@ -43,6 +45,7 @@ class Distribution(Protocol):
     ...
 
 
+@runtime_checkable
 class Fraction(Protocol):
   """A share in [0, 1] as a function of the step, computed in float64."""
 
@@ -51,6 +54,7 @@ class Fraction(Protocol):
     ...
 
 
+@runtime_checkable
 class Split(Protocol):
   """Parts of a layer that lose their share separately."""
 
@@ -61,6 +65,7 @@ class Split(Protocol):
     ...
 
 
+@runtime_checkable
 class When(Protocol):
   """The steps at which something is due."""
 
@@ -69,6 +74,7 @@ class When(Protocol):
     ...
 
 
+@runtime_checkable
 class SparsitySchedule(Protocol):
   """The sparsity that is asked for, as a function of the update index."""
 
@@ -95,7 +101,7 @@ class Regrow:
     by: scores the positions that are off; the highest are regrown, zero scores
       in random order.
     fraction: share of the layer's active weights that is exchanged.
-    count: (active, fraction at the step) -> weights to exchange, on the device.
+    count: rounds the share to a number of weights, in float64 on the device.
     when: the steps of the exchange.
     prune_by: scores the active weights; the lowest are pruned.
     split: parts of the layer that lose their share separately.
@@ -105,7 +111,7 @@ class Regrow:
 
   by: Criterion
   fraction: Fraction
-  count: Callable[[Int[Array, "..."], Float[Array, ""]], Int[Array, "..."]]
+  count: Callable[[Float[Array, "..."]], Float[Array, "..."]]
   when: When
   prune_by: Criterion
   split: Split

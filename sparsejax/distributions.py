@@ -150,6 +150,7 @@ def _erdos_renyi(shapes, sparsity, raw, power, dense_glob):
   raw = {name: value**power for name, value in raw.items()}
   dense = _matching(shapes, dense_glob, "dense")
   density = 1 - sparsity
+  scale = 0.0
   while True:
     rest = [name for name in shapes if name not in dense]
     taken = sum(size[n] * sparsity for n in dense)

@@ -96,14 +96,14 @@ def apportion(
     total: the sum to reach; layers gain or lose one weight each in the order of
       their remainders, ties to the earlier layer, never beyond [0, size].
   """
-  sizes = np.asarray(sizes, np.int64)
-  exact = sizes * (1 - np.asarray(sparsities, np.float64))
-  counts = np.clip(np.floor(exact + _TOLERANCE).astype(np.int64), 0, sizes)
+  whole = np.asarray(sizes, np.int64)
+  exact = whole * (1 - np.asarray(sparsities, np.float64))
+  counts = np.clip(np.floor(exact + _TOLERANCE).astype(np.int64), 0, whole)
   order = np.argsort(-(exact - counts), kind="stable")
   while counts.sum() != total:
     step = 1 if counts.sum() < total else -1
     ordered = order if step > 0 else order[::-1]
-    room = (counts < sizes) if step > 0 else (counts > 0)
+    room = (counts < whole) if step > 0 else (counts > 0)
     movable = ordered[room[ordered]][: abs(total - int(counts.sum()))]
     counts[movable] += step
   return counts
@@ -185,7 +185,7 @@ def count_active(
 
 def select(
   scores: Sequence[Float[Array, "..."] | UInt32[Array, "..."]],
-  counts: Int[Array, " groups"],
+  counts: Int[Array | np.ndarray, " groups"],
   competition: Competition,
   *,
   valid: Sequence[Bool[Array, "..."]] | None = None,
@@ -207,12 +207,11 @@ def select(
   if not scores:
     return []
   rank = [ranks(s) for s in scores]
-  if valid is None:
-    valid = [None] * len(rank)
+  where = [None] * len(rank) if valid is None else valid
   counts = jnp.asarray(counts, jnp.int32)
   if backend == "top_k":
-    return _select_by_top_k(rank, counts, competition, valid)
-  return _select_by_threshold(rank, counts, competition, valid)
+    return _select_by_top_k(rank, counts, competition, where)
+  return _select_by_threshold(rank, counts, competition, where)
 
 
 def _select_by_threshold(rank, counts, competition, valid):

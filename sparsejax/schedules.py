@@ -71,9 +71,13 @@ class Ramp:
     first = self.begin_step // self.every_steps
     return self.end_step // self.every_steps - first
 
-  @functools.cached_property
+  @property
   def sparsities(self) -> tuple[float, ...]:
     """Sparsity before the first update and after each one."""
+    return self._sparsities
+
+  @functools.cached_property
+  def _sparsities(self) -> tuple[float, ...]:
     n = max(1, self.last_index)
     between = (self._at(i, n) for i in range(1, n))
     return (self.initial, *between, self.final)

@@ -110,7 +110,8 @@ class Summary(NamedTuple):
 
   def __str__(self) -> str:
     """Returns the table."""
-    rows = [("layer", "shape", "weights", "active", "asked", "sparsity")]
+    header = ("layer", "shape", "weights", "active", "asked", "sparsity")
+    rows: list[tuple[str, ...]] = [header]
     for x in self.layers:
       shape = "x".join(map(str, x.shape))
       rows.append(_row(x.name, shape, x.total, x.active, x.asked, x.sparsity))

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jax import core, lax
 from jaxtyping import Array, Bool, Int, PyTree, UInt32
 
 from sparsejax import criteria, masks, scopes
@@ -330,6 +330,6 @@ def _cond(condition, true_fn, false_fn):
 
   Outside jit a conditional would be compiled anew at every call.
   """
-  if isinstance(condition, jax.core.Tracer):
+  if isinstance(condition, core.Tracer):
     return lax.cond(condition, true_fn, false_fn)
   return true_fn() if condition else false_fn()
