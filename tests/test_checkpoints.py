@@ -3,7 +3,6 @@ import json
 import os
 import pathlib
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -378,27 +377,33 @@ with contextlib.closing(open_run(pathlib.Path(sys.argv[1]))) as run:
 """
 
 
-def test_kill_during_a_save_leaves_the_one_before_it(tmp_path):
-  process = child(SAVE_FOREVER, tmp_path, stdout=subprocess.PIPE)
+def kill_while_it_saves(workdir: pathlib.Path) -> bool:
+  """Says whether the save that had begun was still under way."""
+  process = child(SAVE_FOREVER, workdir, stdout=subprocess.PIPE)
   for line in process.stdout:
     if int(line) >= 3:
       break
   # Now steps are saved without a pause; wait for one that has begun.
   deadline = time.monotonic() + 60
-  while not (begun := list(tmp_path.glob("checkpoints/*tmp*"))):
+  while not list(workdir.glob("checkpoints/*tmp*")):
     assert time.monotonic() < deadline
-  process.send_signal(signal.SIGKILL)
+  process.kill()
   process.wait()
   process.stdout.close()
-  assert begun and list(tmp_path.glob("checkpoints/*tmp*"))
+  return bool(list(workdir.glob("checkpoints/*tmp*")))
+
+
+def test_kill_during_a_save_leaves_the_one_before_it(tmp_path):
+  workdirs = (tmp_path / str(attempt) for attempt in range(5))
+  workdir = next(path for path in workdirs if kill_while_it_saves(path))
   want = jax.random.normal(jax.random.key(0), (4_000_000,))
-  with contextlib.closing(open_run(tmp_path)) as run:
+  with contextlib.closing(open_run(workdir)) as run:
     restored = run.restore_newest(abstract({"w": want}))
-    assert not list(tmp_path.glob("checkpoints/*tmp*"))
+    assert not list(workdir.glob("checkpoints/*tmp*"))
     np.testing.assert_array_equal(restored.state["w"], want + restored.step)
     run.save(restored.step + 1, restored.state, metrics={})
   assert restored.skipped == ()
-  assert steps_on_disk(tmp_path)[-1] == restored.step + 1
+  assert steps_on_disk(workdir)[-1] == restored.step + 1
 
 
 @contextlib.contextmanager
