@@ -1,0 +1,94 @@
+"""Magnitude pruning: at once, and gradually (Zhu & Gupta, 2017)."""
+
+import numpy as np
+
+from oracles import ranking, schedules
+from oracles.network import sparse_leaves
+
+
+def prune_global(leaves, sparsity):
+  """Keeps the largest active weights of the whole network; never grows."""
+  asked = ranking.floor_tol(
+    sum(leaf.size for leaf in leaves) * (1.0 - sparsity)
+  )
+  masks = ranking.keep_top_over(
+    [ranking.magnitude(leaf.weights) for leaf in leaves],
+    asked,
+    [leaf.mask for leaf in leaves],
+  )
+  for leaf, mask in zip(leaves, masks, strict=True):
+    leaf.mask = mask
+
+
+def prune_uniform(leaves, sparsity):
+  """The same within each layer, at one sparsity for all of them.
+
+  Budgets are rounded so that they sum to the asked count, and none may exceed
+  what its layer has left: a layer that cannot grow cannot make up for others.
+  """
+  budgets = ranking.largest_remainder(
+    [leaf.size * (1.0 - sparsity) for leaf in leaves],
+    [leaf.active for leaf in leaves],
+    ranking.floor_tol(sum(leaf.size for leaf in leaves) * (1.0 - sparsity)),
+  )
+  for leaf, budget in zip(leaves, budgets, strict=True):
+    leaf.mask = ranking.keep_top_in(
+      ranking.magnitude(leaf.weights), budget, leaf.mask
+    )
+
+
+class Gradual:
+  """When and how far to prune between `begin_step` and `end_step`.
+
+  Updates fall on multiples of `every` after `begin_step`. Sparsity follows the
+  update index and arrives at the last multiple within `end_step`. If there is
+  no multiple in between, there is one prune at `end_step` itself.
+  """
+
+  def __init__(self, initial, final, *, begin_step=0, end_step, every):
+    self.initial, self.final = initial, final
+    self.begin_step, self.end_step, self.every = begin_step, end_step, every
+    self.n = end_step // every - begin_step // every
+
+  def prunes_at(self, t):
+    if self.n == 0:
+      return t == self.end_step
+    return t % self.every == 0 and self.begin_step < t <= self.end_step
+
+  def sparsity(self, t):
+    if self.n == 0:
+      return self.final
+    i = t // self.every - self.begin_step // self.every
+    return schedules.cubic(self.initial, self.final, i, self.n)
+
+
+def one_shot(sparsity, *, at_step, prune=prune_global):
+  """One prune at one step."""
+
+  def update(leaves, gradients, t):
+    del gradients, t
+    prune(sparse_leaves(leaves), sparsity)
+
+  return [(lambda t: t == at_step, update)]
+
+
+def gmp(gradual, *, prune=prune_global):
+  """Prunes gradually, among the active weights only."""
+
+  def update(leaves, gradients, t):
+    del gradients
+    prune(sparse_leaves(leaves), gradual.sparsity(t))
+
+  return [(gradual.prunes_at, update)]
+
+
+def gmp_kept(gradual, *, prune=prune_global):
+  """Ranks all stored weights anew, so that a pruned one may return."""
+
+  def update(leaves, gradients, t):
+    del gradients
+    for leaf in sparse_leaves(leaves):
+      leaf.mask = np.ones(leaf.mask.shape, bool)
+    prune(sparse_leaves(leaves), gradual.sparsity(t))
+
+  return [(gradual.prunes_at, update)]

@@ -1,0 +1,416 @@
+"""Every method against a slow numpy transcription of its paper.
+
+The library is compiled without optimization. Optimized, XLA fuses a product
+and a sum into one rounding, and op by op it still does so inside the
+conditional that guards a mask update; the last bit of a weight then differs
+from numpy's. Without optimization each operation rounds on its own, so masks,
+held weights and momentum must equal the oracle's in every bit at every step.
+One test runs optimized code and compares its masks exactly, its weights to
+rounding.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from oracles import distributions, network, pruning, swaps, training
+
+import sparsejax
+
+STEPS = 72
+ROUND_EACH_OPERATION = {"xla_backend_optimization_level": 0}
+SGD = network.MomentumSGD(learning_rate=0.1, momentum=0.9, weight_decay=0.01)
+
+
+def inner():
+  return optax.chain(
+    optax.add_decayed_weights(SGD.weight_decay),
+    optax.sgd(SGD.learning_rate, momentum=SGD.momentum, nesterov=True),
+  )
+
+
+# Networks and gradients
+
+
+def random_tree(seed):
+  """Convolutions, dense layers, biases and what only looks sparse.
+
+  Weights and gradients lie on coarse grids, so that ties and exact zeros are
+  common; one layer is dead: equal magnitudes and never a gradient. The shapes
+  do not depend on the seed, so that all cases share what JAX compiles.
+  """
+  values = np.random.default_rng(seed)
+  a, b, c = (int(width) for width in np.random.default_rng(0).integers(3, 9, 3))
+
+  def grid(*shape):
+    return (values.integers(-24, 25, shape) / 32).astype(np.float32)
+
+  return {
+    "conv-1": {"kernel": grid(3, 3, a, b), "bias": grid(b)},
+    "conv": {"kernel": grid(1, 1, b, c), "norm": {"scale": grid(1, 2, 2, c)}},
+    "dead": {"kernel": np.full((b, c), 0.5, np.float32)},
+    "embed": {"embedding": grid(5, c)},
+    "head": [{"kernel": grid(4 * c, 14), "bias": grid(14)}],
+    "row": {"kernel": grid(1, 14)},
+  }
+
+
+def plain_layers(count, seed):
+  """Dense layers without ties, in tree order."""
+  values = np.random.default_rng(seed)
+  return {
+    f"layer_{i}": values.normal(size=(4, 4 + i)).astype(np.float32)
+    for i in range(count)
+  }
+
+
+def named(tree):
+  pairs, _ = jax.tree_util.tree_flatten_with_path(tree)
+  return {
+    jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+    for path, leaf in pairs
+  }
+
+
+def gradients_at(seed, call, held):
+  """Dense gradients: a function of the call and of the held weights."""
+  rng = np.random.default_rng([seed, call])
+  return {
+    name: np.zeros_like(weights)
+    if name.startswith("dead")
+    else _rounded(rng.normal(size=weights.shape) + 0.2 * weights)
+    for name, weights in held.items()
+  }
+
+
+def _rounded(values):
+  return (np.round(np.asarray(values) * 16) / 16).astype(np.float32)
+
+
+# Cases: the method, and what the paper does
+
+
+class Case(NamedTuple):
+  """A method and its oracle.
+
+  Attributes:
+    name: of the test.
+    method: the library's method.
+    events: key -> what the oracle does, and when.
+    densities: shapes -> densities of the first masks; None where all is dense.
+    order: which step order the oracle follows.
+    changes: how often masks change at least.
+  """
+
+  name: str
+  method: Any
+  events: Any
+  densities: Any = None
+  order: Any = training.StepThenUpdate
+  changes: int = 5
+
+
+def erk(density):
+  return lambda shapes: distributions.erk_densities(shapes, density)
+
+
+def gmp_case(
+  name, *, initial=0.0, kept=False, uniform=False, changes=5, **times
+):
+  """GMP to 90 % in one storage and one scope."""
+  scope = {"scope": sparsejax.layerwise(sparsejax.uniform)} if uniform else {}
+  storage = {"storage": sparsejax.kept} if kept else {}
+  times = {"end_step": 50, "every": 5, "begin_step": 0} | times
+  follow = pruning.gmp_kept if kept else pruning.gmp
+  prune = pruning.prune_uniform if uniform else pruning.prune_global
+  return Case(
+    name,
+    sparsejax.gmp(
+      0.9,
+      initial_sparsity=initial,
+      begin_step=times["begin_step"],
+      end_step=times["end_step"],
+      every_steps=times["every"],
+      **scope,
+      **storage,
+    ),
+    lambda key: follow(pruning.Gradual(initial, 0.9, **times), prune=prune),
+    densities=erk(1 - initial) if initial else None,
+    order=training.StepThenUpdateKept if kept else training.StepThenUpdate,
+    changes=changes,
+  )
+
+
+def granet_case(name, *, initial=0.0, uniform=False, changes=5, **times):
+  """GraNet to 90 % in one scope."""
+  scope = {"scope": sparsejax.layerwise(sparsejax.uniform)} if uniform else {}
+  times = {"end_step": 40, "every": 5, "begin_step": 0} | times
+  prune = pruning.prune_uniform if uniform else pruning.prune_global
+  return Case(
+    name,
+    sparsejax.granet(
+      0.9,
+      initial_sparsity=initial,
+      begin_step=times["begin_step"],
+      end_step=times["end_step"],
+      every_steps=times["every"],
+      total_steps=65,
+      **scope,
+    ),
+    lambda key: swaps.granet(
+      pruning.Gradual(initial, 0.9, **times),
+      total_steps=65,
+      first_fraction=0.5,
+      last_fraction=0.005,
+      key=key,
+      prune=prune,
+    ),
+    densities=erk(1 - initial) if initial else None,
+    changes=changes,
+  )
+
+
+def rigl_case(name, *, skip):
+  return Case(
+    name,
+    sparsejax.rigl(0.8, end_step=53, every_steps=6, skip_step_on_update=skip),
+    lambda key: swaps.rigl(
+      every=6, end_step=53, fraction=0.3, key=key, at_step_zero=skip
+    ),
+    densities=erk(0.2),
+    order=training.UpdateSpendsStep if skip else training.StepThenUpdate,
+  )
+
+
+def set_case(name, *, by_sign, epsilon=None):
+  """SET every 6 of 66 steps, by ER with epsilon or ERK at 80 %."""
+  first = (
+    {"sparsity": 0.8, "distribution": sparsejax.erk}
+    if epsilon is None
+    else {"epsilon": epsilon}
+  )
+  return Case(
+    name,
+    sparsejax.sparse_evolution(
+      every_steps=6, total_steps=66, by_sign=by_sign, **first
+    ),
+    lambda key: swaps.sparse_evolution(
+      every=6, total_steps=66, fraction=0.3, by_sign=by_sign, key=key
+    ),
+    densities=erk(0.2)
+    if epsilon is None
+    else lambda shapes: distributions.epsilon_densities(shapes, epsilon),
+  )
+
+
+CASES = [
+  Case("static", sparsejax.static(0.9), lambda key: [], erk(0.1), changes=0),
+  Case(
+    "one_shot",
+    sparsejax.one_shot(0.83, at_step=31),
+    lambda key: pruning.one_shot(0.83, at_step=31),
+    changes=1,
+  ),
+  Case(
+    "one_shot uniform",
+    sparsejax.one_shot(
+      0.83, at_step=31, scope=sparsejax.layerwise(sparsejax.uniform)
+    ),
+    lambda key: pruning.one_shot(0.83, at_step=31, prune=pruning.prune_uniform),
+    changes=1,
+  ),
+  gmp_case("gmp"),
+  gmp_case("gmp uniform", uniform=True),
+  gmp_case("gmp kept", kept=True),
+  gmp_case("gmp kept uniform", kept=True, uniform=True),
+  gmp_case("gmp from a half", initial=0.5),
+  gmp_case("gmp kept from a half", initial=0.5, kept=True),
+  gmp_case("gmp between grid points", begin_step=13, end_step=47),
+  gmp_case("gmp ends early", end_step=8, every=20, changes=1),
+  gmp_case("gmp kept ends early", end_step=8, every=20, kept=True, changes=1),
+  granet_case("granet"),
+  granet_case("granet uniform", uniform=True),
+  granet_case("granet from a half", initial=0.5),
+  granet_case("granet between grid points", begin_step=13, end_step=43),
+  granet_case("granet ends early", end_step=8, every=20, changes=3),
+  rigl_case("rigl", skip=True),
+  rigl_case("rigl, step first", skip=False),
+  Case(
+    "rigl_itop",
+    sparsejax.rigl_itop(0.8, every_steps=6, total_steps=66),
+    lambda key: swaps.rigl_itop(
+      every=6,
+      total_steps=66,
+      first_fraction=0.5,
+      last_fraction=0.005,
+      key=key,
+    ),
+    erk(0.2),
+  ),
+  set_case("set by sign, epsilon", by_sign=True, epsilon=1.5),
+  set_case("set by sign, erk", by_sign=True),
+  set_case("set by magnitude, epsilon", by_sign=False, epsilon=1.5),
+  set_case("set by magnitude, erk", by_sign=False),
+]
+
+
+# Two runs side by side
+
+
+def oracle_run(case, tree, key):
+  """The oracle at its first masks."""
+  leaves = network.make_leaves(named(tree))
+  sparse = network.sparse_leaves(leaves)
+  if case.densities is not None:
+    shapes = [leaf.weights.shape for leaf in sparse]
+    network.draw_first_masks(sparse, case.densities(shapes), key)
+  return case.order(leaves, SGD, case.events(key))
+
+
+class LibraryRun:
+  """The loop that a user writes."""
+
+  def __init__(self, case, tree, key, compiler_options=ROUND_EACH_OPERATION):
+    tx = sparsejax.sparsify(inner(), case.method, key=key)
+    params = jax.tree.map(jnp.asarray, tree)
+    self.update = jax.jit(tx.update, compiler_options=compiler_options)
+    self.state = jax.jit(tx.init, compiler_options=compiler_options)(params)
+    self.params = sparsejax.apply_masks(params, self.state)
+
+  def step(self, gradients):
+    grads = jax.tree.unflatten(
+      jax.tree.structure(self.params),
+      [jnp.asarray(gradient) for gradient in gradients.values()],
+    )
+    updates, self.state = self.update(grads, self.state, self.params)
+    self.params = optax.apply_updates(self.params, updates)
+
+  @property
+  def held(self):
+    return {name: np.asarray(x) for name, x in named(self.params).items()}
+
+  @property
+  def masks(self):
+    return {name: np.asarray(x) for name, x in named(self.state.masks).items()}
+
+  @property
+  def momentum(self):
+    trace = optax.tree.get(self.state.inner_state, "trace")
+    return {name: np.asarray(x) for name, x in named(trace).items()}
+
+
+def assert_equal(oracle, library):
+  """Masks, held weights and momentum in every bit, and the step."""
+  assert int(library.state.step) == oracle.t
+  masks, held, momentum = library.masks, library.held, library.momentum
+  sparse = network.sparse_leaves(oracle.leaves)
+  assert list(masks) == [leaf.name for leaf in sparse]
+  for leaf in oracle.leaves:
+    where = f"{leaf.name} at step {oracle.t}"
+    if leaf.mask is not None:
+      np.testing.assert_array_equal(masks[leaf.name], leaf.mask, where)
+    np.testing.assert_array_equal(held[leaf.name], leaf.held, where)
+    np.testing.assert_array_equal(momentum[leaf.name], leaf.momentum, where)
+
+
+def assert_asked(library):
+  """The masks have as many ones as the state says were asked for."""
+  shared, *layers = library.state.asked.tolist()
+  counts = [int(mask.sum()) for mask in library.masks.values()]
+  together = sum(c for c, k in zip(counts, layers, strict=True) if k < 0)
+  assert together == shared
+  assert all(c == k for c, k in zip(counts, layers, strict=True) if k >= 0)
+
+
+def run_side_by_side(
+  oracle, library, seed, spoil=lambda call, gradients, masks: None
+):
+  """Compares after every call; returns the calls at which masks changed."""
+  assert_equal(oracle, library)
+  assert_asked(library)
+  changed = []
+  for call in range(STEPS):
+    gradients, old = gradients_at(seed, call, library.held), library.masks
+    spoil(call, gradients, old)
+    oracle.step(list(gradients.values()))
+    library.step(gradients)
+    assert_equal(oracle, library)
+    assert_asked(library)
+    if any((old[n] != new).any() for n, new in library.masks.items()):
+      changed.append(call)
+  return changed
+
+
+def case_named(name):
+  return next(case for case in CASES if case.name == name)
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
+def test_masks_weights_and_momentum_equal_the_oracle(case):
+  seed = CASES.index(case)
+  tree, key = random_tree(seed), jax.random.key(seed)
+  changed = run_side_by_side(
+    oracle_run(case, tree, key), LibraryRun(case, tree, key), seed
+  )
+  assert len(changed) >= case.changes
+
+
+def test_global_competition_among_seven_layers():
+  # As many layers as a pass of the search has thresholds: a square of counts.
+  case, tree, key = case_named("gmp"), plain_layers(7, 0), jax.random.key(0)
+  changed = run_side_by_side(
+    oracle_run(case, tree, key), LibraryRun(case, tree, key), 0
+  )
+  assert len(changed) == 10
+
+
+def test_uniform_pruning_reaches_the_asked_count():
+  # Rounded on their own, the budgets of (4, 7) would fall from 3 to 2 and rise
+  # to 3 again, which a layer that only loses weights cannot follow.
+  case = gmp_case("gmp uniform", uniform=True, end_step=40)
+  values = np.random.default_rng(0)
+  tree = {
+    "a": values.normal(size=(4, 7)).astype(np.float32),
+    "c": values.normal(size=(9, 22)).astype(np.float32),
+  }
+  key = jax.random.key(0)
+  library = LibraryRun(case, tree, key)
+  run_side_by_side(oracle_run(case, tree, key), library, 0)
+  assert sum(int(mask.sum()) for mask in library.masks.values()) == 22
+
+
+def test_an_update_that_meets_a_nan_waits_for_finite_gradients():
+  case = case_named("granet from a half")
+  tree, key = random_tree(3), jax.random.key(3)
+
+  def spoil(call, gradients, masks):
+    # The update of step 10 is due in call 9.
+    bad = {9: np.nan, 10: np.inf}.get(call)
+    if bad is not None:
+      name = "conv-1/kernel"
+      off = tuple(np.argwhere(~masks[name])[0])
+      gradients[name][off] = bad
+
+  changed = run_side_by_side(
+    oracle_run(case, tree, key), LibraryRun(case, tree, key), 3, spoil
+  )
+  assert changed[:3] == [4, 11, 14]
+
+
+def test_optimized_code_gives_the_same_masks():
+  case, tree, key = case_named("granet"), plain_layers(3, 1), jax.random.key(1)
+  oracle = oracle_run(case, tree, key)
+  library = LibraryRun(case, tree, key, compiler_options={})
+  for call in range(STEPS):
+    held = {leaf.name: leaf.held for leaf in oracle.leaves}
+    gradients = gradients_at(1, call, held)
+    oracle.step(list(gradients.values()))
+    library.step(gradients)
+    for leaf in oracle.leaves:
+      np.testing.assert_array_equal(library.masks[leaf.name], leaf.mask)
+      np.testing.assert_allclose(
+        library.held[leaf.name], leaf.held, rtol=1e-5, atol=1e-6
+      )
