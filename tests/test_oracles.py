@@ -344,6 +344,23 @@ def run_side_by_side(
   return changed
 
 
+def test_ever_active_is_the_union_of_all_masks():
+  case, key = case_named("rigl_itop"), jax.random.key(5)
+  tree = plain_layers(3, 5)
+  oracle, library = oracle_run(case, tree, key), LibraryRun(case, tree, key)
+  stats = jax.jit(sparsejax.stats)
+  ever = [leaf.mask for leaf in oracle.leaves]
+  for call in range(40):
+    held = {leaf.name: leaf.held for leaf in oracle.leaves}
+    gradients = gradients_at(5, call, held)
+    oracle.step(list(gradients.values()))
+    library.step(gradients)
+    ever = [e | leaf.mask for e, leaf in zip(ever, oracle.leaves, strict=True)]
+    counts = stats(library.state)
+    assert int(counts["ever_active"]) == sum(int(e.sum()) for e in ever)
+  assert counts["ever_active"] > counts["active"]
+
+
 def case_named(name):
   return next(case for case in CASES if case.name == name)
 
