@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import PyTree
+from jaxtyping import Array, Int, PyTree
 
 from sparsejax import trees, update
 from sparsejax.base import Key, Masks, MaskUpdate
@@ -79,8 +79,7 @@ def sparsify(
   inner = optax.with_extra_args_support(inner)
   key_data, key_impl = (), None
   if key is not None:
-    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-      key = jax.random.wrap_key_data(key)
+    key = _typed(key)
     key_data, key_impl = jax.random.key_data(key), jax.random.key_impl(key)
 
   def init_fn(params: PyTree) -> SparseState:
@@ -104,13 +103,14 @@ def sparsify(
     return _without_aliases(state, params)
 
   def update_fn(
-    grads: PyTree,
-    state: SparseState,
+    updates: PyTree,
+    state: Any,
     params: PyTree | None = None,
     **extra_args: Any,
   ) -> tuple[PyTree, SparseState]:
     if params is None:
       raise ValueError(_NO_PARAMS)
+    grads = updates
     layout = trees.layout(
       params, trees.sparse_flags(params, state.masks), overrides
     )
@@ -178,8 +178,14 @@ def sparsify(
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def _after(step):
-  return optax.safe_increment(step)
+def _typed(key: Key) -> Key:
+  if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+    return key
+  return jax.random.wrap_key_data(key)
+
+
+def _after(step: Int[Array, ""]) -> Int[Array, ""]:
+  return jnp.asarray(optax.safe_increment(step))
 
 
 def _unless(condition, new: PyTree, old: PyTree) -> PyTree:
@@ -219,10 +225,10 @@ def _first_masks(method, layout, key, params, given):
 def _placed_like(params: PyTree, masks: Masks) -> Masks:
   """Puts each mask where its parameter is; jit leaves that to the compiler."""
   return trees.map_masked(
-      lambda m, p: m | jnp.zeros_like(p, dtype=bool),
-      masks,
-      params,
-      dense=lambda p: optax.MaskedNode(),
+    lambda m, p: m | jnp.zeros_like(p, dtype=bool),
+    masks,
+    params,
+    dense=lambda p: optax.MaskedNode(),
   )
 
 
