@@ -1,0 +1,133 @@
+"""The table, the file of numbers and the plot of a sweep's results."""
+
+import csv
+import pathlib
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+# Hues that stay apart for color-blind readers (Okabe and Ito, 2008).
+_HUES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
+_MARKERS = ("o", "s", "^", "D")
+
+Runs = Sequence[Mapping[str, Any]]
+
+
+def accuracies(runs: Runs, title: str, sparsity: float | None) -> list[float]:
+  """Returns the test accuracies of one cell, in %."""
+  return [
+    100 * run["test_accuracy"]
+    for run in runs
+    if (run["title"], run["sparsity"]) == (title, sparsity)
+  ]
+
+
+def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
+  """Returns the mean and the sample standard deviation, nan of one value."""
+  deviation = statistics.stdev(values) if len(values) > 1 else float("nan")
+  return statistics.mean(values), deviation
+
+
+def table(runs: Runs, sparsities: Sequence[float]) -> str:
+  """Write a markdown table: rows are methods, columns are sparsities.
+
+  Args:
+    runs: the records of a sweep.
+    sparsities: the columns.
+
+  Returns:
+    The table; each cell is "mean ± standard deviation" in %, with n beside it
+    where it is not that of the caption.
+  """
+  titles = list(dict.fromkeys(run["title"] for run in runs))
+  seeds = sorted({run["seed"] for run in runs})
+  usual = len(seeds)
+
+  def cell(title: str, sparsity: float | None) -> str:
+    values = accuracies(runs, title, sparsity)
+    if not values:
+      return ""
+    mean, deviation = mean_and_deviation(values)
+    text = f"{mean:.2f} ± {deviation:.2f}"
+    return text if len(values) == usual else f"{text} (n={len(values)})"
+
+  lines = [
+    "| method | " + " | ".join(f"{s:.0%}" for s in sparsities) + " |",
+    "| --- |" + " ---: |" * len(sparsities),
+  ]
+  for title in titles:
+    cells = [cell(title, s) for s in sparsities]
+    if not any(cells):
+      dense = cell(title, None)
+      cells = [f"{dense} at 0%"] + [""] * (len(sparsities) - 1)
+    lines.append(f"| {title} | " + " | ".join(cells) + " |")
+  listed = ", ".join(map(str, seeds))
+  caption = (
+    "Test accuracy at the last step in %: mean ± standard deviation over"
+    f" n = {usual} seeds ({listed})."
+  )
+  return "\n".join([*lines, "", caption, ""])
+
+
+def write_csv(runs: Runs, path: pathlib.Path) -> None:
+  """Write one line a run.
+
+  Args:
+    runs: the records of a sweep.
+    path: file to write.
+  """
+  names = [name for name in runs[0] if name not in ("arguments", "config")]
+  with open(path, "w", encoding="utf-8", newline="") as file:
+    writer = csv.DictWriter(
+      file, names, extrasaction="ignore", lineterminator="\n"
+    )
+    writer.writeheader()
+    writer.writerows(runs)
+
+
+def plot(
+  runs: Runs, panels: Mapping[str, Sequence[str]], path: pathlib.Path
+) -> None:
+  """Plot accuracy over sparsity, one panel for each family of methods.
+
+  Args:
+    runs: the records of a sweep; a title "dense" is drawn in every panel.
+    panels: titles of the curves by title of the panel.
+    path: file to write, by its ending.
+  """
+  from matplotlib.figure import Figure
+
+  sparsities = sorted({run["sparsity"] for run in runs} - {None})
+  figure = Figure(figsize=(9.6, 6.8), dpi=120, layout="constrained")
+  grid = figure.subplots(2, 2, sharex=True, sharey=True)
+  dense, spread = mean_and_deviation(accuracies(runs, "dense", None))
+  for axes, (heading, titles) in zip(grid.flat, panels.items(), strict=True):
+    axes.axhspan(dense - spread, dense + spread, color="#dddddd")
+    axes.axhline(dense, color="#555555", linewidth=1, label="dense")
+    for number, title in enumerate(titles):
+      points = [
+        mean_and_deviation(accuracies(runs, title, s)) for s in sparsities
+      ]
+      # Side by side, so that no error bar hides another one.
+      shift = 0.12 * (number - (len(titles) - 1) / 2)
+      axes.errorbar(
+        [position + shift for position in range(len(sparsities))],
+        [mean for mean, _ in points],
+        [deviation for _, deviation in points],
+        color=_HUES[number],
+        marker=_MARKERS[number],
+        markersize=5,
+        linewidth=1.2,
+        capsize=3,
+        label=title,
+      )
+    axes.set_title(heading, fontsize=11)
+    axes.set_xticks(range(len(sparsities)), [f"{s:.0%}" for s in sparsities])
+    axes.grid(axis="y", alpha=0.3)
+    axes.legend(loc="lower left", frameon=False, fontsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+  for axes in grid[-1]:
+    axes.set_xlabel("sparsity")
+  for axes in grid[:, 0]:
+    axes.set_ylabel("test accuracy, %")
+  figure.savefig(path)
