@@ -58,7 +58,8 @@ def train_state(seed: int = 0) -> TrainState:
     key=jax.random.key_data(key),
     inner=inner.init(params),
   )
-  return TrainState(jnp.int32(7), params, (opt_state, optax.EmptyState(), None))
+  empty = (optax.EmptyState(), jnp.zeros((0, 3), jnp.int8))
+  return TrainState(jnp.int32(7), params, (opt_state, empty, None))
 
 
 def abstract(state):

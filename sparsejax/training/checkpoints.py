@@ -150,7 +150,7 @@ class Checkpoints:
       self._manager.save(
         step,
         args=ocp.args.Composite(
-          state=ocp.args.StandardSave(state),
+          state=ocp.args.StandardSave(_without_empty(state)),
           record=ocp.args.JsonSave(identity.seal(record)),
         ),
       )
@@ -376,10 +376,30 @@ def _read_state(step_folder: pathlib.Path, abstract_state: PyTree) -> PyTree:
     primary_host=jax.process_index(), active_processes={jax.process_index()}
   )
   handler = ocp.StandardCheckpointHandler(multiprocessing_options=alone)
+  args = ocp.args.StandardRestore(_without_empty(abstract_state))
   with ocp.Checkpointer(handler, multiprocessing_options=alone) as reader:
-    return reader.restore(
-      step_folder / "state", args=ocp.args.StandardRestore(abstract_state)
-    )
+    state = reader.restore(step_folder / "state", args=args)
+  return _with_empty(state, abstract_state)
+
+
+def _without_empty(tree: PyTree) -> PyTree:
+  # Orbax refuses arrays without elements.
+  return jax.tree.map(lambda leaf: leaf if 0 not in leaf.shape else None, tree)
+
+
+def _with_empty(state: PyTree, abstract_state: PyTree) -> PyTree:
+  whole = iter(jax.tree.leaves(state))
+  return jax.tree.map(
+    lambda leaf: next(whole) if 0 not in leaf.shape else _empty(leaf),
+    abstract_state,
+  )
+
+
+def _empty(leaf: jax.ShapeDtypeStruct) -> jax.Array:
+  zeros = np.zeros(leaf.shape, leaf.dtype)
+  return jax.make_array_from_callback(
+    leaf.shape, leaf.sharding, lambda index: zeros[index]
+  )
 
 
 def _agreed(read: Callable[[], Any]) -> Any:
