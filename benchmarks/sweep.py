@@ -50,7 +50,7 @@ def run(
     cells: what to train.
     seeds: each cell is trained with each of them.
     path: JSON file of the results; it is written anew after every cell.
-    jobs: processes at a time, each with one cell.
+    jobs: processes at a time, each with one cell; 1 is this process.
 
   Returns:
     One record for each cell and seed, in that order. Records in the file
@@ -99,7 +99,6 @@ def train(cell: Cell, seeds: Sequence[int]) -> list[dict[str, Any]]:
     experiment = build.build(_config(cell, seed))
     setup, dataset = experiment.setup, experiment.dataset
     if train_steps is None or evaluate is None:
-      split = jax.device_put(dataset.train)
       train_steps = jax.jit(
         functools.partial(step.train_steps, setup), donate_argnums=0
       )
@@ -107,6 +106,7 @@ def train(cell: Cell, seeds: Sequence[int]) -> list[dict[str, Any]]:
     state = step.initial_state(
       setup, experiment.init_key, experiment.data_key, dataset.train.images[:1]
     )
+    split = jax.device_put(dataset.train)
     started = time.perf_counter()
     for _ in range(0, experiment.steps.total, experiment.steps.dispatch):
       state, _ = train_steps(state, split)
@@ -133,6 +133,7 @@ def train(cell: Cell, seeds: Sequence[int]) -> list[dict[str, Any]]:
         "jax": jax.__version__,
       }
     )
+  jax.clear_caches()  # No other cell has the same programs.
   return records
 
 
@@ -140,6 +141,9 @@ def _train_all(
   missing: dict[Cell, list[int]], jobs: int
 ) -> Iterator[list[dict[str, Any]]]:
   """Yields the records of each cell when it is done."""
+  if jobs == 1:
+    yield from (train(*item) for item in missing.items())
+    return
   # Forking a process that runs jax's threads can hang it.
   context = multiprocessing.get_context("spawn")
   with concurrent.futures.ProcessPoolExecutor(jobs, context) as pool:

@@ -220,7 +220,8 @@ def _value(
     if epochs is not None:
       at = f"{where}.{_in_epochs(key)}"
       return to_steps(at, epochs, fed["steps_per_epoch"])
-  return value
+  # JSON knows lists alone; signatures ask for tuples.
+  return tuple(value) if isinstance(value, list) else value
 
 
 def _refuse_unknown(
