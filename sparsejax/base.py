@@ -124,15 +124,17 @@ class Scope:
 
   Attributes:
     groups: layout -> for each layer, the number of its competition.
-    budgets: (layout, sparsity, progress) -> weights that each competition
-      keeps, int64[num_groups] on the host. `progress` in [0, 1] is how much of
-      the final sparsity is asked; layers with a sparsity of their own follow.
+    budgets: (layout, sparsity, progress, limits) -> weights that each
+      competition keeps, int64[num_groups] on the host. `progress` in [0, 1] is
+      how much of the final sparsity is asked; layers with a sparsity of their
+      own follow. `limits`, int64[num_groups] or None, are the most that a
+      competition can keep.
     min_active_per_layer: this many weights survive in every layer, or all of
       a layer that is smaller.
   """
 
   groups: Callable[[Any], np.ndarray]
-  budgets: Callable[[Any, float, float], np.ndarray]
+  budgets: Callable[[Any, float, float, np.ndarray | None], np.ndarray]
   min_active_per_layer: int = 0
 
 

@@ -40,3 +40,7 @@ def random(
       " key=jax.random.key(0) to `sparsify`."
     )
   return jax.random.bits(key, param.shape, jnp.uint32)
+
+
+ELEMENTWISE = frozenset({magnitude, gradient})
+"""Criteria that need no key and no neighbours, so any packing may hold them."""

@@ -14,7 +14,7 @@ index, by one of two backends that agree bit for bit:
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -38,12 +38,12 @@ class Competition:
   """Who competes with whom, for a list of arrays.
 
   Attributes:
-    axes: for each array, the axis along which every slice is a layer, or None
-      for an array that is one layer.
-    groups: int[layers]; the competition that each layer is in, 0, 1, ...
-      Layers count in array order, slices in axis order.
-    offsets: int[layers]; what is added to the row-major index in the layer to
-      give its rank among equal scores of its group.
+    axes: for each array, the axis along which it is cut into slices, or None
+      for an array that is one slice.
+    groups: int[slices]; the competition that each slice is in, 0, 1, ...;
+      slices count in array order, then along the axis.
+    offsets: int[slices]; what is added to the row-major index in the slice to
+      give the place of an element among equal scores of its group.
   """
 
   axes: tuple[int | None, ...]
@@ -86,24 +86,32 @@ def asked_count(
 
 
 def apportion(
-  sizes: Sequence[int], sparsities: Sequence[float], total: int
+  sizes: Sequence[int],
+  sparsities: Sequence[float],
+  total: int,
+  limits: Sequence[int] | np.ndarray | None = None,
 ) -> np.ndarray:
   """Returns int64 counts per layer that sum to `total`, by largest remainder.
 
   Args:
     sizes: weights per layer.
     sparsities: fraction of zeros per layer, in [0, 1].
-    total: the sum to reach; layers gain or lose one weight each in the order of
-      their remainders, ties to the earlier layer, never beyond [0, size].
+    total: the sum to reach, at most that of the limits; layers gain or lose one
+      weight each in the order of their remainders, ties to the earlier layer.
+    limits: the most that each layer can have; its size where None.
   """
-  whole = np.asarray(sizes, np.int64)
-  exact = whole * (1 - np.asarray(sparsities, np.float64))
-  counts = np.clip(np.floor(exact + _TOLERANCE).astype(np.int64), 0, whole)
-  order = np.argsort(-(exact - counts), kind="stable")
+  most = np.asarray(sizes if limits is None else limits, np.int64)
+  if total > most.sum():
+    raise ValueError(f"`total` must be at most {most.sum()}, got {total}.")
+  exact = np.asarray(sizes) * (1 - np.asarray(sparsities, np.float64))
+  whole = np.floor(exact + _TOLERANCE).astype(np.int64)
+  # Rounded, because `n (1 - s)` carries the noise of `1 - (1 - d)`.
+  order = np.argsort(-np.round(exact - whole, 6), kind="stable")
+  counts = np.clip(whole, 0, most)
   while counts.sum() != total:
     step = 1 if counts.sum() < total else -1
-    ordered = order if step > 0 else order[::-1]
-    room = (counts < whole) if step > 0 else (counts > 0)
+    ordered = order[::step]
+    room = (counts < most) if step > 0 else (counts > 0)
     movable = ordered[room[ordered]][: abs(total - int(counts.sum()))]
     counts[movable] += step
   return counts
@@ -163,24 +171,11 @@ def ranks(
   return jnp.where(bits & _SIGN != 0, ~bits, bits | _SIGN)
 
 
-def shuffle_zeros(
-  rank: UInt32[Array, "*dims"], bits: UInt32[Array, "*dims"]
-) -> UInt32[Array, "*dims"]:
-  """Orders scores of exactly 0 at random, below every positive score.
-
-  Canonical scores leave the 2^23 ranks above 0 free (they would be denormal),
-  so the upper 23 random bits fit there.
-  """
-  return jnp.where(rank == _ZERO_RANK, _ZERO_RANK + (bits >> 9), rank)
-
-
 def count_active(
-  masks: Sequence[Bool[Array, "..."]], axes: Sequence[int | None]
-) -> Int[Array, " layers"]:
-  """Returns int32 counts of the ones of each layer."""
-  return _concatenate(
-    [_count([mask], axis)[0] for mask, axis in zip(masks, axes, strict=True)]
-  )
+  masks: Sequence[Bool[Array, "..."]], competition: Competition
+) -> Int[Array, " groups"]:
+  """Returns int32 counts of the ones of each group."""
+  return _group_counts([[mask] for mask in masks], competition)[0]
 
 
 def select(
@@ -189,6 +184,7 @@ def select(
   competition: Competition,
   *,
   valid: Sequence[Bool[Array, "..."]] | None = None,
+  shuffle: Callable[[], Sequence[UInt32[Array, "..."]]] | None = None,
   backend: Backend = "auto",
 ) -> list[Bool[Array, "..."]]:
   """Keeps the highest scores of each competition, exactly as many as asked.
@@ -198,6 +194,8 @@ def select(
     counts: int32[num_groups], how many to keep; may be traced.
     competition: the groups.
     valid: positions that take part; all of them where None.
+    shuffle: makes uint32 ranks that put scores of exactly 0 in order; called
+      only where the count ends among those.
     backend: `auto` takes the faster one as measured; both give the same bits.
 
   Returns:
@@ -206,80 +204,94 @@ def select(
   """
   if not scores:
     return []
-  rank = [ranks(s) for s in scores]
-  where = [None] * len(rank) if valid is None else valid
+  on = [None] * len(scores) if valid is None else list(valid)
   counts = jnp.asarray(counts, jnp.int32)
-  if backend == "top_k":
-    return _select_by_top_k(rank, counts, competition, where)
-  return _select_by_threshold(rank, counts, competition, where)
+  search = _top_k if backend == "top_k" else _threshold
+  return search(list(scores), counts, competition, on, shuffle)
 
 
-def _select_by_threshold(rank, counts, competition, valid):
-  rank = [
-    r if v is None else jnp.where(v, r, 0)
-    for r, v in zip(rank, valid, strict=True)
-  ]
-  found, above, reached = _kth_highest(
-    lambda bounds: [
-      [r >= b for b in bound] for r, bound in zip(rank, bounds, strict=True)
-    ],
-    counts,
-    competition,
-    rank,
-  )
+def _threshold(scores, counts, competition, valid, shuffle):
+  shapes = [score.shape for score in scores]
+
+  def ranked():
+    """Made anew wherever it is read: that is cheaper than memory."""
+    return [
+      ranks(s) if v is None else jnp.where(v, ranks(s), 0)
+      for s, v in zip(scores, valid, strict=True)
+    ]
+
+  def reaching(bounds):
+    return [
+      [r >= b for b in bound] for r, bound in zip(ranked(), bounds, strict=True)
+    ]
+
+  found, above, reached = _kth_highest(reaching, counts, competition, shapes)
   missing = counts - above
-  bounds = _spread(found, rank, competition)
-  tied = [
-    (r == b) if v is None else (r == b) & v
-    for r, b, v in zip(rank, bounds, valid, strict=True)
-  ]
-  order = _order_ranks(rank, competition)
+  ambiguous = (missing > 0) & (missing < reached - above)
+  bounds = _spread(found, shapes, competition)
 
-  def first_ties():
-    latest, _, _ = _kth_highest(
-      lambda bounds: [
+  def with_ties(tie_masks):
+    return [
+      (r > b) | t for r, b, t in zip(ranked(), bounds, tie_masks, strict=True)
+    ]
+
+  def tied():
+    return [
+      (r == b) if v is None else (r == b) & v
+      for r, b, v in zip(ranked(), bounds, valid, strict=True)
+    ]
+
+  def by_index():
+    order = _order_ranks(shapes, competition)
+
+    def first(bounds):
+      return [
         [t & (o >= b) for b in bound]
-        for t, o, bound in zip(tied, order, bounds, strict=True)
-      ],
-      missing,
-      competition,
-      rank,
+        for t, o, bound in zip(tied(), order, bounds, strict=True)
+      ]
+
+    every = jnp.where(missing > 0, np.uint32(0), HIGHEST_RANK)
+    last = lax.cond(
+      jnp.any(ambiguous),
+      lambda: jnp.where(
+        missing > 0,
+        _kth_highest(first, missing, competition, shapes)[0],
+        HIGHEST_RANK,
+      ),
+      lambda: every,
     )
-    return jnp.where(missing > 0, latest, HIGHEST_RANK)
-
-  latest = lax.cond(
-    jnp.any((missing > 0) & (missing < reached - above)),
-    first_ties,
-    lambda: jnp.where(missing > 0, np.uint32(0), HIGHEST_RANK),
-  )
-  return [
-    (r > b) | (t & (o >= last))
-    for r, b, t, o, last in zip(
-      rank,
-      bounds,
-      tied,
-      order,
-      _spread(latest, rank, competition),
-      strict=True,
+    last = _spread(last, shapes, competition)
+    return with_ties(
+      [t & (o >= b) for t, o, b in zip(tied(), order, last, strict=True)]
     )
-  ]
+
+  def at_random():
+    drawn = [
+      jnp.where(b == _ZERO_RANK, bits, np.uint32(0))
+      for b, bits in zip(bounds, shuffle(), strict=True)
+    ]
+    return with_ties(_threshold(drawn, missing, competition, tied(), None))
+
+  if shuffle is None:
+    return by_index()
+  among_zeros = jnp.any(ambiguous & (found == _ZERO_RANK))
+  return lax.cond(among_zeros, at_random, by_index)
 
 
-def _kth_highest(at_least, counts, competition, arrays):
+def _kth_highest(reaching, counts, competition, shapes):
   """Finds, in each group, the largest bound that k elements reach.
 
   Args:
-    at_least: for each array a list of bounds that broadcast over it -> for each
+    reaching: for each array a list of bounds that broadcast over it -> for each
       array the list of bools, which elements reach them.
     counts: int32[groups], k.
     competition: the groups.
-    arrays: gives the shapes.
+    shapes: of the arrays.
 
   Returns:
     uint32[groups], the bound; int32[groups], how many reach more than it; and
     how many reach it (the largest int32 where none was counted).
   """
-  groups = np.asarray(competition.groups)
   steps = np.arange(1, 2**_BITS_PER_PASS, dtype=np.uint32)
   passes = -(-_RANK_BITS // _BITS_PER_PASS)
 
@@ -288,18 +300,9 @@ def _kth_highest(at_least, counts, competition, arrays):
     shift = jnp.uint32(_BITS_PER_PASS * (passes - 1)) - i * _BITS_PER_PASS
     offsets = jnp.asarray(steps) << shift
     fits = (offsets >> shift) == steps  # the first pass has fewer bits left
-    candidates = [found + offset for offset in offsets]
-    spread = [_spread(c, arrays, competition) for c in candidates]
-    counted = [
-      jnp.stack(_count(flags, axis))
-      for flags, axis in zip(
-        at_least(list(zip(*spread, strict=True))),
-        competition.axes,
-        strict=True,
-      )
-    ]
-    total = _group_sums(_concatenate(counted, 1), groups, len(counts))
-    total = jnp.where(fits[:, None], total, 0)
+    spread = [_spread(found + x, shapes, competition) for x in offsets]
+    flags = reaching(list(zip(*spread, strict=True)))
+    total = jnp.where(fits[:, None], _group_counts(flags, competition), 0)
     enough = total >= jnp.maximum(counts, 1)
     enough |= (counts < 1) & fits[:, None]
     higher = jnp.sum(enough, axis=0, dtype=jnp.uint32)
@@ -317,25 +320,49 @@ def _kth_highest(at_least, counts, competition, arrays):
   return lax.fori_loop(jnp.uint32(0), jnp.uint32(passes), narrow, start)
 
 
-def _order_ranks(arrays, competition):
+def _order_ranks(shapes, competition):
   """Returns uint32 arrays that fall from the first to the last of a group."""
-  out, start = [], 0
-  for array, axis in zip(arrays, competition.axes, strict=True):
-    size = 1 if axis is None else array.shape[axis]
-    offsets = np.asarray(competition.offsets[start : start + size], np.uint32)
-    start += size
-    if axis is not None:
-      offsets = offsets.reshape(
-        [size if d == axis else 1 for d in range(array.ndim)]
-      )
-    index, stride = jnp.asarray(offsets).reshape(offsets.shape), 1
-    for d in reversed(range(array.ndim)):
-      if d != axis:
-        position = lax.broadcasted_iota(jnp.uint32, array.shape, d)
-        index = index + position * np.uint32(stride)
-        stride *= array.shape[d]
+  offsets = np.asarray(competition.offsets, np.uint32)
+  out = []
+  for shape, slices in zip(shapes, _slices(shapes, competition), strict=True):
+    index, stride = (
+      jnp.asarray(offsets[slices.numbers].reshape(slices.shape)),
+      1,
+    )
+    for d in reversed(range(len(shape))):
+      if d != slices.axis:
+        place = lax.broadcasted_iota(jnp.uint32, shape, d)
+        index = index + place * np.uint32(stride)
+        stride *= shape[d]
     out.append(HIGHEST_RANK - np.uint32(1) - index)
   return out
+
+
+class _Slices(NamedTuple):
+  """The slices of one array: their numbers, and a shape that broadcasts."""
+
+  axis: int | None
+  numbers: slice
+  shape: tuple[int, ...]
+
+
+def _slices(shapes, competition):
+  out, start = [], 0
+  for shape, axis in zip(shapes, competition.axes, strict=True):
+    size = 1 if axis is None else shape[axis]
+    along = tuple(size if d == axis else 1 for d in range(len(shape)))
+    out.append(_Slices(axis, slice(start, start + size), along))
+    start += size
+  return out
+
+
+def _spread(values, shapes, competition):
+  """Returns, for each array, what broadcasts its groups' values over it."""
+  values = values[np.asarray(competition.groups)]
+  return [
+    values[slices.numbers].reshape(slices.shape)
+    for slices in _slices(shapes, competition)
+  ]
 
 
 def _count(flags, axis):
@@ -355,66 +382,68 @@ def _count(flags, axis):
   return [jnp.atleast_1d(c) for c in counted]
 
 
-def _group_sums(counts, groups, num_groups):
-  """Sums int32[n, layers] over the layers of each group: int32[n, groups]."""
+def _group_counts(flags, competition):
+  """Counts lists of bool arrays, one list per array: int32[n, groups]."""
+  counted = [
+    jnp.stack(_count(list(some), axis))
+    for some, axis in zip(flags, competition.axes, strict=True)
+  ]
+  counts = _concatenate(counted, 1)
+  groups, num_groups = np.asarray(competition.groups), competition.num_groups
   if num_groups == len(groups):
     return counts[:, np.argsort(groups)]
-  sums = jnp.zeros((counts.shape[0], num_groups), jnp.int32)
-  return sums.at[:, groups].add(counts)
-
-
-def _spread(values, arrays, competition):
-  """Returns, for each array, what broadcasts its groups' values over it."""
-  values = values[np.asarray(competition.groups)]
-  out, start = [], 0
-  for array, axis in zip(arrays, competition.axes, strict=True):
-    size = 1 if axis is None else array.shape[axis]
-    shape = [size if d == axis else 1 for d in range(array.ndim)]
-    out.append(values[start : start + size].reshape(shape))
-    start += size
-  return out
+  if num_groups == 1:
+    return jnp.sum(counts, axis=1, keepdims=True, dtype=jnp.int32)
+  # Along the first axis: `zeros.at[:, groups].add(counts)` is compiled wrongly
+  # by XLA's CPU backend where counts are a 7 x 7 square (jax 0.10.2).
+  return jax.ops.segment_sum(counts.T, groups, num_groups).T
 
 
 def _concatenate(arrays, axis=0):
   return jnp.concatenate(arrays, axis) if len(arrays) > 1 else arrays[0]
 
 
-def _select_by_top_k(rank, counts, competition, valid):
-  group, order = _host_places(rank, competition)
-  everything = jnp.concatenate([r.ravel() for r in rank])
-  on = jnp.concatenate(
+def _top_k(scores, counts, competition, valid, shuffle):
+  rank = [ranks(score) for score in scores]
+  shapes = [r.shape for r in rank]
+  group, order = _host_places(shapes, competition)
+
+  def flat(arrays):
+    return jnp.concatenate([array.ravel() for array in arrays])
+
+  on = flat(
     [
-      jnp.ones(r.size, bool) if v is None else v.ravel()
+      jnp.ones(r.shape, bool) if v is None else v
       for r, v in zip(rank, valid, strict=True)
     ]
   )
+  everything = flat(rank)
+  drawn = jnp.zeros_like(everything)
+  if shuffle is not None:
+    drawn = jnp.where(everything == _ZERO_RANK, flat(shuffle()), drawn)
   chosen = jnp.zeros(everything.size, bool)
   for g in range(competition.num_groups):
     members = np.flatnonzero(group == g)
-    members = members[np.argsort(order[members])]
-    best = jnp.asarray(members)[lax.top_k(everything[members], len(members))[1]]
+    best = jnp.asarray(members[np.argsort(order[members])])
+    for key in (drawn, everything):  # stable: the last key decides first
+      best = best[lax.top_k(key[best], len(members))[1]]
     taking = on[best] & (jnp.cumsum(on[best]) <= counts[g])
     chosen = chosen.at[best].set(taking)
   sizes = np.cumsum([r.size for r in rank])[:-1]
   return [
-    part.reshape(r.shape)
-    for part, r in zip(jnp.split(chosen, sizes), rank, strict=True)
+    part.reshape(shape)
+    for part, shape in zip(jnp.split(chosen, sizes), shapes, strict=True)
   ]
 
 
-def _host_places(arrays, competition):
+def _host_places(shapes, competition):
   """Returns int64 arrays over all elements: the group, the order in it."""
-  groups, orders, start = [], [], 0
-  for array, axis in zip(arrays, competition.axes, strict=True):
-    shape = (1, *array.shape) if axis is None else array.shape
-    axis = axis or 0
-    layers = slice(start, start + shape[axis])
-    start = layers.stop
-    along = [-1 if d == axis else 1 for d in range(len(shape))]
-    group = np.reshape(competition.groups[layers], along)
-    offset = np.reshape(competition.offsets[layers], along)
-    inside = [1 if d == axis else size for d, size in enumerate(shape)]
+  groups, orders = [], []
+  for shape, slices in zip(shapes, _slices(shapes, competition), strict=True):
+    group = np.reshape(competition.groups[slices.numbers], slices.shape)
+    offset = np.reshape(competition.offsets[slices.numbers], slices.shape)
+    inside = [1 if d == slices.axis else n for d, n in enumerate(shape)]
     order = np.arange(math.prod(inside)).reshape(inside) + offset
     groups.append(np.broadcast_to(group, shape).ravel())
-    orders.append(order.ravel())
+    orders.append(np.broadcast_to(order, shape).ravel())
   return np.concatenate(groups), np.concatenate(orders)

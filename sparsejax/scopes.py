@@ -47,8 +47,12 @@ def _global_groups(layout: Layout) -> np.ndarray:
 
 
 def _global_budgets(
-  layout: Layout, sparsity: float, progress: float
+  layout: Layout,
+  sparsity: float,
+  progress: float,
+  limits: np.ndarray | None,
 ) -> np.ndarray:
+  del limits  # One group can only shrink; own layers are settled later.
   own = _own_counts(layout, progress)
   left = _left_over(layout, sparsity, own)
   if left > _INT32_MAX:
@@ -75,27 +79,27 @@ def layerwise(distribution: Distribution) -> Scope:
     distribution: (shapes, sparsity) -> sparsity per layer.
   """
 
-  def budgets(layout: Layout, sparsity: float, progress: float) -> np.ndarray:
+  def budgets(
+    layout: Layout,
+    sparsity: float,
+    progress: float,
+    limits: np.ndarray | None,
+  ) -> np.ndarray:
     own = _own_counts(layout, progress)
-    rest = {n: s for n, s in layout.shapes.items() if n not in own}
-    sizes = [
-      n
-      for name, n in zip(layout.shapes, layout.sizes, strict=True)
-      if name not in own
-    ]
-    if own and rest:
-      left = _left_over(layout, sparsity, own)
-      sparsity = 1 - left / sum(sizes)
-    solved = distribution(rest, sparsity) if rest else {}
-    asked = masks.asked_count(sizes, list(solved.values())) if rest else 0
-    counts = dict(
-      zip(
-        rest, masks.apportion(sizes, list(solved.values()), asked), strict=True
-      )
-    )
-    return np.asarray(
-      [own.get(name, counts.get(name)) for name in layout.shapes], np.int64
-    )
+    names = list(layout.shapes)
+    free = np.asarray([name not in own for name in names])
+    counts = np.asarray([own.get(name, 0) for name in names], np.int64)
+    if not free.any():
+      return counts
+    sizes = np.asarray(layout.sizes)[free]
+    if own:
+      sparsity = 1 - _left_over(layout, sparsity, own) / sizes.sum()
+    shapes = {n: s for n, s in layout.shapes.items() if n not in own}
+    solved = list(distribution(shapes, sparsity).values())
+    most = sizes if limits is None else np.minimum(sizes, limits[free])
+    asked = min(masks.asked_count(sizes.tolist(), solved), int(most.sum()))
+    counts[free] = masks.apportion(sizes.tolist(), solved, asked, most)
+    return counts
 
   return Scope(
     groups=lambda layout: np.arange(len(layout.shapes)), budgets=budgets
@@ -113,7 +117,8 @@ def keep_alive(scope: Scope, min_active_per_layer: int) -> Scope:
     min_active_per_layer: at least 1; a smaller layer stays dense.
 
   Raises:
-    ValueError: if the number is below 1.
+    ValueError: if the number is below 1; in `init`, if all layers together
+      have more such weights than the sparsity leaves.
   """
   if min_active_per_layer < 1:
     raise ValueError(
@@ -122,30 +127,77 @@ def keep_alive(scope: Scope, min_active_per_layer: int) -> Scope:
   return dataclasses.replace(scope, min_active_per_layer=min_active_per_layer)
 
 
-def competition(scope: Scope, layout: Layout) -> masks.Competition:
-  """Returns the competition that a scope holds over the packs of a layout."""
-  groups = np.asarray(scope.groups(layout))
-  sizes = np.asarray(layout.sizes)
-  offsets = np.zeros_like(sizes)
-  for group in range(groups.max(initial=-1) + 1):
-    members = groups == group
-    offsets[members] = np.cumsum(sizes[members]) - sizes[members]
-  order = list(layout.packed_layers)
-  return masks.Competition(
-    tuple(pack.axis for pack in layout.packs),
-    tuple(groups[order].tolist()),
-    tuple(offsets[order].tolist()),
+def budget_table(
+  scope: Scope,
+  layout: Layout,
+  sparsities: tuple[float, ...],
+  *,
+  shrinking: bool = False,
+  first: np.ndarray | None = None,
+) -> np.ndarray:
+  """Returns int32[len(sparsities), num_groups]: the counts at each update.
+
+  Args:
+    scope: gives the budgets.
+    layout: the sparse leaves.
+    sparsities: the asked sparsity before the first update and after each one.
+    shrinking: whether no weight ever comes back, so that a group can only lose
+      some. Rounding each update by itself would let a count fall and rise.
+    first: int[num_groups], the counts that the groups start from; where it is
+      None they start as asked.
+
+  Raises:
+    ValueError: if `min_active_per_layer` asks for more than a sparsity leaves.
+  """
+  if not layout.leaves:
+    return np.zeros((len(sparsities), 1), np.int32)
+  final, rows, limits = sparsities[-1], [], first
+  for sparsity in sparsities:
+    progress = sparsity / final if final else 1.0
+    row = scope.budgets(layout, sparsity, progress, limits)
+    row = _at_least(scope, layout, row, sparsity)
+    if limits is not None:
+      row = _within(row, limits)
+    rows.append(row)
+    limits = row if shrinking else None
+  return np.stack(rows).astype(np.int32)
+
+
+def _at_least(
+  scope: Scope, layout: Layout, counts: np.ndarray, sparsity: float
+) -> np.ndarray:
+  """Raises groups to the least of their layers, at the cost of the largest."""
+  if not scope.min_active_per_layer:
+    return counts
+  least = np.zeros_like(counts)
+  sure = np.minimum(scope.min_active_per_layer, layout.sizes)
+  np.add.at(least, scope.groups(layout), sure)
+  if least.sum() > counts.sum():
+    raise ValueError(
+      f"`min_active_per_layer` of {scope.min_active_per_layer} asks for"
+      f" {least.sum()} weights, but a sparsity of {sparsity} leaves"
+      f" {counts.sum()}. Lower either."
+    )
+  return _moved(np.maximum(counts, least), least, int(counts.sum()))
+
+
+def _within(counts: np.ndarray, limits: np.ndarray) -> np.ndarray:
+  """Keeps groups within limits and hands their surplus on to the others."""
+  capped = np.minimum(counts, limits)
+  spare = limits - capped
+  surplus = min(int(counts.sum() - capped.sum()), int(spare.sum()))
+  return limits - _moved(
+    spare, np.zeros_like(spare), int(spare.sum()) - surplus
   )
 
 
-def budget_table(
-  scope: Scope, layout: Layout, sparsities: tuple[float, ...]
-) -> np.ndarray:
-  """Returns int32[len(sparsities), num_groups]: the counts at each update."""
-  if not layout.leaves:
-    return np.zeros((len(sparsities), 1), np.int32)
-  final = sparsities[-1]
-  rows = [
-    scope.budgets(layout, s, s / final if final else 1.0) for s in sparsities
-  ]
-  return np.stack(rows).astype(np.int32)
+def _moved(counts: np.ndarray, least: np.ndarray, total: int) -> np.ndarray:
+  """Lowers counts to a total, each time that with the most room."""
+  counts = counts.copy()
+  while counts.sum() > total:
+    room = counts - least
+    roomiest = int(np.argmax(room))
+    second = int(np.max(np.delete(room, roomiest), initial=0))
+    step = max(1, int(room[roomiest]) - second)
+    counts[roomiest] -= min(step, int(counts.sum()) - total)
+  return counts

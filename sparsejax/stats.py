@@ -253,7 +253,9 @@ def _row(name, shape, total, active, asked, sparsity) -> tuple[str, ...]:
 
 
 def _active(masks: Sequence[Array]) -> Int[Array, ""]:
-  counts = masks_lib.count_active(masks, [None] * len(masks))
+  counts = masks_lib.count_active(
+    masks, masks_lib.each_layer([None] * len(masks), len(masks))
+  )
   return jnp.sum(counts, dtype=jnp.int32)
 
 
@@ -275,7 +277,8 @@ def _layers(
   layout = _layout(params, state)
   if not layout.leaves:
     return []
-  count = jax.jit(lambda m: masks_lib.count_active(m, layout.axes))
+  contest = masks_lib.each_layer(layout.axes, len(layout.sizes))
+  count = jax.jit(lambda m: masks_lib.count_active(m, contest))
   active = np.asarray(count(jax.tree.leaves(state.masks)))
   ever = [None] * len(active)
   if _EVER_ACTIVE in state.memory:

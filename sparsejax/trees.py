@@ -4,10 +4,9 @@ import dataclasses
 import difflib
 import fnmatch
 import functools
-import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -72,19 +71,6 @@ class SparseLeaf:
     return tuple(f"{self.name}[{i}]" for i in range(self.num_layers))
 
 
-class Pack(NamedTuple):
-  """Leaves that are worked on as one array, so that they share their code.
-
-  Attributes:
-    members: their numbers in the layout.
-    axis: the axis of the array along which every slice is a layer, or None if
-      the array is one layer. Several members are stacked along axis 0.
-  """
-
-  members: tuple[int, ...]
-  axis: int | None
-
-
 @dataclasses.dataclass(frozen=True)
 class Layout:
   """The sparse leaves of a tree, and their layers in tree order."""
@@ -116,48 +102,10 @@ class Layout:
     """The layer axis of each leaf."""
     return tuple(leaf.axis for leaf in self.leaves)
 
-  @functools.cached_property
-  def packs(self) -> tuple[Pack, ...]:
-    """The leaves by shape; a leaf of several layers is a pack of its own."""
-    alike: dict[Any, list[int]] = {}
-    for number, leaf in enumerate(self.leaves):
-      own = None if leaf.axis is None else number
-      alike.setdefault((leaf.shape, own), []).append(number)
-    return tuple(
-      Pack(tuple(m), self.leaves[m[0]].axis if len(m) == 1 else 0)
-      for m in alike.values()
-    )
-
-  @functools.cached_property
-  def packed_layers(self) -> tuple[int, ...]:
-    """The number in tree order of each layer in pack order."""
-    first = itertools.accumulate(
-      (leaf.num_layers for leaf in self.leaves), initial=0
-    )
-    starts = list(first)
-    return tuple(
-      starts[member] + i
-      for pack in self.packs
-      for member in pack.members
-      for i in range(self.leaves[member].num_layers)
-    )
-
-  def pack(self, leaves: Sequence[Any]) -> list[Any]:
-    """Stacks the sparse leaves into packs."""
-    return [
-      leaves[p.members[0]]
-      if len(p.members) == 1
-      else jnp.stack([leaves[m] for m in p.members])
-      for p in self.packs
-    ]
-
-  def unpack(self, packs: Sequence[Any]) -> list[Any]:
-    """Takes packs apart into the sparse leaves."""
-    leaves: list[Any] = [None] * len(self.leaves)
-    for pack, array in zip(self.packs, packs, strict=True):
-      for i, member in enumerate(pack.members):
-        leaves[member] = array if len(pack.members) == 1 else array[i]
-    return leaves
+  def layers_of(self, number: int) -> range:
+    """Returns the numbers of the layers of a leaf, in tree order."""
+    start = sum(leaf.num_layers for leaf in self.leaves[:number])
+    return range(start, start + self.leaves[number].num_layers)
 
   def take(self, tree: PyTree) -> list[Any]:
     """Returns the sparse leaves of a tree that is like the parameters."""

@@ -2,19 +2,18 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import core, lax
-from jaxtyping import Array, Bool, Int, PyTree, UInt32
+from jaxtyping import Array, Bool, Int, PyTree
 
-from sparsejax import criteria, masks, scopes
+from sparsejax import criteria, draws, masks, packing, scopes
 from sparsejax.base import Criterion, Key, MaskUpdate, Regrow, Scope
+from sparsejax.packing import Packing
 from sparsejax.trees import Layout
-
-FIRST_MASKS, PRUNE, REGROW = 0, 1, 2  # purposes of random bits
 
 
 class Masked(NamedTuple):
@@ -48,21 +47,6 @@ class Turn(NamedTuple):
   last_update: Int[Array, ""]
 
 
-def leaf_key(key: Key, step: Any, index: Any, purpose: int) -> Key:
-  """Returns the key of one leaf, one step and one purpose."""
-  for data in (step, index, purpose):
-    key = jax.random.fold_in(key, data)
-  return key
-
-
-def random_scores(
-  layout: Layout, key: Key | None, step: Any, purpose: int
-) -> list[UInt32[Array, "..."]]:
-  """Returns random ranks for every weight, one array per pack."""
-  blank = layout.pack([jnp.zeros(leaf.shape) for leaf in layout.leaves])
-  return _scores(criteria.random, layout, blank, blank, key, step, purpose)
-
-
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def first_masks(
   method: MaskUpdate, layout: Layout, key: Key | None
@@ -76,11 +60,15 @@ def first_masks(
   """
   if not method.sparsity.sparsities[0]:
     return [jnp.ones(leaf.shape, bool) for leaf in layout.leaves]
-  contest = scopes.competition(method.initial, layout)
-  scores = random_scores(layout, key, 0, FIRST_MASKS)
-  return layout.unpack(
-    masks.select(scores, first_counts(method, layout), contest)
+  packed = packing.blocks(layout)
+  groups = method.initial.groups(layout)
+  first = masks.select(
+    draws.bits(layout, packed, key, 0, draws.FIRST_MASKS),
+    first_counts(method, layout),
+    packed.contest(groups, layout.sizes),
+    valid=packed.inside(),
   )
+  return packed.unpack(first)
 
 
 def first_counts(method: MaskUpdate, layout: Layout) -> np.ndarray:
@@ -89,14 +77,29 @@ def first_counts(method: MaskUpdate, layout: Layout) -> np.ndarray:
   sparsities = method.sparsity.sparsities
   if sparsities[-1]:
     progress = sparsities[0] / sparsities[-1]
-  budgets = method.initial.budgets(layout, sparsities[0], progress)
+  budgets = method.initial.budgets(layout, sparsities[0], progress, None)
   return budgets.astype(np.int32)
+
+
+def budget_table(method: MaskUpdate, layout: Layout) -> np.ndarray:
+  """Returns int32[updates, num_groups] of `method.scope`: weights to keep."""
+  sparsities = method.sparsity.sparsities
+  shrinking = not method.storage.prunes_all
+  first = None
+  if shrinking and sparsities[0] and layout.leaves:
+    by_layer = first_asked(method, layout)[1:]
+    groups = method.scope.groups(layout)
+    first = np.zeros(groups.max() + 1, np.int64)
+    np.add.at(first, groups, by_layer)
+  return scopes.budget_table(
+    method.scope, layout, sparsities, shrinking=shrinking, first=first
+  )
 
 
 def asked_table(method: MaskUpdate, layout: Layout) -> np.ndarray:
   """Returns int32[updates, 1 + layers]: `SparseState.asked` at each update."""
   groups = np.asarray(method.scope.groups(layout))
-  table = scopes.budget_table(method.scope, layout, method.sparsity.sparsities)
+  table = budget_table(method, layout)
   return np.stack([_by_layer(groups, row) for row in table])
 
 
@@ -110,7 +113,8 @@ def asked_as_found(
   layout: Layout, found: Sequence[Bool[Array, "..."]]
 ) -> Int[Array, " counts"]:
   """Returns int32[1 + layers]: the counts of given masks."""
-  counts = masks.count_active(found, layout.axes)
+  contest = masks.each_layer(layout.axes, len(layout.sizes))
+  counts = masks.count_active(found, contest)
   return jnp.concatenate([jnp.zeros(1, jnp.int32), counts])
 
 
@@ -160,7 +164,7 @@ def maybe_update(
     exchange = method.regrow.when(step) > last_update
   due = exchange | (method.when(step) > last_update)
   index = method.sparsity.index(step)
-  table = scopes.budget_table(method.scope, layout, method.sparsity.sparsities)
+  table = budget_table(method, layout)
 
   def change():
     new = next_masks(
@@ -215,29 +219,58 @@ def next_masks(
     exchange: whether `method.regrow` is due; otherwise it is a no-op.
     key: for random scores.
   """
-  params, grads, old = map(layout.pack, (params, grads, old))
-  pruned = old
+  packed = packing.choose(layout, [*params, *grads])
+  view = _View(layout, packed, params, grads, step, key)
+  pruned = before = packed.pack(old)
   if method.prunes:
-    scores = _scores(method.criterion, layout, params, grads, key, step, PRUNE)
-    valid = None if method.storage.prunes_all else old
-    pruned = _prune(method.scope, layout, scores, budgets, valid)
+    scores = view.score(method.criterion, draws.PRUNE)
+    valid = packed.inside() if method.storage.prunes_all else before
+    pruned = _prune(method.scope, view, scores, budgets, valid)
   if method.regrow is None:
-    return Masked(layout.unpack(pruned), None)
-  new, stays = _exchange(
-    method.regrow,
-    layout,
-    params,
-    grads,
-    pruned,
-    step=step,
-    due=exchange,
-    key=key,
-  )
+    return Masked(packed.unpack(pruned), None)
+  new, stays = _exchange(method.regrow, view, pruned, due=exchange)
   if not _sets_keep(method):
-    return Masked(layout.unpack(new), None)
+    return Masked(packed.unpack(new), None)
   goes_on = stays if method.regrow.restart else pruned
   keep = [n & g for n, g in zip(new, goes_on, strict=True)]
-  return Masked(layout.unpack(new), layout.unpack(keep))
+  return Masked(packed.unpack(new), packed.unpack(keep))
+
+
+class _View(NamedTuple):
+  """What a mask update looks at: leaves, how they are packed, randomness."""
+
+  layout: Layout
+  packed: Packing
+  params: Sequence[Array]
+  grads: Sequence[Array]
+  step: Int[Array, ""]
+  key: Key | None
+
+  def score(self, criterion: Criterion, purpose: int) -> list[Array]:
+    """Scores all weights, packed."""
+    if criterion in criteria.ELEMENTWISE:
+      pairs = zip(
+        self.packed.pack(self.params), self.packed.pack(self.grads), strict=True
+      )
+      return [criterion(p, g, None) for p, g in pairs]
+    if criterion is criteria.random and self.key is not None:
+      return self.bits(purpose)
+    keys = draws.leaf_keys(self.layout, self.key, self.step, purpose)
+    leaves = zip(self.params, self.grads, keys, strict=True)
+    return self.packed.pack([criterion(*leaf) for leaf in leaves])
+
+  def bits(self, purpose: int) -> list[Array]:
+    """Draws random ranks for all weights, packed."""
+    return draws.bits(self.layout, self.packed, self.key, self.step, purpose)
+
+  def contest(self, groups: Sequence[int] | np.ndarray) -> masks.Competition:
+    """Returns the competition of the layers in groups."""
+    return self.packed.contest(groups, self.layout.sizes)
+
+  @property
+  def each_layer(self) -> masks.Competition:
+    """Every layer on its own."""
+    return self.contest(np.arange(len(self.layout.sizes)))
 
 
 def _sets_keep(method: MaskUpdate) -> bool:
@@ -246,17 +279,12 @@ def _sets_keep(method: MaskUpdate) -> bool:
   return exchange is not None and (exchange.restart or method.prunes)
 
 
-def _prune(scope: Scope, layout, scores, budgets, valid):
-  contest = scopes.competition(scope, layout)
+def _prune(scope: Scope, view: _View, scores, budgets, valid):
+  contest = view.contest(scope.groups(view.layout))
   if not scope.min_active_per_layer:
     return masks.select(scores, budgets, contest, valid=valid)
-  sizes = np.asarray(layout.sizes)[list(layout.packed_layers)]
-  sure = masks.select(
-    scores,
-    np.minimum(scope.min_active_per_layer, sizes),
-    _each_layer(layout),
-    valid=valid,
-  )
+  least = np.minimum(scope.min_active_per_layer, view.layout.sizes)
+  sure = masks.select(scores, least, view.each_layer, valid=valid)
   first = [
     jnp.where(s, masks.HIGHEST_RANK, masks.ranks(r))
     for s, r in zip(sure, scores, strict=True)
@@ -264,59 +292,41 @@ def _prune(scope: Scope, layout, scores, budgets, valid):
   return masks.select(first, budgets, contest, valid=valid)
 
 
-def _exchange(regrow: Regrow, layout, params, grads, pruned, *, step, due, key):
+def _exchange(regrow: Regrow, view: _View, pruned, *, due):
   """Prunes a share of each layer's active weights and regrows as many.
 
   Returns:
     The new masks, and those of the weights that were not pruned.
   """
-  contest = _each_layer(layout)
-  by = _scores(regrow.prune_by, layout, params, grads, key, step, PRUNE)
-  parts = [regrow.split(p) for p in params]
-  stays = [jnp.zeros_like(m) for m in pruned]
-  removed = jnp.zeros(len(layout.sizes), jnp.int32)
+  contest = view.each_layer
+  by = view.score(regrow.prune_by, draws.PRUNE)
+  parts = [regrow.split(p) for p in view.packed.pack(view.params)]
+  stays, removed = None, jnp.zeros(contest.num_groups, jnp.int32)
   for part in zip(*parts, strict=True):
     valid = [m & p for m, p in zip(pruned, part, strict=True)]
-    active = masks.count_active(valid, contest.axes)
-    lost = masks.share(active, regrow.fraction, step, regrow.count)
+    active = masks.count_active(valid, contest)
+    lost = masks.share(active, regrow.fraction, view.step, regrow.count)
     lost = jnp.where(due, jnp.clip(lost, 0, active), 0)
-    chosen = masks.select(by, active - lost, contest, valid=valid)
-    stays = [a | b for a, b in zip(stays, chosen, strict=True)]
+    left = masks.select(by, active - lost, contest, valid=valid)
+    stays = left if stays is None else _either(stays, left)
     removed += lost
-  scores = _scores(regrow.by, layout, params, grads, key, step, REGROW)
-  if any(score.dtype != jnp.uint32 for score in scores):
+  off = [
+    ~s if i is None else ~s & i
+    for s, i in zip(stays, view.packed.inside(), strict=True)
+  ]
+  grown = masks.select(
+    view.score(regrow.by, draws.REGROW),
+    removed,
+    contest,
+    valid=off,
     # A score of exactly 0 says nothing, so those are drawn at random.
-    bits = _scores(criteria.random, layout, params, grads, key, step, REGROW)
-    scores = [
-      masks.shuffle_zeros(masks.ranks(s), b)
-      for s, b in zip(scores, bits, strict=True)
-    ]
-  off = [~s for s in stays]
-  grown = masks.select(scores, removed, contest, valid=off)
-  return [s | g for s, g in zip(stays, grown, strict=True)], stays
+    shuffle=lambda: view.bits(draws.REGROW),
+  )
+  return _either(stays, grown), stays
 
 
-def _each_layer(layout: Layout) -> masks.Competition:
-  axes = [pack.axis for pack in layout.packs]
-  return masks.each_layer(axes, len(layout.sizes))
-
-
-def _scores(criterion: Criterion, layout, params, grads, key, step, purpose):
-  """Scores every pack, leaf by leaf where it has several."""
-  out = []
-  for pack, p, g in zip(layout.packs, params, grads, strict=True):
-    if key is None:
-      out.append(criterion(p, g, None))
-      continue
-    index = [layout.leaves[member].index for member in pack.members]
-    if len(index) == 1:
-      out.append(criterion(p, g, leaf_key(key, step, index[0], purpose)))
-      continue
-    keys = jax.vmap(leaf_key, (None, None, 0, None))(
-      key, step, jnp.asarray(index), purpose
-    )
-    out.append(jax.vmap(criterion)(p, g, keys))
-  return out
+def _either(a, b):
+  return [x | y for x, y in zip(a, b, strict=True)]
 
 
 def _all_finite(tree: PyTree) -> Bool[Array, ""]:

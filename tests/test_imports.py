@@ -11,6 +11,7 @@ ROOT = pathlib.Path(__file__).parents[1] / "sparsejax"
 FLOORS = [
     {"_version", "checks", "base"},
     {"trees", "masks", "criteria", "distributions", "schedules"},
+    {"packing", "draws"},
     {"memories", "storage", "state"},
     {"scopes", "update", "stats"},
     {"transform", "methods"},

@@ -13,8 +13,8 @@ import pytest
 from sparsejax import masks
 
 ADVERSARIAL = st.sampled_from(
-    [0.0, -0.0, 1.0, 1.0, -1.0, np.inf, -np.inf, np.nan, 1e-40, -1e-40, 3e38]
-    + [2.0**-126, -(2.0**-126), 0.5, 1.0000001]
+  [0.0, -0.0, 1.0, 1.0, -1.0, np.inf, -np.inf, np.nan, 1e-40, -1e-40, 3e38]
+  + [2.0**-126, -(2.0**-126), 0.5, 1.0000001]
 )
 SHAPES = ((5,), (2, 3, 2), (4, 4))
 
@@ -30,11 +30,11 @@ def by_sorting(scores, counts, groups, valid):
   chosen = [np.zeros(s.shape, bool) for s in scores]
   for group, count in enumerate(counts):
     entries = [
-        (-canonical(scores[leaf].ravel()[i]), leaf, i)
-        for leaf in range(len(scores))
-        if groups[leaf] == group
-        for i in range(scores[leaf].size)
-        if valid[leaf].ravel()[i]
+      (-canonical(scores[leaf].ravel()[i]), leaf, i)
+      for leaf in range(len(scores))
+      if groups[leaf] == group
+      for i in range(scores[leaf].size)
+      if valid[leaf].ravel()[i]
     ]
     for _, leaf, i in sorted(entries)[:count]:
       chosen[leaf].ravel()[i] = True
@@ -45,14 +45,14 @@ def by_sorting(scores, counts, groups, valid):
 def compiled(groups, backend):
   sizes = [int(np.prod(s)) for s in SHAPES]
   offsets = [
-      sum(n for n, h in zip(sizes[:i], groups[:i], strict=True) if h == g)
-      for i, g in enumerate(groups)
+    sum(n for n, h in zip(sizes[:i], groups[:i], strict=True) if h == g)
+    for i, g in enumerate(groups)
   ]
   contest = masks.Competition((None,) * 3, groups, tuple(offsets))
   return jax.jit(
-      lambda scores, counts, valid: masks.select(
-          scores, counts, contest, valid=valid, backend=backend
-      )
+    lambda scores, counts, valid: masks.select(
+      scores, counts, contest, valid=valid, backend=backend
+    )
   )
 
 
@@ -62,7 +62,7 @@ def compiled(groups, backend):
 @given(data=st.data())
 def test_keeps_exactly_the_best(backend, groups, data):
   scores = [
-      data.draw(hnp.arrays(np.float32, s, elements=ADVERSARIAL)) for s in SHAPES
+    data.draw(hnp.arrays(np.float32, s, elements=ADVERSARIAL)) for s in SHAPES
   ]
   valid = [data.draw(hnp.arrays(bool, s)) for s in SHAPES]
   counts = [data.draw(st.integers(0, 33)) for _ in range(max(groups) + 1)]
@@ -99,7 +99,9 @@ def test_large_leaf_with_ties_keeps_the_first():
 
 
 def test_ranks_follow_the_canonical_order():
-  x = np.array([-np.inf, np.nan, -1, -1e-40, -0.0, 0.0, 1e-40, 2.0**-126, np.inf])
+  x = np.array(
+    [-np.inf, np.nan, -1, -1e-40, -0.0, 0.0, 1e-40, 2.0**-126, np.inf]
+  )
   r = np.asarray(masks.ranks(jnp.asarray(x, jnp.float32)))
   assert r[0] == r[1]
   assert len(set(r[3:7].tolist())) == 1
@@ -107,31 +109,41 @@ def test_ranks_follow_the_canonical_order():
   assert masks.ranks(jnp.asarray([1, 2], jnp.uint32)).tolist() == [1, 2]
 
 
-def test_zeros_are_shuffled_between_negative_and_positive():
-  x = jnp.array([-1.0, 0.0, 0.0, 0.0, 2.0**-126])
-  bits = jnp.array([0xFFFFFFFF, 0, 0x80000000, 0xFFFFFFFF, 0], jnp.uint32)
-  r = np.asarray(masks.shuffle_zeros(masks.ranks(x), bits)).astype(np.int64)
-  assert (np.diff(r) > 0).all()
+@pytest.mark.parametrize("backend", ["threshold", "top_k"])
+@pytest.mark.parametrize("count", range(8))
+def test_zeros_come_in_the_shuffled_order(count, backend):
+  """Below positive and above negative scores, ties of the bits by index."""
+  scores = jnp.array([-1.0, 0.0, -0.0, 1e-40, 0.0, 2.0**-126, 0.0])
+  bits = jnp.array([9, 5, 2**32 - 1, 7, 7, 0, 0], jnp.uint32)
+  order = [5, 2, 3, 4, 1, 6, 0]
+  (got,) = masks.select(
+    [scores],
+    jnp.array([count]),
+    masks.each_layer([None], 1),
+    shuffle=lambda: [bits],
+    backend=backend,
+  )
+  assert set(np.flatnonzero(got)) == set(order[:count])
 
 
 @pytest.mark.parametrize(
-    ("size", "sparsity", "count"),
-    [
-        (20_024_000, 0.9, 2_002_400),  # int() of the product is one too few
-        (100, 0.45, 55),
-        (10, 0.9, 1),
-        (5, 0.99, 1),  # never nothing
-        (7, 0.0, 7),
-        (25_502_912, 0.9, 2_550_291),
-    ],
+  ("size", "sparsity", "count"),
+  [
+    (20_024_000, 0.9, 2_002_400),  # int() of the product is one too few
+    (100, 0.45, 55),
+    (10, 0.9, 1),
+    (5, 0.99, 1),  # never nothing
+    (7, 0.0, 7),
+    (25_502_912, 0.9, 2_550_291),
+  ],
 )
 def test_asked_count(size, sparsity, count):
   assert masks.asked_count(size, sparsity) == count
 
 
 @given(
-    st.lists(st.integers(1, 10**6), min_size=1, max_size=9),
-    st.floats(0, 0.999),
+  st.lists(st.integers(1, 10**6), min_size=1, max_size=9),
+  st.floats(0, 0.999),
 )
 def test_apportioned_counts_sum_to_the_asked_one(sizes, sparsity):
   asked = masks.asked_count(sizes, sparsity)
@@ -148,7 +160,7 @@ def test_shares_are_exact_up_to_two_billion(fraction):
   rng = np.random.default_rng(0)
   counts = rng.integers(0, 2**31 - 1, size=2000).astype(np.int32)
   got = masks.share(
-      jnp.asarray(counts), lambda step: fraction + 0 * step, 5, masks.ceil
+    jnp.asarray(counts), lambda step: fraction + 0 * step, 5, masks.ceil
   )
   want = np.ceil(counts.astype(np.float64) * fraction - 1e-6)
   np.testing.assert_array_equal(np.asarray(got), want.astype(np.int64))

@@ -79,7 +79,7 @@ def grow_by_gradient(gradient, k, valid, bits):
   upper 23 bits of the draw decide, then the lower index.
   """
   scores = magnitude(gradient).ravel()
-  draw = np.where(scores == 0.0, bits.ravel() >> 9, 0)
+  draw = np.where(scores == 0.0, bits.ravel(), 0)
   mask = keep_top([scores, draw], k, valid.ravel())
   return mask.reshape(valid.shape)
 

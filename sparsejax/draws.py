@@ -1,0 +1,91 @@
+"""Random bits: one key per step, leaf and purpose, one draw per weight."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend import random as extend_random
+from jaxtyping import Array, UInt32
+
+from sparsejax.base import Key
+from sparsejax.packing import Packing
+from sparsejax.trees import Layout
+
+FIRST_MASKS, PRUNE, REGROW = 0, 1, 2  # purposes
+
+
+def leaf_key(key: Key, step: Any, index: Any, purpose: int) -> Key:
+  """Returns the key of one step, one leaf (among all leaves), one purpose."""
+  for data in (step, index, purpose):
+    key = jax.random.fold_in(key, data)
+  return key
+
+
+def leaf_keys(
+  layout: Layout, key: Key | None, step: Any, purpose: int
+) -> list[Key | None]:
+  """Returns the key of every sparse leaf, None without a key."""
+  if key is None:
+    return [None] * len(layout.leaves)
+  return [leaf_key(key, step, leaf.index, purpose) for leaf in layout.leaves]
+
+
+def bits(
+  layout: Layout, packing: Packing, key: Key, step: Any, purpose: int
+) -> list[UInt32[Array, "..."]]:
+  """Returns 32 random bits for every weight, packed.
+
+  They are those of `jax.random.bits` with the key of the leaf, whatever the
+  packing. Rows of one array draw by themselves, which compiles once.
+
+  Args:
+    layout: the sparse leaves.
+    packing: how they are packed.
+    key: the typed key of the run.
+    step: int32.
+    purpose: one of this module.
+  """
+  by_row = (
+    packing.rows is not None
+    and str(jax.random.key_impl(key)) == "threefry2x32"
+    and jax.config.jax_threefry_partitionable
+    and all(leaf.axis in (None, 0) for leaf in layout.leaves)
+  )
+  if by_row:
+    return [_bits_of_rows(layout, packing, key, step, purpose)]
+  keys = leaf_keys(layout, key, step, purpose)
+  return packing.pack(
+    [
+      jax.random.bits(k, leaf.shape, jnp.uint32)
+      for k, leaf in zip(keys, layout.leaves, strict=True)
+    ]
+  )
+
+
+def _bits_of_rows(layout, packing, key, step, purpose):
+  """Threefry of (leaf key, index in the leaf), as `jax.random.bits` has it."""
+  leaf_of_layer = np.repeat(
+    np.arange(len(layout.leaves)), [x.num_layers for x in layout.leaves]
+  )
+  first = np.concatenate(
+    [
+      np.arange(x.num_layers) * np.prod(x.layer_shape, dtype=np.int64)
+      for x in layout.leaves
+    ]
+  )
+  start = (first[packing.layers] + packing.offsets).astype(np.uint32)
+  index = jnp.asarray([leaf.index for leaf in layout.leaves])
+  keys = jax.vmap(leaf_key, (None, None, 0, None))(key, step, index, purpose)
+  data = jax.random.key_data(keys)[leaf_of_layer[packing.layers]]
+  shape = (len(start), packing.rows)
+  counter = jnp.asarray(start)[:, None] + jnp.arange(
+    packing.rows, dtype=jnp.uint32
+  )
+  words = extend_random.threefry2x32_p.bind(
+    jnp.broadcast_to(data[:, :1], shape),
+    jnp.broadcast_to(data[:, 1:], shape),
+    jnp.zeros(shape, jnp.uint32),
+    counter,
+  )
+  return words[0] ^ words[1]
