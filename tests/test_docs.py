@@ -6,18 +6,22 @@ import re
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
-PAGES = ["README.md", *sorted(p.name for p in (ROOT / "docs").glob("*.md"))]
+PAGES = [
+  "README.md",
+  "CONTRIBUTING.md",
+  *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")),
+]
 
 
 def blocks(page):
-  path = ROOT / page if page == "README.md" else ROOT / "docs" / page
-  return re.findall(r"```python\n(.*?)```", path.read_text(), re.DOTALL)
+  return re.findall(
+    r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL
+  )
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_page_runs(page):
-  if page == "README.md":
-    assert blocks(page), "the README shows the use in one's own loop"
+  assert blocks(page), "every page shows its use"
   namespace = {}
   for number, block in enumerate(blocks(page), 1):
     code = compile(block, f"{page} block {number}", "exec")
