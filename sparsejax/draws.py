@@ -49,16 +49,17 @@ def bits(
   by_row = (
     packing.rows is not None
     and str(jax.random.key_impl(key)) == "threefry2x32"
-    and jax.config.jax_threefry_partitionable
+    and jax.threefry_partitionable.value
     and all(leaf.axis in (None, 0) for leaf in layout.leaves)
   )
   if by_row:
     return [_bits_of_rows(layout, packing, key, step, purpose)]
-  keys = leaf_keys(layout, key, step, purpose)
   return packing.pack(
     [
-      jax.random.bits(k, leaf.shape, jnp.uint32)
-      for k, leaf in zip(keys, layout.leaves, strict=True)
+      jax.random.bits(
+        leaf_key(key, step, leaf.index, purpose), leaf.shape, jnp.uint32
+      )
+      for leaf in layout.leaves
     ]
   )
 

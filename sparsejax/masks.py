@@ -183,7 +183,7 @@ def select(
   counts: Int[Array | np.ndarray, " groups"],
   competition: Competition,
   *,
-  valid: Sequence[Bool[Array, "..."]] | None = None,
+  valid: Sequence[Bool[Array, "..."] | None] | None = None,
   shuffle: Callable[[], Sequence[UInt32[Array, "..."]]] | None = None,
   backend: Backend = "auto",
 ) -> list[Bool[Array, "..."]]:
@@ -210,67 +210,95 @@ def select(
   return search(list(scores), counts, competition, on, shuffle)
 
 
-def _threshold(scores, counts, competition, valid, shuffle):
-  shapes = [score.shape for score in scores]
+class _Field(NamedTuple):
+  """What a search reads: the scores, who takes part, and index offsets."""
 
-  def ranked():
-    """Made anew wherever it is read: that is cheaper than memory."""
+  scores: list[Array]
+  valid: list[Array | None]
+  offsets: list[Array]
+
+  @property
+  def shapes(self) -> list[tuple[int, ...]]:
+    """Shapes of the arrays."""
+    return [score.shape for score in self.scores]
+
+  def ranked(self) -> list[Array]:
+    """Returns ranks, 0 where an element takes no part."""
     return [
       ranks(s) if v is None else jnp.where(v, ranks(s), 0)
-      for s, v in zip(scores, valid, strict=True)
+      for s, v in zip(self.scores, self.valid, strict=True)
     ]
 
-  def reaching(bounds):
+  def tied(self, bounds: Sequence[Array]) -> list[Array]:
+    """Returns which elements are exactly at a bound."""
     return [
-      [r >= b for b in bound] for r, bound in zip(ranked(), bounds, strict=True)
+      (ranks(s) == b) if v is None else (ranks(s) == b) & v
+      for s, v, b in zip(self.scores, self.valid, bounds, strict=True)
     ]
 
-  found, above, reached = _kth_highest(reaching, counts, competition, shapes)
+  def order(self, competition: Competition) -> list[Array]:
+    """Returns ranks that fall from the first to the last of a group."""
+    out = []
+    for shape, axis, index in zip(
+      self.shapes, competition.axes, self.offsets, strict=True
+    ):
+      stride = 1
+      for d in reversed(range(len(shape))):
+        if d != axis:
+          place = lax.broadcasted_iota(jnp.uint32, shape, d)
+          index = index + place * np.uint32(stride)
+          stride *= shape[d]
+      out.append(HIGHEST_RANK - np.uint32(1) - index)
+    return out
+
+
+def _threshold(scores, counts, competition, valid, shuffle):
+  shapes = [score.shape for score in scores]
+  offsets = np.asarray(competition.offsets, np.uint32)
+  offsets = [
+    jnp.asarray(offsets[slices.numbers].reshape(slices.shape))
+    for slices in _slices(shapes, competition)
+  ]
+  field = _Field(scores, valid, offsets)
+  found, above, reached = _kth_highest(
+    lambda field, bounds: _reach(field.ranked(), bounds),
+    field,
+    counts,
+    competition,
+  )
   missing = counts - above
   ambiguous = (missing > 0) & (missing < reached - above)
-  bounds = _spread(found, shapes, competition)
+  level = _spread(found, shapes, competition)
 
-  def with_ties(tie_masks):
+  def with_ties(ties):
     return [
-      (r > b) | t for r, b, t in zip(ranked(), bounds, tie_masks, strict=True)
+      (r > b) | t for r, b, t in zip(field.ranked(), level, ties, strict=True)
     ]
 
-  def tied():
+  def first_ties(field, bounds):
+    reach = _reach(field.order(competition), bounds)
     return [
-      (r == b) if v is None else (r == b) & v
-      for r, b, v in zip(ranked(), bounds, valid, strict=True)
+      [t & flag for flag in flags]
+      for t, flags in zip(field.tied(level), reach, strict=True)
     ]
 
   def by_index():
-    order = _order_ranks(shapes, competition)
-
-    def first(bounds):
-      return [
-        [t & (o >= b) for b in bound]
-        for t, o, bound in zip(tied(), order, bounds, strict=True)
-      ]
-
-    every = jnp.where(missing > 0, np.uint32(0), HIGHEST_RANK)
     last = lax.cond(
       jnp.any(ambiguous),
-      lambda: jnp.where(
-        missing > 0,
-        _kth_highest(first, missing, competition, shapes)[0],
-        HIGHEST_RANK,
-      ),
-      lambda: every,
+      lambda: _kth_highest(first_ties, field, missing, competition)[0],
+      lambda: jnp.zeros_like(found),
     )
-    last = _spread(last, shapes, competition)
-    return with_ties(
-      [t & (o >= b) for t, o, b in zip(tied(), order, last, strict=True)]
-    )
+    last = jnp.where(missing > 0, last, HIGHEST_RANK)
+    bounds = [[b] for b in _spread(last, shapes, competition)]
+    return with_ties([ties for (ties,) in first_ties(field, bounds)])
 
   def at_random():
     drawn = [
       jnp.where(b == _ZERO_RANK, bits, np.uint32(0))
-      for b, bits in zip(bounds, shuffle(), strict=True)
+      for b, bits in zip(level, shuffle(), strict=True)
     ]
-    return with_ties(_threshold(drawn, missing, competition, tied(), None))
+    ties = field.tied(level)
+    return with_ties(_threshold(drawn, missing, competition, ties, None))
 
   if shuffle is None:
     return by_index()
@@ -278,15 +306,21 @@ def _threshold(scores, counts, competition, valid, shuffle):
   return lax.cond(among_zeros, at_random, by_index)
 
 
-def _kth_highest(reaching, counts, competition, shapes):
+def _reach(rank, bounds):
+  return [[r >= b for b in some] for r, some in zip(rank, bounds, strict=True)]
+
+
+def _kth_highest(reaching, field, counts, competition):
   """Finds, in each group, the largest bound that k elements reach.
 
   Args:
-    reaching: for each array a list of bounds that broadcast over it -> for each
-      array the list of bools, which elements reach them.
+    reaching: (field, for each array a list of bounds that broadcast over it) ->
+      for each array the list of bools, which elements reach them.
+    field: what is searched. It goes through a barrier at every pass, so that
+      the compiler does not keep what is made of it: making it anew is cheaper
+      than to write and read it.
     counts: int32[groups], k.
     competition: the groups.
-    shapes: of the arrays.
 
   Returns:
     uint32[groups], the bound; int32[groups], how many reach more than it; and
@@ -297,11 +331,12 @@ def _kth_highest(reaching, counts, competition, shapes):
 
   def narrow(i, state):
     found, above, reached = state
+    seen, i = lax.optimization_barrier((field, i))
     shift = jnp.uint32(_BITS_PER_PASS * (passes - 1)) - i * _BITS_PER_PASS
     offsets = jnp.asarray(steps) << shift
     fits = (offsets >> shift) == steps  # the first pass has fewer bits left
-    spread = [_spread(found + x, shapes, competition) for x in offsets]
-    flags = reaching(list(zip(*spread, strict=True)))
+    spread = [_spread(found + x, field.shapes, competition) for x in offsets]
+    flags = reaching(seen, list(zip(*spread, strict=True)))
     total = jnp.where(fits[:, None], _group_counts(flags, competition), 0)
     enough = total >= jnp.maximum(counts, 1)
     enough |= (counts < 1) & fits[:, None]
@@ -318,24 +353,6 @@ def _kth_highest(reaching, counts, competition, shapes):
     jnp.full(len(counts), _INT32_MAX),
   )
   return lax.fori_loop(jnp.uint32(0), jnp.uint32(passes), narrow, start)
-
-
-def _order_ranks(shapes, competition):
-  """Returns uint32 arrays that fall from the first to the last of a group."""
-  offsets = np.asarray(competition.offsets, np.uint32)
-  out = []
-  for shape, slices in zip(shapes, _slices(shapes, competition), strict=True):
-    index, stride = (
-      jnp.asarray(offsets[slices.numbers].reshape(slices.shape)),
-      1,
-    )
-    for d in reversed(range(len(shape))):
-      if d != slices.axis:
-        place = lax.broadcasted_iota(jnp.uint32, shape, d)
-        index = index + place * np.uint32(stride)
-        stride *= shape[d]
-    out.append(HIGHEST_RANK - np.uint32(1) - index)
-  return out
 
 
 class _Slices(NamedTuple):

@@ -57,14 +57,14 @@ class Packing:
       groups: int[layers]; the group that each layer competes in.
       sizes: weights of each layer.
     """
-    groups, sizes = np.asarray(groups), np.asarray(sizes)
-    before = np.zeros_like(sizes)
-    for group in range(groups.max(initial=-1) + 1):
-      members = groups == group
-      before[members] = np.cumsum(sizes[members]) - sizes[members]
+    of_layer, size = np.asarray(groups), np.asarray(sizes)
+    before = np.zeros_like(size)
+    for group in range(of_layer.max(initial=-1) + 1):
+      members = of_layer == group
+      before[members] = np.cumsum(size[members]) - size[members]
     return masks.Competition(
       self.axes,
-      tuple(groups[self.layers].tolist()),
+      tuple(of_layer[self.layers].tolist()),
       tuple((before[self.layers] + self.offsets).tolist()),
     )
 
@@ -125,7 +125,7 @@ def blocks(layout: Layout) -> Packing:
   left = np.asarray(layout.sizes)[layers] - offsets
   left = np.clip(left, 0, row).astype(np.int32)
 
-  def inside():
+  def inside() -> list[Array | None]:
     if (left == row).all():
       return [None]
     return [jnp.arange(row, dtype=jnp.int32) < jnp.asarray(left)[:, None]]

@@ -60,6 +60,7 @@ def first_masks(
   """
   if not method.sparsity.sparsities[0]:
     return [jnp.ones(leaf.shape, bool) for leaf in layout.leaves]
+  assert key is not None  # `sparsify` refused to go on without one.
   packed = packing.blocks(layout)
   groups = method.initial.groups(layout)
   first = masks.select(
@@ -261,6 +262,7 @@ class _View(NamedTuple):
 
   def bits(self, purpose: int) -> list[Array]:
     """Draws random ranks for all weights, packed."""
+    assert self.key is not None  # `sparsify` refused to go on without one.
     return draws.bits(self.layout, self.packed, self.key, self.step, purpose)
 
   def contest(self, groups: Sequence[int] | np.ndarray) -> masks.Competition:
@@ -301,14 +303,15 @@ def _exchange(regrow: Regrow, view: _View, pruned, *, due):
   contest = view.each_layer
   by = view.score(regrow.prune_by, draws.PRUNE)
   parts = [regrow.split(p) for p in view.packed.pack(view.params)]
-  stays, removed = None, jnp.zeros(contest.num_groups, jnp.int32)
+  stays: list[Array] = []
+  removed = jnp.zeros(contest.num_groups, jnp.int32)
   for part in zip(*parts, strict=True):
     valid = [m & p for m, p in zip(pruned, part, strict=True)]
     active = masks.count_active(valid, contest)
     lost = masks.share(active, regrow.fraction, view.step, regrow.count)
     lost = jnp.where(due, jnp.clip(lost, 0, active), 0)
     left = masks.select(by, active - lost, contest, valid=valid)
-    stays = left if stays is None else _either(stays, left)
+    stays = _either(stays, left) if stays else left
     removed += lost
   off = [
     ~s if i is None else ~s & i

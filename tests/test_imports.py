@@ -9,32 +9,32 @@ ROOT = pathlib.Path(__file__).parents[1] / "sparsejax"
 
 # A module may import modules of its own floor and of the floors before it.
 FLOORS = [
-    {"_version", "checks", "base"},
-    {"trees", "masks", "criteria", "distributions", "schedules"},
-    {"packing", "draws"},
-    {"memories", "storage", "state"},
-    {"scopes", "update", "stats"},
-    {"transform", "methods"},
+  {"_version", "checks", "base"},
+  {"trees", "masks", "criteria", "distributions", "schedules"},
+  {"packing", "draws"},
+  {"memories", "storage", "state"},
+  {"scopes", "update", "stats"},
+  {"transform", "methods"},
 ]
 CORE = set().union(*FLOORS)
 ROOMS = {
-    "flax": {"models", "training"},
-    "ml_collections": {"training", "train"},
-    "absl": {"training", "train"},
-    "orbax": {"training"},
-    "matplotlib": {"plots"},
-    "tensorflow_datasets": {"data"},
-    "grain": {"data"},
-    "sklearn": {"data"},
-    "tensorboardX": {"training"},
-    "rich": {"training", "train"},
+  "flax": {"models", "training"},
+  "ml_collections": {"training", "train"},
+  "absl": {"training", "train"},
+  "orbax": {"training"},
+  "matplotlib": {"plots"},
+  "tensorflow_datasets": {"data"},
+  "grain": {"data"},
+  "sklearn": {"data"},
+  "tensorboardX": {"training"},
+  "rich": {"training", "train"},
 }
 ALLOWED = {  # rooms outside the core -> rooms of ours that they may import
-    "models": {"models"},
-    "data": {"data"},
-    "plots": {"plots"},
-    "training": CORE | {"training", "models", "data", "plots", "sparsejax"},
-    "train": CORE | {"training", "plots", "sparsejax"},
+  "models": {"models"},
+  "data": {"data"},
+  "plots": {"plots"},
+  "training": CORE | {"training", "models", "data", "plots", "sparsejax"},
+  "train": CORE | {"training", "plots", "sparsejax"},
 }
 
 
@@ -87,11 +87,8 @@ def test_each_library_stays_in_its_room():
 
 def test_importing_the_package_loads_no_trainer():
   heavy = set(ROOMS) - {"absl"}  # optax itself imports absl
-  code = (
-      "import sys, sparsejax; "
-      f"print(*({heavy!r} & sys.modules.keys()))"
-  )
+  code = f"import sys, sparsejax; print(*({heavy!r} & sys.modules.keys()))"
   done = subprocess.run(
-      [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    [sys.executable, "-c", code], capture_output=True, text=True, check=True
   )
   assert done.stdout.split() == []

@@ -14,77 +14,77 @@ import pytest
 import sparsejax
 
 SHAPES = {
-    "conv": {"kernel": (3, 3, 2, 5), "bias": (5,)},
-    "dense": {"kernel": (13, 7), "bias": (7,)},
-    "out": {"kernel": (7, 11)},
+  "conv": {"kernel": (3, 3, 2, 5), "bias": (5,)},
+  "dense": {"kernel": (13, 7), "bias": (7,)},
+  "out": {"kernel": (7, 11)},
 }
 
 METHODS = {
-    "dense": sparsejax.dense(),
-    "static": sparsejax.static(0.8),
-    "one_shot": sparsejax.one_shot(0.8, at_step=4),
-    "gmp": sparsejax.gmp(0.8, end_step=10, every_steps=3),
-    "gmp_kept": sparsejax.gmp(
-        0.8, end_step=10, every_steps=3, storage=sparsejax.kept
-    ),
-    "gmp_uniform": sparsejax.gmp(
-        0.8,
-        end_step=2,  # smaller than the interval: one prune at the end
-        every_steps=3,
-        scope=sparsejax.layerwise(sparsejax.uniform),
-    ),
-    "granet": sparsejax.granet(0.8, end_step=10, every_steps=3, total_steps=12),
-    "granet_from_half": sparsejax.granet(
-        0.8,
-        initial_sparsity=0.5,
-        end_step=9,
-        every_steps=3,
-        total_steps=12,
-        scope=sparsejax.layerwise(sparsejax.uniform),
-    ),
-    "rigl": sparsejax.rigl(0.8, end_step=10, every_steps=3),
-    "rigl_itop": sparsejax.rigl_itop(0.8, every_steps=3, total_steps=12),
-    "set": sparsejax.sparse_evolution(
-        sparsity=0.8, every_steps=3, total_steps=12
-    ),
-    "set_epsilon": sparsejax.sparse_evolution(
-        epsilon=2.0, every_steps=3, total_steps=12, by_sign=False
-    ),
+  "dense": sparsejax.dense(),
+  "static": sparsejax.static(0.8),
+  "one_shot": sparsejax.one_shot(0.8, at_step=4),
+  "gmp": sparsejax.gmp(0.8, end_step=10, every_steps=3),
+  "gmp_kept": sparsejax.gmp(
+    0.8, end_step=10, every_steps=3, storage=sparsejax.kept
+  ),
+  "gmp_uniform": sparsejax.gmp(
+    0.8,
+    end_step=2,  # smaller than the interval: one prune at the end
+    every_steps=3,
+    scope=sparsejax.layerwise(sparsejax.uniform),
+  ),
+  "granet": sparsejax.granet(0.8, end_step=10, every_steps=3, total_steps=12),
+  "granet_from_half": sparsejax.granet(
+    0.8,
+    initial_sparsity=0.5,
+    end_step=9,
+    every_steps=3,
+    total_steps=12,
+    scope=sparsejax.layerwise(sparsejax.uniform),
+  ),
+  "rigl": sparsejax.rigl(0.8, end_step=10, every_steps=3),
+  "rigl_itop": sparsejax.rigl_itop(0.8, every_steps=3, total_steps=12),
+  "set": sparsejax.sparse_evolution(
+    sparsity=0.8, every_steps=3, total_steps=12
+  ),
+  "set_epsilon": sparsejax.sparse_evolution(
+    epsilon=2.0, every_steps=3, total_steps=12, by_sign=False
+  ),
 }
 
 LABELS = {
-    "conv": {"kernel": "a", "bias": "b"},
-    "dense": {"kernel": "b", "bias": "b"},
-    "out": {"kernel": "a"},
+  "conv": {"kernel": "a", "bias": "b"},
+  "dense": {"kernel": "b", "bias": "b"},
+  "out": {"kernel": "a"},
 }
 
 OPTIMIZERS = {
-    "sgd": lambda: optax.sgd(0.1),
-    "momentum": lambda: optax.sgd(0.1, momentum=0.9, nesterov=True),
-    "adam": lambda: optax.adam(1e-2),
-    "adamw": lambda: optax.adamw(1e-2, weight_decay=0.1),
-    "lion": lambda: optax.lion(1e-2),
-    "adafactor": lambda: optax.adafactor(1e-2, min_dim_size_to_factor=4),
-    "adagrad": lambda: optax.adagrad(1e-2),
-    "rmsprop": lambda: optax.rmsprop(1e-2, initial_scale=1.0),
-    "rprop": lambda: optax.rprop(1e-2),
-    "muon": lambda: optax.contrib.muon(1e-2),
-    "clipped": lambda: optax.chain(
-        optax.clip_by_global_norm(1.0),
-        optax.add_decayed_weights(1e-2),
-        optax.sgd(0.1, momentum=0.9),
-    ),
-    "injected": lambda: optax.inject_hyperparams(optax.adam)(
-        learning_rate=optax.linear_schedule(1e-2, 1e-3, 10)
-    ),
-    "multi_steps": lambda: optax.MultiSteps(optax.adam(1e-2), 2),
-    "multi_transform": lambda: optax.multi_transform(
-        {"a": optax.adam(1e-2), "b": optax.sgd(0.1, momentum=0.9)}, LABELS
-    ),
-    "apply_if_finite": lambda: optax.apply_if_finite(optax.adam(1e-2), 3),
-    "masked": lambda: optax.masked(
-        optax.trace(0.9), jax.tree.map(lambda label: label == "a", LABELS)
-    ),
+  "sgd": lambda: optax.sgd(0.1),
+  "momentum": lambda: optax.sgd(0.1, momentum=0.9, nesterov=True),
+  "adam": lambda: optax.adam(1e-2),
+  "adamw": lambda: optax.adamw(1e-2, weight_decay=0.1),
+  "lion": lambda: optax.lion(1e-2),
+  "adafactor": lambda: optax.adafactor(1e-2, min_dim_size_to_factor=4),
+  "adagrad": lambda: optax.adagrad(1e-2),
+  "rmsprop": lambda: optax.rmsprop(1e-2, initial_scale=1.0),
+  "rprop": lambda: optax.rprop(1e-2),
+  "muon": lambda: optax.contrib.muon(1e-2),
+  "clipped": lambda: optax.chain(
+    optax.clip_by_global_norm(1.0),
+    optax.add_decayed_weights(1e-2),
+    optax.sgd(0.1, momentum=0.9),
+  ),
+  "injected": lambda: optax.inject_hyperparams(optax.adam)(
+    learning_rate=optax.linear_schedule(1e-2, 1e-3, 10)
+  ),
+  "multi_steps": lambda: optax.MultiSteps(optax.adam(1e-2), 2),
+  "multi_transform": lambda: optax.multi_transform(
+    {"a": optax.adam(1e-2), "b": optax.sgd(0.1, momentum=0.9)}, LABELS
+  ),
+  "apply_if_finite": lambda: optax.apply_if_finite(optax.adam(1e-2), 3),
+  "masked": lambda: optax.masked(
+    optax.trace(0.9), jax.tree.map(lambda label: label == "a", LABELS)
+  ),
 }
 
 
@@ -96,9 +96,9 @@ def draw(seed, dtype=jnp.float32):
   """Returns a random tree of the test's shapes."""
   rng = np.random.default_rng(seed)
   return jax.tree.map(
-      lambda shape: jnp.asarray(rng.normal(size=shape), dtype),
-      SHAPES,
-      is_leaf=is_shape,
+    lambda shape: jnp.asarray(rng.normal(size=shape), dtype),
+    SHAPES,
+    is_leaf=is_shape,
   )
 
 
@@ -120,7 +120,7 @@ def check_statistics(state, fresh, masks):
     mask = by_shape.get(stat.shape)
     if mask is not None:
       np.testing.assert_array_equal(
-          np.asarray(stat)[~mask], np.asarray(start)[~mask]
+        np.asarray(stat)[~mask], np.asarray(start)[~mask]
       )
 
 
@@ -135,7 +135,7 @@ def compiled(optimizer):
     inner = inner.gradient_transformation()
   inner = optax.with_extra_args_support(inner)
   return optax.GradientTransformationExtraArgs(
-      inner.init, jax.jit(inner.update)
+    inner.init, jax.jit(inner.update)
   )
 
 
@@ -176,7 +176,7 @@ def test_every_method_with_every_optimizer(name, optimizer):
         if int(new_state.last_update) == int(state.last_update):
           assert same.all()
       np.testing.assert_array_equal(
-          params["conv"]["bias"], expected["conv"]["bias"]
+        params["conv"]["bias"], expected["conv"]["bias"]
       )
     state = new_state
   result = sparsejax.summary(params, state)
@@ -188,7 +188,7 @@ def test_every_method_with_every_optimizer(name, optimizer):
 
 def sparse_adam(name, seed):
   return sparsejax.sparsify(
-      optax.adam(1e-2), METHODS[name], key=jax.random.key(seed)
+    optax.adam(1e-2), METHODS[name], key=jax.random.key(seed)
   )
 
 
@@ -213,12 +213,12 @@ def test_inside_a_chain_and_multi_transform(name):
   chained = optax.chain(optax.clip_by_global_norm(1.0), sparse_adam(name, 1))
   assert len(run_sparse(chained, 13, jit=False).layers) == 3
   some = optax.multi_transform(
-      {"a": sparse_adam(name, 1), "b": optax.sgd(0.1)}, LABELS
+    {"a": sparse_adam(name, 1), "b": optax.sgd(0.1)}, LABELS
   )
   names = [x.name for x in run_sparse(some, 13, jit=False).layers]
   assert names == ["conv/kernel", "out/kernel"]
   both = optax.multi_transform(
-      {"a": sparse_adam(name, 1), "b": sparse_adam(name, 2)}, LABELS
+    {"a": sparse_adam(name, 1), "b": sparse_adam(name, 2)}, LABELS
   )
   names = [x.name for x in run_sparse(both, 13, jit=False).layers]
   assert names == ["conv/kernel", "dense/kernel", "out/kernel"]
@@ -238,7 +238,7 @@ def test_inside_multi_steps_and_apply_if_finite(name):
 def test_one_compilation_under_scan_donated_in_bfloat16(name):
   """A whole schedule runs in one compilation, with everything donated."""
   tx = sparsejax.sparsify(
-      optax.sgd(0.1, momentum=0.9), METHODS[name], key=jax.random.key(3)
+    optax.sgd(0.1, momentum=0.9), METHODS[name], key=jax.random.key(3)
   )
   params = draw(0, jnp.bfloat16)
   abstract = jax.eval_shape(tx.init, params)
@@ -254,13 +254,13 @@ def test_one_compilation_under_scan_donated_in_bfloat16(name):
     params = optax.apply_updates(params, updates)
     masks = sparsejax.get_masks(state)
     off = sum(
-        jnp.sum(~masks[name]["kernel"] & (params[name]["kernel"] != 0))
-        for name in SHAPES
+      jnp.sum(~masks[name]["kernel"] & (params[name]["kernel"] != 0))
+      for name in SHAPES
     )
     return (params, state), off
 
   step = jax.jit(
-      lambda carry, grads: jax.lax.scan(body, carry, grads), donate_argnums=0
+    lambda carry, grads: jax.lax.scan(body, carry, grads), donate_argnums=0
   )
   for start in (0, 7):
     grads = [draw(100 + i, jnp.bfloat16) for i in range(start, start + 7)]

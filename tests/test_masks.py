@@ -2,13 +2,13 @@
 
 import functools
 
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 from sparsejax import masks
 
@@ -160,7 +160,10 @@ def test_shares_are_exact_up_to_two_billion(fraction):
   rng = np.random.default_rng(0)
   counts = rng.integers(0, 2**31 - 1, size=2000).astype(np.int32)
   got = masks.share(
-    jnp.asarray(counts), lambda step: fraction + 0 * step, 5, masks.ceil
+    jnp.asarray(counts),
+    lambda step: fraction + 0 * step,
+    jnp.int32(5),
+    masks.ceil,
   )
   want = np.ceil(counts.astype(np.float64) * fraction - 1e-6)
   np.testing.assert_array_equal(np.asarray(got), want.astype(np.int64))

@@ -304,7 +304,7 @@ def test_uniform_makes_up_for_a_capped_classifier(layers, sparsity, expected):
 
 def test_epsilon_of_the_set_mlp():
   shapes = {"l1": (3072, 4000), "l2": (4000, 1000), "l3": (1000, 4000)}
-  found = distributions.er_epsilon(shapes, 0.0, epsilon=20)
+  found = distributions.er_epsilon(shapes, 0.0, epsilon=20.0)
   kept = {n: (1 - s) * math.prod(shapes[n]) for n, s in found.items()}
   assert 1 - found["l1"] == pytest.approx(0.0115104167, abs=5e-11)
   assert 1 - found["l2"] == pytest.approx(0.025)
