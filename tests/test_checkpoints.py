@@ -157,7 +157,7 @@ def test_the_best_of_an_earlier_start_is_still_kept(tmp_path):
 def test_without_a_metric_the_newest_two_are_kept(tmp_path):
   with contextlib.closing(open_run(tmp_path, keep_best_by=None)) as run:
     for step in range(1, 5):
-      run.save(step, train_state(), metrics={"test_accuracy": -step})
+      run.save(step, train_state(), metrics={"test_accuracy": -float(step)})
   assert steps_on_disk(tmp_path) == [3, 4]
 
 

@@ -59,10 +59,11 @@ def compile_once(tmp_path_factory):
   compilation_cache.reset_cache()
 
 
-class StopAfter:
+class StopAfter(processes.StopRequest):
   """A request to stop that comes after some dispatches."""
 
   def __init__(self, dispatches):
+    super().__init__()
     self._left = dispatches
 
   def agreed(self):
