@@ -13,11 +13,14 @@ _INT32_MAX = 2**31 - 1
 
 def _own_counts(layout: Layout, progress: float) -> dict[str, int]:
   """Counts of the layers that have a sparsity of their own."""
+  if not layout.overrides:
+    return {}
   size = dict(zip(layout.shapes, layout.sizes, strict=True))
-  return {
-    name: masks.asked_count(size[name], sparsity * progress)
-    for name, sparsity in layout.overrides.items()
-  }
+  sizes = [size[name] for name in layout.overrides]
+  sparsities = [s * progress for s in layout.overrides.values()]
+  asked = masks.asked_count(sizes, sparsities)
+  counts = masks.apportion(sizes, sparsities, asked)
+  return dict(zip(layout.overrides, counts.tolist(), strict=True))
 
 
 def _left_over(layout: Layout, sparsity: float, own: dict[str, int]) -> int:
@@ -89,11 +92,12 @@ def layerwise(distribution: Distribution) -> Scope:
     names = list(layout.shapes)
     free = np.asarray([name not in own for name in names])
     counts = np.asarray([own.get(name, 0) for name in names], np.int64)
-    if not free.any():
-      return counts
     sizes = np.asarray(layout.sizes)[free]
     if own:
-      sparsity = 1 - _left_over(layout, sparsity, own) / sizes.sum()
+      left = _left_over(layout, sparsity, own)
+      sparsity = 1 - left / max(1, sizes.sum())
+    if not free.any():
+      return counts
     shapes = {n: s for n, s in layout.shapes.items() if n not in own}
     solved = list(distribution(shapes, sparsity).values())
     most = sizes if limits is None else np.minimum(sizes, limits[free])
