@@ -129,7 +129,7 @@ def test_select(select, names):
       dict(overrides={"head*": sparsejax.Override(axis=2)}),
       r"`axis` .* must be a dimension of shape \(20, 10\), got 2",
     ),
-    (dict(overrides={"*kernel": 0.1}), "keep 596 .*Change either"),
+    (dict(overrides={"*kernel": 0.1}), "keep 597 .*Change either"),
     (dict(masks={"a": jnp.ones(3)}), "`masks` is not a tree like `params`"),
   ],
 )
