@@ -6,9 +6,12 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 # Hues that stay apart for color-blind readers (Okabe and Ito, 2008).
 _HUES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 _MARKERS = ("o", "s", "^", "D")
+_TICKS = (50, 80, 90, 95, 97, 98, 99, 99.5, 99.9)
 
 Runs = Sequence[Mapping[str, Any]]
 
@@ -90,6 +93,9 @@ def plot(
 ) -> None:
   """Plot accuracy over sparsity, one panel for each family of methods.
 
+  The accuracy axis is the logarithm of the error, so that 98 and 99 % are as
+  far apart as 80 and 90 %.
+
   Args:
     runs: the records of a sweep; a title "dense" is drawn in every panel.
     panels: titles of the curves by title of the panel.
@@ -103,7 +109,9 @@ def plot(
   dense, spread = mean_and_deviation(accuracies(runs, "dense", None))
   for axes, (heading, titles) in zip(grid.flat, panels.items(), strict=True):
     axes.axhspan(dense - spread, dense + spread, color="#dddddd")
-    axes.axhline(dense, color="#555555", linewidth=1, label="dense")
+    axes.axhline(
+      dense, color="#555555", linewidth=1, label="dense, ± 1 deviation"
+    )
     for number, title in enumerate(titles):
       points = [
         mean_and_deviation(accuracies(runs, title, s)) for s in sparsities
@@ -123,11 +131,25 @@ def plot(
       )
     axes.set_title(heading, fontsize=11)
     axes.set_xticks(range(len(sparsities)), [f"{s:.0%}" for s in sparsities])
+    axes.set_yscale("function", functions=(_spread, _gather))
     axes.grid(axis="y", alpha=0.3)
     axes.legend(loc="lower left", frameon=False, fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
+  low, high = grid[0, 0].get_ylim()
+  shown = [tick for tick in _TICKS if low <= tick <= high]
+  grid[0, 0].set_yticks(shown, [str(tick) for tick in shown])
   for axes in grid[-1]:
     axes.set_xlabel("sparsity")
   for axes in grid[:, 0]:
-    axes.set_ylabel("test accuracy, %")
+    axes.set_ylabel("test accuracy in % (log of the error)")
   figure.savefig(path)
+
+
+def _spread(accuracy: Any) -> Any:
+  """Maps accuracies in % to heights."""
+  return -np.log10(np.maximum(100.0 - np.asarray(accuracy), 1e-3))
+
+
+def _gather(height: Any) -> Any:
+  """Maps heights back to accuracies in %."""
+  return 100.0 - 10.0 ** -np.asarray(height)
