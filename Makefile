@@ -8,7 +8,7 @@ check:
 	ruff format --check .
 	ruff check .
 	pyright
-	python -m pytest
+	python -m pytest -n 2
 
 test:
 	PYTHON=$(PYTHON) .ci/run
