@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int, PyTree
 
-from sparsejax import trees, update
+from sparsejax import statistics, trees, update
 from sparsejax.base import Key, Masks, MaskUpdate
 from sparsejax.state import SparseState
 from sparsejax.trees import Layout, Overrides, Select
@@ -117,19 +117,26 @@ def sparsify(
     key = None
     if key_impl is not None:
       key = jax.random.wrap_key_data(state.key_data, impl=key_impl)
-    weights = method.storage.weights(params, state.latent, state.masks)
-    visible = trees.map_masked(
-      lambda m, g: method.storage.gradient(g, m), state.masks, grads
-    )
 
-    def inner_step():
-      return inner.update(visible, state.inner_state, weights, **extra_args)
+    def before():
+      """What the inner optimizer would see if the masks stayed."""
+      weights = method.storage.weights(params, state.latent, state.masks)
+      visible = trees.map_masked(
+        lambda m, g: method.storage.gradient(g, m), state.masks, grads
+      )
+      return weights, visible
 
     def scored():
-      """The weights that a mask update looks at, made anew in its branch."""
+      """The weights that a mask update looks at.
+
+      They are made anew in its branch of the conditional, because whatever
+      passes into that is written to memory at every step.
+      """
+      weights, visible = before()
       if method.spend_step:
         return weights
-      return optax.apply_updates(weights, inner_step()[0])
+      moves, _ = inner.update(visible, state.inner_state, weights, **extra_args)
+      return optax.apply_updates(weights, moves)
 
     step = state.step if method.spend_step else _after(state.step)
     turn = update.maybe_update(
@@ -147,16 +154,26 @@ def sparsify(
     new_masks = trees.masks_tree(params, layout, turn.masks)
     keep = trees.masks_tree(params, layout, turn.keep)
 
-    updates, inner_state = inner_step()
+    weights, visible = before()
+    entering = state.inner_state
+    resets = method.storage.resets
+    alone = resets and statistics.move_alone(inner, params)
+    if alone:
+      entering = statistics.reset(inner, entering, keep, params)
+      weights, visible = trees.where(keep, weights), trees.where(keep, visible)
+    updates, inner_state = inner.update(
+      visible, entering, weights, **extra_args
+    )
+    if resets and not alone:
+      entering = statistics.reset(inner, entering, keep, params)
+      inner_state = statistics.reset(inner, inner_state, keep, params)
     if method.spend_step:
       updates, inner_state = _unless(
         turn.done,
         (updates, inner_state),
-        (optax.tree.zeros_like(updates), state.inner_state),
+        (optax.tree.zeros_like(updates), entering),
       )
       step = jnp.where(turn.done, step, _after(step))
-    if method.storage.resets:
-      inner_state = _reset(inner, inner_state, keep, params)
     updates, latent = method.storage.settle(
       params, updates, weights, state.masks, new_masks, keep
     )
@@ -229,34 +246,6 @@ def _placed_like(params: PyTree, masks: Masks) -> Masks:
     masks,
     params,
     dense=lambda p: optax.MaskedNode(),
-  )
-
-
-def _reset(inner, inner_state, keep: Masks, params) -> optax.OptState:
-  """Gives statistics their initial value where a weight is off or fresh.
-
-  Only leaves of the weight's shape: factored or scalar statistics belong to no
-  single weight. The initial value is that of a zero weight.
-  """
-  fresh = inner.init(optax.tree.zeros_like(params))
-  beside = optax.tree.map_params(
-    inner,
-    lambda _, mask: mask,
-    inner_state,
-    keep,
-    transform_non_params=lambda _: optax.MaskedNode(),
-    is_leaf=trees.is_masked_node,
-  )
-
-  def reset(stat, start, mask):
-    if trees.is_masked_node(mask) or trees.is_masked_node(stat):
-      return stat
-    if stat.shape != mask.shape:
-      return stat
-    return jnp.where(mask, stat, start)
-
-  return jax.tree.map(
-    reset, inner_state, fresh, beside, is_leaf=trees.is_masked_node
   )
 
 

@@ -185,7 +185,9 @@ def maybe_update(
   stay = Masked(old, old if _sets_keep(method) else None)
   done, new = _cond(due, change, lambda: (jnp.asarray(False), stay))
   keep = new.keep
-  if keep is None:
+  if keep is None and method.regrow is None:
+    keep = new.masks  # No weight comes back that could start again.
+  elif keep is None:
     keep = [n & o for n, o in zip(new.masks, old, strict=True)]
   if method.prunes:
     asked = jnp.where(

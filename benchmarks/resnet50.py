@@ -1,0 +1,46 @@
+"""The 54 kernels of ResNet-50, and one leaf of 100 million weights."""
+
+import math
+
+import jax
+import numpy as np
+
+
+def shapes() -> dict[str, tuple[int, ...]]:
+  """Returns the kernels of ResNet-50 for ImageNet: 25,502,912 weights."""
+  kernels, width_in = [(7, 7, 3, 64)], 64
+  for width, blocks in ((64, 3), (128, 4), (256, 6), (512, 3)):
+    for block in range(blocks):
+      kernels += [
+        (1, 1, width_in, width),
+        (3, 3, width, width),
+        (1, 1, width, 4 * width),
+      ]
+      if block == 0:
+        kernels.append((1, 1, width_in, 4 * width))
+      width_in = 4 * width
+  kernels.append((2048, 1000))
+  return {f"layer_{i:02d}": shape for i, shape in enumerate(kernels)}
+
+
+def single_leaf() -> dict[str, tuple[int, ...]]:
+  """Returns one kernel of 100 million weights."""
+  return {"layer": (10_000, 10_000)}
+
+
+def draw(kernels: dict[str, tuple[int, ...]], seed: int, scale: float):
+  """Returns a tree of normal float32 kernels."""
+  rng = np.random.default_rng(seed)
+  return {
+    name: {
+      "kernel": jax.numpy.asarray(
+        rng.standard_normal(shape, dtype=np.float32) * np.float32(scale)
+      )
+    }
+    for name, shape in kernels.items()
+  }
+
+
+def size(kernels: dict[str, tuple[int, ...]]) -> int:
+  """Returns the number of weights."""
+  return sum(math.prod(shape) for shape in kernels.values())

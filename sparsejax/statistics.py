@@ -1,0 +1,150 @@
+"""The inner optimizer's statistics at weights that are off."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, PyTree
+
+from sparsejax import trees
+from sparsejax.base import Masks
+
+_PROBE_STEPS = 3
+_PROBE_SCALES = (1e-3, 1e6)  # clipping acts on large gradients only
+
+
+def reset(
+  inner: optax.GradientTransformation,
+  inner_state: optax.OptState,
+  keep: Masks,
+  params: PyTree,
+) -> optax.OptState:
+  """Gives statistics their initial value where a weight is off or fresh.
+
+  Only leaves of the weight's shape: factored or scalar statistics belong to no
+  single weight. The initial value is that of a zero weight, which is 0 for
+  momentum and Adam, and not for adagrad, rmsprop or rprop.
+
+  Args:
+    inner: the inner transformation.
+    inner_state: its state.
+    keep: tree of bool like the parameters, `MaskedNode` at dense leaves; `True`
+      where statistics go on.
+    params: gives shapes and dtypes.
+  """
+  first = inner.init(optax.tree.zeros_like(params))
+  beside = optax.tree.map_params(
+    inner,
+    lambda _, mask: mask,
+    inner_state,
+    keep,
+    transform_non_params=lambda _: optax.MaskedNode(),
+    is_leaf=trees.is_masked_node,
+  )
+
+  def start_again(stat, start, mask):
+    if trees.is_masked_node(mask) or trees.is_masked_node(stat):
+      return stat
+    if stat.shape != mask.shape:
+      return stat
+    return jnp.where(mask, stat, start)
+
+  return jax.tree.map(
+    start_again, inner_state, first, beside, is_leaf=trees.is_masked_node
+  )
+
+
+def move_alone(inner: optax.GradientTransformation, params: PyTree) -> bool:
+  """Whether each weight and its statistics move by nothing but themselves.
+
+  And whether the statistics of a zero weight stay as they are at a zero
+  gradient. Then statistics may be reset before the inner step, where that
+  writes them once and in place, and not after it, which costs a copy of them.
+  It holds for SGD, Adam and the like, not with clipping by a norm.
+
+  It is found out by steps on leaves of two weights a side. An optimizer that
+  cannot take them counts as one that mixes.
+
+  Args:
+    inner: the inner transformation.
+    params: gives the structure, and the number of dimensions of each leaf.
+  """
+  leaves = tuple((x.shape, x.dtype) for x in jax.tree.leaves(params))
+  return _moves_alone(inner, jax.tree.structure(params), leaves)
+
+
+@functools.lru_cache
+def _moves_alone(inner, treedef, leaves) -> bool:
+  params = treedef.unflatten([jax.ShapeDtypeStruct(*leaf) for leaf in leaves])
+  with jax.ensure_compile_time_eval():
+    try:
+      return _has_whole_statistics(inner, params) and all(
+        _is_steady(inner, params) and _is_separate(inner, params, scale)
+        for scale in _PROBE_SCALES
+      )
+    except (TypeError, ValueError, LookupError, AttributeError):
+      return False
+
+
+def _has_whole_statistics(inner, params) -> bool:
+  """Factored statistics belong to rows and columns."""
+  state = jax.eval_shape(inner.init, params)
+  same = optax.tree.map_params(
+    inner,
+    lambda stat, param: trees.is_masked_node(stat) or stat.shape == param.shape,
+    state,
+    params,
+    transform_non_params=lambda _: True,
+    is_leaf=trees.is_masked_node,
+  )
+  return all(jax.tree.leaves(same))
+
+
+def _is_steady(inner, params) -> bool:
+  zeros = _small(params, lambda shape: np.zeros(shape))
+  first = state = inner.init(zeros)
+  for _ in range(_PROBE_STEPS):
+    _, state = inner.update(zeros, state, zeros)
+  return _equal(_of_weights(inner, first), _of_weights(inner, state))
+
+
+def _is_separate(inner, params, scale: float) -> bool:
+  """Compares a step with one in which the first weight of each leaf is 0."""
+  rng = np.random.default_rng(0)
+  weights = _small(params, lambda shape: rng.normal(size=shape))
+  grads = _small(params, lambda shape: scale * rng.normal(size=shape))
+  seen, moved = [], False
+  for change in (lambda x: x, _without_first):
+    state, found = inner.init(jax.tree.map(change, weights)), []
+    for _ in range(_PROBE_STEPS):
+      updates, state = inner.update(
+        jax.tree.map(change, grads), state, jax.tree.map(change, weights)
+      )
+      found += [np.asarray(update) for update in jax.tree.leaves(updates)]
+    moved = moved or any(update.any() for update in found)
+    found += _of_weights(inner, state)
+    seen.append([array.ravel()[1:] for array in found])
+  return moved and _equal(*seen)  # Steps that are accumulated show nothing.
+
+
+def _without_first(x: Array) -> Array:
+  return x.ravel().at[0].set(0).reshape(x.shape)
+
+
+def _small(params: PyTree, draw) -> PyTree:
+  return jax.tree.map(
+    lambda leaf: jnp.asarray(draw((2,) * leaf.ndim), leaf.dtype), params
+  )
+
+
+def _of_weights(inner, state) -> list[np.ndarray]:
+  kept = optax.tree.map_params(
+    inner, lambda stat: stat, state, transform_non_params=lambda _: None
+  )
+  return [np.asarray(stat) for stat in jax.tree.leaves(kept)]
+
+
+def _equal(first: list[np.ndarray], second: list[np.ndarray]) -> bool:
+  return all(map(np.array_equal, first, second))
