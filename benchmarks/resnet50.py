@@ -8,7 +8,8 @@ import numpy as np
 
 def shapes() -> dict[str, tuple[int, ...]]:
   """Returns the kernels of ResNet-50 for ImageNet: 25,502,912 weights."""
-  kernels, width_in = [(7, 7, 3, 64)], 64
+  kernels: list[tuple[int, ...]] = [(7, 7, 3, 64)]
+  width_in = 64
   for width, blocks in ((64, 3), (128, 4), (256, 6), (512, 3)):
     for block in range(blocks):
       kernels += [

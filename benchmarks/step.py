@@ -17,12 +17,15 @@ import timing
 import sparsejax
 
 INNER = optax.sgd(0.1, momentum=0.9)
-RUN = dict(end_step=30_000, every_steps=1_000)
 METHODS = {
   "static": sparsejax.static(0.9),
-  "gmp": sparsejax.gmp(0.9, **RUN),
-  "gmp, kept": sparsejax.gmp(0.9, **RUN, storage=sparsejax.kept),
-  "granet": sparsejax.granet(0.9, **RUN, total_steps=90_000),
+  "gmp": sparsejax.gmp(0.9, end_step=30_000, every_steps=1_000),
+  "gmp, kept": sparsejax.gmp(
+    0.9, end_step=30_000, every_steps=1_000, storage=sparsejax.kept
+  ),
+  "granet": sparsejax.granet(
+    0.9, end_step=30_000, every_steps=1_000, total_steps=90_000
+  ),
   "rigl_itop": sparsejax.rigl_itop(0.9, every_steps=1_000, total_steps=90_000),
 }
 

@@ -12,7 +12,7 @@ FLOORS = [
   {"_version", "checks", "base"},
   {"trees", "masks", "criteria", "distributions", "schedules"},
   {"packing", "draws"},
-  {"memories", "storage", "state"},
+  {"memories", "storage", "state", "statistics"},
   {"scopes", "update", "stats"},
   {"transform", "methods"},
 ]
