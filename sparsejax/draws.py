@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.extend import random as extend_random
 from jaxtyping import Array, UInt32
 
@@ -65,7 +66,10 @@ def bits(
 
 
 def _bits_of_rows(layout, packing, key, step, purpose):
-  """Threefry of (leaf key, index in the leaf), as `jax.random.bits` has it."""
+  """Threefry of (leaf key, index in the leaf), as `jax.random.bits` has it.
+
+  Row by row, because the cipher holds several words for each it returns.
+  """
   leaf_of_layer = np.repeat(
     np.arange(len(layout.leaves)), [x.num_layers for x in layout.leaves]
   )
@@ -78,15 +82,17 @@ def _bits_of_rows(layout, packing, key, step, purpose):
   start = (first[packing.layers] + packing.offsets).astype(np.uint32)
   index = jnp.asarray([leaf.index for leaf in layout.leaves])
   keys = jax.vmap(leaf_key, (None, None, 0, None))(key, step, index, purpose)
-  data = jax.random.key_data(keys)[leaf_of_layer[packing.layers]]
-  shape = (len(start), packing.rows)
-  counter = jnp.asarray(start)[:, None] + jnp.arange(
-    packing.rows, dtype=jnp.uint32
-  )
-  words = extend_random.threefry2x32_p.bind(
-    jnp.broadcast_to(data[:, :1], shape),
-    jnp.broadcast_to(data[:, 1:], shape),
-    jnp.zeros(shape, jnp.uint32),
-    counter,
-  )
-  return words[0] ^ words[1]
+  words = jax.random.key_data(keys)[leaf_of_layer[packing.layers]]
+  places = jnp.arange(packing.rows, dtype=jnp.uint32)
+
+  def row(which):
+    (high, low), begin = which
+    a, b = extend_random.threefry2x32_p.bind(
+      jnp.broadcast_to(high, places.shape),
+      jnp.broadcast_to(low, places.shape),
+      jnp.zeros_like(places),
+      begin + places,
+    )
+    return a ^ b
+
+  return lax.map(row, (words, jnp.asarray(start)))

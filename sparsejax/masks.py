@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int, UInt32
+from jaxtyping import Array, Bool, Float, Float32, Int, UInt32
 
 Backend = Literal["auto", "threshold", "top_k"]
 
@@ -30,7 +30,10 @@ _BITS_PER_PASS = 3
 HIGHEST_RANK = np.uint32(0xFFFFFFFF)
 _INT32_MAX = np.int32(2**31 - 1)
 _SIGN = np.uint32(0x80000000)
-_ZERO_RANK = _SIGN  # rank of the score 0.0
+_ZERO_RANK = _SIGN  # of the score 0.0
+_NORMAL_RANK = np.uint32(0x80800000)  # of 2^-126, the least positive score
+_LOWEST_RANK = np.uint32(0x007FFFFF)  # of -inf
+_SMALLEST_NORMAL = np.float32(2.0**-126)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,25 +153,39 @@ def floor(x: Float[Array, "..."]) -> Float[Array, "..."]:
   return jnp.floor(x + _TOLERANCE)
 
 
+def canonical(scores: Float[Array, "*dims"]) -> Float32[Array, "*dims"]:
+  """Returns float32 scores that every backend and platform ranks alike.
+
+  NaN is -inf and a magnitude under 2^-126 is 0 (some platforms flush those).
+  """
+  x = scores.astype(jnp.float32)
+  x = jnp.where(jnp.isnan(x), -jnp.inf, x)
+  return jnp.where(jnp.abs(x) < _SMALLEST_NORMAL, np.float32(0), x)
+
+
 def ranks(
   scores: Float[Array, "*dims"] | UInt32[Array, "*dims"],
 ) -> UInt32[Array, "*dims"]:
-  """Returns uint32 that order as the canonical scores do.
+  """Returns uint32 that order as the canonical scores do; -0 is 0.
 
-  Canonical is float32 with NaN as -inf, -0 as +0, and magnitudes under 2^-126
-  as 0, so that every backend and platform ranks alike (some flush denormals).
   uint32 scores are ranks already.
   """
   if scores.dtype == jnp.uint32:
     return scores
-  x = scores.astype(jnp.float32)
-  bits = lax.bitcast_convert_type(x, jnp.uint32)
-  magnitude = bits & ~_SIGN
-  nan = magnitude > np.uint32(0x7F800000)
-  tiny = magnitude < np.uint32(0x00800000)
-  bits = jnp.where(nan, np.uint32(0xFF800000), bits)
-  bits = jnp.where(tiny, np.uint32(0), bits)
+  bits = lax.bitcast_convert_type(canonical(scores), jnp.uint32)
+  bits = jnp.where(bits == _SIGN, np.uint32(0), bits)
   return jnp.where(bits & _SIGN != 0, ~bits, bits | _SIGN)
+
+
+def _score_of(rank: UInt32[Array, "*dims"]) -> Float32[Array, "*dims"]:
+  """Returns the least canonical score of at least a rank, NaN above +inf."""
+  rank = jnp.maximum(rank, _LOWEST_RANK)
+  gap = rank - _ZERO_RANK < np.uint32(0x00800000)  # 0 and the denormals
+  rank = jnp.where(gap & (rank > _ZERO_RANK), _NORMAL_RANK, rank)
+  gap = _ZERO_RANK - rank <= np.uint32(0x00800000)
+  rank = jnp.where(gap & (rank < _ZERO_RANK), _ZERO_RANK, rank)
+  bits = jnp.where(rank & _SIGN != 0, rank & ~_SIGN, ~rank)
+  return lax.bitcast_convert_type(bits, jnp.float32)
 
 
 def count_active(
@@ -211,7 +228,14 @@ def select(
 
 
 class _Field(NamedTuple):
-  """What a search reads: the scores, who takes part, and index offsets."""
+  """What a search reads.
+
+  Attributes:
+    scores: canonical float32 with NaN where an element takes no part, or uint32
+      ranks. A NaN reaches no bound, so floats are read alone.
+    valid: for uint32 ranks, who takes part; None where all do.
+    offsets: what orders equal scores, see `Competition`.
+  """
 
   scores: list[Array]
   valid: list[Array | None]
@@ -222,19 +246,30 @@ class _Field(NamedTuple):
     """Shapes of the arrays."""
     return [score.shape for score in self.scores]
 
-  def ranked(self) -> list[Array]:
-    """Returns ranks, 0 where an element takes no part."""
+  def at_least(self, bounds: Sequence[Array]) -> list[Array]:
+    """Returns, for each array, which elements reach its bound, a rank."""
+    out = []
+    for score, valid, bound in zip(
+      self.scores, self.valid, bounds, strict=True
+    ):
+      if score.dtype != jnp.uint32:
+        bound = _score_of(bound)
+      flags = score >= bound
+      out.append(flags if valid is None else flags & valid)
+    return out
+
+  def above(self, bounds: Sequence[Array]) -> list[Array]:
+    """Returns which elements are higher than a bound."""
+    one = np.uint32(1)
+    higher = self.at_least([jnp.where(b + one, b + one, b) for b in bounds])
     return [
-      ranks(s) if v is None else jnp.where(v, ranks(s), 0)
-      for s, v in zip(self.scores, self.valid, strict=True)
+      h & (b != HIGHEST_RANK) for h, b in zip(higher, bounds, strict=True)
     ]
 
   def tied(self, bounds: Sequence[Array]) -> list[Array]:
     """Returns which elements are exactly at a bound."""
-    return [
-      (ranks(s) == b) if v is None else (ranks(s) == b) & v
-      for s, v, b in zip(self.scores, self.valid, bounds, strict=True)
-    ]
+    pairs = zip(self.at_least(bounds), self.above(bounds), strict=True)
+    return [reach & ~higher for reach, higher in pairs]
 
   def order(self, competition: Competition) -> list[Array]:
     """Returns ranks that fall from the first to the last of a group."""
@@ -252,34 +287,48 @@ class _Field(NamedTuple):
     return out
 
 
-def _threshold(scores, counts, competition, valid, shuffle):
+def _field(scores, valid, competition) -> _Field:
   shapes = [score.shape for score in scores]
   offsets = np.asarray(competition.offsets, np.uint32)
   offsets = [
     jnp.asarray(offsets[slices.numbers].reshape(slices.shape))
     for slices in _slices(shapes, competition)
   ]
-  field = _Field(scores, valid, offsets)
+  scores, valid = list(scores), list(valid)
+  for i, (score, on) in enumerate(zip(scores, valid, strict=True)):
+    if score.dtype != jnp.uint32:
+      score = canonical(score)
+      scores[i] = score if on is None else jnp.where(on, score, jnp.nan)
+      valid[i] = None
+  return _Field(scores, valid, offsets)
+
+
+def _threshold(scores, counts, competition, valid, shuffle):
+  field = _field(scores, valid, competition)
   found, above, reached = _kth_highest(
-    lambda field, bounds: _reach(field.ranked(), bounds),
+    lambda field, bounds: [
+      list(flags)
+      for flags in zip(
+        *map(field.at_least, zip(*bounds, strict=True)), strict=True
+      )
+    ],
     field,
     counts,
     competition,
   )
   missing = counts - above
   ambiguous = (missing > 0) & (missing < reached - above)
-  level = _spread(found, shapes, competition)
+  level = _spread(found, field.shapes, competition)
 
   def with_ties(ties):
-    return [
-      (r > b) | t for r, b, t in zip(field.ranked(), level, ties, strict=True)
-    ]
+    higher = field.above(level)
+    return [h | t for h, t in zip(higher, ties, strict=True)]
 
   def first_ties(field, bounds):
-    reach = _reach(field.order(competition), bounds)
+    ties = field.tied(level)
     return [
-      [t & flag for flag in flags]
-      for t, flags in zip(field.tied(level), reach, strict=True)
+      [t & (o >= b) for b in some]
+      for t, o, some in zip(ties, field.order(competition), bounds, strict=True)
     ]
 
   def by_index():
@@ -289,7 +338,8 @@ def _threshold(scores, counts, competition, valid, shuffle):
       lambda: jnp.zeros_like(found),
     )
     last = jnp.where(missing > 0, last, HIGHEST_RANK)
-    bounds = [[b] for b in _spread(last, shapes, competition)]
+    last = jnp.where(ambiguous | (missing <= 0), last, 0)
+    bounds = [[b] for b in _spread(last, field.shapes, competition)]
     return with_ties([ties for (ties,) in first_ties(field, bounds)])
 
   def at_random():
@@ -304,10 +354,6 @@ def _threshold(scores, counts, competition, valid, shuffle):
     return by_index()
   among_zeros = jnp.any(ambiguous & (found == _ZERO_RANK))
   return lax.cond(among_zeros, at_random, by_index)
-
-
-def _reach(rank, bounds):
-  return [[r >= b for b in some] for r, some in zip(rank, bounds, strict=True)]
 
 
 def _kth_highest(reaching, field, counts, competition):
@@ -329,8 +375,12 @@ def _kth_highest(reaching, field, counts, competition):
   steps = np.arange(1, 2**_BITS_PER_PASS, dtype=np.uint32)
   passes = -(-_RANK_BITS // _BITS_PER_PASS)
 
-  def narrow(i, state):
-    found, above, reached = state
+  def unsettled(state):
+    i, _, _, reached = state
+    return (i < passes) & jnp.any(reached != counts)
+
+  def narrow(state):
+    i, found, above, reached = state
     seen, i = lax.optimization_barrier((field, i))
     shift = jnp.uint32(_BITS_PER_PASS * (passes - 1)) - i * _BITS_PER_PASS
     offsets = jnp.asarray(steps) << shift
@@ -345,14 +395,15 @@ def _kth_highest(reaching, field, counts, competition):
     reached = jnp.minimum(
       reached, jnp.min(jnp.where(enough, total, _INT32_MAX), axis=0)
     )
-    return found + (higher << shift), above, reached
+    return i + 1, found + (higher << shift), above, reached
 
   start = (
+    jnp.uint32(0),
     jnp.zeros(len(counts), jnp.uint32),
     jnp.zeros(len(counts), jnp.int32),
     jnp.full(len(counts), _INT32_MAX),
   )
-  return lax.fori_loop(jnp.uint32(0), jnp.uint32(passes), narrow, start)
+  return lax.while_loop(unsettled, narrow, start)[1:]
 
 
 class _Slices(NamedTuple):
