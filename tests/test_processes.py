@@ -57,8 +57,13 @@ def test_two_processes_agree_at_every_step(tmp_path):
   assert len({line.split()[2] for line in masks[0]}) > 3  # They do change.
   # Only the first process tells and writes.
   assert "test accuracy" in told[0]
-  silent = [line for line in told[1].splitlines() if "Gloo" not in line]
-  assert silent == masks[1]
+  # Gloo prints by itself, and sometimes in pieces.
+  lines = [
+    line
+    for line in told[1].splitlines()
+    if "Gloo" not in line and "peer ranks" not in line
+  ]
+  assert lines == masks[1]
   lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
   assert [json.loads(line)["step"] for line in lines] == list(range(1, 23))
   summary = json.loads((tmp_path / "summary.json").read_text())
