@@ -213,7 +213,8 @@ def select(
     valid: positions that take part; all of them where None.
     shuffle: makes uint32 ranks that put scores of exactly 0 in order; called
       only where the count ends among those.
-    backend: `auto` takes the faster one as measured; both give the same bits.
+    backend: `threshold`, which `auto` takes, or `top_k`, the reference, which
+      sorts; both give the same bits.
 
   Returns:
     Masks with exactly `min(count, valid positions)` ones in each group; among
