@@ -1,102 +1,42 @@
-"""Every method against a slow numpy transcription of its paper.
+"""Every method of zeroed weights against a numpy transcription of its paper.
 
-The library is compiled without optimization. Optimized, XLA fuses a product
-and a sum into one rounding, and op by op it still does so inside the
-conditional that guards a mask update; the last bit of a weight then differs
-from numpy's. Without optimization each operation rounds on its own, so masks,
-held weights and momentum must equal the oracle's in every bit at every step.
-One test runs optimized code and compares its masks exactly, its weights to
-rounding.
+Masks, held weights and momentum must equal the oracle's in every bit at every
+step; `side_by_side` says how the library is compiled for that. One test runs
+optimized code and compares its masks exactly, its weights to rounding.
 """
 
-from typing import Any, NamedTuple
-
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
-from oracles import distributions, network, pruning, swaps, training
+from oracles import distributions, pruning, swaps, training
+from side_by_side import (
+  STEPS,
+  Case,
+  LibraryRun,
+  gradients_at,
+  oracle_run,
+  plain_layers,
+  random_tree,
+  run_side_by_side,
+)
 
 import sparsejax
-
-STEPS = 72
-ROUND_EACH_OPERATION = {"xla_backend_optimization_level": 0}
-SGD = network.MomentumSGD(learning_rate=0.1, momentum=0.9, weight_decay=0.01)
-
-
-def inner():
-  return optax.chain(
-    optax.add_decayed_weights(SGD.weight_decay),
-    optax.sgd(SGD.learning_rate, momentum=SGD.momentum, nesterov=True),
-  )
-
-
-# Networks and gradients
-
-
-def random_tree(seed):
-  """Convolutions, dense layers, biases and what only looks sparse.
-
-  Weights and gradients lie on coarse grids, so that ties and exact zeros are
-  common; one layer is dead: equal magnitudes and never a gradient. The shapes
-  do not depend on the seed, so that all cases share what JAX compiles.
-  """
-  values = np.random.default_rng(seed)
-  a, b, c = (int(width) for width in np.random.default_rng(0).integers(3, 9, 3))
-
-  def grid(*shape):
-    return (values.integers(-24, 25, shape) / 32).astype(np.float32)
-
-  return {
-    "conv-1": {"kernel": grid(3, 3, a, b), "bias": grid(b)},
-    "conv": {"kernel": grid(1, 1, b, c), "norm": {"scale": grid(1, 2, 2, c)}},
-    "dead": {"kernel": np.full((b, c), 0.5, np.float32)},
-    "embed": {"embedding": grid(5, c)},
-    "head": [{"kernel": grid(4 * c, 14), "bias": grid(14)}],
-    "row": {"kernel": grid(1, 14)},
-  }
-
-
-def plain_layers(count, seed):
-  """Dense layers without ties, in tree order."""
-  values = np.random.default_rng(seed)
-  return {
-    f"layer_{i}": values.normal(size=(4, 4 + i)).astype(np.float32)
-    for i in range(count)
-  }
-
-
-def named(tree):
-  pairs, _ = jax.tree_util.tree_flatten_with_path(tree)
-  return {
-    jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-    for path, leaf in pairs
-  }
-
-
-def gradients_at(seed, call, held):
-  """Dense gradients: a function of the call and of the held weights."""
-  rng = np.random.default_rng([seed, call])
-  return {
-    name: np.zeros_like(weights)
-    if name.startswith("dead")
-    else _rounded(rng.normal(size=weights.shape) + 0.2 * weights)
-    for name, weights in held.items()
-  }
-
-
-def _rounded(values):
-  return (np.round(np.asarray(values) * 16) / 16).astype(np.float32)
-
 
 # Cases: the method, and what the paper does
 
 
-class Case(NamedTuple):
-  """A method and its oracle.
+def make_case(
+  name,
+  method,
+  events,
+  densities=None,
+  *,
+  order=training.StepThenUpdate,
+  changes=5,
+):
+  """A case whose oracle is a list of events in one of the step orders.
 
-  Attributes:
+  Args:
     name: of the test.
     method: the library's method.
     events: key -> what the oracle does, and when.
@@ -105,12 +45,10 @@ class Case(NamedTuple):
     changes: how often masks change at least.
   """
 
-  name: str
-  method: Any
-  events: Any
-  densities: Any = None
-  order: Any = training.StepThenUpdate
-  changes: int = 5
+  def oracle(leaves, sgd, key):
+    return order(leaves, sgd, events(key))
+
+  return Case(name, method, oracle, densities, changes)
 
 
 def erk(density):
@@ -126,7 +64,7 @@ def gmp_case(
   times = {"end_step": 50, "every": 5, "begin_step": 0} | times
   follow = pruning.gmp_kept if kept else pruning.gmp
   prune = pruning.prune_uniform if uniform else pruning.prune_global
-  return Case(
+  return make_case(
     name,
     sparsejax.gmp(
       0.9,
@@ -149,7 +87,7 @@ def granet_case(name, *, initial=0.0, uniform=False, changes=5, **times):
   scope = {"scope": sparsejax.layerwise(sparsejax.uniform)} if uniform else {}
   times = {"end_step": 40, "every": 5, "begin_step": 0} | times
   prune = pruning.prune_uniform if uniform else pruning.prune_global
-  return Case(
+  return make_case(
     name,
     sparsejax.granet(
       0.9,
@@ -174,7 +112,7 @@ def granet_case(name, *, initial=0.0, uniform=False, changes=5, **times):
 
 
 def rigl_case(name, *, skip):
-  return Case(
+  return make_case(
     name,
     sparsejax.rigl(0.8, end_step=53, every_steps=6, skip_step_on_update=skip),
     lambda key: swaps.rigl(
@@ -192,7 +130,7 @@ def set_case(name, *, by_sign, epsilon=None):
     if epsilon is None
     else {"epsilon": epsilon}
   )
-  return Case(
+  return make_case(
     name,
     sparsejax.sparse_evolution(
       every_steps=6, total_steps=66, by_sign=by_sign, **first
@@ -207,14 +145,16 @@ def set_case(name, *, by_sign, epsilon=None):
 
 
 CASES = [
-  Case("static", sparsejax.static(0.9), lambda key: [], erk(0.1), changes=0),
-  Case(
+  make_case(
+    "static", sparsejax.static(0.9), lambda key: [], erk(0.1), changes=0
+  ),
+  make_case(
     "one_shot",
     sparsejax.one_shot(0.83, at_step=31),
     lambda key: pruning.one_shot(0.83, at_step=31),
     changes=1,
   ),
-  Case(
+  make_case(
     "one_shot uniform",
     sparsejax.one_shot(
       0.83, at_step=31, scope=sparsejax.layerwise(sparsejax.uniform)
@@ -238,7 +178,7 @@ CASES = [
   granet_case("granet ends early", end_step=8, every=20, changes=3),
   rigl_case("rigl", skip=True),
   rigl_case("rigl, step first", skip=False),
-  Case(
+  make_case(
     "rigl_itop",
     sparsejax.rigl_itop(0.8, every_steps=6, total_steps=66),
     lambda key: swaps.rigl_itop(
@@ -258,90 +198,6 @@ CASES = [
 
 
 # Two runs side by side
-
-
-def oracle_run(case, tree, key):
-  """The oracle at its first masks."""
-  leaves = network.make_leaves(named(tree))
-  sparse = network.sparse_leaves(leaves)
-  if case.densities is not None:
-    shapes = [leaf.weights.shape for leaf in sparse]
-    network.draw_first_masks(sparse, case.densities(shapes), key)
-  return case.order(leaves, SGD, case.events(key))
-
-
-class LibraryRun:
-  """The loop that a user writes."""
-
-  def __init__(self, case, tree, key, compiler_options=ROUND_EACH_OPERATION):
-    tx = sparsejax.sparsify(inner(), case.method, key=key)
-    params = jax.tree.map(jnp.asarray, tree)
-    self.update = jax.jit(tx.update, compiler_options=compiler_options)
-    self.state = jax.jit(tx.init, compiler_options=compiler_options)(params)
-    self.params = sparsejax.apply_masks(params, self.state)
-
-  def step(self, gradients):
-    grads = jax.tree.unflatten(
-      jax.tree.structure(self.params),
-      [jnp.asarray(gradient) for gradient in gradients.values()],
-    )
-    updates, self.state = self.update(grads, self.state, self.params)
-    self.params = optax.apply_updates(self.params, updates)
-
-  @property
-  def held(self):
-    return {name: np.asarray(x) for name, x in named(self.params).items()}
-
-  @property
-  def masks(self):
-    return {name: np.asarray(x) for name, x in named(self.state.masks).items()}
-
-  @property
-  def momentum(self):
-    trace = optax.tree.get(self.state.inner_state, "trace")
-    return {name: np.asarray(x) for name, x in named(trace).items()}
-
-
-def assert_equal(oracle, library):
-  """Masks, held weights and momentum in every bit, and the step."""
-  assert int(library.state.step) == oracle.t
-  masks, held, momentum = library.masks, library.held, library.momentum
-  sparse = network.sparse_leaves(oracle.leaves)
-  assert list(masks) == [leaf.name for leaf in sparse]
-  for leaf in oracle.leaves:
-    where = f"{leaf.name} at step {oracle.t}"
-    if leaf.mask is not None:
-      np.testing.assert_array_equal(masks[leaf.name], leaf.mask, where)
-    np.testing.assert_array_equal(held[leaf.name], leaf.held, where)
-    np.testing.assert_array_equal(momentum[leaf.name], leaf.momentum, where)
-
-
-def assert_asked(library):
-  """The masks have as many ones as the state says were asked for."""
-  shared, *layers = library.state.asked.tolist()
-  counts = [int(mask.sum()) for mask in library.masks.values()]
-  together = sum(c for c, k in zip(counts, layers, strict=True) if k < 0)
-  assert together == shared
-  assert all(c == k for c, k in zip(counts, layers, strict=True) if k >= 0)
-
-
-def run_side_by_side(
-  oracle, library, seed, spoil=lambda call, gradients, masks: None
-):
-  """Compares after every call; returns the calls at which masks changed."""
-  assert_equal(oracle, library)
-  assert_asked(library)
-  changed = []
-  for call in range(STEPS):
-    gradients, old = gradients_at(seed, call, library.held), library.masks
-    spoil(call, gradients, old)
-    oracle.step(list(gradients.values()))
-    library.step(gradients)
-    assert_equal(oracle, library)
-    assert_asked(library)
-    if any((old[n] != new).any() for n, new in library.masks.items()):
-      changed.append(call)
-  return changed
 
 
 def test_ever_active_is_the_union_of_all_masks():

@@ -1,4 +1,4 @@
-"""A network as a list of leaves, and plain momentum SGD on it."""
+"""A network as a list of leaves, and the two optimizers that move it."""
 
 import dataclasses
 
@@ -11,13 +11,14 @@ NEVER_SPARSE = ["bias", "scale", "b", "offset", "embedding", "embeddings"]
 
 @dataclasses.dataclass
 class Leaf:
-  """One array with its momentum and, where it is sparse, its mask."""
+  """One array, where it is sparse its mask, and what its optimizer keeps."""
 
   name: str
   index: int  # Among all leaves, in tree order.
   weights: np.ndarray
-  momentum: np.ndarray
   mask: np.ndarray | None
+  statistics: dict = dataclasses.field(default_factory=dict)
+  steps: int = 0  # Taken by the optimizer.
 
   @property
   def size(self):
@@ -34,10 +35,21 @@ class Leaf:
       return self.weights
     return np.where(self.mask, self.weights, np.float32(0))
 
+  def statistic(self, name):
+    """What the optimizer keeps under this name; zeros before its first step."""
+    return self.statistics.get(name, np.zeros_like(self.weights))
+
+  def where_on(self, gradient):
+    """The task gradient: none where the mask is off."""
+    if self.mask is None:
+      return gradient
+    return np.where(self.mask, gradient, np.float32(0))
+
   def restart(self, where):
-    """Sets weights and momentum to zero at the given positions."""
+    """Sets weights and their statistics to zero at the given positions."""
     self.weights = np.where(where, np.float32(0), self.weights)
-    self.momentum = np.where(where, np.float32(0), self.momentum)
+    for name, values in self.statistics.items():
+      self.statistics[name] = np.where(where, np.float32(0), values)
 
 
 def is_sparse(name, shape):
@@ -49,13 +61,12 @@ def is_sparse(name, shape):
 
 
 def make_leaves(named_weights):
-  """Leaves in the order given, dense, with zero momentum."""
+  """Leaves in the order given, dense, before their first step."""
   return [
     Leaf(
       name=name,
       index=index,
       weights=weights.copy(),
-      momentum=np.zeros_like(weights),
       mask=np.ones(weights.shape, bool)
       if is_sparse(name, weights.shape)
       else None,
@@ -91,16 +102,56 @@ class MomentumSGD:
   momentum: float = 0.9
   weight_decay: float = 1e-3
 
+  names = ("trace",)
+
   def step(self, leaf, gradient):
     """Moves one leaf; where the mask is off there is no task gradient."""
+    self.move(leaf, leaf.where_on(gradient))
+
+  def move(self, leaf, gradient):
+    """Moves one leaf by the very gradient given."""
     decay = np.float32(self.weight_decay)
     mu = np.float32(self.momentum)
-    if leaf.mask is not None:
-      gradient = np.where(leaf.mask, gradient, np.float32(0))
     gradient = gradient + decay * leaf.weights
-    leaf.momentum = gradient + mu * leaf.momentum
-    direction = gradient + mu * leaf.momentum
+    trace = gradient + mu * leaf.statistic("trace")
+    direction = gradient + mu * trace
     leaf.weights = leaf.weights + np.float32(-self.learning_rate) * direction
+    leaf.statistics["trace"] = trace
+    leaf.steps += 1
+
+
+@dataclasses.dataclass(frozen=True)
+class AdamW:
+  """Adam with decoupled weight decay (Loshchilov & Hutter, 2019), as optax's.
+
+  Decay does not pass through the moments; their bias is corrected by the
+  number of all steps taken, whenever a weight was on.
+  """
+
+  learning_rate: float = 0.01
+  b1: float = 0.9
+  b2: float = 0.999
+  epsilon: float = 1e-8
+  weight_decay: float = 0.1
+
+  names = ("mu", "nu")
+
+  def step(self, leaf, gradient):
+    """Moves one leaf; where the mask is off there is no task gradient."""
+    self.move(leaf, leaf.where_on(gradient))
+
+  def move(self, leaf, gradient):
+    """Moves one leaf by the very gradient given."""
+    one, b1, b2 = np.float32([1, self.b1, self.b2])
+    leaf.steps += 1
+    mu = np.float32(1 - self.b1) * gradient + b1 * leaf.statistic("mu")
+    nu = np.float32(1 - self.b2) * gradient**2 + b2 * leaf.statistic("nu")
+    mean = mu / (one - b1 ** np.float32(leaf.steps))
+    variance = nu / (one - b2 ** np.float32(leaf.steps))
+    direction = mean / (np.sqrt(variance) + np.float32(self.epsilon))
+    direction = direction + np.float32(self.weight_decay) * leaf.weights
+    leaf.weights = leaf.weights + np.float32(-self.learning_rate) * direction
+    leaf.statistics = {"mu": mu, "nu": nu}
 
 
 def all_finite(gradients):
