@@ -16,6 +16,8 @@ import sparsejax
 from sparsejax.data import Array, Split, batches
 
 _EVAL_BATCH = 1024
+# Folded into the run's data key; order and augmentation fold 0 and 1.
+_DROPOUT = 2
 
 
 class Setup(NamedTuple):
@@ -54,7 +56,8 @@ class TrainState(NamedTuple):
     params: the sparse network: exact zeros where a mask is off.
     model_state: the model's other collections, such as batch statistics.
     opt_state: masks and the inner optimizer's state.
-    key: key data of the typed key that order and augmentation draw from.
+    key: key data of the typed key that order, augmentation and dropout draw
+      from.
   """
 
   step: jax.Array
@@ -207,7 +210,7 @@ def _train_step(
 
   def loss_of(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
     logits, model_state = _apply(
-      setup, params, state.model_state, images, train=True
+      setup, params, state.model_state, images, dropout_key=_dropout_key(state)
     )
     return _losses(logits, labels).mean(), (logits, model_state)
 
@@ -237,16 +240,34 @@ def _apply(
   params: Any,
   model_state: Any,
   images: jax.Array,
-  train: bool = False,
+  *,
+  dropout_key: jax.Array | None = None,
 ) -> tuple[jax.Array, Any]:
-  """Returns float32[B, K] logits and the model's other collections."""
+  """Returns float32[B, K] logits and the model's other collections.
+
+  The model is trained where there is a key to draw dropout from, and judged
+  where there is none.
+  """
+  train = dropout_key is not None
   x = batches.normalize(images, setup.mean, setup.std)
   variables: dict[str, Any] = {"params": params, **model_state}
   # The collections that a model may change; none of them while it is judged.
   mutable = list(model_state) if train else []
-  result: Any = setup.model.apply(variables, x, train=train, mutable=mutable)
+  result: Any = setup.model.apply(
+    variables,
+    x,
+    train=train,
+    mutable=mutable,
+    rngs={"dropout": dropout_key} if train else None,
+  )
   logits, changed = result
   return logits, model_state | dict(changed)
+
+
+def _dropout_key(state: TrainState) -> jax.Array:
+  """Returns the key of a step: a resumed run drops the same units."""
+  key = jax.random.fold_in(jax.random.wrap_key_data(state.key), _DROPOUT)
+  return jax.random.fold_in(key, state.step)
 
 
 def _losses(logits: jax.Array, labels: jax.Array) -> jax.Array:
