@@ -1,23 +1,39 @@
 """The models are what their names say, and their sizes are as documented."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sparsejax.models import MODELS, cnn, mlp
+from sparsejax import trees
+from sparsejax.models import MODELS, cnn, layers, mlp
 from sparsejax.models.cnn import _convolve
+from sparsejax.models.resnet import zero_padding
 
-IMAGES = jax.ShapeDtypeStruct((2, 8, 8, 1), jnp.float32)
+DIGITS = (8, 8, 1)
+CIFAR = (32, 32, 3)
+IMAGENET = (224, 224, 3)
 
 
-def shapes(model):
-  variables = jax.eval_shape(
-    lambda x: model.init(jax.random.key(0), x, train=False), IMAGES
+def images(shape, count=2):
+  return jax.ShapeDtypeStruct((count, *shape), jnp.float32)
+
+
+@functools.cache
+def variables(model, shape):
+  return jax.eval_shape(
+    lambda x: model.init(jax.random.key(0), x, train=False), images(shape)
   )
+
+
+def shapes(model, shape=DIGITS):
   return {
     jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape
-    for path, leaf in jax.tree.leaves_with_path(variables["params"])
+    for path, leaf in jax.tree.leaves_with_path(
+      variables(model, shape)["params"]
+    )
   }
 
 
@@ -39,12 +55,55 @@ def test_cnn_has_a_kernel_for_each_stage():
   assert found["Dense_0/kernel"] == (6, 10)
 
 
+@pytest.mark.parametrize(
+  "name, classes, shape, layers, sparse, parameters",
+  [
+    ("resnet20", 10, CIFAR, 22, 270_896, 272_474),
+    ("resnet50_cifar", 10, CIFAR, 54, 23_467_712, 23_520_832),
+    ("resnet50_cifar", 100, CIFAR, 54, 23_652_032, 23_705_152),
+    ("resnet50", 1000, IMAGENET, 54, 25_502_912, 25_557_032),
+    ("resnet50_6n2", 10, CIFAR, 50, 3_006_560, 3_013_792),
+    ("resnet50_6n2", 100, CIFAR, 50, 3_018_080, 3_025_312),
+  ],
+)
+def test_counts_are_those_of_the_papers(
+  name, classes, shape, layers, sparse, parameters
+):
+  params = variables(MODELS[name](classes), shape)["params"]
+  chosen = trees.layout(params, trees.select_leaves(params, None))
+  assert len(chosen.leaves) == layers
+  assert sum(chosen.sizes) == sparse
+  assert sum(leaf.size for leaf in jax.tree.leaves(params)) == parameters
+
+
+@pytest.mark.parametrize("name", sorted(set(MODELS) - {"mlp", "cnn"}))
+def test_bfloat16_computes_with_float32_parameters_and_statistics(name):
+  model = MODELS[name](10, dtype="bfloat16")
+  found = variables(model, CIFAR)
+  norms = sum(leaf.endswith("/scale") for leaf in shapes(model, CIFAR))
+  assert {str(leaf.dtype) for leaf in jax.tree.leaves(found)} == {"float32"}
+  traced = jax.make_jaxpr(
+    lambda v, x: model.apply(v, x, train=True, mutable="batch_stats")
+  )(found, images(CIFAR))
+  kernels = [
+    eqn.invars[1].aval.dtype
+    for eqn in traced.eqns
+    if eqn.primitive.name in ("conv_general_dilated", "dot_general")
+  ]
+  assert set(map(str, kernels)) == {"bfloat16"}
+  logits, changed = traced.out_avals[0], traced.out_avals[1:]
+  assert logits.dtype == jnp.float32
+  assert [str(leaf.dtype) for leaf in changed] == ["float32"] * 2 * norms
+  with pytest.raises(ValueError, match="`dtype` must be one of"):
+    MODELS[name](10, dtype="float8")
+
+
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_models_give_float32_logits(name):
   model = MODELS[name](7)
   logits = jax.eval_shape(
     lambda x: model.init_with_output(jax.random.key(0), x, train=False)[0],
-    IMAGES,
+    images(CIFAR),
   )
   assert (logits.shape, logits.dtype) == ((2, 7), jnp.float32)
 
@@ -69,3 +128,48 @@ def test_convolution_by_shifts_is_the_convolution(size, stride):
 def test_sizes_that_cannot_be_are_refused(factory, name, value):
   with pytest.raises(ValueError, match=f"`{name}` must hold positive"):
     factory(10, **{name: value})
+
+
+@pytest.mark.parametrize(
+  "init, deviation",
+  [
+    (layers.kaiming_fan_in, (2 / (9 * 64)) ** 0.5),
+    (layers.kaiming_fan_out, (2 / (9 * 128)) ** 0.5),
+    (layers.torch_kernel, (1 / 3 / (9 * 64)) ** 0.5),
+  ],
+)
+def test_initialisers_have_the_deviations_of_pytorch(init, deviation):
+  kernel = init(jax.random.key(0), (3, 3, 64, 128))
+  assert np.std(kernel) == pytest.approx(deviation, rel=0.01)
+  if init is layers.torch_kernel:
+    assert np.abs(kernel).max() == pytest.approx((9 * 64) ** -0.5, rel=1e-3)
+
+
+def test_a_bias_of_pytorch_is_within_its_bound():
+  bias = layers.torch_bias(64)(jax.random.key(0), (10_000,))
+  assert np.abs(bias).max() == pytest.approx(1 / 8, rel=1e-2)
+  assert np.abs(bias).max() <= 1 / 8
+
+
+def test_padding_is_alike_on_both_sides_at_a_stride_of_2():
+  x = jnp.zeros((1, 4, 4, 1)).at[0, 0, 0].set(1.0)
+  conv = layers.convolution(
+    1,
+    3,
+    stride=2,
+    kernel_init=lambda key, shape, dtype: jnp.arange(9.0).reshape(shape),
+    dtype=jnp.float32,
+    name="conv",
+  )
+  out, _ = conv.init_with_output(jax.random.key(0), x)
+  # The first window is centred on the first pixel: its middle weight is 4.
+  assert out[0, :, :, 0].tolist() == [[4.0, 0.0], [0.0, 0.0]]
+
+
+def test_a_shortcut_of_zeros_has_them_on_both_sides():
+  x = jnp.ones((1, 4, 4, 2))
+  out = zero_padding(
+    x, 5, 2, train=True, kernel_init=layers.torch_kernel, dtype=jnp.float32
+  )
+  assert out.shape == (1, 2, 2, 5)
+  assert out[0, 0, 0].tolist() == [0, 1, 1, 0, 0]

@@ -11,7 +11,32 @@ import flax.linen as nn
 
 from sparsejax.models.cnn import CNN, cnn
 from sparsejax.models.mlp import MLP, mlp
+from sparsejax.models.resnet import (
+  ResNet,
+  resnet20,
+  resnet50,
+  resnet50_6n2,
+  resnet50_cifar,
+)
 
-MODELS: dict[str, Callable[..., nn.Module]] = {"mlp": mlp, "cnn": cnn}
+MODELS: dict[str, Callable[..., nn.Module]] = {
+  "mlp": mlp,
+  "cnn": cnn,
+  "resnet20": resnet20,
+  "resnet50": resnet50,
+  "resnet50_cifar": resnet50_cifar,
+  "resnet50_6n2": resnet50_6n2,
+}
 
-__all__ = ["CNN", "MLP", "MODELS", "cnn", "mlp"]
+__all__ = [
+  "CNN",
+  "MLP",
+  "MODELS",
+  "ResNet",
+  "cnn",
+  "mlp",
+  "resnet20",
+  "resnet50",
+  "resnet50_6n2",
+  "resnet50_cifar",
+]
