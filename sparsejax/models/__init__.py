@@ -18,6 +18,7 @@ from sparsejax.models.resnet import (
   resnet50_6n2,
   resnet50_cifar,
 )
+from sparsejax.models.set_mlp import SetMLP, set_mlp
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
   "mlp": mlp,
@@ -26,6 +27,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
   "resnet50": resnet50,
   "resnet50_cifar": resnet50_cifar,
   "resnet50_6n2": resnet50_6n2,
+  "set_mlp": set_mlp,
 }
 
 __all__ = [
@@ -33,10 +35,12 @@ __all__ = [
   "MLP",
   "MODELS",
   "ResNet",
+  "SetMLP",
   "cnn",
   "mlp",
   "resnet20",
   "resnet50",
   "resnet50_6n2",
   "resnet50_cifar",
+  "set_mlp",
 ]
