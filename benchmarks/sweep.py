@@ -104,13 +104,13 @@ def train(cell: Cell, seeds: Sequence[int]) -> list[dict[str, Any]]:
       )
       evaluate = jax.jit(functools.partial(step.evaluate, setup))
     state = step.initial_state(
-      setup, experiment.init_key, experiment.data_key, dataset.train.images[:1]
+      setup, experiment.init_key, experiment.data_key, dataset.example
     )
-    split = jax.device_put(dataset.train)
+    split, test = jax.device_put((dataset.train, dataset.test))
     started = time.perf_counter()
     for _ in range(0, experiment.steps.total, experiment.steps.dispatch):
       state, _ = train_steps(state, split)
-    totals = jax.block_until_ready(evaluate(state, dataset.test))
+    totals = jax.block_until_ready(evaluate(state, test))
     seconds = time.perf_counter() - started
     if not np.isfinite(totals.loss):
       raise FloatingPointError(f"{cell}, seed {seed}: the loss is not finite")
@@ -120,8 +120,8 @@ def train(cell: Cell, seeds: Sequence[int]) -> list[dict[str, Any]]:
         "title": cell.title,
         "sparsity": cell.sparsity,
         "seed": seed,
-        "test_accuracy": int(totals.correct) / dataset.test.labels.size,
-        "test_loss": float(totals.loss) / dataset.test.labels.size,
+        "test_accuracy": int(totals.correct) / dataset.test.examples,
+        "test_loss": float(totals.loss) / dataset.test.examples,
         "steps": int(state.step),
         "active": counts.active,
         "asked": counts.asked,

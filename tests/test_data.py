@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn import datasets
 
-from sparsejax.data import Split, batches, digits
+from sparsejax.data import Split, augment, batches, digits
 
 
 @pytest.fixture(scope="module")
@@ -73,9 +73,8 @@ def test_batches_of_an_epoch_show_each_example_once(dataset):
 @pytest.mark.parametrize("max_shift", [0, 1, 2])
 def test_shift_moves_each_image_within_its_bound(dataset, max_shift):
   images = dataset.train.images[:100]
-  moved = np.asarray(
-    batches.shift(jax.random.key(0), jnp.int32(7), images, max_shift)
-  )
+  key = batches.augment_key(jax.random.key(0), jnp.int32(7))
+  moved = np.asarray(augment.shift(max_shift)(key, jnp.asarray(images)))
   assert moved.dtype == np.uint8
   reach = range(-max_shift, max_shift + 1)
   seen = {
@@ -106,12 +105,12 @@ def by_hand(image, rows, columns):
   return out
 
 
-def test_shift_depends_on_key_and_step(dataset):
-  images = dataset.train.images[:64]
+def test_augmentation_depends_on_key_and_step(dataset):
+  images = jnp.asarray(dataset.train.images[:64])
 
   def shifted(seed, step):
-    key = jax.random.key(seed)
-    return np.asarray(batches.shift(key, jnp.int32(step), images, 1))
+    key = batches.augment_key(jax.random.key(seed), jnp.int32(step))
+    return np.asarray(dataset.augment(key, images))
 
   np.testing.assert_array_equal(shifted(0, 5), shifted(0, 5))
   assert (shifted(0, 5) != shifted(0, 6)).any()
@@ -121,3 +120,19 @@ def test_shift_depends_on_key_and_step(dataset):
 def test_a_shift_beyond_the_image_is_refused():
   with pytest.raises(ValueError, match=r"`max_shift` must be in \[0, 7\]"):
     digits(max_shift=8)
+
+
+def test_validation_is_cut_off_the_end_of_what_is_trained_on(dataset):
+  cut = digits(validation=138)
+  assert (cut.train.examples, cut.validation.examples) == (1300, 138)
+  np.testing.assert_array_equal(
+    np.concatenate([cut.train.images, cut.validation.images]),
+    dataset.train.images,
+  )
+  np.testing.assert_array_equal(
+    np.concatenate([cut.train.labels, cut.validation.labels]),
+    dataset.train.labels,
+  )
+  assert dataset.validation is None
+  with pytest.raises(ValueError, match=r"`validation` must be in \[0, 1438\)"):
+    digits(validation=1438)

@@ -5,9 +5,19 @@ A factory's keyword arguments are the keys of `config.data`.
 
 from collections.abc import Callable
 
+from sparsejax.data.augment import Augment
 from sparsejax.data.dataset import Array, Dataset, Split
 from sparsejax.data.digits import digits
+from sparsejax.data.streams import Stream
 
 DATASETS: dict[str, Callable[..., Dataset]] = {"digits": digits}
 
-__all__ = ["DATASETS", "Array", "Dataset", "Split", "digits"]
+__all__ = [
+  "DATASETS",
+  "Array",
+  "Augment",
+  "Dataset",
+  "Split",
+  "Stream",
+  "digits",
+]

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from sparsejax.data.dataset import Array, Split
 
 # Folded into the key, so that order and augmentation draw different bits.
-_ORDER, _SHIFT = 0, 1
+_ORDER, _AUGMENT = 0, 1
 
 
 def orders(
@@ -53,33 +53,19 @@ def take(split: Split, order: jax.Array, batch: jax.Array, size: int) -> Split:
   return Split(images[index], labels[index])
 
 
-def shift(
-  key: jax.Array, step: jax.Array, images: Array, max_shift: int
+def augment_key(key: jax.Array, step: jax.Array) -> jax.Array:
+  """Returns the key that the augmentation of a step's batch draws from."""
+  return jax.random.fold_in(jax.random.fold_in(key, _AUGMENT), step)
+
+
+def stream_seed(key: jax.Array) -> int:
+  """Returns the seed, in [0, 2^32), of a streamed run's order and crops."""
+  # Grain orders epoch e by seed + e: neighbouring seeds would share epochs.
+  return int(jax.random.bits(jax.random.fold_in(key, _ORDER)))
+
+
+def normalize(
+  images: Array, mean: Array | float, std: Array | float
 ) -> jax.Array:
-  """Move each image by up to `max_shift` pixels along both axes.
-
-  Args:
-    key: typed key of the run's data.
-    step: int32[], the step that the batch belongs to.
-    images: [B, H, W, C]; what moves in from outside is 0.
-    max_shift: static; 0 returns the images as they are.
-
-  Returns:
-    The moved images, of the same shape and dtype.
-  """
-  if max_shift == 0:
-    return jnp.asarray(images)
-  count, height, width, _ = images.shape
-  key = jax.random.fold_in(jax.random.fold_in(key, _SHIFT), step)
-  moves = jax.random.randint(key, (2, count, 1), 0, 2 * max_shift + 1)
-  edge = (max_shift, max_shift)
-  padded = jnp.pad(images, ((0, 0), edge, edge, (0, 0)))
-  rows = moves[0] + jnp.arange(height)
-  columns = moves[1] + jnp.arange(width)
-  example = jnp.arange(count)[:, None, None]
-  return padded[example, rows[:, :, None], columns[:, None, :]]
-
-
-def normalize(images: Array, mean: float, std: float) -> jax.Array:
   """Returns float32 images with the train split's mean 0 and deviation 1."""
   return (jnp.asarray(images, jnp.float32) - mean) / std

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from sparsejax.data.dataset import Dataset, Split
+from sparsejax.data import augment
+from sparsejax.data.dataset import Dataset, Split, hold_out
 
 # The split is part of the data set, not of a run: every seed of every
 # experiment is judged on the same 359 images.
@@ -16,19 +17,21 @@ _SPLIT_SEED = 0
 _TEST_FRACTION = 0.2
 
 
-def digits(*, max_shift: int = 1) -> Dataset:
+def digits(*, max_shift: int = 1, validation: int = 0) -> Dataset:
   """Load the digits with their fixed, stratified split.
 
   Args:
     max_shift: augmentation moves each training image by up to this many
       pixels along each axis, filling with background. In [0, 7].
+    validation: this many of the images to train on, the last ones, are held
+      out of them.
 
   Returns:
     The data set: 1,438 images to train on and 359 to test on, one fifth of
     each class (rounded).
 
   Raises:
-    ValueError: if `max_shift` is out of range.
+    ValueError: if a number is out of range.
   """
   if not 0 <= max_shift <= 7:
     raise ValueError(
@@ -41,14 +44,15 @@ def digits(*, max_shift: int = 1) -> Dataset:
   images = np.asarray(bunch.images, np.uint8)[..., None]
   labels = np.asarray(bunch.target, np.int32)
   test = _stratified(labels)
-  train = Split(images[~test], labels[~test])
+  train, held_out = hold_out(Split(images[~test], labels[~test]), validation)
   return Dataset(
     train=train,
     test=Split(images[test], labels[test]),
     classes=10,
     mean=float(train.images.mean(dtype=np.float64)),
     std=float(train.images.std(dtype=np.float64)),
-    max_shift=max_shift,
+    augment=augment.shift(max_shift),
+    validation=held_out,
   )
 
 

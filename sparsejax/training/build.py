@@ -126,7 +126,7 @@ def build(config: ConfigDict) -> Experiment:
   plain = resolved(config)
   _check_keys(plain)
   dataset = schema.call(KINDS["data"], "config.data", plain["data"], {})
-  steps = _steps(plain, dataset.train.labels.size)
+  steps = _steps(plain, dataset.train.examples)
   fed = {
     "classes": dataset.classes,
     "total_steps": steps.total,
@@ -265,7 +265,7 @@ def _setup(
     dispatch_steps=steps.dispatch,
     mean=dataset.mean,
     std=dataset.std,
-    max_shift=dataset.max_shift,
+    augment=dataset.augment,
   )
 
 
@@ -292,7 +292,7 @@ def _try_init(experiment: Experiment) -> None:
       functools.partial(step.initial_state, experiment.setup),
       experiment.init_key,
       experiment.data_key,
-      experiment.dataset.train.images[:1],
+      experiment.dataset.example,
     )
   except ValueError as error:
     raise errors.InputError(f"The experiment cannot start: {error}") from error

@@ -12,10 +12,10 @@ import jax
 from jax.sharding import Mesh
 
 import sparsejax
-from sparsejax.data import Dataset, Split
 from sparsejax.training import (
   build,
   checkpoints,
+  feeds,
   mesh,
   processes,
   records,
@@ -61,24 +61,6 @@ class Show(NamedTuple):
   progress: Callable[[int, Mapping[str, float]], None]
 
 
-class _Programs(NamedTuple):
-  """What runs on the devices, compiled, data bound.
-
-  Attributes:
-    train: one dispatch; the state that goes in is donated.
-    evaluate: sums over the test split.
-    evaluate_train: sums over the train split, compiled when it is called.
-    dataset: tells how many examples the splits hold.
-    seconds: what compiling took.
-  """
-
-  train: Callable[[step.TrainState], tuple[step.TrainState, step.Metrics]]
-  evaluate: Callable[[step.TrainState], step.Totals]
-  evaluate_train: Callable[[step.TrainState], step.Totals]
-  dataset: Dataset
-  seconds: float
-
-
 def run(
   experiment: build.Experiment,
   workdir: pathlib.Path,
@@ -122,23 +104,23 @@ def run(
     writer = None
     if processes.is_first():
       writer = stack.enter_context(records.Writer(workdir, start=resumed or 0))
-    programs = _compile(
+    feed = feeds.open(
       setup,
       experiment.dataset,
       state,
       devices,
       trains=resumed != experiment.steps.total,
     )
-    seconds = programs.seconds + init_seconds
+    seconds = feed.seconds + init_seconds
     show.say(f"Compiled in {seconds:.1f} s.")
     outcome = _train(
-      programs, experiment.steps, state, resumed, writer, saved, stop, show
+      feed, experiment.steps, state, resumed, writer, saved, stop, show
     )
     return outcome._replace(compile_seconds=seconds)
 
 
 def _train(
-  programs: _Programs,
+  feed: feeds.Feed,
   steps: build.Steps,
   state: step.TrainState,
   resumed: int | None,
@@ -174,7 +156,7 @@ def _train(
     at = min((first // steps.dispatch + 1) * steps.dispatch, steps.total)
     started = time.perf_counter()
     with jax.transfer_guard("disallow"):
-      state, stacked = jax.block_until_ready(programs.train(state))
+      state, stacked = jax.block_until_ready(feed.train(state))
     seconds = time.perf_counter() - started
     train_seconds += seconds
     metrics = jax.tree.map(lambda x, n=at - first: x[:n], mesh.fetch(stacked))
@@ -186,7 +168,7 @@ def _train(
     last = at == steps.total
     evaluation = {}
     if last or _due(steps.eval_every, first, at):
-      evaluation = _evaluate(programs, state)
+      evaluation = _evaluate(feed, state)
       rows[-1] |= evaluation | {"steps_per_second": (at - first) / seconds}
     ends = at if evaluation else steps.total
     _write(writer, [row for row in rows if _is_logged(row, steps, ends)])
@@ -196,7 +178,7 @@ def _train(
         writer.sync()
       # An evaluation for the checkpoint alone is not recorded: the records of
       # a run that was stopped would differ from those of one that was not.
-      judged = evaluation or _evaluate(programs, state)
+      judged = evaluation or _evaluate(feed, state)
       saved.save(at, state, metrics=judged)
       last_good = at
     show.progress(at, rows[-1])
@@ -205,7 +187,7 @@ def _train(
         TERMINATED,
         f"Stopped by SIGTERM; saved at step {at}. The same command goes on.",
       )
-  evaluation = _evaluate(programs, state) | _evaluate_train(programs, state)
+  evaluation = _evaluate(feed, state) | _evaluate_train(feed, state)
   return outcome(DONE)
 
 
@@ -225,27 +207,31 @@ def _write(writer: records.Writer | None, rows: list[dict[str, Any]]) -> None:
     writer.write(rows)
 
 
-def _evaluate(programs: _Programs, state: step.TrainState) -> dict[str, float]:
-  """Returns the mean loss and the accuracy on the test split."""
+def _evaluate(feed: feeds.Feed, state: step.TrainState) -> dict[str, float]:
+  """Returns mean losses and accuracies on what is not trained on."""
+  names = [name for name in feed.judge if name != "train"]
   with jax.transfer_guard("disallow"):
-    totals = jax.block_until_ready(programs.evaluate(state))
-  return _means("test", totals, programs.dataset.test)
+    totals = {name: feed.judge[name](state) for name in names}
+    return _means(feed, jax.block_until_ready(totals))
 
 
 def _evaluate_train(
-  programs: _Programs, state: step.TrainState
+  feed: feeds.Feed, state: step.TrainState
 ) -> dict[str, float]:
-  """Returns the same on the train split, without augmentation."""
-  totals = programs.evaluate_train(state)
-  return _means("train", totals, programs.dataset.train)
+  """Returns the same on the train split, where the feed judges it."""
+  names = [name for name in feed.judge if name == "train"]
+  return _means(feed, {name: feed.judge[name](state) for name in names})
 
 
-def _means(name: str, totals: step.Totals, split: Split) -> dict[str, float]:
-  sums, count = mesh.fetch(totals), split.labels.size
-  return {
-    f"{name}_loss": float(sums.loss) / count,
-    f"{name}_accuracy": int(sums.correct) / count,
-  }
+def _means(
+  feed: feeds.Feed, totals: Mapping[str, step.Totals]
+) -> dict[str, float]:
+  means: dict[str, float] = {}
+  for name, sums in totals.items():
+    sums, count = mesh.fetch(sums), feed.examples[name]
+    means[f"{name}_loss"] = float(sums.loss) / count
+    means[f"{name}_accuracy"] = int(sums.correct) / count
+  return means
 
 
 def _not_finite(bad: int, first: int, at: int, last_good: int | None) -> str:
@@ -277,7 +263,7 @@ def _initializer(
     experiment.setup,
     experiment.init_key,
     experiment.data_key,
-    experiment.dataset.train.images[:1],
+    experiment.dataset.example,
   )
 
 
@@ -300,39 +286,3 @@ def _first_state(
   )
   state = jax.block_until_ready(initialize())
   return state, time.perf_counter() - started
-
-
-def _compile(
-  setup: step.Setup,
-  dataset: Dataset,
-  state: step.TrainState,
-  devices: Mesh,
-  *,
-  trains: bool,
-) -> _Programs:
-  """Compiles what the loop runs, once for the whole run.
-
-  Where there is nothing left to train, its step is not compiled.
-  """
-  started = time.perf_counter()
-  sharding = mesh.replicated(devices)
-  train = mesh.replicate(dataset.train, devices)
-  test = mesh.replicate(dataset.test, devices)
-  train_steps = jax.jit(
-    functools.partial(step.train_steps, setup),
-    donate_argnums=0,
-    out_shardings=sharding,
-  )
-  evaluate = jax.jit(
-    functools.partial(step.evaluate, setup), out_shardings=sharding
-  )
-  if trains:
-    train_steps = train_steps.lower(state, train).compile()
-  compiled_evaluate = evaluate.lower(state, test).compile()
-  return _Programs(
-    train=lambda state: train_steps(state, train),
-    evaluate=lambda state: compiled_evaluate(state, test),
-    evaluate_train=lambda state: evaluate(state, train),
-    dataset=dataset,
-    seconds=time.perf_counter() - started,
-  )

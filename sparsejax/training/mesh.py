@@ -26,9 +26,14 @@ def replicated(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec())
 
 
+def split(mesh: Mesh) -> NamedSharding:
+  """Returns the sharding of what is split along its first axis."""
+  return NamedSharding(mesh, PartitionSpec(_AXIS))
+
+
 def batch_sharder(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
   """Returns a function that, inside jit, splits an array's first axis."""
-  sharding = NamedSharding(mesh, PartitionSpec(_AXIS))
+  sharding = split(mesh)
   return lambda x: jax.lax.with_sharding_constraint(x, sharding)
 
 
@@ -52,6 +57,21 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
   return jax.tree.map(put, tree)
 
 
+def put_batch(tree: Any, mesh: Mesh) -> Any:
+  """Put this process's share of a batch onto its devices.
+
+  Args:
+    tree: numpy arrays; all processes give the same shapes.
+    mesh: the mesh.
+
+  Returns:
+    The same tree of global arrays, split along the first axis.
+  """
+  return jax.tree.map(
+    lambda x: jax.make_array_from_process_local_data(split(mesh), x), tree
+  )
+
+
 def fetch(tree: Any) -> Any:
   """Read replicated arrays as numpy arrays, from this process's devices."""
-  return jax.tree.map(lambda x: np.asarray(x.addressable_data(0)), tree)
+  return jax.tree.map(lambda x: jax.device_get(x.addressable_data(0)), tree)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 
 import sparsejax
-from sparsejax.data import Array, Split, batches
+from sparsejax.data import Array, Augment, Split, batches
 
 _EVAL_BATCH = 1024
 # Folded into the run's data key; order and augmentation fold 0 and 1.
@@ -30,9 +30,9 @@ class Setup(NamedTuple):
     steps_per_epoch: batches in an epoch.
     total_steps: steps of the run.
     dispatch_steps: the grid on which a call of `train_steps` ends.
-    mean: of the train pixels.
-    std: of the train pixels.
-    max_shift: pixels that augmentation moves an image by, at most.
+    mean: of the train pixels; broadcasts against an image.
+    std: of the train pixels, likewise.
+    augment: changes the images of a training batch.
     shard: says how an array with a leading batch axis lies on the devices.
   """
 
@@ -42,9 +42,9 @@ class Setup(NamedTuple):
   steps_per_epoch: int
   total_steps: int
   dispatch_steps: int
-  mean: float
-  std: float
-  max_shift: int
+  mean: Array | float
+  std: Array | float
+  augment: Augment
   shard: Callable[[jax.Array], jax.Array] = lambda x: x
 
 
@@ -156,8 +156,40 @@ def train_steps(
     history = jax.tree.map(lambda h, m: h.at[index].set(m), history, metrics)
     return state, history
 
-  history = _empty_history(setup, state, train)
+  size = setup.batch_size
+  history = empty_history(
+    setup, state, Split(train.images[:size], train.labels[:size])
+  )
   return jax.lax.fori_loop(0, end - first, one, (state, history))
+
+
+def train_batch(
+  setup: Setup, state: TrainState, history: Metrics, batch: Split
+) -> tuple[TrainState, Metrics]:
+  """Take one step on a batch that the host brings.
+
+  Args:
+    setup: static.
+    state: at a step below `setup.total_steps`; dispatches start on the grid.
+    history: of this dispatch, as `empty_history` gives it before the first.
+    batch: the batch of this step.
+
+  Returns:
+    The new state and the history with the metrics of this step.
+  """
+  index = state.step % setup.dispatch_steps
+  state, metrics = _train_step(setup, state, batch)
+  return state, jax.tree.map(lambda h, m: h.at[index].set(m), history, metrics)
+
+
+def empty_history(setup: Setup, state: TrainState, batch: Split) -> Metrics:
+  """Returns zeros for the metrics of a whole dispatch."""
+  _, metrics = jax.eval_shape(
+    lambda state, batch: _train_step(setup, state, batch), state, batch
+  )
+  return jax.tree.map(
+    lambda m: jnp.zeros((setup.dispatch_steps, *m.shape), m.dtype), metrics
+  )
 
 
 def evaluate(setup: Setup, state: TrainState, split: Split) -> Totals:
@@ -172,12 +204,9 @@ def evaluate(setup: Setup, state: TrainState, split: Split) -> Totals:
   Returns:
     The sums; divide by N.
   """
-  count = split.labels.shape[0]
-  # A multiple of the training batch divides among the devices.
-  whole = -(-min(count, _EVAL_BATCH) // setup.batch_size)
-  size = setup.batch_size * whole
-  padding = -count % size
-  real = jnp.ones(count, bool)
+  size = judged_size(setup, split.examples)
+  padding = -split.examples % size
+  real = jnp.ones(split.examples, bool)
 
   def batched(x: Array) -> jax.Array:
     padded = jnp.pad(x, ((0, padding),) + ((0, 0),) * (x.ndim - 1))
@@ -185,26 +214,62 @@ def evaluate(setup: Setup, state: TrainState, split: Split) -> Totals:
 
   def add(totals: Totals, batch: tuple) -> tuple[Totals, None]:
     images, labels, counted = jax.tree.map(setup.shard, batch)
-    logits, _ = _apply(setup, state.params, state.model_state, images)
-    losses = _losses(logits, labels)
-    correct = (logits.argmax(-1) == labels) & counted
-    return Totals(
-      totals.loss + jnp.where(counted, losses, 0).sum(),
-      totals.correct + correct.sum(dtype=jnp.int32),
-    ), None
+    batch = Split(images, labels)
+    return judge_batch(setup, state, totals, batch, counted), None
 
-  zero = Totals(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32))
   examples = (batched(split.images), batched(split.labels), batched(real))
-  totals, _ = jax.lax.scan(add, zero, examples)
+  totals, _ = jax.lax.scan(add, no_totals(), examples)
   return totals
+
+
+def judged_size(setup: Setup, examples: int) -> int:
+  """Returns how many examples a batch holds while a split is judged."""
+  # A multiple of the training batch divides among the devices.
+  whole = -(-min(examples, _EVAL_BATCH) // setup.batch_size)
+  return setup.batch_size * whole
+
+
+def no_totals() -> Totals:
+  """Returns the sums over no example."""
+  return Totals(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32))
+
+
+def judge_batch(
+  setup: Setup,
+  state: TrainState,
+  totals: Totals,
+  batch: Split,
+  counted: jax.Array,
+) -> Totals:
+  """Add a batch to the sums over a split.
+
+  Args:
+    setup: static.
+    state: the state to judge.
+    totals: sums over the batches before.
+    batch: B examples.
+    counted: bool[B]; the others are padding and left out.
+
+  Returns:
+    The new sums.
+  """
+  labels = jnp.asarray(batch.labels)
+  images = jnp.asarray(batch.images)
+  logits, _ = _apply(setup, state.params, state.model_state, images)
+  losses = _losses(logits, labels)
+  correct = (logits.argmax(-1) == labels) & counted
+  return Totals(
+    totals.loss + jnp.where(counted, losses, 0).sum(),
+    totals.correct + correct.sum(dtype=jnp.int32),
+  )
 
 
 def _train_step(
   setup: Setup, state: TrainState, batch: Split
 ) -> tuple[TrainState, Metrics]:
   """Takes one step; the order of its lines is the definition of a step."""
-  key = jax.random.wrap_key_data(state.key)
-  images = batches.shift(key, state.step, batch.images, setup.max_shift)
+  key = batches.augment_key(jax.random.wrap_key_data(state.key), state.step)
+  images = setup.augment(key, jnp.asarray(batch.images))
   labels = setup.shard(jnp.asarray(batch.labels))
   images = setup.shard(images)
 
@@ -273,15 +338,3 @@ def _dropout_key(state: TrainState) -> jax.Array:
 def _losses(logits: jax.Array, labels: jax.Array) -> jax.Array:
   """Returns float32[B] cross-entropies."""
   return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-
-
-def _empty_history(setup: Setup, state: TrainState, train: Split) -> Metrics:
-  """Returns zeros for the metrics of a whole dispatch."""
-  size = setup.batch_size
-  batch = Split(train.images[:size], train.labels[:size])
-  _, metrics = jax.eval_shape(
-    lambda state, batch: _train_step(setup, state, batch), state, batch
-  )
-  return jax.tree.map(
-    lambda m: jnp.zeros((setup.dispatch_steps, *m.shape), m.dtype), metrics
-  )
