@@ -1,0 +1,132 @@
+"""Methods that keep the values of pruned weights.
+
+DPF (Lin et al., 2020), DNW (Wortsman et al., 2019) and Top-KAST (Jayakumar et
+al., 2020). The leaves hold the dense weights, which the optimizer steps and
+from which all masks are drawn anew; the user holds them where the masks are on.
+"""
+
+import numpy as np
+
+from oracles import network, pruning
+
+
+def keep_largest(leaves, sparsity, prune):
+  """Masks from all weights, on or off, by magnitude."""
+  for leaf in leaves:
+    leaf.mask = np.ones(leaf.mask.shape, bool)
+  prune(leaves, sparsity)
+
+
+class StepThenRank:
+  """The step on all weights, then masks from the moved ones.
+
+  A gradient that is not finite skips the masks that were due, which then wait
+  for the next finite step.
+
+  Args:
+    leaves: the network at its first masks.
+    sgd: the optimizer.
+    due: step -> bool, whether masks are drawn anew after it.
+    rank: (sparse leaves, step) -> None, draws them.
+    sees: (leaf, gradient) -> the gradient that moves a sparse leaf.
+  """
+
+  def __init__(self, leaves, sgd, *, due, rank, sees):
+    self.leaves, self.sgd = leaves, sgd
+    self.due, self.rank, self.sees = due, rank, sees
+    self.t, self.pending = 0, False
+
+  def step(self, gradients):
+    for leaf, gradient in zip(self.leaves, gradients, strict=True):
+      if leaf.mask is not None:
+        gradient = self.sees(leaf, gradient)
+      self.sgd.move(leaf, gradient)
+    self.t += 1
+    self.pending |= self.due(self.t)
+    if self.pending and network.all_finite(gradients):
+      self.rank(network.sparse_leaves(self.leaves), self.t)
+      self.pending = False
+
+
+def everywhere(leaf, gradient):
+  """Straight through: the loss moves every weight, also those it ignores."""
+  del leaf
+  return gradient
+
+
+def dpf(leaves, sgd, gradual, *, prune=pruning.prune_global):
+  """Dynamic pruning with feedback: gradual, straight through."""
+
+  def rank(sparse, t):
+    keep_largest(sparse, gradual.sparsity(t), prune)
+
+  return StepThenRank(
+    leaves, sgd, due=gradual.prunes_at, rank=rank, sees=everywhere
+  )
+
+
+def dnw(leaves, sgd, sparsity, *, every=1, prune=pruning.prune_uniform):
+  """Discovering neural wirings: the largest of each layer, straight through."""
+  keep_largest(network.sparse_leaves(leaves), sparsity, prune)
+  return StepThenRank(
+    leaves,
+    sgd,
+    due=lambda t: t % every == 0,
+    rank=lambda sparse, t: keep_largest(sparse, sparsity, prune),
+    sees=everywhere,
+  )
+
+
+class TopKAST:
+  """Always sparse: the forward set A acts, the backward set B also learns.
+
+  Both are the largest weights of each layer. Outside B a weight does not move
+  at all, though its statistics run on as under a gradient of zero. The penalty
+  lambda (|A| + |B without A| / D) of L2 norms, D the density of A, keeps the
+  weights that only explore small.
+  """
+
+  def __init__(
+    self, leaves, sgd, *, sparsity, backward_sparsity, penalty, every=1
+  ):
+    self.leaves, self.sgd = leaves, sgd
+    self.sparsity, self.backward_sparsity = sparsity, backward_sparsity
+    self.penalty, self.every = penalty, every
+    self.t, self.pending = 0, False
+    self.draw_sets()
+
+  def draw_sets(self):
+    leaves = network.sparse_leaves(self.leaves)
+    keep_largest(leaves, self.backward_sparsity, pruning.prune_uniform)
+    backward = [leaf.mask for leaf in leaves]
+    keep_largest(leaves, self.sparsity, pruning.prune_uniform)
+    self.backward = {
+      leaf.name: leaf.mask | b for leaf, b in zip(leaves, backward, strict=True)
+    }
+
+  def step(self, gradients):
+    for leaf, gradient in zip(self.leaves, gradients, strict=True):
+      if leaf.mask is None:
+        self.sgd.move(leaf, gradient)
+        continue
+      learns, before = self.backward[leaf.name], leaf.weights
+      gradient = gradient + penalty_gradient(leaf, learns, self.penalty)
+      self.sgd.move(leaf, np.where(learns, gradient, np.float32(0)))
+      leaf.weights = np.where(learns, leaf.weights, before)
+    self.t += 1
+    self.pending |= self.t % self.every == 0
+    if self.pending and network.all_finite(gradients):
+      self.draw_sets()
+      self.pending = False
+
+
+def penalty_gradient(leaf, learns, penalty):
+  """The gradient of the penalty; 0 on a set whose norm is 0."""
+  weights = leaf.weights.astype(np.float64)
+  gradient = np.zeros_like(weights)
+  density = leaf.active / leaf.size
+  for part, scale in [(leaf.mask, 1.0), (learns & ~leaf.mask, 1.0 / density)]:
+    norm = np.sqrt(np.sum(weights[part] ** 2))
+    if norm > 0:
+      gradient[part] = penalty * scale * weights[part] / norm
+  return gradient.astype(np.float32)

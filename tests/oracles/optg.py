@@ -1,0 +1,129 @@
+"""OptG: supermask scores from the gradient of every step (Zhang et al., 2022).
+
+Equations 7, 10, 16 and 17 and Algorithm 1; epochs are counted from 0, as in
+the authors' code.
+"""
+
+import math
+
+import numpy as np
+
+from oracles import distributions, network, ranking
+
+
+def sigmoid_of_epoch(k, alpha, epochs):
+  """The curve that both the sparsity and the scores' learning rate follow."""
+  return 1.0 / (1.0 + math.exp(-alpha * (k - epochs / 2)))
+
+
+def over_all_layers(leaves, scores, sparsity):
+  """The highest scores of the whole network."""
+  asked = ranking.floor_tol(
+    sum(leaf.size for leaf in leaves) * (1.0 - sparsity)
+  )
+  return ranking.keep_top_over(
+    [ranking.canonical(score) for score in scores],
+    asked,
+    [np.ones(leaf.mask.shape, bool) for leaf in leaves],
+  )
+
+
+def inside_layers(densities):
+  """The highest scores of each layer, by densities: shapes, density -> list."""
+
+  def choose(leaves, scores, sparsity):
+    shapes = [leaf.weights.shape for leaf in leaves]
+    counts = distributions.budgets(
+      densities(shapes, 1.0 - sparsity), [leaf.size for leaf in leaves]
+    )
+    return [
+      ranking.keep_top_in(
+        ranking.canonical(score), count, np.ones(score.shape, bool)
+      )
+      for score, count in zip(scores, counts, strict=True)
+    ]
+
+  return choose
+
+
+class OptG:
+  """Scores learn at every step, masks follow them once an epoch.
+
+  The first step of an epoch draws the masks before anything moves, from the
+  scores so far; the first epoch is dense. The last refresh asks for the target
+  itself, where the curve would end below it. Weights that are off feel no
+  loss, only momentum and decay; scores feel the loss everywhere, with the
+  weight as it is stored.
+
+  Args:
+    leaves: the network, dense.
+    sgd: the optimizer of the weights.
+    sparsity: the target.
+    alpha: steepness of the curve, per epoch.
+    epochs: the length of training.
+    steps_per_epoch: the interval of the refreshes.
+    learning_rate: completed steps -> learning rate of the scores at the end of
+      the curve.
+    momentum: of the scores; they do not decay.
+    choose: (leaves, scores, sparsity) -> masks.
+    reach_target: whether the last refresh asks for the target.
+  """
+
+  def __init__(
+    self,
+    leaves,
+    sgd,
+    *,
+    sparsity,
+    epochs,
+    steps_per_epoch,
+    learning_rate,
+    alpha=0.5,
+    momentum=0.9,
+    choose=over_all_layers,
+    reach_target=True,
+  ):
+    self.leaves, self.sgd, self.choose = leaves, sgd, choose
+    self.sparsity, self.alpha, self.epochs = sparsity, alpha, epochs
+    self.steps_per_epoch, self.learning_rate = steps_per_epoch, learning_rate
+    self.momentum, self.reach_target = np.float32(momentum), reach_target
+    self.t, self.pending = 0, False
+    sparse = network.sparse_leaves(leaves)
+    self.scores = {leaf.name: np.zeros_like(leaf.weights) for leaf in sparse}
+    self.buffers = {leaf.name: np.zeros_like(leaf.weights) for leaf in sparse}
+
+  def asked_sparsity(self, k):
+    if self.reach_target and k >= self.epochs - 1:
+      return self.sparsity
+    return self.sparsity * sigmoid_of_epoch(k, self.alpha, self.epochs)
+
+  def refresh(self):
+    sparse = network.sparse_leaves(self.leaves)
+    masks = self.choose(
+      sparse,
+      [self.scores[leaf.name] for leaf in sparse],
+      self.asked_sparsity(self.t // self.steps_per_epoch),
+    )
+    for leaf, mask in zip(sparse, masks, strict=True):
+      leaf.mask = mask
+
+  def learn_scores(self, leaf, gradient):
+    """m - eta buf, with buf the momentum of G w."""
+    k = self.t // self.steps_per_epoch
+    rate = self.learning_rate(self.t)
+    rate *= sigmoid_of_epoch(k, self.alpha, self.epochs)
+    buffer = self.momentum * self.buffers[leaf.name] + gradient * leaf.weights
+    self.buffers[leaf.name] = buffer
+    self.scores[leaf.name] = self.scores[leaf.name] - np.float32(rate) * buffer
+
+  def step(self, gradients):
+    starts_epoch = self.t > 0 and self.t % self.steps_per_epoch == 0
+    self.pending |= starts_epoch
+    if self.pending and network.all_finite(gradients):
+      self.refresh()
+      self.pending = False
+    for leaf, gradient in zip(self.leaves, gradients, strict=True):
+      if leaf.mask is not None:
+        self.learn_scores(leaf, gradient)
+      self.sgd.step(leaf, gradient)
+    self.t += 1
