@@ -218,3 +218,18 @@ def test_batch_statistics_are_learned_and_only_when_training():
   assert all((a != b).any() for a, b in zip(before, after, strict=True))
   totals = step.evaluate(chosen.setup, new, chosen.dataset.test)
   assert 0 <= int(totals.correct) <= chosen.dataset.test.labels.size
+
+
+def test_a_part_that_is_held_out_is_evaluated_beside_the_test_split(tmp_path):
+  chosen = experiment(
+    "static", "--config.data.validation=100", "--config.epochs=1"
+  )
+  outcome, _ = run(chosen, tmp_path)
+  assert outcome.step == (1438 - 100) // 64
+  assert 0 <= outcome.evaluation["validation_accuracy"] <= 1
+  last = rows(tmp_path)[-1]
+  assert last["validation_loss"] == outcome.evaluation["validation_loss"]
+  held_out = chosen.dataset.validation
+  totals = step.evaluate(chosen.setup, outcome.state, held_out)
+  accuracy = int(totals.correct) / held_out.examples
+  assert outcome.evaluation["validation_accuracy"] == accuracy
