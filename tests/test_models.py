@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from sparsejax import trees
-from sparsejax.models import MODELS, cnn, layers, mlp
+from sparsejax.models import MODELS, cnn, layers, mlp, set_mlp
 from sparsejax.models.cnn import _convolve
 from sparsejax.models.resnet import zero_padding
+from sparsejax.models.set_mlp import SReLU
 
 DIGITS = (8, 8, 1)
 CIFAR = (32, 32, 3)
@@ -64,6 +65,7 @@ def test_cnn_has_a_kernel_for_each_stage():
     ("resnet50", 1000, IMAGENET, 54, 25_502_912, 25_557_032),
     ("resnet50_6n2", 10, CIFAR, 50, 3_006_560, 3_013_792),
     ("resnet50_6n2", 100, CIFAR, 50, 3_018_080, 3_025_312),
+    ("set_mlp", 10, CIFAR, 4, 20_328_000, 20_337_010),
   ],
 )
 def test_counts_are_those_of_the_papers(
@@ -76,7 +78,9 @@ def test_counts_are_those_of_the_papers(
   assert sum(leaf.size for leaf in jax.tree.leaves(params)) == parameters
 
 
-@pytest.mark.parametrize("name", sorted(set(MODELS) - {"mlp", "cnn"}))
+@pytest.mark.parametrize(
+  "name", sorted(set(MODELS) - {"mlp", "cnn", "set_mlp"})
+)
 def test_bfloat16_computes_with_float32_parameters_and_statistics(name):
   model = MODELS[name](10, dtype="bfloat16")
   found = variables(model, CIFAR)
@@ -123,7 +127,12 @@ def test_convolution_by_shifts_is_the_convolution(size, stride):
 
 @pytest.mark.parametrize(
   ("factory", "name", "value"),
-  [(mlp, "hidden", ()), (mlp, "hidden", (8, 0)), (cnn, "channels", (0,))],
+  [
+    (mlp, "hidden", ()),
+    (mlp, "hidden", (8, 0)),
+    (cnn, "channels", (0,)),
+    (set_mlp, "hidden", (8, 0)),
+  ],
 )
 def test_sizes_that_cannot_be_are_refused(factory, name, value):
   with pytest.raises(ValueError, match=f"`{name}` must hold positive"):
@@ -173,3 +182,71 @@ def test_a_shortcut_of_zeros_has_them_on_both_sides():
   )
   assert out.shape == (1, 2, 2, 5)
   assert out[0, 0, 0].tolist() == [0, 1, 1, 0, 0]
+
+
+def test_layers_of_the_set_mlp_say_what_they_are():
+  assert shapes(set_mlp(10, hidden=(6, 5))) == {
+    "hidden_0/bias": (6,),
+    "hidden_0/kernel": (64, 6),
+    "hidden_1/bias": (5,),
+    "hidden_1/kernel": (6, 5),
+    "output/bias": (10,),
+    "output/kernel": (5, 10),
+  }
+  with_srelu = shapes(set_mlp(10, hidden=(6, 5), activation="srelu"))
+  assert with_srelu["srelu_1/a_left"] == (5,)
+
+
+def test_set_mlp_initialises_as_keras_does():
+  drawn = set_mlp(10, hidden=(400,), activation="srelu").init(
+    jax.random.key(0), jnp.zeros((1, *DIGITS)), train=False
+  )["params"]
+  kernel, bound = drawn["hidden_0"]["kernel"], (6 / (64 + 400)) ** 0.5
+  assert 0.99 * bound < jnp.abs(kernel).max() <= bound
+  assert not drawn["hidden_0"]["bias"].any()
+  unit = drawn["srelu_0"]
+  assert not unit["t_left"].any() and (unit["a_right"] == 1).all()
+  for name, top in [("a_left", 1), ("t_right", 5)]:
+    assert unit[name].min() >= 0
+    assert 0.95 * top < unit[name].max() < top
+
+
+def test_srelu_bends_at_its_two_kinks():
+  # Kinks at -1 and -1 + |-3| = 2; slopes 1/2 to the left and 2 to the right.
+  params = {"t_left": -1.0, "a_left": 0.5, "t_right": -3.0, "a_right": 2.0}
+  params = {name: jnp.full(1, value) for name, value in params.items()}
+  x = jnp.array([[-3.0], [-1.0], [0.5], [2.0], [3.0]])
+  found = SReLU().apply({"params": params}, x)
+  np.testing.assert_array_equal(found, [[-2], [-1], [0.5], [2], [4]])
+
+
+def test_dropout_scales_what_it_keeps_and_rests_while_judged():
+  model = set_mlp(3, hidden=(2000,), dropout=0.3)
+  x = jnp.ones((1, *DIGITS))
+  params = model.init(jax.random.key(0), x, train=False)["params"]
+  # Every hidden unit is 1, so that a logit counts the units that are kept.
+  params["hidden_0"] = {"kernel": jnp.zeros((64, 2000)), "bias": jnp.ones(2000)}
+  params["output"] = {"kernel": jnp.ones((2000, 3)), "bias": jnp.zeros(3)}
+
+  def logits(**kwargs):
+    return model.apply({"params": params}, x, **kwargs)
+
+  np.testing.assert_array_equal(logits(train=False), [[2000] * 3])
+  first, again, other = (
+    logits(train=True, rngs={"dropout": jax.random.key(seed)})
+    for seed in [0, 0, 1]
+  )
+  np.testing.assert_array_equal(first, again)
+  assert (first != other).any()
+  kept = first * 0.7
+  np.testing.assert_allclose(kept, np.round(kept), atol=0.1)
+  assert abs(kept[0, 0] - 1400) < 5 * (2000 * 0.3 * 0.7) ** 0.5
+
+
+@pytest.mark.parametrize(
+  "argument, value",
+  [("dropout", 1.0), ("dropout", -0.1), ("activation", "tanh")],
+)
+def test_a_set_mlp_that_cannot_be_is_refused(argument, value):
+  with pytest.raises(ValueError, match=f"`{argument}` must be"):
+    set_mlp(10, **{argument: value})
