@@ -11,6 +11,7 @@ import flax.linen as nn
 
 from sparsejax.models.cnn import CNN, cnn
 from sparsejax.models.mlp import MLP, mlp
+from sparsejax.models.mobilenet import MobileNetV1, mobilenet_v1
 from sparsejax.models.resnet import (
   ResNet,
   resnet20,
@@ -19,6 +20,7 @@ from sparsejax.models.resnet import (
   resnet50_cifar,
 )
 from sparsejax.models.set_mlp import SetMLP, set_mlp
+from sparsejax.models.vgg import VGG, vgg19, vgg19_optg, vgg_c, vgg_d
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
   "mlp": mlp,
@@ -27,6 +29,11 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
   "resnet50": resnet50,
   "resnet50_cifar": resnet50_cifar,
   "resnet50_6n2": resnet50_6n2,
+  "vgg19": vgg19,
+  "vgg19_optg": vgg19_optg,
+  "vgg_c": vgg_c,
+  "vgg_d": vgg_d,
+  "mobilenet_v1": mobilenet_v1,
   "set_mlp": set_mlp,
 }
 
@@ -34,13 +41,20 @@ __all__ = [
   "CNN",
   "MLP",
   "MODELS",
+  "MobileNetV1",
   "ResNet",
+  "VGG",
   "SetMLP",
   "cnn",
   "mlp",
+  "mobilenet_v1",
   "resnet20",
   "resnet50",
   "resnet50_6n2",
   "resnet50_cifar",
   "set_mlp",
+  "vgg19",
+  "vgg19_optg",
+  "vgg_c",
+  "vgg_d",
 ]
