@@ -189,10 +189,13 @@ def test_a_number_that_is_not_finite_stops_the_run(tmp_path):
   assert list((tmp_path / "checkpoints").iterdir()) == []
 
 
-def test_training_does_not_depend_on_the_dispatches():
+@pytest.mark.parametrize("model", ["mlp", "set_mlp"])  # one draws, one not
+def test_training_does_not_depend_on_the_dispatches(model):
   states = []
   for dispatch_steps in (3, 5):
-    chosen = experiment("dense", f"--config.dispatch_steps={dispatch_steps}")
+    chosen = experiment(
+      f"dense,model={model}", f"--config.dispatch_steps={dispatch_steps}"
+    )
     devices = mesh.data_mesh()
     state, _ = loop._first_state(chosen, devices)
     train = mesh.replicate(chosen.dataset.train, devices)
@@ -203,6 +206,18 @@ def test_training_does_not_depend_on_the_dispatches():
   assert int(states[0].step) == int(states[1].step) == 15
   for a, b in zip(*(jax.tree.leaves(s.params) for s in states), strict=True):
     np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5)
+
+
+def test_dropout_is_a_function_of_the_step():
+  chosen = experiment("dense,model=set_mlp", "--config.data.max_shift=0")
+  state, _ = loop._first_state(chosen, mesh.data_mesh())
+  batch = Split(*(x[:64] for x in chosen.dataset.train))
+  one_step = jax.jit(functools.partial(step._train_step, chosen.setup))
+  losses = [
+    float(one_step(state._replace(step=state.step + later), batch)[1].loss)
+    for later in [0, 0, 1]
+  ]
+  assert losses[0] == losses[1] != losses[2]
 
 
 def test_batch_statistics_are_learned_and_only_when_training():
