@@ -161,12 +161,12 @@ class LibraryRun:
     self.state = jax.jit(tx.init, compiler_options=compiler_options)(params)
     self.params = sparsejax.apply_masks(params, self.state)
 
-  def step(self, gradients):
+  def step(self, gradients, **extra):
     grads = jax.tree.unflatten(
       jax.tree.structure(self.params),
       [jnp.asarray(gradient) for gradient in gradients.values()],
     )
-    updates, self.state = self.update(grads, self.state, self.params)
+    updates, self.state = self.update(grads, self.state, self.params, **extra)
     self.params = optax.apply_updates(self.params, updates)
 
   @property
@@ -237,16 +237,26 @@ def run_side_by_side(
   seed,
   spoil=lambda call, gradients, masks: None,
   compare=assert_equal,
+  extra=lambda call: {},
 ):
-  """Compares after every call; returns the calls at which masks changed."""
+  """Compares after every call; returns the calls at which masks changed.
+
+  Args:
+    oracle: at its first masks, as `oracle_run` gives it.
+    library: likewise.
+    seed: of the gradients.
+    spoil: changes the gradients of a call in place.
+    compare: raises where the two differ.
+    extra: call -> keyword arguments that both take beside the gradients.
+  """
   compare(oracle, library)
   assert_asked(library)
   changed = []
   for call in range(STEPS):
     gradients, old = gradients_at(seed, call, library.held), library.masks
     spoil(call, gradients, old)
-    oracle.step(list(gradients.values()))
-    library.step(gradients)
+    oracle.step(list(gradients.values()), **extra(call))
+    library.step(gradients, **extra(call))
     compare(oracle, library)
     assert_asked(library)
     if any((old[n] != new).any() for n, new in library.masks.items()):
