@@ -1,6 +1,8 @@
 """Sparse training in JAX: masks that live in the optax state."""
 
+from sparsejax import at_init
 from sparsejax._version import __version__
+from sparsejax.at_init import prune_at_init
 from sparsejax.base import MaskUpdate, Memory, Regrow, Scope, Storage
 from sparsejax.distributions import er, erk, uniform
 from sparsejax.methods import (
@@ -40,6 +42,7 @@ __all__ = [
   "__version__",
   "apply_masks",
   "assert_sparse",
+  "at_init",
   "dense",
   "er",
   "erk",
@@ -53,6 +56,7 @@ __all__ = [
   "layerwise",
   "masks_from_params",
   "one_shot",
+  "prune_at_init",
   "rigl",
   "rigl_itop",
   "sparse_evolution",

@@ -14,7 +14,7 @@ FLOORS = [
   {"packing", "draws"},
   {"memories", "storage", "state", "statistics"},
   {"scopes", "update", "stats"},
-  {"transform", "methods"},
+  {"transform", "methods", "at_init"},
 ]
 CORE = set().union(*FLOORS)
 ROOMS = {

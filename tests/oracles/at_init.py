@@ -1,0 +1,152 @@
+"""Pruning at initialisation, by differences of the loss, without derivatives.
+
+Everything is float64 and nothing is differentiated by rule: a slope is a
+central difference of the loss, a curvature a difference of slopes. The network
+is an MLP with tanh between its layers, or ReLU for SynFlow.
+"""
+
+import numpy as np
+
+from oracles import ranking
+
+STEP = 1e-4
+
+
+def outputs(weights, inputs, activation):
+  """Returns the logits of an MLP; `weights` are (kernel, bias) in order."""
+  x = inputs
+  for number, (kernel, bias) in enumerate(weights):
+    x = x @ kernel + bias
+    if number + 1 < len(weights):
+      x = activation(x)
+  return x
+
+
+def cross_entropy(weights, inputs, labels, temperature=1.0):
+  """Returns the mean cross-entropy of the logits over the temperature."""
+  logits = outputs(weights, inputs, np.tanh) / temperature
+  logits = logits - logits.max(-1, keepdims=True)
+  log_shares = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+  return -log_shares[np.arange(len(labels)), labels].mean()
+
+
+def total_flow(weights, inputs):
+  """Returns SynFlow's R: the sum of the outputs, all parameters positive."""
+  positive = [(np.abs(kernel), np.abs(bias)) for kernel, bias in weights]
+  return outputs(positive, inputs, lambda x: np.maximum(x, 0)).sum()
+
+
+def slopes(loss, weights):
+  """Returns, for each kernel, the change of the loss for each weight."""
+  found = []
+  for layer, (kernel, _) in enumerate(weights):
+    slope = np.zeros(kernel.shape)
+    for place in np.ndindex(kernel.shape):
+      slope[place] = difference(
+        lambda h, layer=layer, place=place: loss(
+          moved(weights, layer, place, h)
+        )
+      )
+    found.append(slope)
+  return found
+
+
+def bias_slopes(loss, weights):
+  """The same for biases, which GraSP's direction runs along as well."""
+  found = []
+  for layer, (kernel, bias) in enumerate(weights):
+    slope = np.zeros(bias.shape)
+    for place in np.ndindex(bias.shape):
+
+      def at(h, layer=layer, place=place, kernel=kernel, bias=bias):
+        shifted = bias.copy()
+        shifted[place] += h
+        return loss(
+          [*weights[:layer], (kernel, shifted), *weights[layer + 1 :]]
+        )
+
+      slope[place] = difference(at)
+    found.append(slope)
+  return found
+
+
+def difference(f, step=STEP):
+  """Returns the slope at 0, to fourth order in the step."""
+  near, far = f(step) - f(-step), f(2 * step) - f(-2 * step)
+  return (8 * near - far) / (12 * step)
+
+
+def moved(weights, layer, place, by):
+  """Returns the weights with one of them moved."""
+  kernel, bias = weights[layer]
+  kernel = kernel.copy()
+  kernel[place] += by
+  return [*weights[:layer], (kernel, bias), *weights[layer + 1 :]]
+
+
+def snip(loss, weights):
+  """Scores by how the loss changes with c in c * w, at c = 1."""
+  return [
+    np.abs(kernel * slope)
+    for (kernel, _), slope in zip(weights, slopes(loss, weights), strict=True)
+  ]
+
+
+def grasp(loss, weights):
+  """Scores by how half the squared norm of the gradient changes with c.
+
+  The norm is over all parameters. Removing a weight takes its score away from
+  the norm, so what has the least goes first.
+  """
+  step = 1e-2
+
+  def half_squared_norm(at):
+    every = slopes(loss, at) + bias_slopes(loss, at)
+    return sum((slope**2).sum() for slope in every) / 2
+
+  found = []
+  for layer, (kernel, _) in enumerate(weights):
+    score = np.zeros(kernel.shape)
+    for place in np.ndindex(kernel.shape):
+      score[place] = kernel[place] * difference(
+        lambda h, layer=layer, place=place: half_squared_norm(
+          moved(weights, layer, place, h)
+        ),
+        step,
+      )
+    found.append(score)
+  return found
+
+
+def synflow(weights, inputs):
+  """Scores by how R changes with c in c * |w|."""
+  positive = [(np.abs(kernel), np.abs(bias)) for kernel, bias in weights]
+  slope = slopes(lambda at: outputs_sum(at, inputs), positive)
+  return [kernel * s for (kernel, _), s in zip(positive, slope, strict=True)]
+
+
+def outputs_sum(weights, inputs):
+  return outputs(weights, inputs, lambda x: np.maximum(x, 0)).sum()
+
+
+def prune(score, weights, sparsity, rounds=1):
+  """Returns masks after rounds that keep the share (1 - s)^(i / n), globally.
+
+  Args:
+    score: weights -> scores of the kernels; higher is better.
+    weights: (kernel, bias) of each layer.
+    sparsity: fraction of zeros at the end.
+    rounds: n.
+  """
+  masks = [np.ones(kernel.shape, bool) for kernel, _ in weights]
+  size = sum(mask.size for mask in masks)
+  for i in range(1, rounds + 1):
+    share = 1 - sparsity if i == rounds else (1 - sparsity) ** (i / rounds)
+    left = [
+      (np.where(mask, kernel, 0.0), bias)
+      for mask, (kernel, bias) in zip(masks, weights, strict=True)
+    ]
+    masks = ranking.keep_top_over(
+      score(left), ranking.floor_tol(size * share), masks
+    )
+  return masks
