@@ -6,11 +6,16 @@ A factory's keyword arguments are the keys of `config.data`.
 from collections.abc import Callable
 
 from sparsejax.data.augment import Augment
+from sparsejax.data.cifar import cifar10, cifar100
 from sparsejax.data.dataset import Array, Dataset, Split
 from sparsejax.data.digits import digits
 from sparsejax.data.streams import Stream
 
-DATASETS: dict[str, Callable[..., Dataset]] = {"digits": digits}
+DATASETS: dict[str, Callable[..., Dataset]] = {
+  "digits": digits,
+  "cifar10": cifar10,
+  "cifar100": cifar100,
+}
 
 __all__ = [
   "DATASETS",
@@ -19,5 +24,7 @@ __all__ = [
   "Dataset",
   "Split",
   "Stream",
+  "cifar10",
+  "cifar100",
   "digits",
 ]

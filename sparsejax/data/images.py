@@ -1,0 +1,102 @@
+"""Encoded images to uint8 arrays and back, with Pillow."""
+
+import io
+
+import numpy as np
+from PIL import Image
+
+
+def decode(data: bytes) -> np.ndarray:
+  """Decode an image file.
+
+  Args:
+    data: a JPEG, PNG or another format that Pillow knows, of any color mode.
+
+  Returns:
+    uint8[H, W, 3].
+  """
+  return np.asarray(_open(data))
+
+
+def encode(image: np.ndarray, kind: str = "png", **options: int) -> bytes:
+  """Encode an image.
+
+  Args:
+    image: uint8[H, W, 3].
+    kind: "png" or "jpeg".
+    **options: of Pillow's encoder, such as `quality`.
+
+  Returns:
+    The bytes of the file.
+  """
+  file = io.BytesIO()
+  Image.fromarray(image).save(file, kind, **options)
+  return file.getvalue()
+
+
+def random_resized_crop(
+  data: bytes, size: int, random: np.random.Generator
+) -> np.ndarray:
+  """Decode, crop at random, resize, and mirror every other image.
+
+  As torchvision's RandomResizedCrop and RandomHorizontalFlip: the crop has 8
+  to 100 % of the area and an aspect of 3/4 to 4/3 (uniform in its logarithm);
+  if ten draws do not fit into the image, the largest one in the middle.
+
+  Args:
+    data: an image file.
+    size: height and width of the result.
+    random: what is drawn from.
+
+  Returns:
+    uint8[size, size, 3], bilinear with antialiasing.
+  """
+  image = _open(data)
+  box = _crop_box(image.width, image.height, random)
+  flip = random.random() < 0.5
+  cropped = image.resize((size, size), Image.Resampling.BILINEAR, box=box)
+  pixels = np.asarray(cropped)
+  return pixels[:, ::-1] if flip else pixels
+
+
+def resize_and_center(data: bytes, resize: int, size: int) -> np.ndarray:
+  """Decode, resize the shorter side, and crop the middle.
+
+  Args:
+    data: an image file.
+    resize: the shorter side after resizing; at least `size`.
+    size: height and width of the result.
+
+  Returns:
+    uint8[size, size, 3], bilinear with antialiasing.
+  """
+  image = _open(data)
+  width, height = image.size
+  short = min(width, height)
+  width, height = resize * width // short, resize * height // short
+  image = image.resize((width, height), Image.Resampling.BILINEAR)
+  left, top = round((width - size) / 2), round((height - size) / 2)
+  return np.asarray(image.crop((left, top, left + size, top + size)))
+
+
+def _open(data: bytes) -> Image.Image:
+  # A few images of ImageNet are grey or CMYK.
+  return Image.open(io.BytesIO(data)).convert("RGB")
+
+
+def _crop_box(
+  width: int, height: int, random: np.random.Generator
+) -> tuple[int, int, int, int]:
+  """Returns left, top, right and bottom of a random crop."""
+  for _ in range(10):
+    area = width * height * random.uniform(0.08, 1)
+    aspect = np.exp(random.uniform(np.log(3 / 4), np.log(4 / 3)))
+    w, h = round((area * aspect) ** 0.5), round((area / aspect) ** 0.5)
+    if 0 < w <= width and 0 < h <= height:
+      left = int(random.integers(0, width - w + 1))
+      top = int(random.integers(0, height - h + 1))
+      return left, top, left + w, top + h
+  w = min(width, round(height * 4 / 3))
+  h = min(height, round(width * 4 / 3))
+  left, top = (width - w) // 2, (height - h) // 2
+  return left, top, left + w, top + h
