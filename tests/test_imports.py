@@ -11,7 +11,7 @@ ROOT = pathlib.Path(__file__).parents[1] / "sparsejax"
 FLOORS = [
   {"_version", "checks", "base"},
   {"trees", "masks", "criteria", "distributions", "schedules"},
-  {"packing", "draws"},
+  {"packing", "draws", "costs"},
   {"memories", "storage", "state", "statistics"},
   {"scopes", "update", "stats"},
   {"transform", "methods", "at_init"},
