@@ -13,6 +13,7 @@ from jaxtyping import Array, Int, PyTree
 
 from sparsejax import masks as masks_lib
 from sparsejax import trees
+from sparsejax.costs import FLOPS_PER_MAC, Costs
 from sparsejax.state import SparseState, get_masks, sparse_states
 
 _INT32_MAX = 2**31 - 1
@@ -54,12 +55,15 @@ class Summary(NamedTuple):
     layers: one entry per sparse layer, in tree order.
     asked: weights that were asked for at the last mask update, in all.
     parameters: all parameters, the dense leaves included.
+    other_macs: multiply-adds for one example that no mask makes fewer: of dense
+      leaves, and of products without a leaf; None if unknown.
     warnings: layers without a single weight, and counts that were not reached.
   """
 
   layers: tuple[LayerSummary, ...]
   asked: int
   parameters: int
+  other_macs: float | None
   warnings: tuple[str, ...]
 
   @property
@@ -95,18 +99,32 @@ class Summary(NamedTuple):
     return _share(sum(x.ever_active or 0 for x in self.layers), self.total)
 
   @property
+  def dense_macs(self) -> float | None:
+    """Multiply-adds of the dense network for one example."""
+    if self.other_macs is None:
+      return None
+    return self.other_macs + math.fsum(x.macs or 0 for x in self.layers)
+
+  @property
+  def macs(self) -> float | None:
+    """Multiply-adds of the sparse network for one example."""
+    if self.other_macs is None:
+      return None
+    return self.other_macs + math.fsum(
+      (x.macs or 0) * x.active / x.total for x in self.layers
+    )
+
+  @property
   def dense_flops(self) -> float | None:
-    """FLOPs of the dense layers for one example, a multiply-add as 2."""
-    known = [x.macs for x in self.layers if x.macs is not None]
-    return 2 * math.fsum(known) if known else None
+    """FLOPs of the dense network for one example, a multiply-add as 2."""
+    macs = self.dense_macs
+    return None if macs is None else FLOPS_PER_MAC * macs
 
   @property
   def flops(self) -> float | None:
-    """FLOPs of the sparse layers for one example, a multiply-add as 2."""
-    known = [
-      x.macs * x.active / x.total for x in self.layers if x.macs is not None
-    ]
-    return 2 * math.fsum(known) if known else None
+    """FLOPs of the sparse network for one example, a multiply-add as 2."""
+    macs = self.macs
+    return None if macs is None else FLOPS_PER_MAC * macs
 
   def __str__(self) -> str:
     """Returns the table."""
@@ -146,38 +164,45 @@ def summary(
   params: PyTree,
   opt_state: optax.OptState,
   *,
-  costs: Mapping[str, float] | None = None,
+  costs: Costs | Mapping[str, int | float] | None = None,
 ) -> Summary:
   """Counts a network on the host: per layer and in all, asked and achieved.
 
   Args:
     params: the tree that the optimizer state belongs to.
     opt_state: holds one `SparseState`, or several for separate leaves.
-    costs: leaf name -> multiply-adds of the dense layer for one example; with
-      it the summary has FLOPs.
+    costs: what the dense network costs, from `costs.multiply_adds`, or leaf
+      name -> multiply-adds for one example; with it the summary has FLOPs.
 
   Returns:
     Integer counts; sparsities are computed from them in float64.
 
   Raises:
-    ValueError: if there is no `SparseState`, or `costs` names no sparse leaf.
+    ValueError: if there is no `SparseState`, or `costs` names no leaf.
   """
-  layers, asked = [], 0
-  for state in sparse_states(opt_state):
-    found = _layers(params, state, costs or {})
-    layers += found
-    asked += int(state.asked[0]) + sum(x.asked or 0 for x in found)
+  macs = costs.kernels if isinstance(costs, Costs) else costs or {}
   names = [name for name, _ in trees.named_leaves(params)]
-  layers.sort(key=lambda x: names.index(x.name.split("[")[0]))
-  unknown = set(costs or {}) - {x.name.split("[")[0] for x in layers}
+  unknown = set(macs) - set(names)
   if unknown:
     raise ValueError(
-      f"`costs` names {sorted(unknown)}, which are no sparse leaves. Sparse"
-      " layers: " + ", ".join(x.name for x in layers) + "."
+      f"`costs` names {sorted(unknown)}, which are no leaves. Leaves: "
+      + ", ".join(names)
+      + "."
     )
+  layers, asked = [], 0
+  for state in sparse_states(opt_state):
+    found = _layers(params, state, macs)
+    layers += found
+    asked += int(state.asked[0]) + sum(x.asked or 0 for x in found)
+  layers.sort(key=lambda x: names.index(x.name.split("[")[0]))
+  other_macs = None
+  if costs is not None:
+    sparse = {x.name.split("[")[0] for x in layers}
+    other_macs = math.fsum(macs[name] for name in set(macs) - sparse)
+    other_macs += costs.others if isinstance(costs, Costs) else 0
   parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
   warnings = _warnings(layers, asked)
-  return Summary(tuple(layers), asked, parameters, tuple(warnings))
+  return Summary(tuple(layers), asked, parameters, other_macs, tuple(warnings))
 
 
 def stats(opt_state: optax.OptState) -> dict[str, Int[Array, ""]]:
@@ -272,7 +297,7 @@ def _layout(params: PyTree, state: SparseState) -> trees.Layout:
 
 
 def _layers(
-  params: PyTree, state: SparseState, costs: Mapping[str, float]
+  params: PyTree, state: SparseState, costs: Mapping[str, int | float]
 ) -> list[LayerSummary]:
   layout = _layout(params, state)
   if not layout.leaves:

@@ -8,6 +8,7 @@ import optax
 import pytest
 
 import sparsejax
+from sparsejax import costs
 
 
 def network(seed=0):
@@ -412,3 +413,25 @@ def test_summary_prints_a_table_with_flops():
   ]
   with pytest.raises(ValueError, match="`costs` names .'tail'"):
     sparsejax.summary(params, tx.init(params), costs={"tail": 1.0})
+
+
+def test_summary_counts_what_no_mask_makes_cheaper():
+  params = network()
+  tx = sparsejax.sparsify(
+    optax.sgd(0.1),
+    sparsejax.static(0.5),
+    key=jax.random.key(0),
+    overrides={"head/*": "dense"},
+  )
+  state = tx.init(params)
+  table = costs.Costs({"head/kernel": 200, "body/kernel": 320}, others=30)
+  result = sparsejax.summary(params, state, costs=table)
+  assert [x.macs for x in result.layers if x.name == "body/kernel"] == [320]
+  assert result.other_macs == 200 + 30
+  assert result.dense_macs == table.dense == 550
+  densities = {x.name: x.active / x.total for x in result.layers}
+  densities = {n: d for n, d in densities.items() if n in table.kernels}
+  assert result.macs == costs.inference(table, densities) < 400
+  assert result.flops == 2 * result.macs
+  bare = sparsejax.summary(params, state)
+  assert bare.macs is bare.flops is bare.dense_macs is None
