@@ -10,7 +10,7 @@ ROOT = pathlib.Path(__file__).parents[1] / "sparsejax"
 # A module may import modules of its own floor and of the floors before it.
 FLOORS = [
   {"_version", "checks", "base"},
-  {"trees", "masks", "criteria", "distributions", "schedules"},
+  {"trees", "masks", "bitmasks", "criteria", "distributions", "schedules"},
   {"packing", "draws", "costs"},
   {"memories", "storage", "state", "statistics"},
   {"scopes", "update", "stats"},
