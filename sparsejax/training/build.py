@@ -13,7 +13,7 @@ import sparsejax
 from sparsejax import methods
 from sparsejax.data import DATASETS, Dataset
 from sparsejax.models import MODELS
-from sparsejax.training import errors, schema, step
+from sparsejax.training import errors, rates, schema, step
 from sparsejax.training.optimizers import OPTIMIZERS
 
 KINDS = {
@@ -27,7 +27,9 @@ KINDS = {
     },
   ),
   "model": schema.Kind("model", MODELS),
-  "optimizer": schema.Kind("optimizer", OPTIMIZERS),
+  "optimizer": schema.Kind(
+    "optimizer", OPTIMIZERS, named={"schedule": rates.SCHEDULES}
+  ),
   "data": schema.Kind("data", DATASETS),
 }
 _VALUES = {

@@ -1,13 +1,21 @@
 """The inner optimizers that a config can name.
 
-A factory's keyword arguments are the keys of `config.optimizer`. All of them
-warm up linearly and then follow a half cosine down to zero at the last step.
+A factory's keyword arguments are the keys of `config.optimizer`. `rates` has
+the learning rates over a run that `schedule` can name.
 """
 
+import fnmatch
 import math
 from collections.abc import Callable
+from typing import Any
 
+import jax
 import optax
+
+from sparsejax import trees
+from sparsejax.training import rates
+
+Schedule = Callable[[rates.Course], optax.Schedule]
 
 
 def sgd(
@@ -16,8 +24,13 @@ def sgd(
   momentum: float = 0.9,
   nesterov: bool = True,
   weight_decay: float = 0.0,
+  undecayed: tuple[str, ...] = (),
+  schedule: Schedule = rates.cosine,
   warmup_steps: int = 0,
+  drop_at: tuple[float, ...] = (0.5, 0.75),
+  drop_factor: float = 0.1,
   total_steps: int,
+  steps_per_epoch: int,
 ) -> optax.GradientTransformation:
   """SGD with momentum and coupled weight decay, as in PyTorch.
 
@@ -29,8 +42,14 @@ def sgd(
     momentum: in [0, 1).
     nesterov: whether the momentum looks ahead.
     weight_decay: coefficient of L2, at least 0.
-    warmup_steps: steps until the peak.
-    total_steps: steps of the run, where the rate reaches 0.
+    undecayed: globs of the names of parameters without weight decay, such as
+      `*norm*`.
+    schedule: how the rate moves over the run.
+    warmup_steps: steps of its warm-up.
+    drop_at: shares of the run at which the schedule "drops" does so.
+    drop_factor: what a drop multiplies the rate by.
+    total_steps: steps of the run.
+    steps_per_epoch: steps of an epoch.
 
   Returns:
     The transformation.
@@ -40,12 +59,19 @@ def sgd(
   """
   _check("momentum", momentum, 0.0, 1.0)
   _check("weight_decay", weight_decay, 0.0, math.inf)
+  course = rates.Course(
+    learning_rate,
+    warmup_steps,
+    total_steps,
+    steps_per_epoch,
+    drop_at,
+    drop_factor,
+  )
+  rates.check(course)
   return optax.chain(
-    optax.add_decayed_weights(weight_decay),
+    optax.add_decayed_weights(weight_decay, _all_but(undecayed)),
     optax.trace(momentum, nesterov),
-    optax.scale_by_learning_rate(
-      _warmup_cosine(learning_rate, warmup_steps, total_steps)
-    ),
+    optax.scale_by_learning_rate(schedule(course)),
   )
 
 
@@ -55,8 +81,13 @@ def adamw(
   b1: float = 0.9,
   b2: float = 0.999,
   weight_decay: float = 1e-4,
+  undecayed: tuple[str, ...] = (),
+  schedule: Schedule = rates.cosine,
   warmup_steps: int = 0,
+  drop_at: tuple[float, ...] = (0.5, 0.75),
+  drop_factor: float = 0.1,
   total_steps: int,
+  steps_per_epoch: int,
 ) -> optax.GradientTransformation:
   """Adam with decoupled weight decay.
 
@@ -65,8 +96,14 @@ def adamw(
     b1: decay of the mean of the gradient, in [0, 1).
     b2: decay of the mean of its square, in [0, 1).
     weight_decay: share of a weight that a unit of learning rate removes.
-    warmup_steps: steps until the peak.
-    total_steps: steps of the run, where the rate reaches 0.
+    undecayed: globs of the names of parameters without weight decay, such as
+      `*norm*`.
+    schedule: how the rate moves over the run.
+    warmup_steps: steps of its warm-up.
+    drop_at: shares of the run at which the schedule "drops" does so.
+    drop_factor: what a drop multiplies the rate by.
+    total_steps: steps of the run.
+    steps_per_epoch: steps of an epoch.
 
   Returns:
     The transformation.
@@ -77,11 +114,21 @@ def adamw(
   _check("b1", b1, 0.0, 1.0)
   _check("b2", b2, 0.0, 1.0)
   _check("weight_decay", weight_decay, 0.0, math.inf)
+  course = rates.Course(
+    learning_rate,
+    warmup_steps,
+    total_steps,
+    steps_per_epoch,
+    drop_at,
+    drop_factor,
+  )
+  rates.check(course)
   return optax.adamw(
-    _warmup_cosine(learning_rate, warmup_steps, total_steps),
+    schedule(course),
     b1=b1,
     b2=b2,
     weight_decay=weight_decay,
+    mask=_all_but(undecayed),
   )
 
 
@@ -91,23 +138,26 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
 }
 
 
-def _warmup_cosine(
-  peak: float, warmup_steps: int, total_steps: int
-) -> optax.Schedule:
-  _check("learning_rate", peak, 0.0, math.inf)
-  if peak == 0:
-    raise ValueError("`learning_rate` must be above 0, got 0.")
-  if not 0 <= warmup_steps < total_steps:
-    raise ValueError(
-      f"`warmup_steps` must be in [0, {total_steps}), the steps of the run,"
-      f" got {warmup_steps}."
-    )
-  return optax.warmup_cosine_decay_schedule(
-    init_value=0.0 if warmup_steps else peak,
-    peak_value=peak,
-    warmup_steps=warmup_steps,
-    decay_steps=total_steps,
-  )
+def _all_but(globs: tuple[str, ...]) -> Callable[[Any], Any] | None:
+  """Returns what tells the leaves that match no glob; `None` for all leaves."""
+  if not globs:
+    return None
+
+  def decayed(params: Any) -> Any:
+    names = [name for name, _ in trees.named_leaves(params)]
+    for glob in globs:
+      if names and not fnmatch.filter(names, glob):
+        raise ValueError(
+          f"`undecayed` has the glob {glob!r}, which matches no parameter."
+          " Parameters: " + ", ".join(names) + "."
+        )
+    chosen = [
+      not any(fnmatch.fnmatchcase(name, glob) for glob in globs)
+      for name in names
+    ]
+    return jax.tree.unflatten(jax.tree.structure(params), chosen)
+
+  return decayed
 
 
 def _check(name: str, value: float, low: float, high: float) -> None:
