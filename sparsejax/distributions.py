@@ -132,6 +132,26 @@ def er_epsilon(
   }
 
 
+def n_of_m(
+  shapes: Shapes, sparsity: float, *, n: int, m: int
+) -> dict[str, float]:
+  """The sparsity of n weights in every m along the inputs.
+
+  Args:
+    shapes: layer name -> shape.
+    sparsity: unused; n and m decide.
+    n: weights that stay, in [1, m).
+    m: weights of a group.
+
+  Returns:
+    Layer name -> `1 - n/m`; 0 for a layer whose inputs are no multiple of m.
+  """
+  del sparsity  # n and m decide.
+  return {
+    name: 0.0 if shape[-2] % m else 1 - n / m for name, shape in shapes.items()
+  }
+
+
 def _matching(shapes: Shapes, glob: str | None, argument: str) -> set[str]:
   if not glob:
     return set()

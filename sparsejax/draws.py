@@ -13,7 +13,7 @@ from sparsejax.base import Key
 from sparsejax.packing import Packing
 from sparsejax.trees import Layout
 
-FIRST_MASKS, PRUNE, REGROW = 0, 1, 2  # purposes
+FIRST_MASKS, PRUNE, REGROW, STEP = 0, 1, 2, 3  # purposes
 
 
 def leaf_key(key: Key, step: Any, index: Any, purpose: int) -> Key:

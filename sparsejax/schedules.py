@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from sparsejax import checks
-from sparsejax.base import Fraction
+from sparsejax.base import Curve, Fraction
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,18 +52,20 @@ class Ramp:
   Attributes:
     curve: (i, n) -> share of the way from `initial` to `final`, in [0, 1].
     initial: sparsity before the first update.
-    final: sparsity from update n on, exactly.
+    final: where the curve leads.
     begin_step: no update at or before it.
     end_step: no update after it.
     every_steps: the interval.
+    reach_target: whether the sparsity is `final` from update n on, exactly.
   """
 
-  curve: Callable[[int, int], float]
+  curve: Curve
   initial: float
   final: float
   begin_step: int
   end_step: int
   every_steps: int
+  reach_target: bool = True
 
   @property
   def last_index(self) -> int:
@@ -80,7 +82,8 @@ class Ramp:
   def _sparsities(self) -> tuple[float, ...]:
     n = max(1, self.last_index)
     between = (self._at(i, n) for i in range(1, n))
-    return (self.initial, *between, self.final)
+    last = self.final if self.reach_target else self._at(n, n)
+    return (self.initial, *between, last)
 
   def _at(self, i: int, n: int) -> float:
     return self.initial + (self.final - self.initial) * self.curve(i, n)
@@ -116,9 +119,9 @@ class Held:
     return jnp.zeros_like(step)
 
   @property
-  def when(self) -> Every:
+  def when(self) -> None:
     """Never."""
-    return Every(1, 0, 0)
+    return None
 
 
 def every(
@@ -143,6 +146,87 @@ def held(sparsity: float) -> Held:
   return Held(float(sparsity))
 
 
+def ramp(
+  initial_sparsity: float,
+  sparsity: float,
+  *,
+  curve: Curve,
+  begin_step: int = 0,
+  end_step: int,
+  every_steps: int,
+  reach_target: bool = True,
+) -> Ramp:
+  """A sparsity that rises along a curve.
+
+  Args:
+    initial_sparsity: sparsity before the first update, in [0, 1).
+    sparsity: where the curve leads, in [0, 1).
+    curve: (i, n) -> share of the way.
+    begin_step: first step of the ramp, in optimizer steps.
+    end_step: no update after it.
+    every_steps: interval of the updates.
+    reach_target: whether the last update reaches `sparsity` itself where the
+      curve ends below it.
+
+  Raises:
+    ValueError: if a number is out of its range, or the sparsity would fall.
+  """
+  checks.check_sparsity(initial_sparsity, "initial_sparsity")
+  checks.check_sparsity(sparsity)
+  checks.check_steps("end_step", end_step)
+  checks.check_steps("every_steps", every_steps)
+  checks.check_steps("begin_step", begin_step, least=0)
+  if initial_sparsity > sparsity:
+    raise ValueError(
+      "`initial_sparsity` must not exceed `sparsity`, got"
+      f" {initial_sparsity} > {sparsity}. A schedule only prunes."
+    )
+  if begin_step >= end_step:
+    raise ValueError(
+      f"`begin_step` must be below `end_step`, got {begin_step} >= {end_step}."
+    )
+  return Ramp(
+    curve,
+    float(initial_sparsity),
+    float(sparsity),
+    int(begin_step),
+    int(end_step),
+    int(every_steps),
+    reach_target,
+  )
+
+
+def cubic_curve(i: int, n: int) -> float:
+  """Rises fast, then slowly: `1 - (1 - i/n)^3`.
+
+  References:
+    Zhu & Gupta, `To prune, or not to prune <https://arxiv.org/abs/1710.01878>`_,
+    2017, equation 1.
+  """
+  return 1 - (1 - i / n) ** 3
+
+
+@functools.cache
+def sigmoid_curve(alpha: float = 0.5, centre: float | None = None) -> Curve:
+  """Rises in the middle: `1 / (1 + exp(-alpha (i - n/2)))`.
+
+  Args:
+    alpha: steepness per update, above 0.
+    centre: the update at half of the way, n/2 where None.
+
+  References:
+    Zhang et al., OptG, 2022, equation 16.
+  """
+  if alpha <= 0:
+    raise ValueError(f"`alpha` must be above 0, got {alpha}.")
+
+  def curve(i: int, n: int) -> float:
+    middle = n / 2 if centre is None else centre
+    return 1 / (1 + math.exp(-alpha * (i - middle)))
+
+  return curve
+
+
 def cubic(
   initial_sparsity: float,
   sparsity: float,
@@ -151,26 +235,14 @@ def cubic(
   end_step: int,
   every_steps: int,
 ) -> Ramp:
-  """Rises fast, then slowly: `s_f + (s_0 - s_f) (1 - i/n)^3`.
-
-  Args:
-    initial_sparsity: s_0, in [0, 1).
-    sparsity: s_f, in [0, 1); reached exactly at the last update.
-    begin_step: first step of the ramp, in optimizer steps.
-    end_step: no update after it.
-    every_steps: interval of the updates.
-
-  References:
-    Zhu & Gupta, `To prune, or not to prune <https://arxiv.org/abs/1710.01878>`_,
-    2017, equation 1.
-  """
-  return _ramp(
-    lambda i, n: 1 - (1 - i / n) ** 3,
+  """The ramp along `cubic_curve`: `s_f + (s_0 - s_f) (1 - i/n)^3`."""
+  return ramp(
     initial_sparsity,
     sparsity,
-    begin_step,
-    end_step,
-    every_steps,
+    curve=cubic_curve,
+    begin_step=begin_step,
+    end_step=end_step,
+    every_steps=every_steps,
   )
 
 
@@ -183,35 +255,27 @@ def sigmoid(
   end_step: int,
   every_steps: int,
 ) -> Ramp:
-  """Rises in the middle: `s_f / (1 + exp(-alpha (i - n/2)))`.
-
-  The last update reaches `sparsity` itself, where the formula ends below it.
-
-  Args:
-    initial_sparsity: sparsity before the first update, in [0, 1).
-    sparsity: s_f, in [0, 1).
-    alpha: steepness per update, above 0.
-    begin_step: first step of the ramp, in optimizer steps.
-    end_step: no update after it.
-    every_steps: interval of the updates.
-
-  References:
-    Zhang et al., OptG, 2022, equation 16.
-  """
-  return _ramp(
-    lambda i, n: 1 / (1 + math.exp(-alpha * (i - n / 2))),
+  """The ramp along `sigmoid_curve`; its last update reaches `sparsity`."""
+  return ramp(
     initial_sparsity,
     sparsity,
-    begin_step,
-    end_step,
-    every_steps,
+    curve=sigmoid_curve(float(alpha)),
+    begin_step=begin_step,
+    end_step=end_step,
+    every_steps=every_steps,
   )
 
 
 def jump(sparsity: float, *, at_step: int) -> Ramp:
   """Dense before `at_step`, at `sparsity` from then on."""
   checks.check_steps("at_step", at_step)
-  return _ramp(lambda i, n: 1.0, 0.0, sparsity, 0, at_step, at_step)
+  return ramp(
+    0.0,
+    sparsity,
+    curve=lambda i, n: 1.0,
+    end_step=at_step,
+    every_steps=at_step,
+  )
 
 
 def constant(value: float) -> Fraction:
@@ -260,28 +324,3 @@ def _decay(
     return final + (initial - final) * shape(done)
 
   return fraction
-
-
-def _ramp(curve, initial, final, begin_step, end_step, every_steps) -> Ramp:
-  checks.check_sparsity(initial, "initial_sparsity")
-  checks.check_sparsity(final)
-  checks.check_steps("end_step", end_step)
-  checks.check_steps("every_steps", every_steps)
-  checks.check_steps("begin_step", begin_step, least=0)
-  if initial > final:
-    raise ValueError(
-      "`initial_sparsity` must not exceed `sparsity`, got"
-      f" {initial} > {final}. A schedule only prunes."
-    )
-  if begin_step >= end_step:
-    raise ValueError(
-      f"`begin_step` must be below `end_step`, got {begin_step} >= {end_step}."
-    )
-  return Ramp(
-    curve,
-    float(initial),
-    float(final),
-    int(begin_step),
-    int(end_step),
-    int(every_steps),
-  )

@@ -5,12 +5,22 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Int, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
-from sparsejax import statistics, trees, update
-from sparsejax.base import Key, Masks, MaskUpdate
+from sparsejax import draws, statistics, trees, update, view
+from sparsejax.base import (
+  Key,
+  Masks,
+  MaskUpdate,
+  Moment,
+  Order,
+  Seen,
+  Start,
+  Stepped,
+)
 from sparsejax.state import SparseState
 from sparsejax.trees import Layout, Overrides, Select
+from sparsejax.update import Memories
 
 _NO_PARAMS = (
   "`params` must be given to `update`, got None: the masked weights move to 0"
@@ -86,6 +96,8 @@ def sparsify(
     layout = _first_layout(params, select, overrides, masks)
     first, asked = _first_masks(method, layout, key, params, masks)
     first = _placed_like(params, trees.masks_tree(params, layout, first))
+    start = Start(params, first, layout)
+    memory = {name: slot.init(start) for name, slot in method.memory.items()}
     state = SparseState(
       step=jnp.zeros((), jnp.int32),
       last_update=jnp.full((), -1, jnp.int32),
@@ -93,11 +105,8 @@ def sparsify(
       asked=asked,
       axes=jnp.array([-1 if a is None else a for a in layout.axes], jnp.int32),
       inner_state=inner.init(trees.where(first, params)),
-      latent=method.storage.init(params, first),
-      memory={
-        name: memory.init(params, first)
-        for name, memory in method.memory.items()
-      },
+      latent=method.storage.init(params, first, memory),
+      memory=memory,
       key_data=jax.tree.map(jnp.array, key_data),
     )
     return _without_aliases(state, params)
@@ -110,6 +119,7 @@ def sparsify(
   ) -> tuple[PyTree, SparseState]:
     if params is None:
       raise ValueError(_NO_PARAMS)
+    performance = _heard(method, extra_args.pop("performance", None))
     grads = updates
     layout = trees.layout(
       params, trees.sparse_flags(params, state.masks), overrides
@@ -117,65 +127,116 @@ def sparsify(
     key = None
     if key_impl is not None:
       key = jax.random.wrap_key_data(state.key_data, impl=key_impl)
+    storage, order = method.storage, method.order
 
-    def before():
-      """What the inner optimizer would see if the masks stayed."""
-      weights = method.storage.weights(params, state.latent, state.masks)
-      visible = trees.map_masked(
-        lambda m, g: method.storage.gradient(g, m), state.masks, grads
+    def weights() -> PyTree:
+      return storage.weights(params, state.latent, state.masks)
+
+    def seen(masks_: Masks, memory: Memories) -> list[Seen]:
+      """What the step looks at in each sparse leaf."""
+      found = view.seen_leaves(
+        layout,
+        layout.take(weights()),
+        layout.take(grads),
+        jax.tree.leaves(masks_),
+        method.memory,
+        memory,
       )
-      return weights, visible
+      if not storage.draws:
+        return found
+      return view.keyed(layout, found, state.step, key, draws.STEP)
 
-    def scored():
+    def visible(masks_: Masks, memory: Memories) -> PyTree:
+      """The gradient that the inner optimizer sees."""
+      return layout.put(
+        grads, [storage.gradient(s) for s in seen(masks_, memory)]
+      )
+
+    def moves(updates: PyTree, masks_: Masks, memory: Memories) -> PyTree:
+      """What of the inner updates moves the weights."""
+      pairs = zip(seen(masks_, memory), layout.take(updates), strict=True)
+      return layout.put(updates, [storage.move(s, u) for s, u in pairs])
+
+    def after_step(masks_: Masks, memory: Memories) -> Memories:
+      """The memories after a step with these masks."""
+      moment = Moment(state.step, seen(masks_, memory))
+      return {
+        name: memory[name]
+        if slot.step is None
+        else slot.step(memory[name], moment)
+        for name, slot in method.memory.items()
+      }
+
+    def scored() -> PyTree:
       """The weights that a mask update looks at.
 
       They are made anew in its branch of the conditional, because whatever
       passes into that is written to memory at every step.
       """
-      weights, visible = before()
-      if method.spend_step:
-        return weights
-      moves, _ = inner.update(visible, state.inner_state, weights, **extra_args)
-      return optax.apply_updates(weights, moves)
+      if order is not Order.STEP_FIRST:
+        return weights()
+      updates, _ = inner.update(
+        visible(state.masks, state.memory),
+        state.inner_state,
+        weights(),
+        **extra_args,
+      )
+      updates = moves(updates, state.masks, state.memory)
+      return optax.apply_updates(weights(), updates)
 
-    step = state.step if method.spend_step else _after(state.step)
+    memory = state.memory
+    if order is Order.STEP_FIRST:
+      memory = after_step(state.masks, memory)
     turn = update.maybe_update(
       method,
       layout,
       jax.tree.leaves(state.masks),
       state.last_update,
       state.asked,
-      step=step,
+      memory,
+      step=_after(state.step) if order is Order.STEP_FIRST else state.step,
       key=key,
       scored=scored,
       grads=grads,
+      performance=performance,
       watched=(grads, extra_args.get("value")),
     )
     new_masks = trees.masks_tree(params, layout, turn.masks)
     keep = trees.masks_tree(params, layout, turn.keep)
 
-    weights, visible = before()
-    entering = state.inner_state
-    resets = method.storage.resets
-    alone = resets and statistics.move_alone(inner, params)
+    with_masks, with_memory, on = state.masks, state.memory, keep
+    if order is Order.MASKS_FIRST:
+      with_masks, with_memory, on = new_masks, turn.memory, new_masks
+    entering, stepping = state.inner_state, weights()
+    gradient = visible(with_masks, with_memory)
+    alone = storage.resets and statistics.move_alone(inner, params)
+    if storage.resets and (alone or order is Order.MASKS_FIRST):
+      entering = statistics.reset(inner, entering, keep, params)
+      stepping = trees.where(keep, stepping)
     if alone:
-      entering = statistics.reset(inner, entering, keep, params)
-      weights, visible = trees.where(keep, weights), trees.where(keep, visible)
+      gradient = trees.where(on, gradient)
     updates, inner_state = inner.update(
-      visible, entering, weights, **extra_args
+      gradient, entering, stepping, **extra_args
     )
-    if resets and not alone:
+    updates = moves(updates, with_masks, with_memory)
+    if storage.resets and not alone:
       entering = statistics.reset(inner, entering, keep, params)
-      inner_state = statistics.reset(inner, inner_state, keep, params)
-    if method.spend_step:
-      updates, inner_state = _unless(
+      inner_state = statistics.reset(inner, inner_state, on, params)
+    step = _after(state.step)
+    memory = turn.memory
+    if order is not Order.STEP_FIRST:
+      memory = after_step(with_masks, memory)
+    if order is Order.INSTEAD_OF_STEP:
+      step = jnp.where(turn.done, state.step, step)
+      updates, inner_state, memory = _unless(
         turn.done,
-        (updates, inner_state),
-        (optax.tree.zeros_like(updates), entering),
+        (updates, inner_state, memory),
+        (optax.tree.zeros_like(updates), entering, turn.memory),
       )
-      step = jnp.where(turn.done, step, _after(step))
-    updates, latent = method.storage.settle(
-      params, updates, weights, state.masks, new_masks, keep
+    elif order is Order.MASKS_FIRST and storage.resets:
+      updates = _from_zero(keep, updates, params)
+    updates, latent = storage.settle(
+      Stepped(params, weights(), updates, state.masks, new_masks, on, memory)
     )
     return updates, SparseState(
       step=step,
@@ -185,10 +246,7 @@ def sparsify(
       axes=state.axes,
       inner_state=inner_state,
       latent=latent,
-      memory={
-        name: memory.update(state.memory[name], params, grads, new_masks)
-        for name, memory in method.memory.items()
-      },
+      memory=dict(memory),
       key_data=state.key_data,
     )
 
@@ -203,6 +261,30 @@ def _typed(key: Key) -> Key:
 
 def _after(step: Int[Array, ""]) -> Int[Array, ""]:
   return jnp.asarray(optax.safe_increment(step))
+
+
+def _heard(method: MaskUpdate, performance: Any) -> Float[Array, ""] | None:
+  if performance is not None:
+    return jnp.asarray(performance, jnp.float32)
+  if method.needs_performance:
+    raise ValueError(
+      "`performance` must be given to `update`, got None: this method follows"
+      " the loss or the accuracy of the last epoch. Call tx.update(grads,"
+      " opt_state, params, performance=...) with one number; before the first"
+      " epoch has ended any number does."
+    )
+  return None
+
+
+def _from_zero(keep: Masks, updates: PyTree, params: PyTree) -> PyTree:
+  """Lets weights that start again move from 0 and not from where they were."""
+  return trees.map_masked(
+    lambda k, u, p: jnp.where(k, u, u - p),
+    keep,
+    updates,
+    params,
+    dense=lambda u, p: u,
+  )
 
 
 def _unless(condition, new: PyTree, old: PyTree) -> PyTree:
@@ -233,7 +315,7 @@ def _first_masks(method, layout, key, params, given):
       "`key` must be given, got None: this method draws at random. Pass"
       " key=jax.random.key(0) to `sparsify`."
     )
-  first = update.first_masks(method, layout, key)
+  first = update.first_masks(method, layout, key, layout.take(params))
   if method.prunes:
     return first, jnp.array(table[0])
   return first, jnp.array(update.first_asked(method, layout))

@@ -64,6 +64,13 @@ class SparseLeaf:
     return self.shape[: self.axis] + self.shape[self.axis + 1 :]
 
   @property
+  def one_per_layer(self) -> tuple[int, ...]:
+    """Shape of one number per layer that broadcasts over the leaf."""
+    if self.axis is None:
+      return ()
+    return tuple(n if d == self.axis else 1 for d, n in enumerate(self.shape))
+
+  @property
   def layer_names(self) -> tuple[str, ...]:
     """One name per layer, with the slice where a leaf has several."""
     if self.axis is None:
@@ -111,6 +118,13 @@ class Layout:
     """Returns the sparse leaves of a tree that is like the parameters."""
     leaves = jax.tree.leaves(tree)
     return [leaves[leaf.index] for leaf in self.leaves]
+
+  def put(self, tree: PyTree, sparse: Sequence[Any]) -> PyTree:
+    """Returns a tree that is like the parameters with other sparse leaves."""
+    leaves, treedef = jax.tree.flatten(tree)
+    for leaf, new in zip(self.leaves, sparse, strict=True):
+      leaves[leaf.index] = new
+    return jax.tree.unflatten(treedef, leaves)
 
 
 def is_masked_node(x: Any) -> bool:

@@ -1,43 +1,55 @@
-"""One mask update over a tree: prune, then exchange within layers."""
+"""Mask updates over a tree: first masks, budgets, and one update."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import core, lax
-from jaxtyping import Array, Bool, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from sparsejax import criteria, draws, masks, packing, scopes
-from sparsejax.base import Criterion, Key, MaskUpdate, Regrow, Scope
-from sparsejax.packing import Packing
+from sparsejax import draws, masks, packing, scopes
+from sparsejax import view as views
+from sparsejax.base import Key, MaskUpdate, Scope, Update
+from sparsejax.exchange import exchange
 from sparsejax.trees import Layout
+from sparsejax.view import View
+
+Memories = Mapping[str, PyTree]
 
 
 class Masked(NamedTuple):
-  """What a mask update returns, one array per sparse leaf.
+  """What a mask update returns.
 
   Attributes:
-    masks: the new masks.
+    masks: the new masks, one array per sparse leaf.
     keep: weights that are on and go on with their value and statistics. None
       where those are all that were on before and are on now.
+    found: int32[1 + layers], the counts that the method found by itself, as
+      `SparseState.asked`; None where they are asked beforehand.
+    memory: by name, the memories that a mask update changes.
+    changed: bool[], whether the gate let it take place.
   """
 
   masks: list[Bool[Array, "..."]]
   keep: list[Bool[Array, "..."]] | None
+  found: Int[Array, " counts"] | None
+  memory: dict[str, PyTree]
+  changed: Bool[Array, ""]
 
 
 class Turn(NamedTuple):
-  """The masks after a step, changed or not.
+  """The masks after a call, changed or not.
 
   Attributes:
-    done: bool[]; whether a mask update took place.
+    done: bool[]; whether a mask update took place, or a gate left it out.
     masks: one array per sparse leaf.
     keep: weights that are on and go on with their value and statistics.
     asked: int32[1 + layers], as in `SparseState`.
     last_update: int32[], as in `SparseState`.
+    memory: all memories by name.
   """
 
   done: Bool[Array, ""]
@@ -45,31 +57,48 @@ class Turn(NamedTuple):
   keep: list[Bool[Array, "..."]]
   asked: Int[Array, " counts"]
   last_update: Int[Array, ""]
+  memory: Memories
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def first_masks(
-  method: MaskUpdate, layout: Layout, key: Key | None
+  method: MaskUpdate,
+  layout: Layout,
+  key: Key | None,
+  params: Sequence[Array],
 ) -> list[Bool[Array, "..."]]:
-  """Draws the masks of step 0: dense, or exact random counts per layer.
+  """Draws the masks of step 0: dense, or exact counts per layer.
 
   Args:
-    method: its `initial` scope and first sparsity decide.
+    method: its `initial` scope, first sparsity and `initial_criterion` decide.
     layout: the sparse leaves.
-    key: may be None where the first masks are dense.
+    key: may be None where nothing is drawn.
+    params: the weights at step 0, in layout order.
   """
   if not method.sparsity.sparsities[0]:
     return [jnp.ones(leaf.shape, bool) for leaf in layout.leaves]
-  assert key is not None  # `sparsify` refused to go on without one.
-  packed = packing.blocks(layout)
   groups = method.initial.groups(layout)
+  counts = first_counts(method, layout)
+  if method.initial_criterion is None:
+    assert key is not None  # `sparsify` refused to go on without one.
+    packed = packing.blocks(layout)
+    scores = draws.bits(layout, packed, key, 0, draws.FIRST_MASKS)
+    contest = packed.contest(groups, layout.sizes)
+    first = masks.select(scores, counts, contest, valid=packed.inside())
+    return packed.unpack(first)
+  on = [jnp.ones(leaf.shape, bool) for leaf in layout.leaves]
+  seen = views.seen_leaves(layout, params, params, on, {}, {})
+  view = views.look(layout, seen, jnp.zeros((), jnp.int32), key)
+  if method.pattern is not None:
+    scores = view.score_leaves(method.initial_criterion, draws.FIRST_MASKS)
+    return [method.pattern(x, s) for x, s in zip(scores, seen, strict=True)]
   first = masks.select(
-    draws.bits(layout, packed, key, 0, draws.FIRST_MASKS),
-    first_counts(method, layout),
-    packed.contest(groups, layout.sizes),
-    valid=packed.inside(),
+    view.score(method.initial_criterion, draws.FIRST_MASKS),
+    counts,
+    view.contest(groups),
+    valid=view.packed.inside(),
   )
-  return packed.unpack(first)
+  return view.packed.unpack(first)
 
 
 def first_counts(method: MaskUpdate, layout: Layout) -> np.ndarray:
@@ -133,17 +162,19 @@ def maybe_update(
   old: Sequence[Bool[Array, "..."]],
   last_update: Int[Array, ""],
   asked: Int[Array, " counts"],
+  memory: Memories,
   *,
   step: Int[Array, ""],
   key: Key | None,
   scored: Callable[[], PyTree],
   grads: PyTree,
+  performance: Float[Array, ""] | None,
   watched: PyTree,
 ) -> Turn:
   """Updates the masks if that is due at `step` and all numbers are finite.
 
-  Only masks pass through the conditional: parameters and optimizer state would
-  be copied by it at every step.
+  Only masks and a few numbers pass through the conditional: parameters and
+  optimizer state would be copied by it at every step.
 
   Args:
     method: the slots.
@@ -151,19 +182,24 @@ def maybe_update(
     old: the masks before, in layout order.
     last_update: int32[], step of the last mask update.
     asked: int32[1 + layers], as in the state.
+    memory: by name.
     step: int32[].
     key: for random scores.
     scored: makes the tree of weights to score, inside the branch.
     grads: tree of dense gradients.
+    performance: float32[], or None.
     watched: tree that must be finite; otherwise the update stays due.
   """
   old = list(old)
   if not layout.leaves or not (method.prunes or method.regrow):
-    return Turn(jnp.asarray(False), old, old, asked, last_update)
-  exchange = jnp.asarray(False)
+    no = jnp.asarray(False)
+    return Turn(no, old, old, asked, last_update, memory)
+  exchange_due = jnp.asarray(False)
   if method.regrow is not None:
-    exchange = method.regrow.when(step) > last_update
-  due = exchange | (method.when(step) > last_update)
+    exchange_due = method.regrow.when(step) > last_update
+  due = exchange_due
+  if method.when is not None:
+    due |= method.when(step) > last_update
   index = method.sparsity.index(step)
   table = budget_table(method, layout)
 
@@ -175,25 +211,38 @@ def maybe_update(
       layout.take(grads),
       old,
       jnp.asarray(table)[index],
+      memory,
       step=step,
-      exchange=exchange,
+      exchange_due=exchange_due,
       key=key,
+      performance=performance,
     )
     finite = _all_finite(watched)
     return finite, jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, stay)
 
-  stay = Masked(old, old if _sets_keep(method) else None)
+  stay = Masked(
+    masks=old,
+    keep=old if _sets_keep(method) else None,
+    found=asked if method.counts_as_found else None,
+    memory={name: memory[name] for name in _observing(method)},
+    changed=jnp.asarray(False),
+  )
   done, new = _cond(due, change, lambda: (jnp.asarray(False), stay))
   keep = new.keep
   if keep is None and method.regrow is None:
     keep = new.masks  # No weight comes back that could start again.
   elif keep is None:
     keep = [n & o for n, o in zip(new.masks, old, strict=True)]
-  if method.prunes:
+  if new.found is not None:
+    asked = new.found
+  elif method.prunes:
     asked = jnp.where(
-      done, jnp.asarray(asked_table(method, layout))[index], asked
+      new.changed, jnp.asarray(asked_table(method, layout))[index], asked
     )
-  return Turn(done, new.masks, keep, asked, jnp.where(done, step, last_update))
+  last_update = jnp.where(done, step, last_update)
+  return Turn(
+    done, new.masks, keep, asked, last_update, {**memory, **new.memory}
+  )
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -204,10 +253,12 @@ def next_masks(
   grads: Sequence[Array],
   old: Sequence[Bool[Array, "..."]],
   budgets: Int[Array, " groups"],
+  memory: Memories,
   *,
   step: Int[Array, ""],
-  exchange: Bool[Array, ""],
+  exchange_due: Bool[Array, ""],
   key: Key | None,
+  performance: Float[Array, ""] | None = None,
 ) -> Masked:
   """Returns the masks after one update.
 
@@ -218,72 +269,94 @@ def next_masks(
     grads: the dense gradients.
     old: the masks before.
     budgets: int32[num_groups] of `method.scope`: weights to keep.
+    memory: by name.
     step: int32, the step of the update.
-    exchange: whether `method.regrow` is due; otherwise it is a no-op.
+    exchange_due: whether `method.regrow` is due; otherwise it is a no-op.
     key: for random scores.
+    performance: what `update` was given, or None.
   """
-  packed = packing.choose(layout, [*params, *grads])
-  view = _View(layout, packed, params, grads, step, key)
-  pruned = before = packed.pack(old)
-  if method.prunes:
-    scores = view.score(method.criterion, draws.PRUNE)
-    valid = packed.inside() if method.storage.prunes_all else before
-    pruned = _prune(method.scope, view, scores, budgets, valid)
-  if method.regrow is None:
-    return Masked(packed.unpack(pruned), None)
-  new, stays = _exchange(method.regrow, view, pruned, due=exchange)
-  if not _sets_keep(method):
-    return Masked(packed.unpack(new), None)
-  goes_on = stays if method.regrow.restart else pruned
-  keep = [n & g for n, g in zip(new, goes_on, strict=True)]
-  return Masked(packed.unpack(new), packed.unpack(keep))
-
-
-class _View(NamedTuple):
-  """What a mask update looks at: leaves, how they are packed, randomness."""
-
-  layout: Layout
-  packed: Packing
-  params: Sequence[Array]
-  grads: Sequence[Array]
-  step: Int[Array, ""]
-  key: Key | None
-
-  def score(self, criterion: Criterion, purpose: int) -> list[Array]:
-    """Scores all weights, packed."""
-    if criterion in criteria.ELEMENTWISE:
-      pairs = zip(
-        self.packed.pack(self.params), self.packed.pack(self.grads), strict=True
-      )
-      return [criterion(p, g, None) for p, g in pairs]
-    if criterion is criteria.random and self.key is not None:
-      return self.bits(purpose)
-    keys = draws.leaf_keys(self.layout, self.key, self.step, purpose)
-    leaves = zip(self.params, self.grads, keys, strict=True)
-    return self.packed.pack([criterion(*leaf) for leaf in leaves])
-
-  def bits(self, purpose: int) -> list[Array]:
-    """Draws random ranks for all weights, packed."""
-    assert self.key is not None  # `sparsify` refused to go on without one.
-    return draws.bits(self.layout, self.packed, self.key, self.step, purpose)
-
-  def contest(self, groups: Sequence[int] | np.ndarray) -> masks.Competition:
-    """Returns the competition of the layers in groups."""
-    return self.packed.contest(groups, self.layout.sizes)
-
-  @property
-  def each_layer(self) -> masks.Competition:
-    """Every layer on its own."""
-    return self.contest(np.arange(len(self.layout.sizes)))
+  seen = views.seen_leaves(layout, params, grads, old, method.memory, memory)
+  view = views.look(layout, seen, step, key)
+  pruned = _prune(method, view, budgets) if method.prunes else view.masks
+  new, stays = pruned, pruned
+  lost = jnp.zeros(len(layout.sizes), jnp.int32)
+  found = None
+  if method.regrow is not None:
+    exchanged = exchange(
+      method.regrow,
+      view.with_masks(pruned),
+      due=exchange_due,
+      performance=performance,
+      memory=memory,
+    )
+    new, stays, lost, counts = exchanged
+    found = jnp.concatenate([jnp.zeros(1, jnp.int32), counts])
+  masks_ = view.packed.unpack(new)
+  keep = None
+  if _sets_keep(method):
+    assert method.regrow is not None
+    goes_on = stays if method.regrow.restart else pruned
+    keep = [n & g for n, g in zip(new, goes_on, strict=True)]
+    keep = view.packed.unpack(keep)
+  if not method.counts_as_found:
+    found = None
+  elif found is None:
+    found = asked_as_found(layout, masks_)
+  changed = jnp.asarray(True)
+  if method.gate is not None:
+    changed = method.gate(memory, performance)
+    masks_ = _unless(changed, masks_, old)
+    keep = _unless(changed, keep, old)
+    lost = jnp.where(changed, lost, 0)
+    if found is not None:
+      found = jnp.where(changed, found, asked_as_found(layout, old))
+  update = Update(
+    step=step,
+    performance=performance,
+    seen=[s._replace(mask=m) for s, m in zip(seen, masks_, strict=True)],
+    lost=lost,
+    layout=layout,
+  )
+  observed = {
+    name: observe(memory[name], update)
+    for name, observe in _observing(method).items()
+  }
+  return Masked(masks_, keep, found, observed, changed)
 
 
 def _sets_keep(method: MaskUpdate) -> bool:
   """Whether a weight may be on before and after and yet start again at 0."""
-  exchange = method.regrow
-  return exchange is not None and (exchange.restart or method.prunes)
+  exchange_ = method.regrow
+  return exchange_ is not None and (exchange_.restart or method.prunes)
 
 
-def _prune(scope: Scope, view: _View, scores, budgets, valid):
+def _observing(method: MaskUpdate) -> dict[str, Callable]:
+  """Returns by name how memories change at a mask update."""
+  return {
+    name: slot.observe
+    for name, slot in method.memory.items()
+    if slot.observe is not None
+  }
+
+
+def _prune(method: MaskUpdate, view: View, budgets: Array) -> list[Array]:
+  """Lets the weights compete; returns the masks, packed."""
+  before = view.masks
+  valid = view.packed.inside() if method.storage.prunes_all else before
+  if method.pattern is not None:
+    scores = view.score_leaves(method.criterion, draws.PRUNE)
+    chosen = [
+      method.pattern(x, s) for x, s in zip(scores, view.seen, strict=True)
+    ]
+    packed = view.packed.pack(chosen)
+    if method.storage.prunes_all:
+      return packed
+    return [p & m for p, m in zip(packed, before, strict=True)]
+  scores = view.score(method.criterion, draws.PRUNE)
+  return _compete(method.scope, view, scores, budgets, valid)
+
+
+def _compete(scope: Scope, view: View, scores, budgets, valid):
   contest = view.contest(scope.groups(view.layout))
   if not scope.min_active_per_layer:
     return masks.select(scores, budgets, contest, valid=valid)
@@ -296,42 +369,11 @@ def _prune(scope: Scope, view: _View, scores, budgets, valid):
   return masks.select(first, budgets, contest, valid=valid)
 
 
-def _exchange(regrow: Regrow, view: _View, pruned, *, due):
-  """Prunes a share of each layer's active weights and regrows as many.
-
-  Returns:
-    The new masks, and those of the weights that were not pruned.
-  """
-  contest = view.each_layer
-  by = view.score(regrow.prune_by, draws.PRUNE)
-  parts = [regrow.split(p) for p in view.packed.pack(view.params)]
-  stays: list[Array] = []
-  removed = jnp.zeros(contest.num_groups, jnp.int32)
-  for part in zip(*parts, strict=True):
-    valid = [m & p for m, p in zip(pruned, part, strict=True)]
-    active = masks.count_active(valid, contest)
-    lost = masks.share(active, regrow.fraction, view.step, regrow.count)
-    lost = jnp.where(due, jnp.clip(lost, 0, active), 0)
-    left = masks.select(by, active - lost, contest, valid=valid)
-    stays = _either(stays, left) if stays else left
-    removed += lost
-  off = [
-    ~s if i is None else ~s & i
-    for s, i in zip(stays, view.packed.inside(), strict=True)
-  ]
-  grown = masks.select(
-    view.score(regrow.by, draws.REGROW),
-    removed,
-    contest,
-    valid=off,
-    # A score of exactly 0 says nothing, so those are drawn at random.
-    shuffle=lambda: view.bits(draws.REGROW),
-  )
-  return _either(stays, grown), stays
-
-
-def _either(a, b):
-  return [x | y for x, y in zip(a, b, strict=True)]
+def _unless(condition, new: PyTree, old: PyTree) -> PyTree:
+  """Selects `new` where `condition` holds, a scalar bool."""
+  if new is None:
+    return None
+  return jax.tree.map(lambda n, o: jnp.where(condition, n, o), new, list(old))
 
 
 def _all_finite(tree: PyTree) -> Bool[Array, ""]:

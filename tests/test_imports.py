@@ -11,10 +11,12 @@ ROOT = pathlib.Path(__file__).parents[1] / "sparsejax"
 FLOORS = [
   {"_version", "checks", "base"},
   {"trees", "masks", "bitmasks", "criteria", "distributions", "schedules"},
-  {"packing", "draws", "costs"},
+  {"packing", "draws", "patterns", "scopes", "costs"},
+  {"view"},
   {"memories", "storage", "state", "statistics"},
-  {"scopes", "update", "stats"},
-  {"transform", "methods", "at_init"},
+  {"exchange", "stats"},
+  {"update", "methods"},
+  {"transform", "at_init"},
 ]
 CORE = set().union(*FLOORS)
 ROOMS = {

@@ -161,7 +161,10 @@ def test_every_method_with_every_optimizer(name, optimizer):
       for leaf in SHAPES:
         regrown = new[leaf] & ~old[leaf]
         assert not kernels(params)[leaf][regrown].any()
-      spent = method.spend_step and int(new_state.step) == int(state.step)
+      spent = (
+        method.order is sparsejax.Order.INSTEAD_OF_STEP
+        and int(new_state.step) == int(state.step)
+      )
       expected = before
       if not spent:
         masked = sparsejax.apply_masks(grads, state)

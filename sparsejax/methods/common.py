@@ -1,0 +1,122 @@
+"""What the methods share: exchanges, memories, and the usual slots."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+from jaxtyping import Array, Bool, Shaped
+
+from sparsejax import (
+  criteria,
+  distributions,
+  masks,
+  memories,
+  schedules,
+  scopes,
+)
+from sparsejax import storage as storages
+from sparsejax.base import (
+  Criterion,
+  Fraction,
+  Gain,
+  MaskUpdate,
+  Memory,
+  Order,
+  Regrow,
+  Scope,
+  SparsitySchedule,
+  Split,
+  Storage,
+  as_many,
+  whole,
+)
+from sparsejax.exchange import share_of
+
+
+def signs(param: Shaped[Array, "*dims"]) -> Sequence[Bool[Array, "*dims"]]:
+  """Two parts: weights at or above 0, and below."""
+  return (param >= 0, param < 0)
+
+
+def exchange(
+  by: Criterion,
+  fraction: Fraction,
+  *,
+  every_steps: int,
+  until: int,
+  begin_step: int = 0,
+  at_zero: bool = False,
+  count: Callable = masks.ceil,
+  gain: Gain = as_many,
+  split: Split = whole,
+  restart: bool = False,
+) -> Regrow:
+  """Magnitude pruning of a share, and regrowth, inside each layer.
+
+  Args:
+    by: what is regrown first.
+    fraction: share of the layer's active weights, as a function of the step.
+    every_steps: interval, in optimizer steps.
+    until: the last step at which it may happen.
+    begin_step: it happens after this step only.
+    at_zero: also at step 0.
+    count: rounding of the share.
+    gain: how many weights each layer regains.
+    split: parts of the layer that lose their share separately.
+    restart: whether weights that were pruned and regrown at once start at 0.
+  """
+  return Regrow(
+    by=by,
+    lose=share_of(fraction, count),
+    when=schedules.every(
+      every_steps, begin_step=begin_step, until=until, at_zero=at_zero
+    ),
+    prune_by=criteria.magnitude,
+    gain=gain,
+    split=split,
+    restart=restart,
+  )
+
+
+def track_ever_active(method: MaskUpdate) -> MaskUpdate:
+  """Adds the masks that the ITOP rate is counted from, a byte per weight."""
+  return remember(method, ever_active=memories.ever_active)
+
+
+def remember(method: MaskUpdate, **memory: Memory) -> MaskUpdate:
+  """Adds memories to a method, by name."""
+  return dataclasses.replace(method, memory={**method.memory, **memory})
+
+
+def composed(
+  sparsity: SparsitySchedule,
+  scope: Scope,
+  *,
+  regrow: Regrow | None = None,
+  storage: Storage = storages.zeroed,
+  target: float | None = None,
+  order: Order = Order.STEP_FIRST,
+) -> MaskUpdate:
+  """What most methods share: magnitudes, and ERK for random first masks.
+
+  Args:
+    sparsity: its schedule.
+    scope: who competes; of the first masks too where the sparsity is held.
+    regrow: the exchange, or None.
+    storage: what becomes of the value of a weight that is off.
+    target: the sparsity that the user asked for, or None.
+    order: how mask update and step follow each other.
+  """
+  first = scope
+  if sparsity.when is not None:
+    first = scopes.layerwise(distributions.erk)
+  return MaskUpdate(
+    sparsity=sparsity,
+    when=sparsity.when,
+    initial=first,
+    scope=scope,
+    criterion=criteria.magnitude,
+    regrow=regrow,
+    storage=storage,
+    order=order,
+    target_sparsity=target,
+  )

@@ -1,0 +1,149 @@
+"""Methods that prune, once or gradually, and GraNet, which also regrows."""
+
+from sparsejax import criteria, distributions, schedules, scopes
+from sparsejax import storage as storages
+from sparsejax.base import Curve, Distribution, MaskUpdate, Scope, Storage
+from sparsejax.methods.common import composed, exchange
+
+
+def dense() -> MaskUpdate:
+  """No weight is ever off: the baseline."""
+  return composed(schedules.held(0.0), scopes.layerwise(distributions.uniform))
+
+
+def static(
+  sparsity: float, *, distribution: Distribution = distributions.erk
+) -> MaskUpdate:
+  """Random masks that never change.
+
+  Args:
+    sparsity: fraction of zeros in [0, 1).
+    distribution: sparsity per layer.
+  """
+  return composed(
+    schedules.held(sparsity),
+    scopes.layerwise(distribution),
+    target=sparsity,
+  )
+
+
+def one_shot(
+  sparsity: float,
+  *,
+  at_step: int,
+  scope: Scope = scopes.global_scope,
+) -> MaskUpdate:
+  """Magnitude pruning at one step; the masks stay from then on.
+
+  Args:
+    sparsity: fraction of zeros in [0, 1).
+    at_step: the optimizer step after which it happens, at least 1.
+    scope: who competes with whom.
+  """
+  return composed(
+    schedules.jump(sparsity, at_step=at_step), scope, target=sparsity
+  )
+
+
+def gmp(
+  sparsity: float,
+  *,
+  initial_sparsity: float = 0.0,
+  begin_step: int = 0,
+  end_step: int,
+  every_steps: int,
+  scope: Scope = scopes.global_scope,
+  curve: Curve = schedules.cubic_curve,
+  storage: Storage = storages.zeroed,
+) -> MaskUpdate:
+  """Gradual magnitude pruning.
+
+  Zeroed storage is GraNet's baseline: a pruned weight never returns. Kept
+  storage is Zhu & Gupta's: masks are drawn anew from all latent weights.
+
+  Args:
+    sparsity: final fraction of zeros in [0, 1).
+    initial_sparsity: first fraction; above 0 the first masks are random (ERK).
+    begin_step: no update at or before this step.
+    end_step: no update after this step.
+    every_steps: interval of the updates, in optimizer steps.
+    scope: who competes with whom.
+    curve: how the sparsity rises.
+    storage: `sparsejax.zeroed` or `sparsejax.kept`.
+
+  References:
+    Zhu & Gupta, `To prune, or not to prune <https://arxiv.org/abs/1710.01878>`_,
+    2017, equation 1; Liu et al., `GraNet <https://arxiv.org/abs/2106.10404>`_,
+    2021, appendix C.
+  """
+  return composed(
+    schedules.ramp(
+      initial_sparsity,
+      sparsity,
+      curve=curve,
+      begin_step=begin_step,
+      end_step=end_step,
+      every_steps=every_steps,
+    ),
+    scope,
+    storage=storage,
+    target=sparsity,
+  )
+
+
+def granet(
+  sparsity: float,
+  *,
+  initial_sparsity: float = 0.0,
+  begin_step: int = 0,
+  end_step: int,
+  every_steps: int,
+  total_steps: int,
+  regrow_fraction: float = 0.5,
+  final_regrow_fraction: float = 0.005,
+  scope: Scope = scopes.global_scope,
+  curve: Curve = schedules.cubic_curve,
+) -> MaskUpdate:
+  """Gradual pruning with zero-cost neuroregeneration.
+
+  Every update prunes all layers together to the sparsity of the schedule, then
+  exchanges the smallest weights of each layer for those of the largest
+  gradient. Pruning ends at `end_step`, the exchange goes on to the end, as in
+  the paper's section 4.2 and code (its Algorithm 1 ends both).
+
+  Args:
+    sparsity: final fraction of zeros in [0, 1).
+    initial_sparsity: first fraction; above 0 the first masks are random (ERK).
+    begin_step: no update at or before this step.
+    end_step: the last step at which the sparsity may grow.
+    every_steps: interval of the updates, in optimizer steps.
+    total_steps: length of the run, in optimizer steps.
+    regrow_fraction: share of a layer's active weights that is exchanged, at
+      step 0; falls along a cosine.
+    final_regrow_fraction: the share at `total_steps`.
+    scope: who competes with whom when pruning.
+    curve: how the sparsity rises.
+
+  References:
+    Liu et al., `Sparse training via boosting pruning plasticity with
+    neuroregeneration <https://arxiv.org/abs/2106.10404>`_, 2021, Algorithm 1.
+  """
+  return composed(
+    schedules.ramp(
+      initial_sparsity,
+      sparsity,
+      curve=curve,
+      begin_step=begin_step,
+      end_step=end_step,
+      every_steps=every_steps,
+    ),
+    scope,
+    regrow=exchange(
+      criteria.gradient,
+      schedules.cosine(regrow_fraction, total_steps, final_regrow_fraction),
+      every_steps=every_steps,
+      begin_step=begin_step,
+      until=total_steps,
+    ),
+    target=sparsity,
+  )
