@@ -1,0 +1,232 @@
+"""Streamed data: from JPEG files to a trainer that is stopped and goes on."""
+
+import collections
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sparsejax.data import folders, imagenet, images, streams
+
+TRAIN, TEST, SIZE = 46, 13, 16
+ALONE = streams.Share(0, 1)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+  """A folder of data sets with a small `imagenet2012` of real JPEG files."""
+  place = tmp_path_factory.mktemp("data")
+  write(place, TRAIN, TEST)
+  return place
+
+
+def write(place, train, test):
+  random = np.random.default_rng(5)
+  features = {
+    "file_name": folders.Feature("text"),
+    "image": folders.Feature("jpeg", shape=(None, None, 3)),
+    "label": folders.Feature("label", names=[f"n{i:04d}" for i in range(1000)]),
+  }
+  splits = {
+    "train": [example(random, i) for i in range(train)],
+    "validation": [example(random, i) for i in range(test)],
+  }
+  folder = place / "imagenet2012" / "5.1.0"
+  folders.write(folder, features, splits, description="made", shards=3)
+
+
+def example(random, index):
+  """A smooth picture of any size; its label is its index."""
+  height, width = random.integers(20, 60, 2)
+  coarse = random.integers(0, 256, (4, 5, 3), np.uint8)
+  picture = Image.fromarray(coarse).resize((int(width), int(height)))
+  data = images.encode(np.asarray(picture), "jpeg", quality=90)
+  name = f"{index}.JPEG".encode()
+  return {"file_name": name, "image": data, "label": index}
+
+
+@pytest.fixture(scope="module")
+def dataset(place):
+  return imagenet(path=str(place), image_size=SIZE, resize=20)
+
+
+def take(stream, count, *, seed=1, size=8, first=0, share=ALONE):
+  batches = streams.shuffled(
+    stream, seed=seed, batch_size=size, first_batch=first, share=share
+  )
+  return [next(batches) for _ in range(count)]
+
+
+def assert_same(one, other):
+  assert len(one) == len(other)
+  for left, right in zip(one, other, strict=True):
+    for a, b in zip(left, right, strict=True):
+      np.testing.assert_array_equal(a, b)
+
+
+def test_the_data_set_is_what_the_folder_holds(dataset):
+  assert dataset.train.examples == TRAIN and dataset.test.examples == TEST
+  assert dataset.classes == 1000
+  (batch,) = take(dataset.train, 1)
+  assert batch.images.shape == (8, SIZE, SIZE, 3)
+  assert batch.images.dtype == np.uint8 and batch.labels.dtype == np.int32
+  assert batch.counted.all()
+
+
+def test_an_epoch_shows_each_example_once_and_the_next_another_order(dataset):
+  epoch = TRAIN // 8
+  labels = [batch.labels for batch in take(dataset.train, 2 * epoch)]
+  first, second = np.stack(labels).reshape(2, -1)
+  for order in (first, second):
+    assert np.unique(order).size == order.size == epoch * 8
+  assert (first != second).any()
+  other = np.concatenate([b.labels for b in take(dataset.train, 1, seed=2)])
+  assert (first[:8] != other).any()
+
+
+def test_the_whole_set_is_shuffled_not_a_shard_of_it(dataset):
+  # Over many epochs each process sees every example.
+  stream = dataset.train._replace(read=only_label, image_shape=(1, 1, 1))
+  seen = [set(), set()]
+  for process in (0, 1):
+    share = streams.Share(process, 2)
+    for batch in take(stream, 40 * (TRAIN // 8), share=share):
+      seen[process] |= set(batch.labels.tolist())
+  assert seen[0] == seen[1] == set(range(TRAIN))
+
+
+def only_label(record, random):
+  del random  # Nothing is drawn.
+  return np.zeros((1, 1, 1), np.uint8), record["label"]
+
+
+@pytest.mark.parametrize("first", [1, 4, 5, 13])
+def test_a_stream_that_is_opened_later_goes_on_exactly(dataset, first):
+  whole = take(dataset.train, 16)
+  assert_same(take(dataset.train, 16 - first, first=first), whole[first:])
+
+
+def test_processes_share_the_batches_of_one(dataset):
+  alone = take(dataset.train, 7)
+  parts = [take(dataset.train, 7, share=streams.Share(p, 4)) for p in range(4)]
+  for batch, shares in zip(alone, zip(*parts, strict=True), strict=True):
+    one = contents(batch)
+    together = [row for share in shares for row in contents(share)]
+    assert sorted(together) == sorted(one)
+
+
+def contents(batch):
+  """What a batch holds, crops included, in any order."""
+  return [
+    (int(label), image.tobytes())
+    for image, label in zip(batch.images, batch.labels, strict=True)
+  ]
+
+
+def test_crops_do_not_depend_on_threads(dataset):
+  one = dataset.train._replace(threads=1)
+  many = dataset.train._replace(threads=7)
+  assert_same(take(one, 9, first=3), take(many, 9, first=3))
+
+
+def test_crops_differ_from_epoch_to_epoch(dataset):
+  seen = collections.defaultdict(set)
+  for batch in take(dataset.train, 3 * (TRAIN // 8)):
+    for label, image in contents(batch):
+      seen[label].add(image)
+  several = [len(crops) for crops in seen.values()]
+  assert max(several) == 3
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4])
+@pytest.mark.parametrize("size", [4, 8, 16, 64])
+def test_every_test_example_is_counted_once(dataset, processes, size):
+  seen = collections.Counter()
+  for process in range(processes):
+    share = streams.Share(process, processes)
+    batches = list(streams.in_order(dataset.test, batch_size=size, share=share))
+    assert len(batches) == -(-TEST // size)
+    for batch in batches:
+      assert batch.images.shape == (size // processes, SIZE, SIZE, 3)
+      seen.update(batch.labels[batch.counted].tolist())
+  assert seen == collections.Counter(range(TEST))
+
+
+def test_missing_images_are_told(tmp_path):
+  with pytest.raises(ValueError, match="imagenet2012 is not on the disk.*tfds"):
+    imagenet(path=str(tmp_path))
+
+
+@pytest.mark.parametrize(
+  ("kwargs", "message"),
+  [
+    ({"image_size": 300}, r"`image_size` must be in \[1, 256\]"),
+    ({"workers": -1}, "`workers` and `threads` must be at least 0"),
+  ],
+)
+def test_numbers_out_of_range_are_refused(place, kwargs, message):
+  with pytest.raises(ValueError, match=message):
+    imagenet(path=str(place), **kwargs)
+
+
+def gradient(height, width):
+  """A picture whose red tells the column and green the row."""
+  red = np.broadcast_to(np.linspace(0, 255, width), (height, width))
+  green = np.broadcast_to(np.linspace(0, 255, height)[:, None], red.shape)
+  return np.stack([red, green, red], -1).astype(np.uint8)
+
+
+@pytest.mark.parametrize(("height", "width"), [(60, 90), (90, 60), (64, 64)])
+def test_test_images_are_the_middle_after_resizing(height, width):
+  data = images.encode(gradient(height, width))
+  found = images.resize_and_center(data, 32, 24)
+  assert found.shape == (24, 24, 3)
+  # The middle of the picture stays in the middle: it shows half the range.
+  red, green = found[..., 0].astype(float), found[..., 1].astype(float)
+  assert abs(red.mean() - 127) < 2 and abs(green.mean() - 127) < 2
+  scale = 32 / min(height, width)
+  spread = 255 * 23 / (np.array([width, height]) * scale)
+  got = [
+    red[:, -1].mean() - red[:, 0].mean(),
+    green[-1].mean() - green[0].mean(),
+  ]
+  np.testing.assert_allclose(got, spread, rtol=0.05)
+
+
+def test_random_crops_have_the_areas_and_aspects_of_the_papers():
+  random = np.random.default_rng(0)
+  boxes = np.array([images._crop_box(500, 375, random) for _ in range(2000)])
+  left, top, right, bottom = boxes.T
+  assert (left >= 0).all() and (right <= 500).all()
+  assert (top >= 0).all() and (bottom <= 375).all()
+  area = (right - left) * (bottom - top) / (500 * 375)
+  aspect = (right - left) / (bottom - top)
+  assert 0.079 < area.min() < 0.1 and area.max() > 0.9
+  assert 0.74 < aspect.min() < 0.76 and 1.32 < aspect.max() < 1.35
+  # Where almost any area fits, it is uniform.
+  fits = area[abs(aspect - 4 / 3) < 0.05]
+  assert fits.size > 100 and 0.47 < fits.mean() < 0.6
+
+
+def test_a_crop_that_cannot_fit_is_the_largest_in_the_middle():
+  box = images._crop_box(1000, 10, np.random.default_rng(0))
+  assert box == (493, 0, 506, 10)
+
+
+def test_crops_come_from_the_picture_mirrored_half_of_the_time():
+  data = images.encode(gradient(40, 80))
+  random = np.random.default_rng(1)
+  crops = [images.random_resized_crop(data, 12, random) for _ in range(200)]
+  flipped = [crop[0, 0, 0] > crop[0, -1, 0] for crop in crops]
+  assert 70 < sum(flipped) < 130
+  for crop in crops:
+    assert crop.shape == (12, 12, 3)
+    assert (np.diff(crop[..., 1].astype(int), axis=0) >= 0).all()
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK", "RGBA", "P"])
+def test_every_color_mode_is_read_as_three_channels(mode, tmp_path):
+  kind = {"RGBA": "png", "P": "png"}.get(mode, "jpeg")
+  file = tmp_path / f"picture.{kind}"
+  Image.fromarray(gradient(30, 20)).convert(mode).save(file, kind)
+  assert images.decode(file.read_bytes()).shape == (30, 20, 3)
