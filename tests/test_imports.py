@@ -22,7 +22,7 @@ CORE = set().union(*FLOORS)
 ROOMS = {
   "flax": {"models", "training"},
   "ml_collections": {"training", "train"},
-  "absl": {"training", "train"},
+  "absl": {"training", "train", "data"},
   "orbax": {"training"},
   "matplotlib": {"plots"},
   "tensorflow_datasets": {"data"},

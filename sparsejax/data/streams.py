@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from absl import flags
 
 Example = tuple[np.ndarray, int]
 
@@ -143,6 +144,9 @@ def _iterate(stream: Stream, batches: Any) -> Iterator[Counted]:
     grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 1)
   )
   if stream.workers:
+    # Grain asks absl for a flag before it starts them.
+    if not flags.FLAGS.is_parsed():
+      flags.FLAGS.mark_as_parsed()
     ahead = ahead.mp_prefetch(
       grain.MultiprocessingOptions(stream.workers, per_worker_buffer_size=1)
     )
