@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from sparsejax.models import layers
+
 
 class CNN(nn.Module):
   """3x3 convolutions with batch norm and ReLU, then one dense layer.
@@ -37,22 +39,29 @@ class CNN(nn.Module):
     return nn.Dense(self.classes)(x.mean(axis=(1, 2)))
 
 
-def cnn(classes: int, *, channels: tuple[int, ...] = (16, 32, 64)) -> CNN:
+def cnn(
+  classes: int,
+  *,
+  channels: tuple[int, ...] = (16, 32, 64),
+  width: float = 1.0,
+) -> CNN:
   """Build a `CNN`.
 
   Args:
     classes: number of logits.
     channels: output channels of each stage, each at least 1.
+    width: factor of these, in (0, 1].
 
   Returns:
     The module.
 
   Raises:
-    ValueError: if a channel count is not a positive integer.
+    ValueError: if a channel count is not a positive integer, or the factor out
+      of range.
   """
   if not channels or any(count < 1 for count in channels):
     raise ValueError(f"`channels` must hold positive counts, got {channels}.")
-  return CNN(classes=classes, channels=tuple(channels))
+  return CNN(classes=classes, channels=layers.narrowed(channels, width))
 
 
 def _convolve(

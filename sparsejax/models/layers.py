@@ -35,6 +35,22 @@ def torch_bias(fan_in: int) -> Initializer:
   return init
 
 
+def at_least_float32(x: jax.Array) -> jax.Array:
+  """Returns logits in float32, or in float64 where the model computes in it."""
+  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def narrowed(counts: tuple[int, ...], width: float) -> tuple[int, ...]:
+  """Returns numbers of channels or units times a factor, each at least 1.
+
+  Raises:
+    ValueError: if the factor is not in (0, 1].
+  """
+  if not 0 < width <= 1:
+    raise ValueError(f"`width` must be in (0, 1], got {width}.")
+  return tuple(max(1, round(count * width)) for count in counts)
+
+
 def compute_dtype(name: str) -> Any:
   """Returns the type that a config names; parameters are always float32.
 

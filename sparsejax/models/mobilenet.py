@@ -4,7 +4,6 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from sparsejax.models import layers
 
@@ -27,10 +26,14 @@ class MobileNetV1(nn.Module):
 
   Attributes:
     classes: number of logits K.
+    stem: channels of the first convolution.
+    channels: output channels of each block.
     dtype: of the computation.
   """
 
   classes: int
+  stem: int
+  channels: tuple[int, ...]
   dtype: Any
 
   @nn.compact
@@ -51,18 +54,22 @@ class MobileNetV1(nn.Module):
       )
       return nn.relu(norm(x))
 
-    x = layer(x, 32, 3, "stem", stride=2)
-    for index, (channels, stride) in enumerate(_BLOCKS):
+    x = layer(x, self.stem, 3, "stem", stride=2)
+    for index, (channels, (_, stride)) in enumerate(
+      zip(self.channels, _BLOCKS, strict=True)
+    ):
       # Two digits, so that the order of the names is that of the blocks.
-      name, width = f"block{index:02d}", x.shape[-1]
-      x = layer(x, width, 3, f"{name}_depthwise", stride=stride, groups=width)
+      name, depth = f"block{index:02d}", x.shape[-1]
+      x = layer(x, depth, 3, f"{name}_depthwise", stride=stride, groups=depth)
       x = layer(x, channels, 1, f"{name}_pointwise")
     classify = layers.pointwise(layers.kaiming_fan_in)
     logits = classify(x.mean(axis=(1, 2)), self.classes, self.dtype)
-    return logits.astype(jnp.float32)
+    return layers.at_least_float32(logits)
 
 
-def mobilenet_v1(classes: int, *, dtype: str = "float32") -> MobileNetV1:
+def mobilenet_v1(
+  classes: int, *, width: float = 1.0, dtype: str = "float32"
+) -> MobileNetV1:
   """MobileNet-V1 of width 1 with a 1x1 convolution without bias at the end.
 
   On 1000 classes it has 4,230,976 parameters, 4,209,088 of them in kernels,
@@ -72,16 +79,23 @@ def mobilenet_v1(classes: int, *, dtype: str = "float32") -> MobileNetV1:
 
   Args:
     classes: number of logits.
+    width: factor of the width of every layer but the last, in (0, 1].
     dtype: of the computation, "float32" or "bfloat16".
 
   Returns:
     The module.
 
   Raises:
-    ValueError: if the dtype is not known.
+    ValueError: if the width is out of range or the dtype not known.
 
   References:
     Howard et al., `MobileNets <https://arxiv.org/abs/1704.04861>`_, 2017, as in
     the code of STR and OptG.
   """
-  return MobileNetV1(classes=classes, dtype=layers.compute_dtype(dtype))
+  stem, *channels = layers.narrowed((32, *(c for c, _ in _BLOCKS)), width)
+  return MobileNetV1(
+    classes=classes,
+    stem=stem,
+    channels=tuple(channels),
+    dtype=layers.compute_dtype(dtype),
+  )

@@ -192,10 +192,12 @@ class ResNet(nn.Module):
           name=f"stage{stage + 1}_block{index}",
         )(x, train=train)
     x = self.classifier(x.mean(axis=(1, 2)), self.classes, self.dtype)
-    return x.astype(jnp.float32)
+    return layers.at_least_float32(x)
 
 
-def resnet20(classes: int, *, dtype: str = "float32") -> ResNet:
+def resnet20(
+  classes: int, *, width: float = 1.0, dtype: str = "float32"
+) -> ResNet:
   """ResNet-20 for CIFAR: basic blocks 3 x 3, widths 16, 32, 64, projections.
 
   On 10 classes it has 272,474 parameters, 270,896 of them in kernels. All
@@ -203,13 +205,14 @@ def resnet20(classes: int, *, dtype: str = "float32") -> ResNet:
 
   Args:
     classes: number of logits.
+    width: factor of the width of every layer but the last, in (0, 1].
     dtype: of the computation, "float32" or "bfloat16".
 
   Returns:
     The module.
 
   Raises:
-    ValueError: if the dtype is not known.
+    ValueError: if the width is out of range or the dtype not known.
 
   References:
     GraNet's code, which has it from open_lth.
@@ -218,7 +221,7 @@ def resnet20(classes: int, *, dtype: str = "float32") -> ResNet:
     classes=classes,
     block=BasicBlock,
     blocks=(3, 3, 3),
-    widths=(16, 32, 64),
+    widths=layers.narrowed((16, 32, 64), width),
     large_stem=False,
     shortcut=projection,
     kernel_init=layers.kaiming_fan_in,
@@ -227,7 +230,9 @@ def resnet20(classes: int, *, dtype: str = "float32") -> ResNet:
   )
 
 
-def resnet50_cifar(classes: int, *, dtype: str = "float32") -> ResNet:
+def resnet50_cifar(
+  classes: int, *, width: float = 1.0, dtype: str = "float32"
+) -> ResNet:
   """ResNet-50 for CIFAR: a 3x3 stem, no max-pooling, no bias at the end.
 
   On 10 classes it has 23,520,832 parameters, 23,467,712 of them in kernels.
@@ -235,13 +240,14 @@ def resnet50_cifar(classes: int, *, dtype: str = "float32") -> ResNet:
 
   Args:
     classes: number of logits.
+    width: factor of the width of every layer but the last, in (0, 1].
     dtype: of the computation, "float32" or "bfloat16".
 
   Returns:
     The module.
 
   Raises:
-    ValueError: if the dtype is not known.
+    ValueError: if the width is out of range or the dtype not known.
 
   References:
     GraNet's code.
@@ -250,7 +256,7 @@ def resnet50_cifar(classes: int, *, dtype: str = "float32") -> ResNet:
     classes=classes,
     block=Bottleneck,
     blocks=(3, 4, 6, 3),
-    widths=(64, 128, 256, 512),
+    widths=layers.narrowed((64, 128, 256, 512), width),
     large_stem=False,
     shortcut=projection,
     kernel_init=layers.torch_kernel,
@@ -259,7 +265,9 @@ def resnet50_cifar(classes: int, *, dtype: str = "float32") -> ResNet:
   )
 
 
-def resnet50(classes: int, *, dtype: str = "float32") -> ResNet:
+def resnet50(
+  classes: int, *, width: float = 1.0, dtype: str = "float32"
+) -> ResNet:
   """ResNet-50 for ImageNet, the stride on the 3x3 convolutions.
 
   On 1000 classes it has 25,557,032 parameters, 25,502,912 of them in kernels.
@@ -268,13 +276,14 @@ def resnet50(classes: int, *, dtype: str = "float32") -> ResNet:
 
   Args:
     classes: number of logits.
+    width: factor of the width of every layer but the last, in (0, 1].
     dtype: of the computation, "float32" or "bfloat16".
 
   Returns:
     The module.
 
   Raises:
-    ValueError: if the dtype is not known.
+    ValueError: if the width is out of range or the dtype not known.
 
   References:
     He et al., `Deep Residual Learning <https://arxiv.org/abs/1512.03385>`_,
@@ -284,7 +293,7 @@ def resnet50(classes: int, *, dtype: str = "float32") -> ResNet:
     classes=classes,
     block=Bottleneck,
     blocks=(3, 4, 6, 3),
-    widths=(64, 128, 256, 512),
+    widths=layers.narrowed((64, 128, 256, 512), width),
     large_stem=True,
     shortcut=projection,
     kernel_init=layers.kaiming_fan_in,
@@ -293,7 +302,9 @@ def resnet50(classes: int, *, dtype: str = "float32") -> ResNet:
   )
 
 
-def resnet50_6n2(classes: int, *, dtype: str = "float32") -> ResNet:
+def resnet50_6n2(
+  classes: int, *, width: float = 1.0, dtype: str = "float32"
+) -> ResNet:
   """What OptG's code calls ResNet-50 on CIFAR: depth 6 n + 2, no bottleneck.
 
   Eight basic blocks a stage of widths 32, 64 and 128, shortcuts without
@@ -303,13 +314,14 @@ def resnet50_6n2(classes: int, *, dtype: str = "float32") -> ResNet:
 
   Args:
     classes: number of logits.
+    width: factor of the width of every layer but the last, in (0, 1].
     dtype: of the computation, "float32" or "bfloat16".
 
   Returns:
     The module.
 
   Raises:
-    ValueError: if the dtype is not known.
+    ValueError: if the width is out of range or the dtype not known.
 
   References:
     OptG's code, `models/resnet_cifar.py`.
@@ -318,7 +330,7 @@ def resnet50_6n2(classes: int, *, dtype: str = "float32") -> ResNet:
     classes=classes,
     block=BasicBlock,
     blocks=(8, 8, 8),
-    widths=(32, 64, 128),
+    widths=layers.narrowed((32, 64, 128), width),
     large_stem=False,
     shortcut=zero_padding,
     kernel_init=layers.kaiming_fan_in,

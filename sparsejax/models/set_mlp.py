@@ -4,6 +4,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from sparsejax.models import layers
+
 ACTIVATIONS = ("leaky_relu", "srelu")
 # Keras's default; Scholte (2022) does not give the slope.
 _LEAKY_SLOPE = 0.3
@@ -84,6 +86,7 @@ def set_mlp(
   hidden: tuple[int, ...] = (4000, 1000, 4000),
   activation: str = "leaky_relu",
   dropout: float = 0.3,
+  width: float = 1.0,
 ) -> SetMLP:
   """Build a `SetMLP`; on CIFAR-10 the default is 3072-4000-1000-4000-10.
 
@@ -95,6 +98,7 @@ def set_mlp(
     activation: "leaky_relu" with a slope of 0.3, as in Scholte (2022), or
       "srelu", as in SET's code; its parameters are vectors and stay dense.
     dropout: share of the hidden units dropped in each step, in [0, 1).
+    width: factor of the widths, in (0, 1].
 
   Returns:
     The module.
@@ -118,7 +122,7 @@ def set_mlp(
     raise ValueError(f"`dropout` must be in [0, 1), got {dropout}.")
   return SetMLP(
     classes=classes,
-    hidden=tuple(hidden),
+    hidden=layers.narrowed(hidden, width),
     activation=activation,
     dropout=dropout,
   )

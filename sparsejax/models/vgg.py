@@ -5,7 +5,6 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 from flax.typing import Initializer
 
 from sparsejax.models import layers
@@ -78,7 +77,7 @@ class VGG(nn.Module):
     for index, width in enumerate(self.hidden):
       x = nn.relu(self._hidden(x, width, index))
       x = self._norm(f"hidden{index}_norm", train)(x)
-    return self.classifier(x, self.classes, self.dtype).astype(jnp.float32)
+    return layers.at_least_float32(self.classifier(x, self.classes, self.dtype))
 
   def _convolution(
     self, x: jax.Array, channels: int, size: int, index: int
@@ -107,7 +106,7 @@ class VGG(nn.Module):
     return layers.batch_norm(name=name, train=train, dtype=self.dtype)
 
 
-def vgg19(classes: int, *, dtype: str = "float32") -> VGG:
+def vgg19(classes: int, *, width: float = 1.0, dtype: str = "float32") -> VGG:
   """VGG-19 with batch norm: 16 convolutions without bias, one dense layer.
 
   The mean stands for the fifth max-pooling. On 10 classes it has 20,035,018
@@ -116,20 +115,21 @@ def vgg19(classes: int, *, dtype: str = "float32") -> VGG:
 
   Args:
     classes: number of logits.
+    width: factor of the width of every layer but the last, in (0, 1].
     dtype: of the computation, "float32" or "bfloat16".
 
   Returns:
     The module.
 
   Raises:
-    ValueError: if the dtype is not known.
+    ValueError: if the width is out of range or the dtype not known.
 
   References:
     GraNet's code, which has it from GraSP.
   """
   return VGG(
     classes=classes,
-    plan=_VGG19,
+    plan=_narrowed(_VGG19, width),
     last_pool=nn.avg_pool,
     hidden=(),
     kernel_init=layers.kaiming_fan_out,
@@ -141,27 +141,30 @@ def vgg19(classes: int, *, dtype: str = "float32") -> VGG:
   )
 
 
-def vgg19_optg(classes: int, *, dtype: str = "float32") -> VGG:
+def vgg19_optg(
+  classes: int, *, width: float = 1.0, dtype: str = "float32"
+) -> VGG:
   """VGG-19 of OptG's code: five max-poolings, a 1x1 convolution at the end.
 
   As many parameters as `vgg19`; all kernels are drawn from N(0, 2 / fan_in).
 
   Args:
     classes: number of logits.
+    width: factor of the width of every layer but the last, in (0, 1].
     dtype: of the computation, "float32" or "bfloat16".
 
   Returns:
     The module.
 
   Raises:
-    ValueError: if the dtype is not known.
+    ValueError: if the width is out of range or the dtype not known.
 
   References:
     OptG's code, `models/vgg_cifar.py`.
   """
   return VGG(
     classes=classes,
-    plan=_VGG19,
+    plan=_narrowed(_VGG19, width),
     last_pool=nn.max_pool,
     hidden=(),
     kernel_init=layers.kaiming_fan_in,
@@ -171,7 +174,7 @@ def vgg19_optg(classes: int, *, dtype: str = "float32") -> VGG:
   )
 
 
-def vgg_d(classes: int, *, dtype: str = "float32") -> VGG:
+def vgg_d(classes: int, *, width: float = 1.0, dtype: str = "float32") -> VGG:
   """VGG-D: 13 convolutions with bias and three dense layers.
 
   On 10 classes it has 15,255,626 parameters. PyTorch's default
@@ -179,21 +182,22 @@ def vgg_d(classes: int, *, dtype: str = "float32") -> VGG:
 
   Args:
     classes: number of logits.
+    width: factor of the width of every layer but the last, in (0, 1].
     dtype: of the computation, "float32" or "bfloat16".
 
   Returns:
     The module.
 
   Raises:
-    ValueError: if the dtype is not known.
+    ValueError: if the width is out of range or the dtype not known.
 
   References:
     The code of ITOP and SNFS, after SNIP's.
   """
-  return _vgg16(classes, _VGG_D, dtype)
+  return _vgg16(classes, _VGG_D, width, dtype)
 
 
-def vgg_c(classes: int, *, dtype: str = "float32") -> VGG:
+def vgg_c(classes: int, *, width: float = 1.0, dtype: str = "float32") -> VGG:
   """VGG-C: as VGG-D, the last convolution of three stages 1x1.
 
   They are padded as the others, so that 2x2 pixels reach the dense layers. On
@@ -201,26 +205,36 @@ def vgg_c(classes: int, *, dtype: str = "float32") -> VGG:
 
   Args:
     classes: number of logits.
+    width: factor of the width of every layer but the last, in (0, 1].
     dtype: of the computation, "float32" or "bfloat16".
 
   Returns:
     The module.
 
   Raises:
-    ValueError: if the dtype is not known.
+    ValueError: if the width is out of range or the dtype not known.
 
   References:
     The code of ITOP and SNFS, after SNIP's.
   """
-  return _vgg16(classes, _VGG_C, dtype)
+  return _vgg16(classes, _VGG_C, width, dtype)
 
 
-def _vgg16(classes: int, plan: Plan, dtype: str) -> VGG:
+def _narrowed(plan: Plan, width: float) -> Plan:
+  return tuple(
+    tuple(
+      (layers.narrowed((channels,), width)[0], size) for channels, size in stage
+    )
+    for stage in plan
+  )
+
+
+def _vgg16(classes: int, plan: Plan, width: float, dtype: str) -> VGG:
   return VGG(
     classes=classes,
-    plan=plan,
+    plan=_narrowed(plan, width),
     last_pool=nn.max_pool,
-    hidden=(512, 512),
+    hidden=layers.narrowed((512, 512), width),
     kernel_init=layers.torch_kernel,
     bias_init=layers.torch_bias,
     classifier=layers.linear(layers.torch_kernel, layers.torch_bias),
