@@ -129,6 +129,11 @@ def test_crops_do_not_depend_on_threads(dataset):
   assert_same(take(one, 9, first=3), take(many, 9, first=3))
 
 
+def test_crops_do_not_depend_on_worker_processes(dataset):
+  apart = dataset.train._replace(workers=2)
+  assert_same(take(apart, 9, first=3), take(dataset.train, 9, first=3))
+
+
 def test_crops_differ_from_epoch_to_epoch(dataset):
   seen = collections.defaultdict(set)
   for batch in take(dataset.train, 3 * (TRAIN // 8)):
