@@ -6,6 +6,7 @@ import json
 import pytest
 
 from sparsejax import plots
+from sparsejax.plots.__main__ import main
 
 SUMMARY = {
   "method": "granet",
@@ -69,3 +70,85 @@ def test_plot_of_a_run_that_goes_on(workdir, tmp_path):
   assert len(run.rows) == 3
   plots.plot_run(run, tmp_path / "run.png")
   assert (tmp_path / "run.png").read_bytes().startswith(b"\x89PNG")
+
+
+def run_of(sparsities, *, macs=(300, 200), ratio=0.25):
+  """A run that is done, its layers in tree order and not in the network's."""
+  layers = [
+    {
+      "name": name,
+      "shape": [2, 5],
+      "total": 10,
+      "active": round(10 * (1 - sparsity)),
+      "sparsity": sparsity,
+      "macs": cost,
+      "position": position,
+    }
+    for name, sparsity, cost, position in zip(
+      ("classifier", "stem"), sparsities, macs, (1, 0), strict=True
+    )
+  ]
+  return plots.Run(
+    config={},
+    rows=[
+      {"step": 1, "inference_flops_ratio": 1.0, "training_flops_ratio": 1.0},
+      {"step": 2, "loss": 0.5},
+      {"step": 3, "inference_flops_ratio": 0.4, "training_flops_ratio": 0.8},
+    ],
+    summary={
+      "layers": layers,
+      "sparsity": sum(sparsities) / 2,
+      "inference_flops_ratio": ratio,
+      "dense_inference_macs": 500,
+    },
+  )
+
+
+def test_budgets_stand_side_by_side_in_the_order_of_the_network():
+  runs = {"granet": run_of([0.9, 0.5]), "erk": run_of([0.8, 0.6], ratio=0.3)}
+  assert plots.budget_table(runs).splitlines() == [
+    "| layer | shape | weights | multiply-adds | granet | erk |",
+    "| --- | --- | ---: | ---: | ---: | ---: |",
+    "| stem | 2x5 | 10 | 200 | 50.00 | 60.00 |",
+    "| classifier | 2x5 | 10 | 300 | 90.00 | 80.00 |",
+    "| all sparse layers |  | 20 |  | 70.00 | 70.00 |",
+    "| FLOPs of dense |  |  | 500 | 0.2500 | 0.3000 |",
+  ]
+
+
+def test_budgets_of_different_networks_are_refused():
+  other = run_of([0.9, 0.5])
+  other.summary["layers"][0]["name"] = "head"
+  with pytest.raises(ValueError, match="'b' are not those of 'a'"):
+    plots.budget_table({"a": run_of([0.9, 0.5]), "b": other})
+  with pytest.raises(ValueError, match="no summary"):
+    plots.budget_table({"a": run_of([0.9, 0.5])._replace(summary={})})
+  with pytest.raises(ValueError, match="at least one run"):
+    plots.budget_table({})
+
+
+@pytest.mark.parametrize("draw", [plots.plot_budgets, plots.plot_flops])
+def test_figures_of_several_runs(draw, tmp_path):
+  pytest.importorskip("matplotlib")
+  draw({"a": run_of([0.9, 0.5]), "b": run_of([0.8, 0.6])}, tmp_path / "f.png")
+  assert (tmp_path / "f.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_flops_that_were_not_recorded_are_told():
+  pytest.importorskip("matplotlib")
+  with pytest.raises(ValueError, match="recorded FLOPs"):
+    plots.plot_flops({"a": run_of([0.9, 0.5])._replace(rows=[])}, None)
+
+
+def test_command_line_prints_the_table_and_writes_the_figure(
+  workdir, tmp_path, capsys
+):
+  pytest.importorskip("matplotlib")
+  summary = run_of([0.9, 0.5]).summary
+  (workdir / "summary.json").write_text(json.dumps(summary))
+  figure = tmp_path / "budgets.svg"
+  assert main(["budgets", str(workdir), "--out", str(figure)]) == 0
+  assert "| stem | 2x5 | 10 | 200 | 50.00 |" in capsys.readouterr().out
+  assert "<svg" in figure.read_text()
+  assert main(["budgets", str(workdir / "nothing")]) == 2
+  assert "nothing" in capsys.readouterr().err

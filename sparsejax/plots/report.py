@@ -36,6 +36,10 @@ _RESULTS = (
   "active",
   "total",
   "itop_rate",
+  "inference_flops",
+  "inference_flops_ratio",
+  "training_flops",
+  "training_flops_ratio",
   "compile_seconds",
   "train_seconds",
 )
@@ -105,10 +109,11 @@ def _layers(run: runs.Run) -> str:
       layer["total"],
       layer["active"],
       layer["sparsity"],
+      layer.get("macs"),
     )
     for layer in run.summary.get("layers", ())
   ]
-  header = ("layer", "shape", "weights", "active", "sparsity")
+  header = ("layer", "shape", "weights", "active", "sparsity", "multiply-adds")
   return "<h2>Sparse layers</h2>" + _table(header, rows)
 
 
@@ -135,5 +140,5 @@ def _cell(value: Any) -> str:
   if value is None:
     return "none"
   if isinstance(value, float):
-    return f"{value:.4f}"
+    return f"{value:.4f}" if abs(value) < 1e6 else f"{value:.4g}"
   return f"{value:,}" if isinstance(value, int) else html.escape(str(value))

@@ -5,8 +5,9 @@ import json
 import pathlib
 from typing import Any, NamedTuple
 
-# Two hues that stay apart for color-blind readers (Okabe and Ito, 2008).
+# Hues that stay apart for color-blind readers (Okabe and Ito, 2008).
 _BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#999999"
+COLORS = (_BLUE, _ORANGE, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 
 class Run(NamedTuple):
@@ -64,12 +65,12 @@ def plot_run(run: Run, path: pathlib.Path | Any) -> None:
 
   figure = Figure(figsize=(7.2, 5.0), dpi=120, layout="constrained")
   top, bottom = figure.subplots(2, 1, sharex=True)
-  _curve(top, run, "accuracy", color=_GREY, alpha=0.5, label="train batch")
-  _curve(top, run, "test_accuracy", color=_BLUE, marker=".", label="test")
+  curve(top, run, "accuracy", color=_GREY, alpha=0.5, label="train batch")
+  curve(top, run, "test_accuracy", color=_BLUE, marker=".", label="test")
   top.set_ylabel("accuracy")
   top.set_ylim(_accuracy_floor(run), 1.005)
-  _curve(bottom, run, "sparsity", color=_ORANGE, label="achieved")
-  _curve(
+  curve(bottom, run, "sparsity", color=_ORANGE, label="achieved")
+  curve(
     bottom, run, "asked_sparsity", color=_GREY, linestyle="--", label="asked"
   )
   bottom.set_ylabel("sparsity")
@@ -82,7 +83,15 @@ def plot_run(run: Run, path: pathlib.Path | Any) -> None:
   figure.savefig(path)
 
 
-def _curve(axes: Any, run: Run, name: str, **style: Any) -> None:
+def curve(axes: Any, run: Run, name: str, **style: Any) -> None:
+  """Plot one number over the steps at which it was recorded.
+
+  Args:
+    axes: of matplotlib.
+    run: the records.
+    name: key of the number.
+    **style: of the line.
+  """
   points = [
     (row["step"], row[name]) for row in run.rows if row.get(name) is not None
   ]
