@@ -49,3 +49,39 @@ def test_options_change_their_keys(text, changed):
 def test_anything_else_is_refused(text, message):
   with pytest.raises(errors.InputError, match=message):
     parse(text)
+
+
+GROUPS = {"model": ("mlp", "cnn"), "method": ("granet", "rigl")}
+
+
+def parse_row(text):
+  return options.parse(
+    text,
+    words=("runlocal",),
+    groups=GROUPS,
+    defaults={"model": "mlp", "method": "granet", "steps": int, "rate": float},
+  )
+
+
+def test_a_value_of_a_group_needs_no_key():
+  rest = {"steps": None, "rate": None}
+  wanted = {"model": "cnn", "method": "rigl", "runlocal": False, **rest}
+  assert parse_row("cnn,rigl") == wanted
+  assert parse_row("rigl,model=cnn") == wanted
+  given = parse_row("steps=3,runlocal,rate=1")
+  assert (given["steps"], given["rate"]) == (3, 1.0)
+  assert isinstance(given["rate"], float) and given["model"] == "mlp"
+
+
+@pytest.mark.parametrize(
+  ("text", "message"),
+  [
+    ("cnn,mlp", "'mlp' gives 'model' twice"),
+    ("model=vgg", "The option 'model' got 'vgg'. Valid: "),
+    ("rigle", "Did you mean 'rigl'"),
+    ("steps=1.5", "needs a value of type int"),
+  ],
+)
+def test_groups_refuse_what_is_not_theirs(text, message):
+  with pytest.raises(errors.InputError, match=message):
+    parse_row(text)
