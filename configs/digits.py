@@ -12,7 +12,7 @@ for a run of 22 steps that only shows that all works:
 
 from ml_collections import ConfigDict, FieldReference
 
-from sparsejax.training import build, options
+from sparsejax.training import build, options, plans
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -35,6 +35,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
       "eval_every_epochs": epochs / (2 if runlocal else 20),
       "checkpoint_every_epochs": epochs / (2 if runlocal else 4),
       "forbid_warnings": False,
+      **build.beginning(),
       "data": build.section("data", "digits"),
       "model": build.section("model", chosen["model"]),
       "optimizer": build.section(
@@ -56,7 +57,7 @@ def _method(
   given = _methods(epochs)[name]
   if sparsity is not None:
     given["sparsity"] = sparsity
-  elif name != "dense":
+  elif name not in ("dense", "retrain"):  # These have one of their own.
     given["sparsity"] = 0.9
   return build.section("method", name, **given)
 
@@ -78,4 +79,5 @@ def _methods(epochs: FieldReference) -> dict[str, dict[str, object]]:
     "rigl": {"end_epochs": epochs * 0.75, "every_epochs": often},
     "rigl_itop": {"every_epochs": seldom},
     "set": {"every_epochs": often},
+    **{name: {} for name in plans.METHODS},
   }

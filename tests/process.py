@@ -15,7 +15,7 @@ import numpy as np
 
 import sparsejax
 from sparsejax import train
-from sparsejax.training import build, command, loop, mesh, step
+from sparsejax.training import build, command, mesh, start, step
 
 CONFIG = pathlib.Path(__file__).parents[1] / "configs" / "digits.py"
 
@@ -36,7 +36,7 @@ def main(index, count, port, workdir):
   chosen = build.build(command.parse(argv).config)
   devices = mesh.data_mesh()
   setup = chosen.setup._replace(shard=mesh.batch_sharder(devices))
-  state, _ = loop._first_state(chosen, devices)
+  state = start.begin(chosen, devices)
   split = mesh.replicate(chosen.dataset.train, devices)
   steps = jax.jit(
     functools.partial(step.train_steps, setup),

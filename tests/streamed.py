@@ -12,7 +12,7 @@ import sys
 import jax
 import numpy as np
 
-from sparsejax.training import build, command, feeds, loop, mesh, processes
+from sparsejax.training import build, command, feeds, mesh, processes, start
 
 CONFIG = pathlib.Path(__file__).parents[1] / "configs" / "digits.py"
 STEPS, TEST = 5, 21
@@ -48,7 +48,7 @@ def opened(chosen, state, devices):
 def results():
   """Trains to the end; returns sums over the test part and the parameters."""
   chosen, devices = experiment(), mesh.data_mesh()
-  state, _ = loop._first_state(chosen, devices)
+  state = start.begin(chosen, devices)
   feed = opened(chosen, state, devices)
   while int(mesh.fetch(state.step)) < chosen.steps.total:
     state, _ = jax.block_until_ready(feed.train(state))

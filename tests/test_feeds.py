@@ -13,7 +13,7 @@ import pytest
 import streamed
 
 from sparsejax.data import Split, streams
-from sparsejax.training import loop, mesh, processes, records, step
+from sparsejax.training import loop, mesh, processes, records, start, step
 
 SCRIPT = pathlib.Path(streamed.__file__)
 
@@ -67,8 +67,8 @@ def test_stopped_within_an_epoch_and_resumed_equals_never_stopped(tmp_path):
 def test_each_step_trains_on_the_batch_of_the_stream():
   """Steps of the feed are those of `train_batch` on what the stream gives."""
   chosen, devices = streamed.experiment(), mesh.data_mesh()
-  state, _ = loop._first_state(chosen, devices)
-  wanted, _ = loop._first_state(chosen, devices)
+  state = start.begin(chosen, devices)
+  wanted = start.begin(chosen, devices)
   seen = []
   stream = chosen.dataset.train
   read = stream.read
@@ -113,7 +113,7 @@ def streams_seed(state):
 
 def test_a_streamed_part_is_judged_like_a_resident_one():
   chosen, devices = streamed.experiment(), mesh.data_mesh()
-  state, _ = loop._first_state(chosen, devices)
+  state = start.begin(chosen, devices)
   stream = chosen.dataset.test
   random = np.random.default_rng(0)  # Nothing is drawn.
   examples = [stream.read(record, random) for record in stream.records]

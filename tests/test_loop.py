@@ -19,6 +19,7 @@ from sparsejax.training import (
   mesh,
   processes,
   records,
+  start,
   step,
 )
 
@@ -197,7 +198,7 @@ def test_training_does_not_depend_on_the_dispatches(model):
       f"dense,model={model}", f"--config.dispatch_steps={dispatch_steps}"
     )
     devices = mesh.data_mesh()
-    state, _ = loop._first_state(chosen, devices)
+    state = start.begin(chosen, devices)
     train = mesh.replicate(chosen.dataset.train, devices)
     steps = jax.jit(functools.partial(step.train_steps, chosen.setup))
     while int(state.step) < 15:
@@ -210,7 +211,7 @@ def test_training_does_not_depend_on_the_dispatches(model):
 
 def test_dropout_is_a_function_of_the_step():
   chosen = experiment("dense,model=set_mlp", "--config.data.max_shift=0")
-  state, _ = loop._first_state(chosen, mesh.data_mesh())
+  state = start.begin(chosen, mesh.data_mesh())
   batch = Split(*(x[:64] for x in chosen.dataset.train))
   one_step = jax.jit(functools.partial(step._train_step, chosen.setup))
   losses = [
@@ -222,7 +223,7 @@ def test_dropout_is_a_function_of_the_step():
 
 def test_batch_statistics_are_learned_and_only_when_training():
   chosen = experiment("static,model=cnn", "--config.model.channels=(4,)")
-  state, _ = loop._first_state(chosen, mesh.data_mesh())
+  state = start.begin(chosen, mesh.data_mesh())
   batch = Split(*(x[:64] for x in chosen.dataset.train))
   new, _ = jax.jit(functools.partial(step._train_step, chosen.setup))(
     state, batch

@@ -1,25 +1,26 @@
 """The only reader of a config: checks it before any compile."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import optax
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 import sparsejax
-from sparsejax import methods
+from sparsejax import methods, trees
 from sparsejax.data import DATASETS, Dataset
 from sparsejax.models import MODELS
-from sparsejax.training import errors, rates, schema, step
+from sparsejax.training import earlier, errors, plans, rates, schema, step
 from sparsejax.training.optimizers import OPTIMIZERS
 
 KINDS = {
   "method": schema.Kind(
     "method",
-    methods.METHODS,
+    {**methods.METHODS, **plans.METHODS},
     named={
       "distribution": methods.DISTRIBUTIONS,
       "scope": methods.SCOPES,
@@ -35,6 +36,7 @@ KINDS = {
 _VALUES = {
   "seed": int,
   "epochs": float,
+  "epochs_multiplier": float,
   "batch_size": int,
   "dispatch_steps": int,
   "log_every_steps": int,
@@ -43,7 +45,11 @@ _VALUES = {
   "forbid_warnings": bool,
   "select": list,
   "dense": list,
+  "keep_steps": list,
+  "init_mode": str,
+  "init_step": int,
 }
+_OPTIONAL = {"init_from": str}
 # One key for each purpose, folded from the seed.
 _MODEL_KEY, _DATA_KEY, _MASK_KEY = range(3)
 
@@ -58,6 +64,7 @@ class Steps(NamedTuple):
     log_every: a line of metrics every so many steps.
     eval_every: an evaluation at the end of the dispatch that reaches them.
     checkpoint_every: likewise, a checkpoint.
+    kept: steps whose weights are kept for later runs.
   """
 
   total: int
@@ -66,6 +73,7 @@ class Steps(NamedTuple):
   log_every: int
   eval_every: int
   checkpoint_every: int
+  kept: tuple[int, ...]
 
 
 class Experiment(NamedTuple):
@@ -74,26 +82,40 @@ class Experiment(NamedTuple):
   Attributes:
     config: the resolved config as plain JSON values.
     dataset: numpy arrays.
+    plan: what the method asks of the run.
+    earlier: the run whose weights and masks this one starts from, or `None`.
     model: the Flax module.
-    tx: the inner optimizer with the method around it.
     setup: the static side of the compiled step.
     steps: when things happen.
     init_key: typed key of the first parameters.
     data_key: typed key of order and augmentation.
+    mask_key: typed key of the masks.
     target_sparsity: what the method is asked for; `None` where it has none.
     warnings: what is allowed and probably not meant.
   """
 
   config: dict[str, Any]
   dataset: Dataset
+  plan: plans.Plan
+  earlier: earlier.Earlier | None
   model: nn.Module
-  tx: optax.GradientTransformationExtraArgs
   setup: step.Setup
   steps: Steps
   init_key: jax.Array
   data_key: jax.Array
+  mask_key: jax.Array
   target_sparsity: float | None
   warnings: tuple[str, ...]
+
+  @property
+  def select(self) -> tuple[str, ...] | None:
+    """Which leaves are sparse, as `sparsify` takes it."""
+    return tuple(self.config["select"]) or None
+
+  @property
+  def overrides(self) -> dict[str, str]:
+    """What stays dense, as `sparsify` takes it."""
+    return {glob: "dense" for glob in self.config["dense"]}
 
 
 def section(kind: str, name: str, **given: Any) -> dict[str, Any]:
@@ -127,31 +149,57 @@ def build(config: ConfigDict) -> Experiment:
   """
   plain = resolved(config)
   _check_keys(plain)
+  timed = _stretched(plain)
   dataset = schema.call(KINDS["data"], "config.data", plain["data"], {})
-  steps = _steps(plain, dataset.train.examples)
+  steps = _steps(timed, dataset.train.examples)
   fed = {
     "classes": dataset.classes,
     "total_steps": steps.total,
     "steps_per_epoch": steps.per_epoch,
     "epochs": -(-steps.total // steps.per_epoch),
   }
-  model = schema.call(KINDS["model"], "config.model", plain["model"], fed)
+  plan = plans.plan_of(
+    schema.call(KINDS["method"], "config.method", timed["method"], fed)
+  )
+  before = earlier.look(plain, retrains=plan.retrains)
+  model = _model(plain, fed, plan, dataset)
   key = jax.random.key(plain["seed"])
-  tx = _transformation(plain, fed, jax.random.fold_in(key, _MASK_KEY))
+  mask_key = jax.random.fold_in(key, _MASK_KEY)
+  tx_with = _transformation(timed, fed, plan.method, mask_key)
   experiment = Experiment(
     config=plain,
     dataset=dataset,
+    plan=plan,
+    earlier=before,
     model=model,
-    tx=tx,
-    setup=_setup(plain, dataset, model, tx, steps),
+    setup=_setup(plain, dataset, model, tx_with, steps),
     steps=steps,
     init_key=jax.random.fold_in(key, _MODEL_KEY),
     data_key=jax.random.fold_in(key, _DATA_KEY),
-    target_sparsity=plain["method"].get("sparsity"),
-    warnings=_late_schedules(plain, fed),
+    mask_key=mask_key,
+    target_sparsity=_target(plain, before),
+    warnings=_late_schedules(timed, fed),
   )
   _try_init(experiment)
   return experiment
+
+
+def beginning() -> dict[str, Any]:
+  """Returns the keys of a config that say how a run begins, by default alone.
+
+  Returns:
+    `init_from`, `init_mode` and `init_step`: the earlier run to start from,
+    how (`earlier` has the ways), and at which of its steps; `keep_steps`: steps
+    whose weights are kept for such runs, on the grid of `dispatch_steps`;
+    `epochs_multiplier`: how much later the run and its milestones end.
+  """
+  return {
+    "init_from": config_dict.placeholder(str),
+    "init_mode": "rewind",
+    "init_step": 0,
+    "keep_steps": (0,),
+    "epochs_multiplier": 1.0,
+  }
 
 
 def resolved(config: ConfigDict) -> dict[str, Any]:
@@ -174,12 +222,13 @@ def resolved(config: ConfigDict) -> dict[str, Any]:
 
 def _check_keys(plain: Mapping[str, Any]) -> None:
   """Refuses keys that nobody reads and misses those that a run needs."""
-  known = [*_VALUES, *KINDS]
+  needed = [*_VALUES, *KINDS]
+  known = [*needed, *_OPTIONAL]
   for key in plain:
     if key not in known:
       raise errors.unknown("The config", key, known)
   for key in known:
-    if plain.get(key) is None:
+    if key not in plain or (plain[key] is None and key in needed):
       raise errors.InputError(f"`config.{key}` is missing.")
   for key, kind in _VALUES.items():
     value = plain[key]
@@ -217,14 +266,66 @@ def _steps(plain: Mapping[str, Any], examples: int) -> Steps:
     return schema.to_steps(f"config.{key}", plain[key], per_epoch)
 
   total = in_steps("epochs")
+  dispatch = min(plain["dispatch_steps"], total)
   return Steps(
     total=total,
     per_epoch=per_epoch,
-    dispatch=min(plain["dispatch_steps"], total),
+    dispatch=dispatch,
     log_every=plain["log_every_steps"],
     eval_every=in_steps("eval_every_epochs"),
     checkpoint_every=in_steps("checkpoint_every_epochs"),
+    kept=_kept_steps(plain, dispatch, total),
   )
+
+
+def _stretched(plain: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns the config of extended training: what ends, ends later.
+
+  The run is longer, and so is all of the method and the optimizer that happens
+  at a certain time; intervals (`every_steps`) stay.
+  """
+  multiplier = plain["epochs_multiplier"]
+  if not 0 < multiplier < float("inf"):
+    raise errors.InputError(
+      "`config.epochs_multiplier` must be above 0 and finite, got"
+      f" {multiplier}."
+    )
+
+  def later(key: str, value: Any) -> Any:
+    if isinstance(value, list):
+      return [later(key, item) for item in value]
+    *words, unit = key.split("_")
+    fixed = "every" in words or not isinstance(value, int | float)
+    if unit == "epochs" and not fixed:
+      return value * multiplier
+    if unit in ("step", "steps") and not fixed:
+      return round(value * multiplier)
+    return value
+
+  def section(name: str) -> dict[str, Any]:
+    return {key: later(key, value) for key, value in plain[name].items()}
+
+  return {
+    **plain,
+    "epochs": plain["epochs"] * multiplier,
+    "method": section("method"),
+    "optimizer": section("optimizer"),
+  }
+
+
+def _kept_steps(
+  plain: Mapping[str, Any], dispatch: int, total: int
+) -> tuple[int, ...]:
+  """Returns the steps whose weights are kept; a dispatch ends at each."""
+  for at in plain["keep_steps"]:
+    if not isinstance(at, int) or not (
+      0 <= at <= total and (at % dispatch == 0 or at == total)
+    ):
+      raise errors.InputError(
+        f"`config.keep_steps` must hold multiples of {dispatch},"
+        f" `config.dispatch_steps`, up to {total}, the last step, got {at}."
+      )
+  return tuple(plain["keep_steps"])
 
 
 def _at_least(plain: Mapping[str, Any], key: str, least: int) -> None:
@@ -234,20 +335,65 @@ def _at_least(plain: Mapping[str, Any], key: str, least: int) -> None:
     )
 
 
+def _model(
+  plain: Mapping[str, Any],
+  fed: Mapping[str, Any],
+  plan: plans.Plan,
+  dataset: Dataset,
+) -> nn.Module:
+  """Builds the model that the config names, or what the plan makes of it."""
+
+  def make(**changes: Any) -> nn.Module:
+    values = {**plain["model"], **changes}
+    return schema.call(KINDS["model"], "config.model", values, fed)
+
+  def size(model: nn.Module) -> plans.Size:
+    image = jax.ShapeDtypeStruct(dataset.example.shape, jnp.float32)
+    variables = jax.eval_shape(
+      functools.partial(model.init, train=False), jax.random.key(0), image
+    )
+    params = variables["params"]
+    chosen = trees.select_leaves(params, plain["select"] or None)
+    overrides = {glob: "dense" for glob in plain["dense"]}
+    sparse = trees.layout(params, chosen, overrides).sizes
+    return plans.Size(
+      sparse=sum(sparse),
+      parameters=sum(leaf.size for leaf in jax.tree.leaves(params)),
+    )
+
+  try:
+    return plan.model(make, size)
+  except ValueError as error:
+    raise errors.InputError(f"`config.method`: {error}") from error
+
+
+def _target(
+  plain: Mapping[str, Any], before: earlier.Earlier | None
+) -> float | None:
+  """Returns the asked sparsity, that of the earlier run where none is given."""
+  asked = plain["method"].get("sparsity")
+  if asked is None and before is not None:
+    return before.summary["target_sparsity"]
+  return asked
+
+
 def _transformation(
-  plain: Mapping[str, Any], fed: Mapping[str, Any], key: jax.Array
-) -> optax.GradientTransformationExtraArgs:
-  """Builds the inner optimizer and wraps the method around it."""
+  plain: Mapping[str, Any],
+  fed: Mapping[str, Any],
+  method: sparsejax.MaskUpdate,
+  key: jax.Array,
+) -> Callable[[Any], optax.GradientTransformationExtraArgs]:
+  """Builds the inner optimizer with the method around it, given first masks."""
   inner = schema.call(
     KINDS["optimizer"], "config.optimizer", plain["optimizer"], fed
   )
-  method = schema.call(KINDS["method"], "config.method", plain["method"], fed)
-  return sparsejax.sparsify(
+  return lambda masks: sparsejax.sparsify(
     inner,
     sparsejax.track_ever_active(method),
     key=key,
-    select=plain["select"] or None,
+    select=plain["select"] or None if masks is None else None,
     overrides={glob: "dense" for glob in plain["dense"]},
+    masks=masks,
   )
 
 
@@ -255,12 +401,13 @@ def _setup(
   plain: Mapping[str, Any],
   dataset: Dataset,
   model: nn.Module,
-  tx: optax.GradientTransformationExtraArgs,
+  tx_with: Callable[[Any], optax.GradientTransformationExtraArgs],
   steps: Steps,
 ) -> step.Setup:
   return step.Setup(
     model=model,
-    tx=tx,
+    tx=tx_with(None),
+    tx_with=tx_with,
     batch_size=plain["batch_size"],
     steps_per_epoch=steps.per_epoch,
     total_steps=steps.total,

@@ -30,8 +30,8 @@ from sparsejax.training import digests, echoes, identity, processes
 
 PyTree = Any
 
+FOLDER = "checkpoints"
 _FORMAT = 1
-_FOLDER = "checkpoints"
 _DAMAGED_FOLDER = "checkpoints_damaged"
 _UNFINISHED = ".orbax-checkpoint-tmp"
 # The newest may be damaged, then the one before it is needed.
@@ -67,6 +67,8 @@ def open(
   fingerprint: str,
   sparse_leaves: tuple[str, ...],
   keep_best_by: str | None = "test_accuracy",
+  keep_all: bool = False,
+  folder: str = FOLDER,
 ) -> Checkpoints:
   """Opens the checkpoints of a run, and clears what a killed save left behind.
 
@@ -79,6 +81,8 @@ def open(
     sparse_leaves: names of the parameters that have a mask.
     keep_best_by: the metric whose highest value marks a checkpoint that is kept
       beside the newest two; None keeps the newest two alone.
+    keep_all: keeps every checkpoint instead.
+    folder: name of their folder in `workdir`.
 
   Raises:
     ValueError: if `fingerprint` is not a JSON object.
@@ -90,13 +94,54 @@ def open(
       f"`fingerprint` must be a JSON object, got {fingerprint[:60]!r}."
     )
   workdir = pathlib.Path(workdir).resolve()
-  directory = workdir / _FOLDER
+  directory = workdir / folder
   _make_shared(directory)
   return Checkpoints(
     directory,
     run={"config": config, "sparse_leaves": sorted(sparse_leaves)},
     keep_best_by=keep_best_by,
+    keep_all=keep_all,
   )
+
+
+def steps(workdir: pathlib.Path, *, folder: str = FOLDER) -> list[int]:
+  """Returns the steps that were saved, ascending; none where there is nothing.
+
+  Args:
+    workdir: folder of a run.
+    folder: name of the checkpoints' folder in it.
+  """
+  directory = workdir / folder
+  names = [p.name for p in directory.iterdir()] if directory.is_dir() else []
+  return sorted(int(name) for name in names if name.isdigit())
+
+
+def read(workdir: pathlib.Path, step: int, *, folder: str = FOLDER) -> PyTree:
+  """Reads a checkpoint of any run, whatever its config, in this process.
+
+  Args:
+    workdir: folder of the run.
+    step: one of `steps`.
+    folder: name of the checkpoints' folder in it.
+
+  Returns:
+    Nested dicts of numpy arrays: a named tuple is a dict, a tuple a list, and
+    a node without arrays is None.
+
+  Raises:
+    CheckpointError: if it is not there, or damaged.
+  """
+  place = workdir.resolve() / folder / str(step)
+  try:
+    record = _read_record(place)
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    state = _read_alone(place, ocp.args.StandardRestore(fallback_sharding=here))
+    _check_digests(record, digests.tree_digests(state))
+  except Exception as error:
+    raise CheckpointError(
+      f"The checkpoint {place} cannot be read: {_first_line(error)}."
+    ) from error
+  return jax.tree.map(np.asarray, state)
 
 
 class Checkpoints:
@@ -108,9 +153,11 @@ class Checkpoints:
     *,
     run: Mapping[str, Any],
     keep_best_by: str | None,
+    keep_all: bool,
   ):
     self._directory = directory
     self._run = run
+    self._keep_all = keep_all
     self._best = _Best(directory, keep_best_by)
     self._pending: int | None = None
     self._manager = self._new_manager()
@@ -252,7 +299,8 @@ class Checkpoints:
   def _new_manager(self) -> ocp.CheckpointManager:
     keep = checkpoint_managers.AnyPreservationPolicy(
       [
-        checkpoint_managers.LatestN(_NEWEST_KEPT),
+        # Without a number, all of them.
+        checkpoint_managers.LatestN(None if self._keep_all else _NEWEST_KEPT),
         self._best,
       ]
     )
@@ -289,9 +337,7 @@ class Checkpoints:
     self._check_identity(step, record, abstract_state)
     state = _agreed(lambda: _read_state(folder, abstract_state))
     found = _agreed(lambda: digests.tree_digests(state))
-    wrong = [n for n, d in found.items() if record["digests"].get(n) != d]
-    if wrong:
-      raise _DamagedError(f"the bytes of `{wrong[0]}` have changed")
+    _check_digests(record, found)
     return state
 
   def _check_identity(
@@ -369,17 +415,28 @@ def _read_record(step_folder: pathlib.Path) -> identity.Record:
     raise _DamagedError(f"its record cannot be read ({error})") from error
 
 
+def _check_digests(record: identity.Record, found: Mapping[str, int]) -> None:
+  wrong = [n for n, d in found.items() if record["digests"].get(n) != d]
+  if wrong:
+    raise _DamagedError(f"the bytes of `{wrong[0]}` have changed")
+
+
 def _read_state(step_folder: pathlib.Path, abstract_state: PyTree) -> PyTree:
+  args = ocp.args.StandardRestore(_without_empty(abstract_state))
+  return _with_empty(_read_alone(step_folder, args), abstract_state)
+
+
+def _read_alone(
+  step_folder: pathlib.Path, args: ocp.args.StandardRestore
+) -> PyTree:
   # Each process reads its shards by itself. The manager would wait for the
   # others at the end of the read, and one that failed never comes there.
   alone = ocp.options.MultiprocessingOptions(
     primary_host=jax.process_index(), active_processes={jax.process_index()}
   )
   handler = ocp.StandardCheckpointHandler(multiprocessing_options=alone)
-  args = ocp.args.StandardRestore(_without_empty(abstract_state))
   with ocp.Checkpointer(handler, multiprocessing_options=alone) as reader:
-    state = reader.restore(step_folder / "state", args=args)
-  return _with_empty(state, abstract_state)
+    return reader.restore(step_folder / "state", args=args)
 
 
 def _without_empty(tree: PyTree) -> PyTree:

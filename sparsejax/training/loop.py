@@ -15,10 +15,12 @@ import sparsejax
 from sparsejax.training import (
   build,
   checkpoints,
+  earlier,
   feeds,
   mesh,
   processes,
   records,
+  start,
   step,
 )
 
@@ -94,7 +96,13 @@ def run(
   with contextlib.closing(saved), contextlib.ExitStack() as stack:
     restored = saved.restore_newest(abstract)
     if restored is None:
-      state, init_seconds = _first_state(experiment, devices)
+      started = time.perf_counter()
+      state = start.begin(
+        experiment,
+        devices,
+        keep=functools.partial(_keep, experiment, workdir, 0),
+      )
+      init_seconds = time.perf_counter() - started
     else:
       state, init_seconds = restored.state, 0.0
       for line in restored.skipped:
@@ -114,7 +122,15 @@ def run(
     seconds = feed.seconds + init_seconds
     show.say(f"Compiled in {seconds:.1f} s.")
     outcome = _train(
-      feed, experiment.steps, state, resumed, writer, saved, stop, show
+      feed,
+      experiment.steps,
+      state,
+      resumed,
+      writer,
+      saved,
+      functools.partial(_keep, experiment, workdir),
+      stop,
+      show,
     )
     return outcome._replace(compile_seconds=seconds)
 
@@ -126,13 +142,15 @@ def _train(
   resumed: int | None,
   writer: records.Writer | None,
   saved: checkpoints.Checkpoints,
+  keep: Callable[[int, step.Weights], None],
   stop: processes.StopRequest,
   show: Show,
 ) -> Outcome:
   """Runs the loop.
 
   What follows a dispatch has a fixed order, and a resume relies on it:
-  check that all is finite, evaluate, write metrics, save, show, stop.
+  check that all is finite, evaluate, write metrics, keep weights, save, show,
+  stop.
   """
   at = resumed or 0
   train_seconds = 0.0
@@ -172,6 +190,7 @@ def _train(
       rows[-1] |= evaluation | {"steps_per_second": (at - first) / seconds}
     ends = at if evaluation else steps.total
     _write(writer, [row for row in rows if _is_logged(row, steps, ends)])
+    keep(at, step.Weights(state.params, state.model_state))
     stopping = stop.agreed()
     if last or stopping or _due(steps.checkpoint_every, first, at):
       if writer is not None:
@@ -276,13 +295,25 @@ def _sparse_leaves(abstract: step.TrainState) -> tuple[str, ...]:
   )
 
 
-def _first_state(
-  experiment: build.Experiment, devices: Mesh
-) -> tuple[step.TrainState, float]:
-  """Returns the state at step 0 and the seconds that it took."""
-  started = time.perf_counter()
-  initialize = jax.jit(
-    _initializer(experiment), out_shardings=mesh.replicated(devices)
-  )
-  state = jax.block_until_ready(initialize())
-  return state, time.perf_counter() - started
+def _keep(
+  experiment: build.Experiment,
+  workdir: pathlib.Path,
+  at: int,
+  weights: step.Weights,
+) -> None:
+  """Keeps the weights of a step for later runs, where that is asked for."""
+  folder = earlier.WEIGHTS
+  if at not in experiment.steps.kept:
+    return
+  if processes.any_of(at in checkpoints.steps(workdir, folder=folder)):
+    return  # Of a start before this one.
+  with contextlib.closing(
+    checkpoints.open(
+      workdir,
+      fingerprint=json.dumps(experiment.config, sort_keys=True),
+      sparse_leaves=(),
+      keep_all=True,
+      folder=folder,
+    )
+  ) as kept:
+    kept.save(at, weights, metrics={})

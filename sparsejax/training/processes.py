@@ -5,6 +5,7 @@ import pathlib
 import signal
 import types
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -69,6 +70,17 @@ def any_of(flag: bool) -> bool:
   if jax.process_count() == 1:
     return flag
   return bool(multihost_utils.process_allgather(np.asarray(flag)).any())
+
+
+def of_the_first(tree: Any) -> Any:
+  """Returns the first process's arrays in all; all must call it together.
+
+  Args:
+    tree: arrays in this process, of the same shapes in every one.
+  """
+  if jax.process_count() == 1:
+    return tree
+  return multihost_utils.broadcast_one_to_all(tree)
 
 
 def wait(name: str) -> None:

@@ -25,13 +25,16 @@ def summarize(
   """
   state = mesh.fetch(outcome.state)
   found = sparsejax.summary(state.params, state.opt_state)
-  config = experiment.config
+  config, before = experiment.config, experiment.earlier
   return {
     "method": config["method"]["name"],
     "model": config["model"]["name"],
     "data": config["data"]["name"],
     "seed": config["seed"],
     "steps": outcome.step,
+    "epochs_multiplier": config["epochs_multiplier"],
+    "init_method": before and before.method,
+    "init_mode": before and config["init_mode"],
     **outcome.evaluation,
     "sparsity": found.sparsity,
     "target_sparsity": experiment.target_sparsity,

@@ -26,6 +26,7 @@ class Setup(NamedTuple):
   Attributes:
     model: a Flax module whose call takes images and `train=`.
     tx: a `sparsify`-ed optimizer.
+    tx_with: the same that starts from given masks.
     batch_size: examples in a batch B, over all devices.
     steps_per_epoch: batches in an epoch.
     total_steps: steps of the run.
@@ -38,6 +39,7 @@ class Setup(NamedTuple):
 
   model: nn.Module
   tx: optax.GradientTransformationExtraArgs
+  tx_with: Callable[[Any], optax.GradientTransformationExtraArgs]
   batch_size: int
   steps_per_epoch: int
   total_steps: int
@@ -46,6 +48,18 @@ class Setup(NamedTuple):
   std: Array | float
   augment: Augment
   shard: Callable[[jax.Array], jax.Array] = lambda x: x
+
+
+class Weights(NamedTuple):
+  """What training starts from, before any mask.
+
+  Attributes:
+    params: the dense network.
+    model_state: the model's other collections.
+  """
+
+  params: Any
+  model_state: Any
 
 
 class TrainState(NamedTuple):
@@ -92,10 +106,51 @@ class Totals(NamedTuple):
   correct: jax.Array
 
 
+def initial_weights(setup: Setup, init_key: jax.Array, image: Array) -> Weights:
+  """Draw the first parameters.
+
+  Args:
+    setup: static.
+    init_key: typed key of the parameters.
+    image: uint8[1, H, W, C], any image of the data set.
+
+  Returns:
+    Dense weights.
+  """
+  x = batches.normalize(image, setup.mean, setup.std)
+  model_state = dict(setup.model.init(init_key, x, train=False))
+  return Weights(model_state.pop("params"), model_state)
+
+
+def begin(
+  setup: Setup, weights: Weights, data_key: jax.Array, masks: Any = None
+) -> TrainState:
+  """Put masks on weights.
+
+  Args:
+    setup: static.
+    weights: dense.
+    data_key: typed key of order, augmentation and dropout.
+    masks: the first ones; the method draws its own where this is `None`.
+
+  Returns:
+    The state at step 0, its parameters sparse.
+  """
+  tx = setup.tx if masks is None else setup.tx_with(masks)
+  opt_state = tx.init(weights.params)
+  return TrainState(
+    step=jnp.zeros((), jnp.int32),
+    params=sparsejax.apply_masks(weights.params, opt_state),
+    model_state=weights.model_state,
+    opt_state=opt_state,
+    key=jax.random.key_data(data_key),
+  )
+
+
 def initial_state(
   setup: Setup, init_key: jax.Array, data_key: jax.Array, image: Array
 ) -> TrainState:
-  """Draw the first parameters and masks.
+  """Draw the first parameters and the method's own first masks.
 
   Args:
     setup: static.
@@ -104,19 +159,10 @@ def initial_state(
     image: uint8[1, H, W, C], any image of the data set.
 
   Returns:
-    The state at step 0, its parameters sparse.
+    The state at step 0, its parameters sparse. A run begins by `start.begin`,
+    which knows of other weights and masks; shapes are the same.
   """
-  x = batches.normalize(image, setup.mean, setup.std)
-  model_state = dict(setup.model.init(init_key, x, train=False))
-  params = model_state.pop("params")
-  opt_state = setup.tx.init(params)
-  return TrainState(
-    step=jnp.zeros((), jnp.int32),
-    params=sparsejax.apply_masks(params, opt_state),
-    model_state=model_state,
-    opt_state=opt_state,
-    key=jax.random.key_data(data_key),
-  )
+  return begin(setup, initial_weights(setup, init_key, image), data_key)
 
 
 def train_steps(
@@ -264,6 +310,42 @@ def judge_batch(
   )
 
 
+def forward(
+  model: nn.Module,
+  params: Any,
+  model_state: Any,
+  inputs: jax.Array,
+  *,
+  dropout_key: jax.Array | None,
+) -> tuple[jax.Array, Any]:
+  """Apply a model to inputs that are normalized.
+
+  Args:
+    model: the module.
+    params: its parameters.
+    model_state: its other collections.
+    inputs: float[B, H, W, C].
+    dropout_key: typed key; the model is trained where there is one, and judged
+      where it is `None`.
+
+  Returns:
+    float[B, K] logits and the other collections, as training changes them.
+  """
+  train = dropout_key is not None
+  variables: dict[str, Any] = {"params": params, **model_state}
+  # The collections that a model may change; none of them while it is judged.
+  mutable = list(model_state) if train else []
+  result: Any = model.apply(
+    variables,
+    inputs,
+    train=train,
+    mutable=mutable,
+    rngs={"dropout": dropout_key} if train else None,
+  )
+  logits, changed = result
+  return logits, model_state | dict(changed)
+
+
 def _train_step(
   setup: Setup, state: TrainState, batch: Split
 ) -> tuple[TrainState, Metrics]:
@@ -313,20 +395,8 @@ def _apply(
   The model is trained where there is a key to draw dropout from, and judged
   where there is none.
   """
-  train = dropout_key is not None
   x = batches.normalize(images, setup.mean, setup.std)
-  variables: dict[str, Any] = {"params": params, **model_state}
-  # The collections that a model may change; none of them while it is judged.
-  mutable = list(model_state) if train else []
-  result: Any = setup.model.apply(
-    variables,
-    x,
-    train=train,
-    mutable=mutable,
-    rngs={"dropout": dropout_key} if train else None,
-  )
-  logits, changed = result
-  return logits, model_state | dict(changed)
+  return forward(setup.model, params, model_state, x, dropout_key=dropout_key)
 
 
 def _dropout_key(state: TrainState) -> jax.Array:
