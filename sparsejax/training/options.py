@@ -1,6 +1,5 @@
 """The option string of a config file: `NAME[,word][,key=value...]`."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from sparsejax.training import errors
@@ -11,7 +10,7 @@ def parse(
   *,
   names: tuple[str, ...] = (),
   words: tuple[str, ...] = (),
-  groups: Mapping[str, tuple[str, ...]] | None = None,
+  groups: dict[str, tuple[str, ...]] | None = None,
   defaults: dict[str, Any],
 ) -> dict[str, Any]:
   """Read an option string; nothing in it is ever ignored.
@@ -21,7 +20,7 @@ def parse(
     names: valid values of the first item, which may be left out.
     words: items without a value; each is `True` in the result where given.
     groups: for some of the keys, their valid values; one of these may stand
-      without its key, anywhere.
+      without its key, anywhere. A value of several is that of the first.
     defaults: keys with their defaults; `name` is the first item's, and the
       type of a default is the type of its key. A default of `None` is read
       as a float; one that is a type is read as that type, and is `None` where
@@ -42,7 +41,7 @@ def parse(
     {'model': 'cnn', 'steps': 3}
   """
   groups = groups or {}
-  bare = {value: key for key, values in groups.items() for value in values}
+  bare = {value: key for key in reversed(groups) for value in groups[key]}
   chosen: dict[str, Any] = {}
   for position, item in enumerate(_items(text)):
     key, equals, value = item.partition("=")

@@ -1,0 +1,255 @@
+"""The papers' networks on CIFAR-10 and CIFAR-100.
+
+    python -m sparsejax.train --config=configs/cifar.py:vgg19,granet
+
+The option string names a row of a paper's table, such as
+
+    vgg19,cifar100,granet,sparsity=0.98,initial_sparsity=0.5
+
+Model, data set and method stand in any order; the keys are `seed`, `epochs` and
+`batch_size` of the run, `sparsity`, `initial_sparsity`, `regrow_fraction`,
+`every_steps`, `end_epochs`, `distribution`, `scope` and `epsilon` of the
+method, and `recipe`: how it is trained. `runlocal` is for 20 steps of a narrow
+network on made-up images.
+
+Recipes: `granet` (GraNet's code: 160 epochs, batches of 128, drops at epochs 80
+and 120), `itop` (250 epochs), `rigl` (250 epochs, drops to a fifth), `optg` (a
+cosine, batches of 256, all 50,000 images) and `rg` (the MLP of SET: batches of
+100, a constant rate). OptG and the MLP have the recipe of their paper; all
+others have GraNet's, as in its tables, unless another is named.
+
+Data is prepared by `python -m sparsejax.data.prepare cifar10 --download`.
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict, FieldReference
+
+from sparsejax.training import build, options
+
+_MODELS = (
+  "resnet20",
+  "vgg19",
+  "resnet50_cifar",
+  "resnet50_6n2",
+  "vgg19_optg",
+  "vgg_c",
+  "vgg_d",
+  "set_mlp",
+)
+_CLASSES = {"cifar10": 10, "cifar100": 100}
+# Options that are handed to the method as they are.
+_METHOD_KEYS: dict[str, Any] = {
+  "sparsity": float,
+  "initial_sparsity": float,
+  "regrow_fraction": float,
+  "every_steps": int,
+  "end_epochs": float,
+  "distribution": str,
+  "scope": str,
+  "epsilon": float,
+}
+# Methods that take no sparsity, or have one of their own.
+_UNASKED = ("dense", "retrain", "str")
+_EVERYTHING = {"train_examples": 50_000}
+_STEPPED = {
+  "learning_rate": 0.1,
+  "schedule": "drops",
+  "drop_at": (0.5, 0.75),
+  "weight_decay": 5e-4,
+}
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+  """Returns the config that an option string asks for."""
+  chosen = options.parse(
+    arg,
+    words=("runlocal",),
+    groups={
+      "model": _MODELS,
+      "data": tuple(_CLASSES),
+      "method": tuple(build.KINDS["method"].factories),
+      "recipe": tuple(_recipes()),
+    },
+    defaults={
+      "model": "resnet20",
+      "data": "cifar10",
+      "method": "granet",
+      "recipe": str,
+      "seed": 0,
+      "epochs": float,
+      "batch_size": int,
+      **_METHOD_KEYS,
+    },
+  )
+  runlocal = chosen["runlocal"]
+  recipe = _recipes()[chosen["recipe"] or _recipe_of(chosen)]
+  usual = 2.0 if runlocal else recipe["epochs"]
+  epochs = FieldReference(
+    usual if chosen["epochs"] is None else chosen["epochs"]
+  )
+  batch_size = chosen["batch_size"] or (
+    16 if runlocal else recipe["batch_size"]
+  )
+  return ConfigDict(
+    {
+      "seed": chosen["seed"],
+      "epochs": epochs,
+      "batch_size": batch_size,
+      "dispatch_steps": 5 if runlocal else 100,
+      "log_every_steps": 1 if runlocal else 100,
+      "eval_every_epochs": epochs / 2 if runlocal else 1.0,
+      "checkpoint_every_epochs": epochs / (2 if runlocal else 16),
+      "forbid_warnings": False,
+      "data": _data(chosen, recipe, 10 * batch_size),
+      "model": build.section(
+        "model", chosen["model"], width=0.125 if runlocal else 1.0
+      ),
+      "optimizer": _optimizer(recipe, epochs),
+      "method": _method(chosen, recipe, epochs),
+      # Globs of parameter names: what is sparse (nothing: every kernel), and
+      # what of it stays dense.
+      "select": (),
+      "dense": recipe.get("dense", ()),
+    }
+  )
+
+
+def _recipe_of(chosen: dict[str, Any]) -> str:
+  """Returns the recipe of the paper that a row is from."""
+  if chosen["model"] == "set_mlp":
+    return "rg"
+  return "optg" if chosen["method"] == "optg" else "granet"
+
+
+def _recipes() -> dict[str, dict[str, Any]]:
+  """Returns how the papers train.
+
+  `exchange` is the interval between two mask updates; `random` that of methods
+  that grow at random, where it is another.
+  """
+  return {
+    # Liu et al. (2021), Table 7 and code: Nesterov, decay on all parameters.
+    "granet": {
+      "epochs": 160.0,
+      "batch_size": 128,
+      "optimizer": _STEPPED,
+      "exchange": {"every_steps": 1000},
+    },
+    # Liu et al. (2021), "Do we actually need dense over-parameterization?"
+    "itop": {
+      "epochs": 250.0,
+      "batch_size": 128,
+      "optimizer": _STEPPED,
+      "exchange": {"every_steps": 4000},
+      "random": {"every_steps": 1500},
+    },
+    # Evci et al. (2020): 97,656 steps, drops at 30, 60 and 90 thousand.
+    "rigl": {
+      "epochs": 250.0,
+      "batch_size": 128,
+      "optimizer": {
+        **_STEPPED,
+        "drop_at": (0.3072, 0.6144, 0.9216),
+        "drop_factor": 0.2,
+      },
+      "data": _EVERYTHING,
+      "dense": ("*stem*",),
+      "exchange": {"every_steps": 100},
+    },
+    # Zhang et al. (2022): weight decay as in the paper, the rest as in its
+    # code. `score_learning_rate` follows the paper's rate of 0.1.
+    "optg": {
+      "epochs": 160.0,
+      "batch_size": 256,
+      "optimizer": {
+        "learning_rate": 0.1,
+        "nesterov": False,
+        "weight_decay": 1e-3,
+        "schedule": "epoch_cosine",
+      },
+      "warmup": 5 / 160,
+      "data": {**_EVERYTHING, "padding": "zero"},
+      "exchange": {"every_steps": 1000},
+    },
+    # Scholte (2022): the MLP of SET, its last layer dense.
+    "rg": {
+      "epochs": 1000.0,
+      "batch_size": 100,
+      "optimizer": {
+        "learning_rate": 0.01,
+        "nesterov": False,
+        "schedule": "drops",
+        "drop_factor": 1.0,  # A constant rate.
+      },
+      "data": {**_EVERYTHING, "augment": "affine", "per_pixel": True},
+      "dense": ("output/*",),
+      "exchange": {"every_epochs": 1.0},
+    },
+  }
+
+
+def _data(
+  chosen: dict[str, Any], recipe: dict[str, Any], examples: int
+) -> dict[str, Any]:
+  """Returns the data's section; made-up images for `runlocal`."""
+  if chosen["runlocal"]:
+    classes = _CLASSES[chosen["data"]]
+    return build.section(
+      "data",
+      "synthetic",
+      num_classes=classes,
+      train_examples=examples,
+      test_examples=max(classes, 40),
+    )
+  return build.section("data", chosen["data"], **recipe.get("data", {}))
+
+
+def _optimizer(
+  recipe: dict[str, Any], epochs: FieldReference
+) -> dict[str, Any]:
+  """Returns the optimizer's section."""
+  given = dict(recipe["optimizer"])
+  if "warmup" in recipe:
+    given["warmup_epochs"] = epochs * recipe["warmup"]
+  return build.section("optimizer", "sgd", **given)
+
+
+def _method(
+  chosen: dict[str, Any], recipe: dict[str, Any], epochs: FieldReference
+) -> dict[str, Any]:
+  """Returns the method's section; every sparse method is asked for 90 %."""
+  name = chosen["method"]
+  given = _timing(chosen, recipe, epochs).get(name, {})
+  if name not in _UNASKED and not chosen["epsilon"]:
+    given = {"sparsity": 0.9, **given}
+  asked = {key: chosen[key] for key in _METHOD_KEYS if chosen[key] is not None}
+  return build.section("method", name, **{**given, **asked})
+
+
+def _timing(
+  chosen: dict[str, Any], recipe: dict[str, Any], epochs: FieldReference
+) -> dict[str, dict[str, Any]]:
+  """Returns when each method acts, as GraNet's code has it for 160 epochs.
+
+  From a dense start it prunes until epoch 110, from a sparse one until 80.
+  """
+  exchange = recipe["exchange"]
+  at_random = recipe.get("random", exchange)
+  if chosen["runlocal"]:
+    exchange = at_random = {"every_steps": 4}
+  end = epochs * ((80 if chosen["initial_sparsity"] else 110) / 160)
+  return {
+    "one_shot": {"at_epochs": epochs / 2},
+    "gmp": {"end_epochs": end, **exchange},
+    "dpf": {"end_epochs": end},
+    "granet": {"end_epochs": end, **exchange},
+    "rigl": {"end_epochs": epochs * 0.75, **exchange},
+    "rigl_itop": exchange,
+    # Others than its authors remove the smallest whatever their sign.
+    "set": {"by_sign": chosen["model"] == "set_mlp", **at_random},
+    "set_itop": at_random,
+    "optg": {"score_learning_rate": 0.1},
+    "str": {"threshold_learning_rate": 0.1},
+    "top_kast": {"backward_sparsity": 0.8},
+  }
