@@ -101,6 +101,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
       "eval_every_epochs": epochs / 2 if runlocal else 1.0,
       "checkpoint_every_epochs": epochs / (2 if runlocal else 16),
       "forbid_warnings": False,
+      **build.beginning(),
       "data": _data(chosen, recipe, 10 * batch_size),
       "model": build.section(
         "model", chosen["model"], width=0.125 if runlocal else 1.0

@@ -1,0 +1,203 @@
+"""The papers' networks on ImageNet.
+
+    python -m sparsejax.train --config=configs/imagenet.py:resnet50,granet
+
+The option string names a row of a paper's table, such as
+
+    resnet50,granet,sparsity=0.9,initial_sparsity=0.5
+
+Model and method stand in any order; the keys are `seed`, `epochs` and
+`batch_size` of the run, `sparsity`, `initial_sparsity`, `regrow_fraction`,
+`every_steps`, `end_epochs`, `distribution` and `scope` of the method, and
+`recipe`: how it is trained. `runlocal` is for 20 steps of a narrow network on
+made-up images, which stream as those of ImageNet do.
+
+Recipes: `granet` (100 epochs, batches of 128, drops at epochs 30, 60 and 90),
+`rigl` (32,000 steps of 4,096, drops at 30, 70 and 90) and `optg` (a cosine,
+batches of 256). OptG has the recipe of its paper; all others have GraNet's
+unless another is named.
+
+The data is read from a folder that TensorFlow Datasets has prepared in the
+format array_record, where $TFDS_DATA_DIR points or `--config.data.path` says.
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict, FieldReference
+
+from sparsejax.training import build, options
+
+_MODELS = ("resnet50", "mobilenet_v1")
+# Options that are handed to the method as they are.
+_METHOD_KEYS: dict[str, Any] = {
+  "sparsity": float,
+  "initial_sparsity": float,
+  "regrow_fraction": float,
+  "every_steps": int,
+  "end_epochs": float,
+  "distribution": str,
+  "scope": str,
+}
+# Methods that take no sparsity, or have one of their own.
+_UNASKED = ("dense", "retrain", "str")
+_RUNLOCAL_SIZE = 32
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+  """Returns the config that an option string asks for."""
+  chosen = options.parse(
+    arg,
+    words=("runlocal",),
+    groups={
+      "model": _MODELS,
+      "method": tuple(build.KINDS["method"].factories),
+      "recipe": ("granet", "rigl", "optg"),
+    },
+    defaults={
+      "model": "resnet50",
+      "method": "granet",
+      "recipe": str,
+      "seed": 0,
+      "epochs": float,
+      "batch_size": int,
+      **_METHOD_KEYS,
+    },
+  )
+  named = chosen["recipe"]
+  usual = "optg" if chosen["method"] == "optg" else "granet"
+  recipe = _recipes(chosen["model"])[named or usual]
+  runlocal = chosen["runlocal"]
+  epochs = FieldReference(
+    chosen["epochs"] or (2.0 if runlocal else recipe["epochs"])
+  )
+  batch_size = chosen["batch_size"] or (
+    16 if runlocal else recipe["batch_size"]
+  )
+  return ConfigDict(
+    {
+      "seed": chosen["seed"],
+      "epochs": epochs,
+      "batch_size": batch_size,
+      "dispatch_steps": 5 if runlocal else 100,
+      "log_every_steps": 1 if runlocal else 100,
+      "eval_every_epochs": epochs / 2 if runlocal else 1.0,
+      "checkpoint_every_epochs": epochs / 2 if runlocal else 1.0,
+      "forbid_warnings": False,
+      **build.beginning(),
+      "data": _data(runlocal, 10 * batch_size),
+      "model": build.section(
+        "model", chosen["model"], width=0.125 if runlocal else 1.0
+      ),
+      "optimizer": build.section(
+        "optimizer",
+        "sgd",
+        nesterov=False,
+        # The warm-up is five epochs of all these recipes.
+        warmup_epochs=epochs * (5 / recipe["epochs"]),
+        **recipe["optimizer"],
+      ),
+      "method": _method(chosen, recipe, epochs),
+      # Globs of parameter names: what is sparse (nothing: every kernel), and
+      # what of it stays dense.
+      "select": (),
+      "dense": (),
+    }
+  )
+
+
+def _recipes(model: str) -> dict[str, dict[str, Any]]:
+  """Returns how the papers train.
+
+  `exchange` is the interval between two mask updates, `end` the share of the
+  run at which pruning ends.
+  """
+  return {
+    # Liu et al. (2021), Table 7 and code: no decay on what it calls `bn*`,
+    # which leaves the norms of the shortcuts in.
+    "granet": {
+      "epochs": 100.0,
+      "batch_size": 128,
+      "optimizer": {
+        "learning_rate": 0.1,
+        "weight_decay": 1e-4,
+        "undecayed": ("stem_norm/*", "*/norm[0-9]/*"),
+        "schedule": "drops",
+        "drop_at": (0.3, 0.6, 0.9),
+      },
+      "exchange": {"every_steps": 4000},
+      "end": 0.3,
+    },
+    # Evci et al. (2020): a rate of 0.1 for 256 examples; the exchange ends at
+    # step 25,000.
+    "rigl": {
+      "epochs": 32_000 / (1_281_167 // 4096),
+      "batch_size": 4096,
+      "optimizer": {
+        "learning_rate": 1.6,
+        "weight_decay": 1e-4,
+        "schedule": "drops",
+        "drop_at": tuple(
+          epoch * (1_281_167 // 4096) / 32_000 for epoch in (30, 70, 90)
+        ),
+      },
+      "exchange": {"every_steps": 100},
+      "end": 25_000 / 32_000,
+    },
+    # Zhang et al. (2022): rate and decay as in the paper, the rest as in its
+    # code. `score_learning_rate` follows the rate.
+    "optg": {
+      "epochs": 180.0 if model == "mobilenet_v1" else 100.0,
+      "batch_size": 256,
+      "optimizer": {
+        "learning_rate": 0.1,
+        "weight_decay": 5e-4,
+        "schedule": "epoch_cosine",
+      },
+      "exchange": {"every_steps": 4000},
+      "end": 0.3,
+    },
+  }
+
+
+def _data(runlocal: bool, examples: int) -> dict[str, Any]:
+  """Returns the data's section; made-up images for `runlocal`."""
+  if not runlocal:
+    return build.section("data", "imagenet")
+  return build.section(
+    "data",
+    "synthetic",
+    streamed=True,
+    size=_RUNLOCAL_SIZE,
+    train_examples=examples,
+    test_examples=40,
+  )
+
+
+def _method(
+  chosen: dict[str, Any], recipe: dict[str, Any], epochs: FieldReference
+) -> dict[str, Any]:
+  """Returns the method's section; every sparse method is asked for 90 %."""
+  name = chosen["method"]
+  exchange = {"every_steps": 4} if chosen["runlocal"] else recipe["exchange"]
+  end = {"end_epochs": epochs * recipe["end"]}
+  given = {
+    "one_shot": {"at_epochs": epochs / 2},
+    "gmp": {**end, **exchange},
+    "dpf": end,
+    "granet": {**end, **exchange},
+    "rigl": {
+      "end_epochs": epochs * max(recipe["end"], 0.75),
+      **exchange,
+    },
+    "rigl_itop": exchange,
+    # Others than its authors remove the smallest whatever their sign.
+    "set": {"by_sign": False, **exchange},
+    "set_itop": exchange,
+    "optg": {"score_learning_rate": 0.1},
+    "str": {"threshold_learning_rate": 0.1},
+    "top_kast": {"backward_sparsity": 0.8},
+  }.get(name, {})
+  if name not in _UNASKED:
+    given = {"sparsity": 0.9, **given}
+  asked = {key: chosen[key] for key in _METHOD_KEYS if chosen[key] is not None}
+  return build.section("method", name, **{**given, **asked})
