@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
-from sparsejax import trees
+from sparsejax import masks, trees
 from sparsejax.training import (
   checkpoints,
   errors,
@@ -134,18 +134,18 @@ def load(
   weights = MODES[mode].weights(earlier, last, at_step, drawn)
   _check_leaves(earlier, weights.params, drawn.params)
   _check_leaves(earlier, last["params"], drawn.params)
-  masks = jax.tree.map(
+  found = jax.tree.map(
     lambda mask: optax.MaskedNode() if mask is None else mask,
     last["opt_state"]["masks"],
     is_leaf=lambda x: x is None,
   )
   try:
-    trees.sparse_flags(last["params"], masks)
+    trees.sparse_flags(last["params"], found)
   except ValueError as error:
     raise errors.InputError(
       f"`config.init_from` {earlier.workdir}: {error}"
     ) from error
-  return Left(weights, plans.Found(last["params"], masks))
+  return Left(weights, plans.Found(last["params"], found))
 
 
 def _records(workdir: pathlib.Path) -> Earlier:
@@ -173,12 +173,15 @@ def _shared(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_sparsity(plain: Mapping[str, Any], earlier: Earlier) -> None:
-  asked, found = plain["method"].get("sparsity"), earlier.summary["sparsity"]
-  if asked is not None and asked < found - 1e-6:
+  asked, found = plain["method"].get("sparsity"), earlier.summary
+  if asked is None:
+    return
+  count = masks.asked_count(found["total"], asked)
+  if count > found["active"]:
     raise errors.InputError(
-      f"`config.method.sparsity` must be at least {found:.6g}, the sparsity of"
-      f" the mask in {earlier.workdir}, got {asked}; none takes the mask as it"
-      " is."
+      f"`config.method.sparsity` of {asked} asks for {count} weights, but the"
+      f" mask in {earlier.workdir} has {found['active']} (sparsity"
+      f" {found['sparsity']:.6g}). Raise it; none takes the mask as it is."
     )
 
 
