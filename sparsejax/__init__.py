@@ -1,6 +1,6 @@
 """Sparse training in JAX: masks that live in the optax state."""
 
-from sparsejax import at_init
+from sparsejax import at_init, connectivity, criteria
 from sparsejax._version import __version__
 from sparsejax.at_init import prune_at_init
 from sparsejax.base import (
@@ -14,16 +14,24 @@ from sparsejax.base import (
 )
 from sparsejax.distributions import er, erk, uniform
 from sparsejax.methods import (
+  accset,
+  deep_r,
   dense,
   dnw,
   dpf,
+  dsr,
+  dynset,
   gmp,
   granet,
+  lset,
+  momentum,
+  never_active_first,
   one_shot,
   optg,
   rigl,
   rigl_itop,
   set_itop,
+  snfs,
   soft_threshold,
   sparse_evolution,
   sr_ste,
@@ -58,13 +66,19 @@ __all__ = [
   "Storage",
   "Summary",
   "__version__",
+  "accset",
   "apply_masks",
   "assert_sparse",
   "at_init",
+  "connectivity",
+  "criteria",
   "cubic_curve",
+  "deep_r",
   "dense",
   "dnw",
   "dpf",
+  "dsr",
+  "dynset",
   "er",
   "erk",
   "freeze",
@@ -75,7 +89,10 @@ __all__ = [
   "keep_alive",
   "kept",
   "layerwise",
+  "lset",
   "masks_from_params",
+  "momentum",
+  "never_active_first",
   "one_shot",
   "optg",
   "prune_at_init",
@@ -83,6 +100,7 @@ __all__ = [
   "rigl_itop",
   "set_itop",
   "sigmoid_curve",
+  "snfs",
   "soft_threshold",
   "sparse_evolution",
   "sparsify",

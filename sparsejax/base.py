@@ -7,7 +7,7 @@ in the package knows a method by its name.
 import dataclasses
 import enum
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped, UInt32
 
 Key = jax.Array
+Performance = Literal["loss", "accuracy"]
 Scores = Float[Array, "*dims"] | UInt32[Array, "*dims"]
 Masks = PyTree
 """Tree of bool arrays like the parameters, `MaskedNode` at dense leaves."""
@@ -136,7 +137,7 @@ class Layers(NamedTuple):
       layer is split, those of the part that is asked about.
     performance: float32[], what was given as `performance=`; None without.
     memory: the memories by name.
-    count: (Seen -> bools) -> int32[layers], active weights of which it is so.
+    counted: (Seen -> bools) -> int32[layers], active weights of which it is so.
     total: (criterion) -> float64[layers], its sum over the active weights;
       call it where float64 is enabled.
   """
@@ -146,7 +147,7 @@ class Layers(NamedTuple):
   active: Int[Array, " layers"]
   performance: Float[Array, ""] | None
   memory: Mapping[str, PyTree]
-  count: Callable[[Callable[[Seen], Array]], Int[Array, " layers"]]
+  counted: Callable[[Callable[[Seen], Array]], Int[Array, " layers"]]
   total: Callable[[Criterion], Array]
 
 
@@ -392,7 +393,8 @@ class MaskUpdate:
     storage: what becomes of the value of a weight that is off.
     memory: what is accumulated, by name.
     order: how a mask update and the optimizer step follow each other.
-    needs_performance: whether `update` must be given `performance=`.
+    follows: what `update` must be given as `performance=`, the "loss" or the
+      "accuracy" of the last epoch; None where it needs neither.
     target_sparsity: the sparsity that the user asked for; None where there is
       none.
   """
@@ -412,7 +414,7 @@ class MaskUpdate:
     default_factory=dict, hash=False
   )
   order: Order = Order.STEP_FIRST
-  needs_performance: bool = False
+  follows: Performance | None = None
   target_sparsity: float | None = None
 
   @property
@@ -431,3 +433,8 @@ class MaskUpdate:
     """Whether the method needs a random key."""
     first = self.sparsity.sparsities[0] > 0 and self.initial_criterion is None
     return self.regrow is not None or first or self.storage.draws
+
+  @property
+  def needs_performance(self) -> bool:
+    """Whether `update` must be given `performance=`."""
+    return self.follows is not None

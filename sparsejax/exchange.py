@@ -122,7 +122,7 @@ def _layers(view: View, active, performance, memory) -> Layers:
     active=active,
     performance=performance,
     memory=memory,
-    count=count,
+    counted=count,
     total=total,
   )
 

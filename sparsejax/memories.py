@@ -1,6 +1,7 @@
 """Memories: what a method accumulates, beside its masks."""
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -10,8 +11,34 @@ import optax
 from jaxtyping import Array, Float, Int, PyTree
 
 from sparsejax import masks, packing, scopes, trees
-from sparsejax.base import Distribution, Memory, Moment, Seen, Start, Update
+from sparsejax.base import (
+  Criterion,
+  Distribution,
+  Memory,
+  Moment,
+  Scores,
+  Seen,
+  Start,
+  Update,
+)
 from sparsejax.trees import Layout, SparseLeaf
+
+
+@dataclasses.dataclass(frozen=True)
+class Recalling:
+  """A criterion, and the memories that it reads.
+
+  Attributes:
+    score: the criterion.
+    memory: by name.
+  """
+
+  score: Criterion
+  memory: Mapping[str, Memory] = dataclasses.field(hash=False)
+
+  def __call__(self, seen: Seen) -> Scores:
+    """Scores one leaf."""
+    return self.score(seen)
 
 
 def _itself(memory: PyTree) -> PyTree:
@@ -151,12 +178,12 @@ class History(NamedTuple):
   """The performances of the epochs.
 
   Attributes:
-    count: int32[], epochs so far.
+    epochs: int32[], their number so far.
     first: float32[], that of the first epoch.
     recent: float32[lag + 1], the last ones, the newest last.
   """
 
-  count: Int[Array, ""]
+  epochs: Int[Array, ""]
   first: Float[Array, ""]
   recent: Float[Array, " lags"]
 
@@ -185,8 +212,8 @@ def history(lag: int) -> Memory:
 def heard(memory: History, performance: Float[Array, ""]) -> History:
   """Returns the history with one more performance."""
   return History(
-    memory.count + 1,
-    jnp.where(memory.count == 0, performance, memory.first),
+    memory.epochs + 1,
+    jnp.where(memory.epochs == 0, performance, memory.first),
     jnp.append(memory.recent[1:], performance),
   )
 

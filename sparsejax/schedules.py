@@ -16,6 +16,9 @@ from jaxtyping import Array, Float, Int
 from sparsejax import checks
 from sparsejax.base import Curve, Fraction
 
+FOREVER = 2**31 - 1
+"""A step that no run reaches."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Every:

@@ -91,6 +91,34 @@ zeroed = Storage(
 )
 """A weight that is off is gone; if it is regrown it starts again at 0."""
 
+
+def zeroed_walking(signs: str, *, pull: float, noise: float) -> Storage:
+  """As `zeroed`; weights that are on are pulled to 0 and pushed at random.
+
+  To the gradient of the loss comes `pull sign - noise n`, n standard normal.
+
+  Args:
+    signs: name of the memory that tells which weights are of positive sign.
+    pull: of the L1 norm, at least 0.
+    noise: standard deviation, at least 0.
+
+  References:
+    Bellec et al., `Deep rewiring <https://arxiv.org/abs/1711.05136>`_, 2018,
+    algorithm 1.
+  """
+
+  def gradient(seen: Seen) -> Array:
+    sign = jnp.where(seen.memory[signs], 1.0, -1.0)
+    moved = seen.grad.astype(jnp.float32) + pull * sign
+    if noise:
+      assert seen.key is not None  # `sparsify` refused to go on without one.
+      moved -= noise * jax.random.normal(seen.key, seen.grad.shape, jnp.float32)
+    moved = moved.astype(seen.grad.dtype)
+    return jnp.where(seen.mask, moved, jnp.zeros_like(moved))
+
+  return zeroed._replace(gradient=gradient, draws=bool(noise))
+
+
 kept = Storage(
   init=lambda params, masks, memory: trees.sparse_only(masks, params),
   weights=_kept_weights,

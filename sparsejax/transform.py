@@ -269,7 +269,7 @@ def _heard(method: MaskUpdate, performance: Any) -> Float[Array, ""] | None:
   if method.needs_performance:
     raise ValueError(
       "`performance` must be given to `update`, got None: this method follows"
-      " the loss or the accuracy of the last epoch. Call tx.update(grads,"
+      f" the {method.follows} of the last epoch. Call tx.update(grads,"
       " opt_state, params, performance=...) with one number; before the first"
       " epoch has ended any number does."
     )

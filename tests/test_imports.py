@@ -14,7 +14,7 @@ FLOORS = [
   {"packing", "draws", "patterns", "scopes", "costs"},
   {"view"},
   {"memories", "storage", "state", "statistics"},
-  {"exchange", "stats"},
+  {"exchange", "stats", "connectivity", "redistribution"},
   {"update", "methods"},
   {"transform", "at_init"},
 ]

@@ -31,6 +31,19 @@ from sparsejax.base import (
 )
 from sparsejax.exchange import share_of
 
+MOMENTUM = "momentum"
+
+momentum = memories.Recalling(
+  criteria.remembered_magnitude(MOMENTUM),
+  {MOMENTUM: memories.gradient_trace(0.9)},
+)
+"""Scores a position by |v|, the momentum of the dense gradient."""
+
+never_active_first = memories.Recalling(
+  criteria.never_active_first, {"ever_active": memories.ever_active}
+)
+"""`criteria.never_active_first` with the memory that it needs."""
+
 
 def signs(param: Shaped[Array, "*dims"]) -> Sequence[Bool[Array, "*dims"]]:
   """Two parts: weights at or above 0, and below."""
@@ -87,6 +100,15 @@ def remember(method: MaskUpdate, **memory: Memory) -> MaskUpdate:
   return dataclasses.replace(method, memory={**method.memory, **memory})
 
 
+def regrowing(method: MaskUpdate, regrow: Regrow) -> MaskUpdate:
+  """Returns the method with this exchange, and with what that looks back on."""
+  by = regrow.by
+  if isinstance(by, memories.Recalling):
+    method = remember(method, **by.memory)
+    regrow = dataclasses.replace(regrow, by=by.score)
+  return dataclasses.replace(method, regrow=regrow)
+
+
 def composed(
   sparsity: SparsitySchedule,
   scope: Scope,
@@ -109,14 +131,14 @@ def composed(
   first = scope
   if sparsity.when is not None:
     first = scopes.layerwise(distributions.erk)
-  return MaskUpdate(
+  method = MaskUpdate(
     sparsity=sparsity,
     when=sparsity.when,
     initial=first,
     scope=scope,
     criterion=criteria.magnitude,
-    regrow=regrow,
     storage=storage,
     order=order,
     target_sparsity=target,
   )
+  return method if regrow is None else regrowing(method, regrow)

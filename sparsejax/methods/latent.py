@@ -30,8 +30,6 @@ from sparsejax.base import (
 )
 from sparsejax.methods.common import composed, remember
 
-_FOREVER = 2**31 - 1
-
 
 def optg(
   sparsity: float,
@@ -357,5 +355,7 @@ def _redrawn(
   method: MaskUpdate, every_steps: int, begin_step: int = 0
 ) -> MaskUpdate:
   """The weights compete at an interval, whether or not the sparsity rises."""
-  when = schedules.every(every_steps, begin_step=begin_step, until=_FOREVER)
+  when = schedules.every(
+    every_steps, begin_step=begin_step, until=schedules.FOREVER
+  )
   return dataclasses.replace(method, when=when)

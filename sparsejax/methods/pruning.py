@@ -2,7 +2,14 @@
 
 from sparsejax import criteria, distributions, schedules, scopes
 from sparsejax import storage as storages
-from sparsejax.base import Curve, Distribution, MaskUpdate, Scope, Storage
+from sparsejax.base import (
+  Criterion,
+  Curve,
+  Distribution,
+  MaskUpdate,
+  Scope,
+  Storage,
+)
 from sparsejax.methods.common import composed, exchange
 
 
@@ -103,6 +110,7 @@ def granet(
   final_regrow_fraction: float = 0.005,
   scope: Scope = scopes.global_scope,
   curve: Curve = schedules.cubic_curve,
+  regrow_by: Criterion = criteria.gradient,
 ) -> MaskUpdate:
   """Gradual pruning with zero-cost neuroregeneration.
 
@@ -123,6 +131,7 @@ def granet(
     final_regrow_fraction: the share at `total_steps`.
     scope: who competes with whom when pruning.
     curve: how the sparsity rises.
+    regrow_by: what is regrown first (the paper: largest gradients).
 
   References:
     Liu et al., `Sparse training via boosting pruning plasticity with
@@ -139,7 +148,7 @@ def granet(
     ),
     scope,
     regrow=exchange(
-      criteria.gradient,
+      regrow_by,
       schedules.cosine(regrow_fraction, total_steps, final_regrow_fraction),
       every_steps=every_steps,
       begin_step=begin_step,

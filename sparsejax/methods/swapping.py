@@ -29,6 +29,7 @@ def rigl(
   distribution: Distribution = distributions.erk,
   skip_step_on_update: bool = True,
   curve: Curve | None = None,
+  regrow_by: Criterion = criteria.gradient,
 ) -> MaskUpdate:
   """Exchanges small weights for those of large gradients, until `end_step`.
 
@@ -43,6 +44,7 @@ def rigl(
       optimizer step, and the first one is at step 0.
     curve: where given, the network starts dense and its sparsity rises along
       it until `end_step`, at the same interval (OptG, Table 4).
+    regrow_by: what is regrown first.
 
   References:
     Evci et al., `Rigging the lottery <https://arxiv.org/abs/1911.11134>`_,
@@ -52,7 +54,7 @@ def rigl(
     _held_or_rising(sparsity, curve, every_steps, end_step - 1),
     scopes.layerwise(distribution),
     regrow=exchange(
-      criteria.gradient,
+      regrow_by,
       schedules.cosine(regrow_fraction, end_step),
       every_steps=every_steps,
       until=end_step - 1,
@@ -72,6 +74,7 @@ def rigl_itop(
   regrow_fraction: float = 0.5,
   final_regrow_fraction: float = 0.005,
   distribution: Distribution = distributions.erk,
+  regrow_by: Criterion = criteria.gradient,
 ) -> MaskUpdate:
   """RigL with long intervals, to the end of the run: in-time parameters.
 
@@ -83,20 +86,24 @@ def rigl_itop(
       cosine.
     final_regrow_fraction: the share at `total_steps`.
     distribution: sparsity per layer.
+    regrow_by: what is regrown first.
 
   References:
     Liu et al., `Do we actually need dense over-parameterization?
     <https://arxiv.org/abs/2102.02887>`_, 2021.
   """
-  return _itop(
-    criteria.gradient,
-    sparsity,
-    every_steps,
-    total_steps,
-    regrow_fraction,
-    final_regrow_fraction,
-    distribution,
+  method = composed(
+    schedules.held(sparsity),
+    scopes.layerwise(distribution),
+    regrow=exchange(
+      regrow_by,
+      schedules.cosine(regrow_fraction, total_steps, final_regrow_fraction),
+      every_steps=every_steps,
+      until=total_steps,
+    ),
+    target=sparsity,
   )
+  return track_ever_active(method)
 
 
 def set_itop(
@@ -107,6 +114,7 @@ def set_itop(
   regrow_fraction: float = 0.5,
   final_regrow_fraction: float = 0.005,
   distribution: Distribution = distributions.erk,
+  regrow_by: Criterion = criteria.random,
 ) -> MaskUpdate:
   """RigL-ITOP with random regrowth.
 
@@ -118,19 +126,20 @@ def set_itop(
       cosine.
     final_regrow_fraction: the share at `total_steps`.
     distribution: sparsity per layer.
+    regrow_by: what is regrown first.
 
   References:
     Liu et al., `Do we actually need dense over-parameterization?
     <https://arxiv.org/abs/2102.02887>`_, 2021.
   """
-  return _itop(
-    criteria.random,
+  return rigl_itop(
     sparsity,
-    every_steps,
-    total_steps,
-    regrow_fraction,
-    final_regrow_fraction,
-    distribution,
+    every_steps=every_steps,
+    total_steps=total_steps,
+    regrow_fraction=regrow_fraction,
+    final_regrow_fraction=final_regrow_fraction,
+    distribution=distribution,
+    regrow_by=regrow_by,
   )
 
 
@@ -144,6 +153,7 @@ def sparse_evolution(
   by_sign: bool = True,
   distribution: Distribution = distributions.er,
   curve: Curve | None = None,
+  regrow_by: Criterion = criteria.random,
 ) -> MaskUpdate:
   """SET: exchanges the weights closest to zero for random ones.
 
@@ -162,6 +172,7 @@ def sparse_evolution(
     distribution: sparsity per layer.
     curve: where given, the network starts dense and its sparsity rises along
       it to the end, at the same interval (OptG, Table 4); needs `sparsity`.
+    regrow_by: what is regrown first (the paper: random positions).
 
   Raises:
     ValueError: unless exactly one of `sparsity` and `epsilon` is given.
@@ -193,7 +204,7 @@ def sparse_evolution(
     _held_or_rising(asked, curve, every_steps, total_steps - 1),
     scopes.layerwise(distribution),
     regrow=exchange(
-      criteria.random,
+      regrow_by,
       schedules.constant(regrow_fraction),
       every_steps=every_steps,
       until=total_steps - 1,
@@ -201,31 +212,6 @@ def sparse_evolution(
       restart=True,
     ),
     target=sparsity,
-  )
-
-
-def _itop(
-  by: Criterion,
-  sparsity: float,
-  every_steps: int,
-  total_steps: int,
-  first: float,
-  final: float,
-  distribution: Distribution,
-) -> MaskUpdate:
-  """Long intervals to the end of the run, regrown by one criterion."""
-  return track_ever_active(
-    composed(
-      schedules.held(sparsity),
-      scopes.layerwise(distribution),
-      regrow=exchange(
-        by,
-        schedules.cosine(first, total_steps, final),
-        every_steps=every_steps,
-        until=total_steps,
-      ),
-      target=sparsity,
-    )
   )
 
 
