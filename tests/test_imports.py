@@ -29,7 +29,7 @@ ROOMS = {
   "grain": {"data"},
   "sklearn": {"data"},
   "tensorboardX": {"training"},
-  "rich": {"training", "train"},
+  "rich": {"training", "train", "compare"},
 }
 ALLOWED = {  # rooms outside the core -> rooms of ours that they may import
   "models": {"models"},
@@ -37,6 +37,8 @@ ALLOWED = {  # rooms outside the core -> rooms of ours that they may import
   "plots": {"plots"},
   "training": CORE | {"training", "models", "data", "plots", "sparsejax"},
   "train": CORE | {"training", "plots", "sparsejax"},
+  "imp": {"train", "training"},
+  "compare": {"plots"},
 }
 
 

@@ -51,6 +51,11 @@ class Earlier(NamedTuple):
     """The method that found its masks, over any number of retrainings."""
     return self.summary.get("init_method") or self.summary["method"]
 
+  @property
+  def first_step(self) -> int:
+    """The step of the very first run whose weights this one began with."""
+    return self.summary.get("init_step") or 0
+
 
 class Left(NamedTuple):
   """What a run starts from: weights, and what an earlier run found."""

@@ -35,6 +35,7 @@ def summarize(
     "epochs_multiplier": config["epochs_multiplier"],
     "init_method": before and before.method,
     "init_mode": before and config["init_mode"],
+    "init_step": before and before.first_step + config["init_step"],
     **outcome.evaluation,
     "sparsity": found.sparsity,
     "target_sparsity": experiment.target_sparsity,

@@ -1,0 +1,172 @@
+"""Compare runs by method and sparsity, over seeds.
+
+  python -m sparsejax.compare RUN... [--csv FILE] [--plot FILE]
+
+  RUN           a run's workdir, a folder of such, or a glob ("runs/*")
+  --csv FILE    one line for each run
+  --plot FILE   accuracy over sparsity (needs matplotlib)
+
+Prints test accuracies in %: mean ± standard deviation, and how many runs. Only
+the records of the runs are read. Exit status: 0 done, 2 bad input.
+"""
+
+import argparse
+import csv
+import glob
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from rich.console import Console
+from rich.table import Table
+
+from sparsejax import plots
+from sparsejax.plots import comparison
+
+BAD_INPUT = 2
+
+
+class _InputError(Exception):
+  """What the user gave cannot work; the message says what would."""
+
+
+class _Parser(argparse.ArgumentParser):
+  """Tells of an error in one line."""
+
+  def error(self, message: str) -> NoReturn:
+    raise _InputError(message)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Run a command line.
+
+  Args:
+    argv: the arguments without the program's name; `sys.argv` by default.
+
+  Returns:
+    The exit status.
+  """
+  argv = sys.argv[1:] if argv is None else argv
+  if {"--help", "-h"} & set(argv):
+    print(__doc__)
+    return 0
+  try:
+    _compare(argv)
+  except (_InputError, ValueError) as error:
+    print(f"error: {error}", file=sys.stderr)
+    return BAD_INPUT
+  except OSError as error:
+    print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+    return BAD_INPUT
+  return 0
+
+
+def _compare(argv: Sequence[str]) -> None:
+  parser = _Parser(add_help=False, allow_abbrev=False)
+  parser.add_argument("runs", nargs="*")
+  parser.add_argument("--csv", type=pathlib.Path)
+  parser.add_argument("--plot", type=pathlib.Path)
+  asked = parser.parse_args(argv)
+  if asked.plot is not None and not plots.has_matplotlib():
+    raise _InputError(
+      "`--plot` needs matplotlib: pip install 'sparsejax[plots]'."
+    )
+  done, unfinished = find(asked.runs)
+  results = comparison.read_results(done)
+  found = comparison.cells(results)
+  _print(comparison.rows(found))
+  for line in comparison.repeated(results):
+    print(f"note: {line}")
+  if unfinished:
+    listed = ", ".join(map(str, unfinished))
+    print(f"note: {len(unfinished)} runs are not done and left out: {listed}")
+  if asked.csv is not None:
+    _write_csv(results, asked.csv)
+  if asked.plot is not None:
+    comparison.plot(found, asked.plot)
+
+
+def find(
+  patterns: Sequence[str],
+) -> tuple[list[pathlib.Path], list[pathlib.Path]]:
+  """Find the runs that a command line names.
+
+  Args:
+    patterns: workdirs, folders of workdirs, or globs of either.
+
+  Returns:
+    The folders of runs that are done, and of those that are not; each once, in
+    order.
+
+  Raises:
+    _InputError: if one names nothing, or none of all is done.
+  """
+  if not patterns:
+    raise _InputError("RUN is missing: give workdirs or a glob, 'runs/*'.")
+  folders: dict[pathlib.Path, None] = {}
+  for pattern in patterns:
+    named = [pathlib.Path(name) for name in sorted(glob.glob(pattern))]
+    runs = [run for path in named for run in _runs_in(path)]
+    if not runs:
+      raise _InputError(
+        f"{pattern!r} names no run: there is no config.json in it, nor in a"
+        " folder in it."
+      )
+    folders |= dict.fromkeys(runs)
+  done = [path for path in folders if (path / "summary.json").exists()]
+  if not done:
+    raise _InputError(f"None of {len(folders)} runs is done.")
+  return done, [path for path in folders if path not in done]
+
+
+def _runs_in(path: pathlib.Path) -> list[pathlib.Path]:
+  if (path / "config.json").exists():
+    return [path]
+  return sorted(found.parent for found in path.glob("*/config.json"))
+
+
+def _print(rows: Sequence[tuple[str, ...]]) -> None:
+  """Prints a table; columns between bars where no terminal shows it."""
+  console = Console()
+  header, *body = rows
+  if console.is_terminal:
+    table = Table()
+    for number, name in enumerate(header):
+      table.add_column(name, justify="right" if number else "left")
+    for row in body:
+      table.add_row(*row)
+    console.print(table)
+    return
+  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+
+  def line(row: Sequence[str]) -> str:
+    first, *others = (
+      cell.rjust(width) if number else cell.ljust(width)
+      for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+    )
+    return f"| {' | '.join([first, *others])} |"
+
+  rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+  for row in (header, rule, *body):
+    print(line(row))
+
+
+def _write_csv(
+  results: Sequence[comparison.Result], path: pathlib.Path
+) -> None:
+  """Writes every scalar of every summary."""
+  records = [
+    {"label": r.label, "workdir": str(r.workdir)}
+    | {k: v for k, v in r.summary.items() if not isinstance(v, list | dict)}
+    for r in results
+  ]
+  names = list(dict.fromkeys(name for record in records for name in record))
+  with open(path, "w", encoding="utf-8", newline="") as file:
+    writer = csv.DictWriter(file, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+
+
+if __name__ == "__main__":
+  sys.exit(main())
