@@ -35,6 +35,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
       "eval_every_epochs": epochs / (2 if runlocal else 20),
       "checkpoint_every_epochs": epochs / (2 if runlocal else 4),
       "forbid_warnings": False,
+      "label_smoothing": 0.0,
+      "ema_decay": 0.0,
       **build.beginning(),
       "data": build.section("data", "digits"),
       "model": build.section("model", chosen["model"]),

@@ -83,6 +83,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
       "eval_every_epochs": epochs / 2 if runlocal else 1.0,
       "checkpoint_every_epochs": epochs / 2 if runlocal else 1.0,
       "forbid_warnings": False,
+      "label_smoothing": 0.1,
+      "ema_decay": 0.0,
       **build.beginning(),
       "data": _data(runlocal, 10 * batch_size),
       "model": build.section(

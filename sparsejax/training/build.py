@@ -14,7 +14,15 @@ import sparsejax
 from sparsejax import methods, trees
 from sparsejax.data import DATASETS, Dataset
 from sparsejax.models import MODELS
-from sparsejax.training import earlier, errors, plans, rates, schema, step
+from sparsejax.training import (
+  earlier,
+  errors,
+  meter,
+  plans,
+  rates,
+  schema,
+  step,
+)
 from sparsejax.training.optimizers import OPTIMIZERS
 
 KINDS = {
@@ -43,6 +51,8 @@ _VALUES = {
   "eval_every_epochs": float,
   "checkpoint_every_epochs": float,
   "forbid_warnings": bool,
+  "label_smoothing": float,
+  "ema_decay": float,
   "select": list,
   "dense": list,
   "keep_steps": list,
@@ -90,6 +100,7 @@ class Experiment(NamedTuple):
     init_key: typed key of the first parameters.
     data_key: typed key of order and augmentation.
     mask_key: typed key of the masks.
+    prices: what the network costs.
     target_sparsity: what the method is asked for; `None` where it has none.
     warnings: what is allowed and probably not meant.
   """
@@ -104,6 +115,7 @@ class Experiment(NamedTuple):
   init_key: jax.Array
   data_key: jax.Array
   mask_key: jax.Array
+  prices: meter.Prices
   target_sparsity: float | None
   warnings: tuple[str, ...]
 
@@ -166,22 +178,24 @@ def build(config: ConfigDict) -> Experiment:
   key = jax.random.key(plain["seed"])
   mask_key = jax.random.fold_in(key, _MASK_KEY)
   tx_with = _transformation(timed, fed, plan.method, mask_key)
-  experiment = Experiment(
+  setup = _setup(plain, dataset, model, plan.method, tx_with, steps)
+  init_key = jax.random.fold_in(key, _MODEL_KEY)
+  data_key = jax.random.fold_in(key, _DATA_KEY)
+  return Experiment(
     config=plain,
     dataset=dataset,
     plan=plan,
     earlier=before,
     model=model,
-    setup=_setup(plain, dataset, model, tx_with, steps),
+    setup=setup,
     steps=steps,
-    init_key=jax.random.fold_in(key, _MODEL_KEY),
-    data_key=jax.random.fold_in(key, _DATA_KEY),
+    init_key=init_key,
+    data_key=data_key,
     mask_key=mask_key,
+    prices=_prices(setup, plan.method, init_key, data_key, dataset.example),
     target_sparsity=_target(plain, before),
     warnings=_late_schedules(timed, fed),
   )
-  _try_init(experiment)
-  return experiment
 
 
 def beginning() -> dict[str, Any]:
@@ -244,6 +258,11 @@ def _steps(plain: Mapping[str, Any], examples: int) -> Steps:
   _at_least(plain, "log_every_steps", 1)
   _at_least(plain, "dispatch_steps", 1)
   _at_least(plain, "batch_size", 1)
+  for key in ("label_smoothing", "ema_decay"):
+    if not 0 <= plain[key] < 1:
+      raise errors.InputError(
+        f"`config.{key}` must be in [0, 1), got {plain[key]}."
+      )
   for key in ("epochs", "eval_every_epochs", "checkpoint_every_epochs"):
     if not 0 < plain[key] < float("inf"):
       raise errors.InputError(
@@ -401,6 +420,7 @@ def _setup(
   plain: Mapping[str, Any],
   dataset: Dataset,
   model: nn.Module,
+  method: sparsejax.MaskUpdate,
   tx_with: Callable[[Any], optax.GradientTransformationExtraArgs],
   steps: Steps,
 ) -> step.Setup:
@@ -415,6 +435,9 @@ def _setup(
     mean=dataset.mean,
     std=dataset.std,
     augment=dataset.augment,
+    label_smoothing=plain["label_smoothing"],
+    ema_decay=plain["ema_decay"],
+    dense_gradient=_dense_gradient(method) or "never",
   )
 
 
@@ -434,14 +457,30 @@ def _late_schedules(
   )
 
 
-def _try_init(experiment: Experiment) -> None:
-  """Initializes abstractly, so that what cannot work fails here."""
+def _dense_gradient(method: sparsejax.MaskUpdate) -> Any:
+  """Returns when a method reads dense gradients, `None` if it does not say."""
+  return getattr(method, "dense_gradient", None)
+
+
+def _prices(
+  setup: step.Setup,
+  method: sparsejax.MaskUpdate,
+  init_key: jax.Array,
+  data_key: jax.Array,
+  example: Any,
+) -> meter.Prices:
+  """Traces the network, so that what cannot work fails here."""
   try:
-    jax.eval_shape(
-      functools.partial(step.initial_state, experiment.setup),
-      experiment.init_key,
-      experiment.data_key,
-      experiment.dataset.example,
+    state = jax.eval_shape(
+      functools.partial(step.initial_state, setup), init_key, data_key, example
+    )
+    return meter.prices(
+      setup.model,
+      {"params": state.params, **state.model_state},
+      jax.eval_shape(sparsejax.get_masks, state.opt_state),
+      jax.ShapeDtypeStruct(example.shape, jnp.float32),
+      batch_size=setup.batch_size,
+      knows_training=_dense_gradient(method) is not None,
     )
   except ValueError as error:
     raise errors.InputError(f"The experiment cannot start: {error}") from error

@@ -18,6 +18,7 @@ from sparsejax.training import (
   earlier,
   feeds,
   mesh,
+  meter,
   processes,
   records,
   start,
@@ -124,6 +125,7 @@ def run(
     outcome = _train(
       feed,
       experiment.steps,
+      experiment.prices,
       state,
       resumed,
       writer,
@@ -138,6 +140,7 @@ def run(
 def _train(
   feed: feeds.Feed,
   steps: build.Steps,
+  prices: meter.Prices,
   state: step.TrainState,
   resumed: int | None,
   writer: records.Writer | None,
@@ -178,7 +181,7 @@ def _train(
     seconds = time.perf_counter() - started
     train_seconds += seconds
     metrics = jax.tree.map(lambda x, n=at - first: x[:n], mesh.fetch(stacked))
-    rows = records.rows(metrics._asdict(), first=first)
+    rows = records.rows(metrics._asdict(), first=first, prices=prices)
     bad = next((row["step"] for row in rows if not row["finite"]), None)
     if bad is not None:
       _write(writer, [row for row in rows if _is_logged(row, steps, bad)])

@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any
 
 from sparsejax.training import errors, events, identity
+from sparsejax.training import meter as meters
 
 CONFIG, METRICS, SUMMARY = "config.json", "metrics.jsonl", "summary.json"
 
@@ -84,27 +85,41 @@ def read_metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:
   return rows
 
 
-def rows(metrics: Mapping[str, Any], *, first: int) -> list[dict[str, Any]]:
+def rows(
+  metrics: Mapping[str, Any],
+  *,
+  first: int,
+  prices: meters.Prices | None = None,
+) -> list[dict[str, Any]]:
   """Turn the stacked metrics of a dispatch into one row for each step.
 
   Args:
     metrics: numpy arrays with a leading axis of steps; `stats` is a dict of
-      them, the counts of `sparsejax.stats`.
+      them, the counts of `sparsejax.stats`, and `meter` a `Meter` of them.
     first: completed steps before the dispatch.
+    prices: of the network; without them there are no FLOPs.
 
   Returns:
     For each step its number, the scalars, and what follows from the counts:
-    sparsities are computed from the integers, in double precision.
+    sparsities and FLOPs are computed from the integers, in double precision.
   """
-  scalars = {key: value for key, value in metrics.items() if key != "stats"}
-  return [
-    {"step": first + 1 + index}
-    | {key: value[index].item() for key, value in scalars.items()}
-    | sparsity_row(
+  scalars = {
+    key: value
+    for key, value in metrics.items()
+    if key not in ("stats", "meter")
+  }
+  found = []
+  for index in range(len(metrics["loss"])):
+    row = {"step": first + 1 + index}
+    row |= {key: value[index].item() for key, value in scalars.items()}
+    row |= sparsity_row(
       {key: int(value[index]) for key, value in metrics["stats"].items()}
     )
-    for index in range(len(metrics["loss"]))
-  ]
+    if prices is not None:
+      then = meters.Meter(*(value[index] for value in metrics["meter"]))
+      row |= meters.row(then, row["step"], prices)
+    found.append(row)
+  return found
 
 
 def sparsity_row(stats: Mapping[str, int]) -> dict[str, Any]:

@@ -1,11 +1,12 @@
 """The result of a run that is done: what `summary.json` holds."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 
 import sparsejax
-from sparsejax.training import build, loop, mesh
+from sparsejax.training import build, loop, mesh, meter
 
 
 def summarize(
@@ -23,8 +24,9 @@ def summarize(
     the keys that end in `_seconds` may differ between a run that was
     interrupted and one that was not.
   """
-  state = mesh.fetch(outcome.state)
-  found = sparsejax.summary(state.params, state.opt_state)
+  state, prices = mesh.fetch(outcome.state), experiment.prices
+  found = sparsejax.summary(state.params, state.opt_state, costs=prices.costs)
+  order = {name: index for index, name in enumerate(prices.costs.kernels)}
   config, before = experiment.config, experiment.earlier
   return {
     "method": config["method"]["name"],
@@ -44,7 +46,10 @@ def summarize(
     "total": found.total,
     "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
     "itop_rate": found.itop_rate,
-    "layers": [_layer(layer) for layer in found.layers],
+    "inference_macs": found.macs,
+    "dense_inference_macs": found.dense_macs,
+    **meter.row(state.meter, outcome.step, prices),
+    "layers": [_layer(layer, order) for layer in found.layers],
     "warnings": [*experiment.warnings, *found.warnings],
     "devices": jax.device_count(),
     "processes": jax.process_count(),
@@ -54,9 +59,14 @@ def summarize(
   }
 
 
-def _layer(layer: sparsejax.LayerSummary) -> dict[str, Any]:
+def _layer(
+  layer: sparsejax.LayerSummary, order: Mapping[str, int]
+) -> dict[str, Any]:
+  """Returns what is told of a layer, its place in the network included."""
   return {
     "name": layer.name,
+    "position": order.get(layer.name.split("[")[0], len(order)),
+    "macs": layer.macs,
     "shape": list(layer.shape),
     "total": layer.total,
     "active": layer.active,

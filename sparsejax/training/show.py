@@ -23,6 +23,7 @@ _NUMBERS = {
   "accuracy": "acc {:.1%}",
   "test_accuracy": "test {:.2%}",
   "sparsity": "sparsity {:.1%}",
+  "inference_flops_ratio": "flops {:.1%}",
 }
 
 
@@ -87,6 +88,8 @@ def result(
     ("achieved sparsity", f"{summary['sparsity']:.4%}"),
     ("active weights", f"{summary['active']:,} (asked: {summary['asked']:,})"),
     ("ever active (ITOP)", _percent(summary["itop_rate"])),
+    ("inference FLOPs", _flops(summary, "inference_flops")),
+    ("training FLOPs", _flops(summary, "training_flops")),
     ("compiled in", f"{summary['compile_seconds']:.1f} s"),
     ("trained in", f"{summary['train_seconds']:.1f} s"),
     ("results", str(workdir / "summary.json")),
@@ -115,6 +118,13 @@ def _numbers(row: Mapping[str, Any]) -> str:
   return " ".join(
     form.format(row[name]) for name, form in _NUMBERS.items() if name in row
   )
+
+
+def _flops(summary: Mapping[str, Any], name: str) -> str:
+  """Returns FLOPs and their share of the dense network's."""
+  if name not in summary:
+    return "not known"
+  return f"{summary[name]:.4g} ({summary[f'{name}_ratio']:.4f} of dense)"
 
 
 def _percent(value: float | None) -> str:

@@ -14,6 +14,7 @@ import optax
 
 import sparsejax
 from sparsejax.data import Array, Augment, Split, batches
+from sparsejax.training import meter
 
 _EVAL_BATCH = 1024
 # Folded into the run's data key; order and augmentation fold 0 and 1.
@@ -34,6 +35,12 @@ class Setup(NamedTuple):
     mean: of the train pixels; broadcasts against an image.
     std: of the train pixels, likewise.
     augment: changes the images of a training batch.
+    label_smoothing: share of each label that is spread over all classes, in
+      [0, 1); in training only.
+    ema_decay: of the average of the parameters that is judged, in [0, 1); 0
+      for the parameters themselves.
+    dense_gradient: in which steps the method reads the gradient of weights
+      that are off.
     shard: says how an array with a leading batch axis lies on the devices.
   """
 
@@ -47,6 +54,9 @@ class Setup(NamedTuple):
   mean: Array | float
   std: Array | float
   augment: Augment
+  label_smoothing: float = 0.0
+  ema_decay: float = 0.0
+  dense_gradient: meter.DenseGradient = "never"
   shard: Callable[[jax.Array], jax.Array] = lambda x: x
 
 
@@ -72,6 +82,8 @@ class TrainState(NamedTuple):
     opt_state: masks and the inner optimizer's state.
     key: key data of the typed key that order, augmentation and dropout draw
       from.
+    average: average of the parameters over the steps; `()` without one.
+    meter: what the steps have cost.
   """
 
   step: jax.Array
@@ -79,6 +91,8 @@ class TrainState(NamedTuple):
   model_state: Any
   opt_state: Any
   key: jax.Array
+  average: Any
+  meter: meter.Meter
 
 
 class Metrics(NamedTuple):
@@ -90,6 +104,7 @@ class Metrics(NamedTuple):
     grad_norm: float32[], of the whole dense gradient.
     finite: bool[], whether loss and gradient are.
     stats: int32[] scalars of `sparsejax.stats`.
+    meter: what the steps up to this one have cost.
   """
 
   loss: jax.Array
@@ -97,6 +112,7 @@ class Metrics(NamedTuple):
   grad_norm: jax.Array
   finite: jax.Array
   stats: dict[str, jax.Array]
+  meter: meter.Meter
 
 
 class Totals(NamedTuple):
@@ -138,12 +154,15 @@ def begin(
   """
   tx = setup.tx if masks is None else setup.tx_with(masks)
   opt_state = tx.init(weights.params)
+  params = sparsejax.apply_masks(weights.params, opt_state)
   return TrainState(
     step=jnp.zeros((), jnp.int32),
-    params=sparsejax.apply_masks(weights.params, opt_state),
+    params=params,
     model_state=weights.model_state,
     opt_state=opt_state,
     key=jax.random.key_data(data_key),
+    average=params if setup.ema_decay else (),
+    meter=meter.start(opt_state),
   )
 
 
@@ -206,6 +225,8 @@ def train_steps(
   history = empty_history(
     setup, state, Split(train.images[:size], train.labels[:size])
   )
+  if grid == 1:  # XLA's convolutions are slow in a loop on CPU.
+    return one(jnp.zeros((), jnp.int32), (state, history))
   return jax.lax.fori_loop(0, end - first, one, (state, history))
 
 
@@ -301,7 +322,8 @@ def judge_batch(
   """
   labels = jnp.asarray(batch.labels)
   images = jnp.asarray(batch.images)
-  logits, _ = _apply(setup, state.params, state.model_state, images)
+  params = _judged(setup, state)
+  logits, _ = _apply(setup, params, state.model_state, images)
   losses = _losses(logits, labels)
   correct = (logits.argmax(-1) == labels) & counted
   return Totals(
@@ -359,12 +381,15 @@ def _train_step(
     logits, model_state = _apply(
       setup, params, state.model_state, images, dropout_key=_dropout_key(state)
     )
-    return _losses(logits, labels).mean(), (logits, model_state)
+    losses = _losses(logits, labels, setup.label_smoothing)
+    return losses.mean(), (logits, model_state)
 
   (loss, (logits, model_state)), grads = jax.value_and_grad(
     loss_of, has_aux=True
   )(state.params)
   updates, opt_state = setup.tx.update(grads, state.opt_state, state.params)
+  params = optax.apply_updates(state.params, updates)
+  spent = meter.advance(state.meter, opt_state, setup.dense_gradient)
   grad_norm = optax.tree.norm(grads)
   metrics = Metrics(
     loss=loss,
@@ -372,14 +397,34 @@ def _train_step(
     grad_norm=grad_norm,
     finite=jnp.isfinite(loss) & jnp.isfinite(grad_norm),
     stats=sparsejax.stats(opt_state),
+    meter=spent,
   )
   new_state = state._replace(
     step=state.step + 1,
-    params=optax.apply_updates(state.params, updates),
+    params=params,
     model_state=model_state,
     opt_state=opt_state,
+    average=_averaged(setup, state.average, params),
+    meter=spent,
   )
   return new_state, metrics
+
+
+def _averaged(setup: Setup, average: Any, params: Any) -> Any:
+  """Returns the average with one more step's parameters in it."""
+  if not setup.ema_decay:
+    return average
+  return optax.incremental_update(params, average, 1 - setup.ema_decay)
+
+
+def _judged(setup: Setup, state: TrainState) -> Any:
+  """Returns the parameters that evaluation looks at.
+
+  An average remembers weights that have been pruned since, so it is masked.
+  """
+  if not setup.ema_decay:
+    return state.params
+  return sparsejax.apply_masks(state.average, state.opt_state)
 
 
 def _apply(
@@ -405,6 +450,12 @@ def _dropout_key(state: TrainState) -> jax.Array:
   return jax.random.fold_in(key, state.step)
 
 
-def _losses(logits: jax.Array, labels: jax.Array) -> jax.Array:
-  """Returns float32[B] cross-entropies."""
-  return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+def _losses(
+  logits: jax.Array, labels: jax.Array, smoothing: float = 0.0
+) -> jax.Array:
+  """Returns float32[B] cross-entropies, with labels smoothed as in PyTorch."""
+  losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+  if not smoothing:
+    return losses
+  uniform = -jax.nn.log_softmax(logits).mean(-1)
+  return (1 - smoothing) * losses + smoothing * uniform
