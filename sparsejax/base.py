@@ -384,6 +384,8 @@ class MaskUpdate:
       sparsity of methods that never change it.
     criterion: what a weight is worth when the weights compete.
     initial_criterion: what a weight is worth for the first masks.
+    initial_pattern: a rule of its own for the first masks, from the weights at
+      step 0, in place of a competition.
     pattern: a rule of its own for which weights stay (N:M, thresholds), in
       place of a competition for the counts of `scope`.
     finds_counts: whether the pattern's counts are its own finding, and not
@@ -406,6 +408,7 @@ class MaskUpdate:
   criterion: Criterion
   storage: Storage
   initial_criterion: Criterion | None = None
+  initial_pattern: Pattern | None = None
   pattern: Pattern | None = None
   finds_counts: bool = False
   regrow: Regrow | None = None

@@ -46,6 +46,12 @@ def n_of_m(n: int, m: int) -> Pattern:
   return keep
 
 
+def nonzero(scores: Scores, seen: Seen) -> Bool[Array, "*dims"]:
+  """Keeps the weights whose score is not 0."""
+  del seen  # The scores decide.
+  return scores > 0
+
+
 @functools.cache
 def above_threshold(name: str) -> Pattern:
   """Keeps the weights whose score is above `sigmoid(s)`.

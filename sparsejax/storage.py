@@ -216,7 +216,7 @@ def soft_thresholded(name: str) -> Storage:
 
   def init(params, masks, memory: Mapping[str, PyTree]) -> PyTree:
     return trees.map_masked(
-      lambda m, p, s: outward(p, s),
+      lambda m, p, s: jnp.where(m, outward(p, s), jnp.zeros_like(p)),
       masks,
       params,
       memory[name].values,

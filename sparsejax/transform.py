@@ -316,6 +316,8 @@ def _first_masks(method, layout, key, params, given):
       " key=jax.random.key(0) to `sparsify`."
     )
   first = update.first_masks(method, layout, key, layout.take(params))
+  if method.initial_pattern is not None:
+    return first, update.asked_as_found(layout, first)
   if method.prunes:
     return first, jnp.array(table[0])
   return first, jnp.array(update.first_asked(method, layout))

@@ -10,7 +10,7 @@ import numpy as np
 from jax import core, lax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from sparsejax import draws, masks, packing, scopes
+from sparsejax import criteria, draws, masks, packing, scopes
 from sparsejax import view as views
 from sparsejax.base import Key, MaskUpdate, Scope, Update
 from sparsejax.exchange import exchange
@@ -67,16 +67,20 @@ def first_masks(
   key: Key | None,
   params: Sequence[Array],
 ) -> list[Bool[Array, "..."]]:
-  """Draws the masks of step 0: dense, or exact counts per layer.
+  """Draws the masks of step 0: dense, by a pattern, or exact counts per layer.
 
   Args:
-    method: its `initial` scope, first sparsity and `initial_criterion` decide.
+    method: its slots `initial*` and first sparsity decide.
     layout: the sparse leaves.
     key: may be None where nothing is drawn.
     params: the weights at step 0, in layout order.
   """
+  on = [jnp.ones(leaf.shape, bool) for leaf in layout.leaves]
+  seen = views.seen_leaves(layout, params, params, on, {}, {})
+  if method.initial_pattern is not None:
+    return [method.initial_pattern(criteria.magnitude(s), s) for s in seen]
   if not method.sparsity.sparsities[0]:
-    return [jnp.ones(leaf.shape, bool) for leaf in layout.leaves]
+    return on
   groups = method.initial.groups(layout)
   counts = first_counts(method, layout)
   if method.initial_criterion is None:
@@ -86,8 +90,6 @@ def first_masks(
     contest = packed.contest(groups, layout.sizes)
     first = masks.select(scores, counts, contest, valid=packed.inside())
     return packed.unpack(first)
-  on = [jnp.ones(leaf.shape, bool) for leaf in layout.leaves]
-  seen = views.seen_leaves(layout, params, params, on, {}, {})
   view = views.look(layout, seen, jnp.zeros((), jnp.int32), key)
   if method.pattern is not None:
     scores = view.score_leaves(method.initial_criterion, draws.FIRST_MASKS)

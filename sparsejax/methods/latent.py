@@ -284,7 +284,8 @@ def soft_threshold(
 
   The user holds `sign(w) max(|w| - sigmoid(s), 0)`. There is no sparsity to
   ask for: it follows from the first s and its weight decay. The parameters
-  given to `init` are what the user holds at first.
+  given to `init` are what the user holds at first; those that are 0 stay so,
+  because the loss has no gradient at them.
 
   Args:
     initial_threshold: s at step 0; -3200 for ResNet-50 and -12800 for MobileNet
@@ -326,6 +327,7 @@ def soft_threshold(
   )
   method = dataclasses.replace(
     _redrawn(method, 1),
+    initial_pattern=patterns.nonzero,
     pattern=patterns.above_threshold("threshold"),
     finds_counts=True,
   )
