@@ -187,7 +187,7 @@ class LibraryRun:
     return {name: np.asarray(x) for name, x in named(values).items()}
 
 
-def assert_equal(oracle, library, **tolerance):
+def assert_equal(oracle, library, held_by=lambda leaf: leaf.held, **tolerance):
   """Masks in every bit, all values too unless there is a tolerance."""
   assert int(library.state.step) == oracle.t
   masks, held = library.masks, library.held
@@ -202,7 +202,7 @@ def assert_equal(oracle, library, **tolerance):
       np.testing.assert_array_equal(masks[leaf.name], leaf.mask, where)
       off = held[leaf.name][~leaf.mask]
       np.testing.assert_array_equal(off, np.zeros_like(off), where)
-    assert_close(held[leaf.name], leaf.held, f"held {where}", **tolerance)
+    assert_close(held[leaf.name], held_by(leaf), f"held {where}", **tolerance)
     if leaf.name in latent:
       found = latent[leaf.name]
       assert_close(found, leaf.weights, f"latent {where}", **tolerance)

@@ -8,7 +8,7 @@ optimized code and compares its masks exactly, its weights to rounding.
 import jax
 import numpy as np
 import pytest
-from oracles import distributions, pruning, swaps, training
+from oracles import distributions, pruning, schedules, swaps, training
 from side_by_side import (
   STEPS,
   Case,
@@ -56,14 +56,25 @@ def erk(density):
 
 
 def gmp_case(
-  name, *, initial=0.0, kept=False, uniform=False, changes=5, **times
+  name,
+  *,
+  initial=0.0,
+  kept=False,
+  uniform=False,
+  curve=None,
+  changes=5,
+  **times,
 ):
-  """GMP to 90 % in one storage and one scope."""
+  """GMP to 90 % in one storage, one scope and along one curve."""
   scope = {"scope": sparsejax.layerwise(sparsejax.uniform)} if uniform else {}
   storage = {"storage": sparsejax.kept} if kept else {}
   times = {"end_step": 50, "every": 5, "begin_step": 0} | times
   follow = pruning.gmp_kept if kept else pruning.gmp
   prune = pruning.prune_uniform if uniform else pruning.prune_global
+  library_curve, oracle_curve = curve or (
+    sparsejax.cubic_curve,
+    schedules.cubic,
+  )
   return make_case(
     name,
     sparsejax.gmp(
@@ -72,10 +83,13 @@ def gmp_case(
       begin_step=times["begin_step"],
       end_step=times["end_step"],
       every_steps=times["every"],
+      curve=library_curve,
       **scope,
       **storage,
     ),
-    lambda key: follow(pruning.Gradual(initial, 0.9, **times), prune=prune),
+    lambda key: follow(
+      pruning.Gradual(initial, 0.9, curve=oracle_curve, **times), prune=prune
+    ),
     densities=erk(1 - initial) if initial else None,
     order=training.StepThenUpdateKept if kept else training.StepThenUpdate,
     changes=changes,
@@ -111,39 +125,82 @@ def granet_case(name, *, initial=0.0, uniform=False, changes=5, **times):
   )
 
 
-def rigl_case(name, *, skip):
+def rising(densities, curve, **times):
+  """For an oracle that prunes along a curve before it swaps."""
+  return pruning.gmp(
+    pruning.Gradual(0.0, 0.8, curve=curve, **times),
+    prune=pruning.prune_inside_layers(densities),
+  )
+
+
+def rigl_case(name, *, skip, curve=None):
+  """RigL at 80 %, or along a curve to there."""
+  prune = ()
+  library_curve = {}
+  if curve is not None:
+    library_curve["curve"], oracle_curve = curve
+    prune = rising(
+      distributions.erk_densities, oracle_curve, end_step=52, every=6
+    )
   return make_case(
     name,
-    sparsejax.rigl(0.8, end_step=53, every_steps=6, skip_step_on_update=skip),
-    lambda key: swaps.rigl(
-      every=6, end_step=53, fraction=0.3, key=key, at_step_zero=skip
+    sparsejax.rigl(
+      0.8,
+      end_step=53,
+      every_steps=6,
+      skip_step_on_update=skip,
+      **library_curve,
     ),
-    densities=erk(0.2),
+    lambda key: swaps.rigl(
+      every=6,
+      end_step=53,
+      fraction=0.3,
+      key=key,
+      at_step_zero=skip,
+      prune=prune,
+    ),
+    erk(0.2) if curve is None else None,
     order=training.UpdateSpendsStep if skip else training.StepThenUpdate,
   )
 
 
-def set_case(name, *, by_sign, epsilon=None):
-  """SET every 6 of 66 steps, by ER with epsilon or ERK at 80 %."""
+def set_case(name, *, by_sign, epsilon=None, curve=None):
+  """SET every 6 of 66 steps, by ER with epsilon or ERK at or up to 80 %."""
   first = (
     {"sparsity": 0.8, "distribution": sparsejax.erk}
     if epsilon is None
     else {"epsilon": epsilon}
   )
+  densities = (
+    erk(0.2)
+    if epsilon is None
+    else lambda shapes: distributions.epsilon_densities(shapes, epsilon)
+  )
+  prune = ()
+  if curve is not None:
+    first["curve"], oracle_curve = curve
+    densities = None
+    prune = rising(
+      distributions.erk_densities, oracle_curve, end_step=65, every=6
+    )
   return make_case(
     name,
     sparsejax.sparse_evolution(
       every_steps=6, total_steps=66, by_sign=by_sign, **first
     ),
     lambda key: swaps.sparse_evolution(
-      every=6, total_steps=66, fraction=0.3, by_sign=by_sign, key=key
+      every=6,
+      total_steps=66,
+      fraction=0.3,
+      by_sign=by_sign,
+      key=key,
+      prune=prune,
     ),
-    densities=erk(0.2)
-    if epsilon is None
-    else lambda shapes: distributions.epsilon_densities(shapes, epsilon),
+    densities,
   )
 
 
+SIGMOID = (sparsejax.sigmoid_curve(0.5), schedules.sigmoid(0.5))
 CASES = [
   make_case(
     "static", sparsejax.static(0.9), lambda key: [], erk(0.1), changes=0
@@ -194,6 +251,9 @@ CASES = [
   set_case("set by sign, erk", by_sign=True),
   set_case("set by magnitude, epsilon", by_sign=False, epsilon=1.5),
   set_case("set by magnitude, erk", by_sign=False),
+  gmp_case("gmp along a sigmoid", curve=SIGMOID),
+  rigl_case("rigl along a sigmoid", skip=True, curve=SIGMOID),
+  set_case("set along a sigmoid", by_sign=True, curve=SIGMOID),
 ]
 
 

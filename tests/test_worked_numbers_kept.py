@@ -1,13 +1,19 @@
 """Numbers of OptG, DPF, DNW, Top-KAST, STR and SR-STE, worked by hand.
 
-Every case is judged twice: the oracle by the numbers, and the library.
+The numbers judge both: the library, and the oracles that judge it elsewhere.
 """
 
 import math
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from oracles import kept, n_of_m, network, optg, pruning, soft_threshold
+
+import sparsejax
 
 
 def float32(*values):
@@ -18,64 +24,123 @@ def plain_sgd(learning_rate):
   return network.MomentumSGD(learning_rate, momentum=0.0, weight_decay=0.0)
 
 
-def oracle_steps(build, weights, gradients, learning_rate=1.0):
-  """The oracle after one call per gradient, on one sparse leaf."""
-  [leaf] = leaves = network.make_leaves({"kernel": weights.reshape(-1, 2)})
-  oracle = build(leaves, plain_sgd(learning_rate))
+class Found(NamedTuple):
+  """One layer after some steps of plain SGD, and who stepped it."""
+
+  held: np.ndarray
+  latent: np.ndarray
+  mask: np.ndarray
+  source: Any
+
+
+def oracle_steps(build, weights, gradients, *, rate=1.0, mask=None):
+  """The oracle's layer after one call per gradient."""
+  [leaf] = leaves = network.make_leaves({"kernel": weights})
+  oracle = build(leaves, plain_sgd(rate))
+  if mask is not None:
+    leaf.mask = mask
   for gradient in gradients:
-    oracle.step([gradient.reshape(-1, 2)])
-  return oracle, leaf
+    oracle.step([gradient])
+  held = oracle.held(leaf) if hasattr(oracle, "held") else leaf.held
+  return Found(held, leaf.weights, leaf.mask, oracle)
 
 
-def assert_leaf(leaf, *, held, latent, mask):
-  np.testing.assert_array_equal(leaf.mask.ravel(), mask)
-  np.testing.assert_allclose(leaf.held.ravel(), held, rtol=1e-6)
-  np.testing.assert_allclose(leaf.weights.ravel(), latent, rtol=1e-6)
+def library_steps(method, weights, gradients, *, rate=1.0, mask=None):
+  """The library's layer after one call per gradient."""
+  params = {"kernel": jnp.asarray(weights)}
+  masks = None if mask is None else {"kernel": jnp.asarray(mask)}
+  tx = sparsejax.sparsify(optax.sgd(rate), method, masks=masks)
+  state, update = jax.jit(tx.init)(params), jax.jit(tx.update)
+  params = sparsejax.apply_masks(params, state)
+  for gradient in gradients:
+    grads = {"kernel": jnp.asarray(gradient)}
+    updates, state = update(grads, state, params)
+    params = optax.apply_updates(params, updates)
+  layer = (params, state.latent, state.masks)
+  return Found(*(np.asarray(tree["kernel"]) for tree in layer), state)
+
+
+def assert_found(found, *, held, latent, mask):
+  np.testing.assert_array_equal(found.mask.ravel(), mask)
+  np.testing.assert_allclose(found.held.ravel(), held, rtol=1e-6, atol=1e-9)
+  np.testing.assert_allclose(found.latent.ravel(), latent, rtol=1e-6)
+
+
+def square(*values):
+  return float32(*values).reshape(-1, 2)
 
 
 def test_dpf_revives_a_weight_that_learned_while_it_was_off():
-  gradients = [float32(0, 0, 0, -4), float32(0, -2, 0, 0)]
+  weights = square(4, 3, 2, 1)
+  gradients = [square(0, 0, 0, -4), square(0, -2, 0, 0)]
   gradual = pruning.Gradual(0.0, 0.5, end_step=2, every=1)
-  _, leaf = oracle_steps(
-    lambda leaves, sgd: kept.dpf(leaves, sgd, gradual),
-    float32(4, 3, 2, 1),
-    gradients,
-  )
-  assert_leaf(leaf, held=[0, 5, 0, 5], latent=[4, 5, 2, 5], mask=[0, 1, 0, 1])
+  method = sparsejax.dpf(0.5, end_step=2, every_steps=1)
+  for found in [
+    oracle_steps(
+      lambda leaves, sgd: kept.dpf(leaves, sgd, gradual), weights, gradients
+    ),
+    library_steps(method, weights, gradients),
+  ]:
+    assert_found(
+      found, held=[0, 5, 0, 5], latent=[4, 5, 2, 5], mask=[0, 1, 0, 1]
+    )
+
+
+def test_dpf_follows_the_weights_when_its_sparsity_has_arrived():
+  weights = square(4, 3, 2, 1)
+  gradients = [np.zeros_like(weights), square(0, 0, -3, 0)]
+  gradual = pruning.Gradual(0.0, 0.5, end_step=1, every=1)
+  method = sparsejax.dpf(0.5, end_step=1, every_steps=1)
+  for found in [
+    oracle_steps(
+      lambda leaves, sgd: kept.dpf(leaves, sgd, gradual), weights, gradients
+    ),
+    library_steps(method, weights, gradients),
+  ]:
+    assert_found(
+      found, held=[4, 0, 5, 0], latent=[4, 3, 5, 1], mask=[1, 0, 1, 0]
+    )
 
 
 def test_dnw_ranks_after_every_step():
-  gradients = [float32(0, 0, -2, 0)]
-  _, leaf = oracle_steps(
-    lambda leaves, sgd: kept.dnw(leaves, sgd, 0.5),
-    float32(3, -2, 1, 0.5),
-    gradients,
-  )
-  assert_leaf(
-    leaf, held=[3, 0, 3, 0], latent=[3, -2, 3, 0.5], mask=[1, 0, 1, 0]
-  )
+  weights, gradients = square(3, -2, 1, 0.5), [square(0, 0, -2, 0)]
+  for found in [
+    oracle_steps(
+      lambda leaves, sgd: kept.dnw(leaves, sgd, 0.5), weights, gradients
+    ),
+    library_steps(sparsejax.dnw(0.5), weights, gradients),
+  ]:
+    assert_found(
+      found, held=[3, 0, 3, 0], latent=[3, -2, 3, 0.5], mask=[1, 0, 1, 0]
+    )
 
 
 def test_top_kast_shrinks_what_only_explores():
-  weights = float32(3, 4, 0.6, 0.8, 0.5, 0.1, 0, 0)
-  gradients = [float32(0, 0, 0, 0, 9, 9, 9, 9)]
-  oracle, leaf = oracle_steps(
-    lambda leaves, sgd: kept.TopKAST(
-      leaves, sgd, sparsity=0.75, backward_sparsity=0.5, penalty=0.5
-    ),
+  weights = square(3, 4, 0.6, 0.8, 0.5, 0.1, 0, 0)
+  gradients = [square(0, 0, 0, 0, 9, 9, 9, 9)]
+  sets = {"sparsity": 0.75, "backward_sparsity": 0.5, "penalty": 0.5}
+  by_oracle = oracle_steps(
+    lambda leaves, sgd: kept.TopKAST(leaves, sgd, **sets),
     weights,
     gradients,
-    learning_rate=0.1,
+    rate=0.1,
   )
-  # 0.5 (3, 4) / 5 on A; 0.5 (0.6, 0.8) / (0.25 x 1) on the rest of B.
-  assert_leaf(
-    leaf,
-    held=[2.97, 3.96, 0, 0, 0, 0, 0, 0],
-    latent=[2.97, 3.96, 0.48, 0.64, 0.5, 0.1, 0, 0],
-    mask=[1, 1, 0, 0, 0, 0, 0, 0],
+  by_library = library_steps(
+    sparsejax.top_kast(**sets), weights, gradients, rate=0.1
   )
-  backward = oracle.backward["kernel"].ravel()
-  np.testing.assert_array_equal(backward, [1, 1, 0, 1, 1, 0, 0, 0])
+  for found, backward in [
+    (by_oracle, by_oracle.source.backward),
+    (by_library, by_library.source.memory["backward"]),
+  ]:
+    # 0.5 (3, 4) / 5 on A; 0.5 (0.6, 0.8) / (0.25 x 1) on the rest of B.
+    assert_found(
+      found,
+      held=[2.97, 3.96, 0, 0, 0, 0, 0, 0],
+      latent=[2.97, 3.96, 0.48, 0.64, 0.5, 0.1, 0, 0],
+      mask=[1, 1, 0, 0, 0, 0, 0, 0],
+    )
+    learns = np.asarray(backward["kernel"]).ravel()
+    np.testing.assert_array_equal(learns, [1, 1, 0, 1, 1, 0, 0, 0])
 
 
 @pytest.mark.parametrize(
@@ -86,36 +151,46 @@ def test_top_kast_shrinks_what_only_explores():
   ],
 )
 def test_two_of_four(group, mask):
-  weights = np.stack([float32(*group)] * 2, 1)
-  found = n_of_m.largest_of_groups(weights, 2, 4)
-  np.testing.assert_array_equal(found, np.stack([mask] * 2, 1))
+  weights = columns(group)
+  first = library_steps(sparsejax.sr_ste(n=2, m=4), weights, [])
+  for found in [n_of_m.largest_of_groups(weights, 2, 4), first.mask]:
+    np.testing.assert_array_equal(found, np.stack([mask] * 2, 1))
+
+
+def columns(values):
+  return np.stack([float32(*values)] * 2, 1)
 
 
 def test_groups_lie_along_the_input_axis():
-  weights = np.zeros((1, 2, 4, 3), np.float32)
+  weights = np.zeros((2, 2, 4, 3), np.float32)
   weights[0, 1, 3, 2] = 1.0
   expected = np.zeros(weights.shape, bool)
   expected[:, :, :1] = True
   expected[0, 1, 0, 2], expected[0, 1, 3, 2] = False, True
-  np.testing.assert_array_equal(
-    n_of_m.largest_of_groups(weights, 1, 4), expected
-  )
-  assert n_of_m.largest_of_groups(weights, 1, 3).all()  # 4 channels enter.
+  for m, mask in [(4, expected), (3, np.ones_like(expected))]:
+    first = library_steps(sparsejax.sr_ste(n=1, m=m), weights, [])
+    for found in [n_of_m.largest_of_groups(weights, 1, m), first.mask]:
+      np.testing.assert_array_equal(found, mask)
 
 
 def test_sr_ste_decays_what_is_off():
-  column = float32(0.5, 0.4, 0.3, 0.2)
-  [leaf] = leaves = network.make_leaves({"kernel": np.stack([column] * 2, 1)})
-  oracle = n_of_m.sr_ste(
-    leaves, plain_sgd(1.0), n_of_m.by_groups(2, 4), decay=0.5
-  )
-  oracle.step([np.stack([float32(0, 0, -0.5, 0)] * 2, 1)])
-  assert_leaf(
-    leaf,
-    held=np.repeat([0.5, 0, 0.65, 0], 2),
-    latent=np.repeat([0.5, 0.4, 0.65, 0.1], 2),
-    mask=np.repeat([1, 0, 1, 0], 2),
-  )
+  weights, gradients = columns([0.5, 0.4, 0.3, 0.2]), [columns([0, 0, -0.5, 0])]
+  for found in [
+    oracle_steps(
+      lambda leaves, sgd: n_of_m.sr_ste(
+        leaves, sgd, n_of_m.by_groups(2, 4), decay=0.5
+      ),
+      weights,
+      gradients,
+    ),
+    library_steps(sparsejax.sr_ste(n=2, m=4, decay=0.5), weights, gradients),
+  ]:
+    assert_found(
+      found,
+      held=np.repeat([0.5, 0, 0.65, 0], 2),
+      latent=np.repeat([0.5, 0.4, 0.65, 0.1], 2),
+      mask=np.repeat([1, 0, 1, 0], 2),
+    )
 
 
 def test_the_soft_threshold_and_its_slopes():
@@ -130,55 +205,134 @@ def test_the_soft_threshold_and_its_slopes():
   assert slope == pytest.approx(0.00332403, abs=5e-9)
 
 
+def test_a_step_under_a_soft_threshold():
+  # The weights above, as they are held; the gradient of s is 0.00332403.
+  held = square(0.49330715, 0, 0.01330715, -0.19330715)
+  gradients = [square(1, 2, -1, 0.5)]
+  by_oracle = oracle_steps(
+    lambda leaves, sgd: soft_threshold.SoftThreshold(
+      leaves, sgd, threshold=-5.0, threshold_sgd=plain_sgd(100.0)
+    ),
+    held,
+    gradients,
+    rate=0.1,
+  )
+  by_library = library_steps(
+    sparsejax.soft_threshold(
+      initial_threshold=-5.0, threshold_tx=optax.sgd(100.0)
+    ),
+    held,
+    gradients,
+    rate=0.1,
+  )
+  s = -5.0 - 0.332403
+  margin = 1 / (1 + math.exp(-s))
+  thresholds = by_library.source.memory["threshold"].values
+  for found, threshold in [
+    (by_oracle, by_oracle.source.thresholds["kernel"].weights),
+    (by_library, thresholds["kernel"]),
+  ]:
+    assert float(threshold) == pytest.approx(s, abs=5e-7)
+    np.testing.assert_array_equal(found.mask.ravel(), [1, 0, 1, 1])
+    latent = np.array([0.4, 0, 0.12, -0.25])
+    np.testing.assert_allclose(found.latent.ravel(), latent, atol=1e-8)
+    np.testing.assert_allclose(
+      found.held.ravel(), latent - margin * np.sign(latent), atol=5e-8
+    )
+
+
 def test_far_below_zero_a_threshold_moves_by_its_decay_alone():
-  weights = float32(0.5, -0.003, 0.02, -0.2)
+  weights = square(0.5, -0.003, 0.02, -0.2)
+  gradients = [square(1, 2, -1, 0.5)]
   assert soft_threshold.sigmoid(-3200.0) == 0.0
-  _, slope = soft_threshold.slopes(weights, -3200.0, float32(1, 2, -1, 0.5))
-  assert slope == 0.0
+  by_library = library_steps(
+    sparsejax.soft_threshold(
+      initial_threshold=-3200.0,
+      threshold_learning_rate=0.5,
+      threshold_weight_decay=0.01,
+    ),
+    weights,
+    gradients,
+  )
+  by_oracle = oracle_steps(
+    lambda leaves, sgd: soft_threshold.SoftThreshold(
+      leaves,
+      sgd,
+      threshold=-3200.0,
+      threshold_sgd=network.MomentumSGD(0.5, 0.9, 0.01, nesterov=False),
+    ),
+    weights,
+    gradients,
+  )
+  thresholds = by_library.source.memory["threshold"].values
+  for found, threshold in [
+    (by_oracle, by_oracle.source.thresholds["kernel"].weights),
+    (by_library, thresholds["kernel"]),
+  ]:
+    assert float(threshold) == pytest.approx(-3184.0)  # 3200 (1 - 0.5 x 0.01)
+    assert found.mask.all()
+    np.testing.assert_array_equal(found.held, weights - gradients[0])
+
+
+def scores_of(found):
+  if isinstance(found.source, optg.OptG):
+    return found.source.scores["kernel"].ravel()
+  return np.asarray(found.source.memory["scores"].values["kernel"]).ravel()
 
 
 def test_scores_and_weights_of_optg_move_by_the_gradient_of_the_sparse_net():
-  weights, gradient = float32(1, -2, 0.5, 3), float32(0.2, -0.3, 0.4, -0.1)
-  [leaf] = leaves = network.make_leaves({"kernel": weights.reshape(2, 2)})
-  oracle = optg.OptG(
-    leaves,
-    plain_sgd(1.0),
-    sparsity=0.5,
-    epochs=2,
-    steps_per_epoch=10,
-    learning_rate=lambda t: 0.1 * (1 + math.exp(0.5)),
-    momentum=0.0,
-  )
-  leaf.mask = np.array([[1, 0], [1, 1]], bool)
-  oracle.step([gradient.reshape(2, 2)])
-  np.testing.assert_allclose(
-    oracle.scores["kernel"].ravel(), [-0.02, -0.06, -0.02, 0.03], rtol=1e-6
-  )
-  assert_leaf(
-    leaf,
-    held=[0.8, 0, 0.1, 3.1],
-    latent=[0.8, -2, 0.1, 3.1],
-    mask=[1, 0, 1, 1],
-  )
+  weights = square(1, -2, 0.5, 3)
+  gradients = [square(0.2, -0.3, 0.4, -0.1)]
+  mask = np.array([[1, 0], [1, 1]], bool)
+  length = {"sparsity": 0.5, "epochs": 2, "steps_per_epoch": 10}
+  rate = 0.1 * (1 + math.exp(0.5))  # 0.1 in epoch 0
+  for found in [
+    oracle_steps(
+      lambda leaves, sgd: optg.OptG(
+        leaves, sgd, learning_rate=lambda t: rate, momentum=0.0, **length
+      ),
+      weights,
+      gradients,
+      mask=mask,
+    ),
+    library_steps(
+      sparsejax.optg(score_learning_rate=rate, score_momentum=0.0, **length),
+      weights,
+      gradients,
+      mask=mask,
+    ),
+  ]:
+    np.testing.assert_allclose(
+      scores_of(found), [-0.02, -0.06, -0.02, 0.03], rtol=1e-6
+    )
+    assert_found(
+      found,
+      held=[0.8, 0, 0.1, 3.1],
+      latent=[0.8, -2, 0.1, 3.1],
+      mask=[1, 0, 1, 1],
+    )
 
 
 def test_optg_refreshes_in_the_first_call_of_an_epoch():
   # Held still, the scores go along -G w: (-0.2, -0.6, -0.2, 0.3).
-  weights, gradient = float32(1, -2, 0.5, 3), float32(0.2, -0.3, 0.4, -0.1)
-
-  def build(leaves, sgd):
-    return optg.OptG(
-      leaves,
-      sgd,
-      sparsity=0.5,
-      epochs=2,
-      steps_per_epoch=2,
-      learning_rate=lambda t: 0.1,
-    )
-
+  weights = square(1, -2, 0.5, 3)
+  gradient = square(0.2, -0.3, 0.4, -0.1)
+  length = {"sparsity": 0.5, "epochs": 2, "steps_per_epoch": 2}
+  method = sparsejax.optg(score_learning_rate=0.1, **length)
   for calls, mask in [(2, [1, 1, 1, 1]), (3, [1, 0, 0, 1])]:
-    _, leaf = oracle_steps(build, weights, [gradient] * calls, 0.0)
-    assert_leaf(leaf, held=weights * mask, latent=weights, mask=mask)
+    for found in [
+      oracle_steps(
+        lambda leaves, sgd: optg.OptG(
+          leaves, sgd, learning_rate=lambda t: 0.1, **length
+        ),
+        weights,
+        [gradient] * calls,
+        rate=0.0,
+      ),
+      library_steps(method, weights, [gradient] * calls, rate=0.0),
+    ]:
+      held = weights.ravel() * mask
+      assert_found(found, held=held, latent=weights.ravel(), mask=mask)
 
 
 @pytest.mark.parametrize(

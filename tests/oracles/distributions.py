@@ -5,6 +5,11 @@ import math
 from oracles import ranking
 
 
+def uniform_densities(shapes, density):
+  """The same for every layer."""
+  return [density] * len(shapes)
+
+
 def erk_densities(shapes, density, *, kernel_dims=True):
   """Erdos-Renyi(-Kernel) at a given density of the whole network.
 

@@ -54,25 +54,34 @@ def everywhere(leaf, gradient):
   return gradient
 
 
-def dpf(leaves, sgd, gradual, *, prune=pruning.prune_global):
-  """Dynamic pruning with feedback: gradual, straight through."""
+def dpf(leaves, sgd, gradual):
+  """Dynamic pruning with feedback: gradual, straight through.
+
+  When the sparsity has arrived, masks still follow the weights to the end.
+  """
+
+  def due(t):
+    return t % gradual.every == 0 and gradual.begin_step < t
 
   def rank(sparse, t):
-    keep_largest(sparse, gradual.sparsity(t), prune)
+    keep_largest(sparse, gradual.sparsity(t), pruning.prune_global)
 
-  return StepThenRank(
-    leaves, sgd, due=gradual.prunes_at, rank=rank, sees=everywhere
-  )
+  return StepThenRank(leaves, sgd, due=due, rank=rank, sees=everywhere)
 
 
-def dnw(leaves, sgd, sparsity, *, every=1, prune=pruning.prune_uniform):
+def dnw(leaves, sgd, sparsity):
   """Discovering neural wirings: the largest of each layer, straight through."""
-  keep_largest(network.sparse_leaves(leaves), sparsity, prune)
+
+  def rank(sparse, t):
+    del t  # Every step is like the first.
+    keep_largest(sparse, sparsity, pruning.prune_uniform)
+
+  rank(network.sparse_leaves(leaves), 0)
   return StepThenRank(
     leaves,
     sgd,
-    due=lambda t: t % every == 0,
-    rank=lambda sparse, t: keep_largest(sparse, sparsity, prune),
+    due=lambda t: True,
+    rank=rank,
     sees=everywhere,
   )
 

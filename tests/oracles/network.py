@@ -91,7 +91,7 @@ def draw_first_masks(leaves, densities, key):
 
 @dataclasses.dataclass(frozen=True)
 class MomentumSGD:
-  """Nesterov momentum with coupled weight decay, as PyTorch's SGD.
+  """Momentum with coupled weight decay, as PyTorch's SGD.
 
   Operations are in float32 and in the order in which optax chains
   add_decayed_weights, trace and scale, so that an un-jitted optax agrees in
@@ -101,6 +101,7 @@ class MomentumSGD:
   learning_rate: float = 0.1
   momentum: float = 0.9
   weight_decay: float = 1e-3
+  nesterov: bool = True
 
   names = ("trace",)
 
@@ -114,7 +115,7 @@ class MomentumSGD:
     mu = np.float32(self.momentum)
     gradient = gradient + decay * leaf.weights
     trace = gradient + mu * leaf.statistic("trace")
-    direction = gradient + mu * trace
+    direction = gradient + mu * trace if self.nesterov else trace
     leaf.weights = leaf.weights + np.float32(-self.learning_rate) * direction
     leaf.statistics["trace"] = trace
     leaf.steps += 1

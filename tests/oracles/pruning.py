@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from oracles import ranking, schedules
+from oracles import distributions, ranking, schedules
 from oracles.network import sparse_leaves
 
 
@@ -20,21 +20,35 @@ def prune_global(leaves, sparsity):
     leaf.mask = mask
 
 
-def prune_uniform(leaves, sparsity):
-  """The same within each layer, at one sparsity for all of them.
+def prune_inside_layers(densities):
+  """The same within each layer, by densities: shapes, density -> list.
 
   Budgets are rounded so that they sum to the asked count, and none may exceed
   what its layer has left: a layer that cannot grow cannot make up for others.
   """
-  budgets = ranking.largest_remainder(
-    [leaf.size * (1.0 - sparsity) for leaf in leaves],
-    [leaf.active for leaf in leaves],
-    ranking.floor_tol(sum(leaf.size for leaf in leaves) * (1.0 - sparsity)),
-  )
-  for leaf, budget in zip(leaves, budgets, strict=True):
-    leaf.mask = ranking.keep_top_in(
-      ranking.magnitude(leaf.weights), budget, leaf.mask
+
+  def prune(leaves, sparsity):
+    shapes = [leaf.weights.shape for leaf in leaves]
+    sizes = [leaf.size for leaf in leaves]
+    budgets = ranking.largest_remainder(
+      [
+        size * density
+        for size, density in zip(
+          sizes, densities(shapes, 1.0 - sparsity), strict=True
+        )
+      ],
+      [leaf.active for leaf in leaves],
+      ranking.floor_tol(sum(sizes) * (1.0 - sparsity)),
     )
+    for leaf, budget in zip(leaves, budgets, strict=True):
+      leaf.mask = ranking.keep_top_in(
+        ranking.magnitude(leaf.weights), budget, leaf.mask
+      )
+
+  return prune
+
+
+prune_uniform = prune_inside_layers(distributions.uniform_densities)
 
 
 class Gradual:
@@ -45,8 +59,17 @@ class Gradual:
   no multiple in between, there is one prune at `end_step` itself.
   """
 
-  def __init__(self, initial, final, *, begin_step=0, end_step, every):
-    self.initial, self.final = initial, final
+  def __init__(
+    self,
+    initial,
+    final,
+    *,
+    begin_step=0,
+    end_step,
+    every,
+    curve=schedules.cubic,
+  ):
+    self.initial, self.final, self.curve = initial, final, curve
     self.begin_step, self.end_step, self.every = begin_step, end_step, every
     self.n = end_step // every - begin_step // every
 
@@ -59,7 +82,7 @@ class Gradual:
     if self.n == 0:
       return self.final
     i = t // self.every - self.begin_step // self.every
-    return schedules.cubic(self.initial, self.final, i, self.n)
+    return self.curve(self.initial, self.final, i, self.n)
 
 
 def one_shot(sparsity, *, at_step, prune=prune_global):

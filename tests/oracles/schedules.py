@@ -10,6 +10,18 @@ def cubic(initial, final, i, n):
   return final + (initial - final) * (1.0 - i / n) ** 3
 
 
+def sigmoid(alpha):
+  """OptG, equation 16: slow, fast, slow; exact at i = n. From dense only."""
+
+  def curve(initial, final, i, n):
+    assert initial == 0.0
+    if i >= n:
+      return final
+    return final / (1.0 + math.exp(-alpha * (i - n / 2)))
+
+  return curve
+
+
 def cosine_with_floor(initial, final, t, total_steps):
   """GraNet and ITOP: from `initial` at 0 to `final` at `total_steps`."""
   swing = (1.0 + math.cos(math.pi * t / total_steps)) / 2.0

@@ -80,8 +80,11 @@ def itop_swap(total_steps, first_fraction, last_fraction, key):
   return swap
 
 
-def rigl(*, every, end_step, fraction, key, at_step_zero):
-  """Cosine to zero at `end_step`, rounded down; the first masks may swap."""
+def rigl(*, every, end_step, fraction, key, at_step_zero, prune=()):
+  """Cosine to zero at `end_step`, rounded down; the first masks may swap.
+
+  A sparsity that rises prunes before the swap, by the events in `prune`.
+  """
 
   def swaps_at(t):
     return t % every == 0 and t < end_step and (t > 0 or at_step_zero)
@@ -92,15 +95,15 @@ def rigl(*, every, end_step, fraction, key, at_step_zero):
       count = ranking.floor_tol(share * leaf.active)
       swap_by_gradient(leaf, gradients[leaf.index], count, key, t)
 
-  return [(swaps_at, swap)]
+  return [*prune, (swaps_at, swap)]
 
 
-def sparse_evolution(*, every, total_steps, fraction, by_sign, key):
+def sparse_evolution(*, every, total_steps, fraction, by_sign, key, prune=()):
   """Removes the weights closest to zero, adds as many at random.
 
   By sign, each of the two signs loses its own share; a weight of zero counts
   as positive. What was just removed may be drawn, and restarts at zero. None
-  follows the last step.
+  follows the last step. A sparsity that rises prunes first, by `prune`.
   """
 
   def evolves_at(t):
@@ -119,4 +122,4 @@ def sparse_evolution(*, every, total_steps, fraction, by_sign, key):
       bits = regrow_bits(leaf, key, t)
       leaf.mask = kept | ranking.grow_at_random(removed, ~kept, bits)
 
-  return [(evolves_at, evolve)]
+  return [*prune, (evolves_at, evolve)]

@@ -50,13 +50,16 @@ class UpdateSpendsStep:
 
   def __init__(self, leaves, sgd, events):
     self.leaves, self.sgd = leaves, sgd
-    [(self.due, self.update)] = events
+    self.events = events
     self.t, self.last_update = 0, None
     zero_where_off(leaves)
 
   def step(self, gradients):
-    if self.due(self.t) and self.last_update != self.t:
-      self.update(self.leaves, gradients, self.t)
+    due = [update for due, update in self.events if due(self.t)]
+    if due and self.last_update != self.t:
+      for update in due:
+        update(self.leaves, gradients, self.t)
+        zero_where_off(self.leaves)
       self.last_update = self.t
     else:
       for leaf, gradient in zip(self.leaves, gradients, strict=True):
