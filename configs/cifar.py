@@ -108,7 +108,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
       "model": build.section(
         "model", chosen["model"], width=0.125 if runlocal else 1.0
       ),
-      "optimizer": _optimizer(recipe, epochs),
+      "optimizer": _optimizer(chosen, recipe, epochs),
       "method": _method(chosen, recipe, epochs),
       # Globs of parameter names: what is sparse (nothing: every kernel), and
       # what of it stays dense.
@@ -209,12 +209,14 @@ def _data(
 
 
 def _optimizer(
-  recipe: dict[str, Any], epochs: FieldReference
+  chosen: dict[str, Any], recipe: dict[str, Any], epochs: FieldReference
 ) -> dict[str, Any]:
   """Returns the optimizer's section."""
   given = dict(recipe["optimizer"])
   if "warmup" in recipe:
     given["warmup_epochs"] = epochs * recipe["warmup"]
+  if chosen["runlocal"]:  # Too short a warm-up, for so small a network.
+    given["learning_rate"] = 0.01
   return build.section("optimizer", "sgd", **given)
 
 

@@ -90,14 +90,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
       "model": build.section(
         "model", chosen["model"], width=0.125 if runlocal else 1.0
       ),
-      "optimizer": build.section(
-        "optimizer",
-        "sgd",
-        nesterov=False,
-        # The warm-up is five epochs of all these recipes.
-        warmup_epochs=epochs * (5 / recipe["epochs"]),
-        **recipe["optimizer"],
-      ),
+      "optimizer": _optimizer(chosen, recipe, epochs),
       "method": _method(chosen, recipe, epochs),
       # Globs of parameter names: what is sparse (nothing: every kernel), and
       # what of it stays dense.
@@ -115,14 +108,16 @@ def _recipes(model: str) -> dict[str, dict[str, Any]]:
   """
   return {
     # Liu et al. (2021), Table 7 and code: no decay on what it calls `bn*`,
-    # which leaves the norms of the shortcuts in.
+    # which leaves the norms of the shortcuts in; MobileNet has none.
     "granet": {
       "epochs": 100.0,
       "batch_size": 128,
       "optimizer": {
         "learning_rate": 0.1,
         "weight_decay": 1e-4,
-        "undecayed": ("stem_norm/*", "*/norm[0-9]/*"),
+        "undecayed": ("*_norm/*",)
+        if model == "mobilenet_v1"
+        else ("stem_norm/*", "*/norm[0-9]/*"),
         "schedule": "drops",
         "drop_at": (0.3, 0.6, 0.9),
       },
@@ -173,6 +168,20 @@ def _data(runlocal: bool, examples: int) -> dict[str, Any]:
     train_examples=examples,
     test_examples=40,
   )
+
+
+def _optimizer(
+  chosen: dict[str, Any], recipe: dict[str, Any], epochs: FieldReference
+) -> dict[str, Any]:
+  """Returns the optimizer's section; a warm-up of five epochs is in all."""
+  given = {
+    "nesterov": False,
+    "warmup_epochs": epochs * (5 / recipe["epochs"]),
+    **recipe["optimizer"],
+  }
+  if chosen["runlocal"]:  # Too short a warm-up, for so small a network.
+    given["learning_rate"] = 0.01
+  return build.section("optimizer", "sgd", **given)
 
 
 def _method(
