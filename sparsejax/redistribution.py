@@ -166,13 +166,15 @@ def in_proportion(
     counts, claims = state
     return (missing(counts) > 0) & jnp.any(claims > 0)
 
+  def with_claims(counts: Array) -> tuple[Array, Array]:
+    return counts, jnp.where(counts < free, weights, 0)
+
   def split(state: tuple[Array, Array]) -> tuple[Array, Array]:
     counts, claims = state
     more = _largest_remainder(claims, missing(counts))
-    counts = jnp.minimum(counts + more, free)
-    return counts, jnp.where(counts < free, weights, 0)
+    return with_claims(jnp.minimum(counts + more, free))
 
-  start = jnp.zeros_like(weights), weights
+  start = with_claims(jnp.zeros_like(weights))
   return lax.while_loop(unplaced, split, start)[0]
 
 
