@@ -145,12 +145,17 @@ def gradient_trace(decay: float) -> Memory:
 def widest(distribution: Distribution, sparsity: float) -> Memory:
   """The set of the largest weights of each layer, at a sparsity of its own.
 
+  All weights that are on belong to it. When the two sparsities are close,
+  budgets of whole weights may leave a layer with one on more than the set has.
+
   Args:
     distribution: sparsity per layer.
     sparsity: fraction of the weights outside the set, in [0, 1).
   """
 
-  def largest(layout: Layout, leaves: list[Array]) -> list[Array]:
+  def largest(
+    layout: Layout, leaves: list[Array], on: list[Array]
+  ) -> list[Array]:
     scope = scopes.layerwise(distribution)
     counts = scope.budgets(layout, sparsity, 1.0, None)
     packed = packing.choose(layout, leaves)
@@ -161,15 +166,17 @@ def widest(distribution: Distribution, sparsity: float) -> Memory:
       packed.contest(scope.groups(layout), layout.sizes),
       valid=packed.inside(),
     )
-    return packed.unpack(chosen)
+    return [c | m for c, m in zip(packed.unpack(chosen), on, strict=True)]
 
   def init(start: Start) -> PyTree:
-    chosen = largest(start.layout, start.layout.take(start.params))
+    weights = start.layout.take(start.params)
+    chosen = largest(start.layout, weights, jax.tree.leaves(start.masks))
     return trees.masks_tree(start.params, start.layout, chosen)
 
   def observe(memory: PyTree, update: Update) -> PyTree:
     weights = [seen.param for seen in update.seen]
-    return _like(memory, largest(update.layout, weights))
+    on = [seen.mask for seen in update.seen]
+    return _like(memory, largest(update.layout, weights, on))
 
   return Memory(init=init, observe=observe, leaves=_itself)
 

@@ -143,6 +143,23 @@ def test_top_kast_shrinks_what_only_explores():
     np.testing.assert_array_equal(learns, [1, 1, 0, 1, 1, 0, 0, 0])
 
 
+def test_whatever_top_kast_uses_also_learns():
+  # Budgets of whole weights: (3, 8) are on, and the wider set has (2, 9).
+  params = {
+    "one": jnp.arange(1.0, 11.0).reshape(5, 2),
+    "two": jnp.arange(1.0, 35.0).reshape(17, 2),
+  }
+  method = sparsejax.top_kast(0.75, backward_sparsity=0.74)
+  tx = sparsejax.sparsify(optax.sgd(0.0), method)
+  state = jax.jit(tx.init)(params)
+  _, after = jax.jit(tx.update)(params, state, params)
+  for found in [state, after]:
+    assert [int(found.masks[n].sum()) for n in params] == [3, 8]
+    assert [int(found.memory["backward"][n].sum()) for n in params] == [3, 9]
+    for name in params:
+      assert (found.memory["backward"][name] | ~found.masks[name]).all()
+
+
 @pytest.mark.parametrize(
   "group, mask",
   [
