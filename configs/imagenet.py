@@ -85,7 +85,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
       "forbid_warnings": False,
       "label_smoothing": 0.1,
       "ema_decay": 0.0,
-      **build.beginning(),
+      **build.usual(),
       "data": _data(runlocal, 10 * batch_size),
       "model": build.section(
         "model", chosen["model"], width=0.125 if runlocal else 1.0

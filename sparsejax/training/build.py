@@ -18,6 +18,7 @@ from sparsejax.training import (
   earlier,
   errors,
   meter,
+  performance,
   plans,
   rates,
   schema,
@@ -31,6 +32,7 @@ KINDS = {
     {**methods.METHODS, **plans.METHODS},
     named={
       "distribution": methods.DISTRIBUTIONS,
+      "regrow_by": methods.REGROW_BY,
       "scope": methods.SCOPES,
       "storage": methods.STORAGES,
     },
@@ -59,7 +61,7 @@ _VALUES = {
   "init_mode": str,
   "init_step": int,
 }
-_OPTIONAL = {"init_from": str}
+_OPTIONAL = {"init_from": str, "performance": str}
 # One key for each purpose, folded from the seed.
 _MODEL_KEY, _DATA_KEY, _MASK_KEY = range(3)
 
@@ -173,12 +175,18 @@ def build(config: ConfigDict) -> Experiment:
   plan = plans.plan_of(
     schema.call(KINDS["method"], "config.method", timed["method"], fed)
   )
+  source = performance.source(
+    plain["performance"],
+    plan.method,
+    validates=dataset.validation is not None,
+  )
+  steps = _on_grid(steps, plain, source)
   before = earlier.look(plain, retrains=plan.retrains)
   model = _model(plain, fed, plan, dataset)
   key = jax.random.key(plain["seed"])
   mask_key = jax.random.fold_in(key, _MASK_KEY)
   tx_with = _transformation(timed, fed, plan.method, mask_key)
-  setup = _setup(plain, dataset, model, plan.method, tx_with, steps)
+  setup = _setup(plain, dataset, model, plan.method, tx_with, steps, source)
   init_key = jax.random.fold_in(key, _MODEL_KEY)
   data_key = jax.random.fold_in(key, _DATA_KEY)
   return Experiment(
@@ -193,21 +201,24 @@ def build(config: ConfigDict) -> Experiment:
     data_key=data_key,
     mask_key=mask_key,
     prices=_prices(setup, plan.method, init_key, data_key, dataset.example),
-    target_sparsity=_target(plain, before),
+    target_sparsity=_target(plain, plan, before),
     warnings=_late_schedules(timed, fed),
   )
 
 
-def beginning() -> dict[str, Any]:
-  """Returns the keys of a config that say how a run begins, by default alone.
+def usual() -> dict[str, Any]:
+  """Returns the keys of a config that most runs leave as they are.
 
   Returns:
     `init_from`, `init_mode` and `init_step`: the earlier run to start from,
     how (`earlier` has the ways), and at which of its steps; `keep_steps`: steps
     whose weights are kept for such runs, on the grid of `dispatch_steps`;
-    `epochs_multiplier`: how much later the run and its milestones end.
+    `epochs_multiplier`: how much later the run and its milestones end;
+    `performance`: what a method is told that follows how well the epochs went
+    (`performance.source` has the rule).
   """
   return {
+    "performance": config_dict.placeholder(str),
     "init_from": config_dict.placeholder(str),
     "init_mode": "rewind",
     "init_step": 0,
@@ -285,16 +296,30 @@ def _steps(plain: Mapping[str, Any], examples: int) -> Steps:
     return schema.to_steps(f"config.{key}", plain[key], per_epoch)
 
   total = in_steps("epochs")
-  dispatch = min(plain["dispatch_steps"], total)
   return Steps(
     total=total,
     per_epoch=per_epoch,
-    dispatch=dispatch,
+    dispatch=min(plain["dispatch_steps"], total),
     log_every=plain["log_every_steps"],
     eval_every=in_steps("eval_every_epochs"),
     checkpoint_every=in_steps("checkpoint_every_epochs"),
-    kept=_kept_steps(plain, dispatch, total),
+    kept=(),
   )
+
+
+def _on_grid(
+  steps: Steps, plain: Mapping[str, Any], source: str | None
+) -> Steps:
+  """Settles where dispatches end, and checks what has to fall on that grid.
+
+  Where the validation part is judged for the method, they end with every epoch:
+  as long as an epoch where they would not.
+  """
+  dispatch = steps.dispatch
+  if performance.is_judged(source) and steps.per_epoch % dispatch:
+    dispatch = min(steps.per_epoch, steps.total)
+  kept = _kept_steps(plain, dispatch, steps.total)
+  return steps._replace(dispatch=dispatch, kept=kept)
 
 
 def _stretched(plain: Mapping[str, Any]) -> dict[str, Any]:
@@ -387,9 +412,11 @@ def _model(
 
 
 def _target(
-  plain: Mapping[str, Any], before: earlier.Earlier | None
+  plain: Mapping[str, Any], plan: plans.Plan, before: earlier.Earlier | None
 ) -> float | None:
   """Returns the asked sparsity, that of the earlier run where none is given."""
+  if plan.method.follows:
+    return None  # The config has the first one.
   asked = plain["method"].get("sparsity")
   if asked is None and before is not None:
     return before.summary["target_sparsity"]
@@ -423,6 +450,7 @@ def _setup(
   method: sparsejax.MaskUpdate,
   tx_with: Callable[[Any], optax.GradientTransformationExtraArgs],
   steps: Steps,
+  source: str | None,
 ) -> step.Setup:
   return step.Setup(
     model=model,
@@ -438,6 +466,7 @@ def _setup(
     label_smoothing=plain["label_smoothing"],
     ema_decay=plain["ema_decay"],
     dense_gradient=_dense_gradient(method) or "never",
+    performance=source,
   )
 
 

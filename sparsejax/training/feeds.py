@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from sparsejax.data import Dataset, Split, Stream, batches, streams
-from sparsejax.training import mesh, step
+from sparsejax.training import mesh, performance, step
 
 # Batches on the devices beside the one that is trained on.
 _AHEAD = 2
@@ -36,12 +36,15 @@ class Feed(NamedTuple):
       where one is held out, and "train" where it is resident, compiled when
       it is called.
     examples: number of examples by the same names.
+    hear: to be called at the end of every epoch: judges the validation part
+      and tells the state; `None` where the method does not follow it.
     seconds: what compiling took.
   """
 
   train: Callable[[step.TrainState], tuple[step.TrainState, step.Metrics]]
   judge: Mapping[str, Judge]
   examples: Mapping[str, int]
+  hear: Callable[[step.TrainState], step.TrainState] | None
   seconds: float
 
 
@@ -84,10 +87,15 @@ def open(
     else _judge_streamed(setup, part, devices)
     for name, part in parts.items()
   }
+  examples = {name: part.examples for name, part in parts.items()}
+  hear = None
+  if performance.is_judged(setup.performance):
+    hear = _hear(setup, judge["validation"], examples["validation"], devices)
   return Feed(
     train=run,
     judge=judge,
-    examples={name: part.examples for name, part in parts.items()},
+    examples=examples,
+    hear=hear,
     seconds=time.perf_counter() - started,
   )
 
@@ -207,6 +215,18 @@ def _judge_streamed(setup: step.Setup, part: Stream, devices: Mesh) -> Judge:
     return totals
 
   return judge
+
+
+def _hear(
+  setup: step.Setup, judge: Judge, examples: int, devices: Mesh
+) -> Callable[[step.TrainState], step.TrainState]:
+  told: Any = jax.jit(
+    functools.partial(step.hear, setup, examples=examples),
+    out_shardings=mesh.replicated(devices),
+  )
+  return lambda state: state._replace(
+    performance=told(state.performance, judge(state))
+  )
 
 
 def _placed(

@@ -152,8 +152,8 @@ def _train(
   """Runs the loop.
 
   What follows a dispatch has a fixed order, and a resume relies on it:
-  check that all is finite, evaluate, write metrics, keep weights, save, show,
-  stop.
+  check that all is finite, hear how the epoch went, evaluate, write metrics,
+  keep weights, save, show, stop.
   """
   at = resumed or 0
   train_seconds = 0.0
@@ -186,6 +186,9 @@ def _train(
     if bad is not None:
       _write(writer, [row for row in rows if _is_logged(row, steps, bad)])
       return outcome(NOT_FINITE, _not_finite(bad, first, at, last_good))
+    if feed.hear is not None and at % steps.per_epoch == 0:
+      with jax.transfer_guard("disallow"):
+        state = jax.block_until_ready(feed.hear(state))
     last = at == steps.total
     evaluation = {}
     if last or _due(steps.eval_every, first, at):

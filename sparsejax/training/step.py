@@ -14,7 +14,7 @@ import optax
 
 import sparsejax
 from sparsejax.data import Array, Augment, Split, batches
-from sparsejax.training import meter
+from sparsejax.training import meter, performance
 
 _EVAL_BATCH = 1024
 # Folded into the run's data key; order and augmentation fold 0 and 1.
@@ -41,6 +41,8 @@ class Setup(NamedTuple):
       for the parameters themselves.
     dense_gradient: in which steps the method reads the gradient of weights
       that are off.
+    performance: where the number comes from that the method follows, one of
+      `performance.SOURCES`; `None` where it follows nothing.
     shard: says how an array with a leading batch axis lies on the devices.
   """
 
@@ -57,6 +59,7 @@ class Setup(NamedTuple):
   label_smoothing: float = 0.0
   ema_decay: float = 0.0
   dense_gradient: meter.DenseGradient = "never"
+  performance: str | None = None
   shard: Callable[[jax.Array], jax.Array] = lambda x: x
 
 
@@ -84,6 +87,8 @@ class TrainState(NamedTuple):
       from.
     average: average of the parameters over the steps; `()` without one.
     meter: what the steps have cost.
+    performance: how well the epochs went, where the method follows that; `()`
+      elsewhere.
   """
 
   step: jax.Array
@@ -93,6 +98,7 @@ class TrainState(NamedTuple):
   key: jax.Array
   average: Any
   meter: meter.Meter
+  performance: performance.Performance | tuple[()]
 
 
 class Metrics(NamedTuple):
@@ -163,6 +169,7 @@ def begin(
     key=jax.random.key_data(data_key),
     average=params if setup.ema_decay else (),
     meter=meter.start(opt_state),
+    performance=performance.start(setup.performance),
   )
 
 
@@ -289,6 +296,34 @@ def evaluate(setup: Setup, state: TrainState, split: Split) -> Totals:
   return totals
 
 
+def hear(
+  setup: Setup,
+  known: performance.Performance,
+  totals: Totals,
+  *,
+  examples: int,
+) -> performance.Performance:
+  """Take up how well an epoch went that has just ended.
+
+  Args:
+    setup: static; its method follows the validation part.
+    known: of the state after the last step of the epoch.
+    totals: sums over the validation part, judged with that state.
+    examples: of that part.
+
+  Returns:
+    What is known from then on.
+  """
+  assert setup.performance is not None
+  return performance.judged(
+    known,
+    setup.performance,
+    loss=totals.loss,
+    correct=totals.correct,
+    examples=examples,
+  )
+
+
 def judged_size(setup: Setup, examples: int) -> int:
   """Returns how many examples a batch holds while a split is judged."""
   # A multiple of the training batch divides among the devices.
@@ -387,7 +422,12 @@ def _train_step(
   (loss, (logits, model_state)), grads = jax.value_and_grad(
     loss_of, has_aux=True
   )(state.params)
-  updates, opt_state = setup.tx.update(grads, state.opt_state, state.params)
+  updates, opt_state = setup.tx.update(
+    grads,
+    state.opt_state,
+    state.params,
+    **performance.told(state.performance),
+  )
   params = optax.apply_updates(state.params, updates)
   spent = meter.advance(state.meter, opt_state, setup.dense_gradient)
   grad_norm = optax.tree.norm(grads)
@@ -406,6 +446,14 @@ def _train_step(
     opt_state=opt_state,
     average=_averaged(setup, state.average, params),
     meter=spent,
+    performance=performance.after_step(
+      state.performance,
+      setup.performance,
+      loss=metrics.loss,
+      accuracy=metrics.accuracy,
+      step=state.step + 1,
+      steps_per_epoch=setup.steps_per_epoch,
+    ),
   )
   return new_state, metrics
 
