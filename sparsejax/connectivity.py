@@ -13,7 +13,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from sparsejax import masks, memories
-from sparsejax.base import Gain, Gate, Layers, Memory
+from sparsejax.base import Gain, Gate, Layers
 
 PERFORMANCE, FIRST_COUNTS = "performance", "first_counts"  # names of memories
 
@@ -134,18 +134,6 @@ def pause_when_worse(lag: int, *, higher_is_better: bool) -> Gate:
     return ~(worse & (heard.epochs >= lag + 2))
 
   return gate
-
-
-def remembered(lag: int) -> dict[str, Memory]:
-  """Returns what the rules and the gate of this module look back on.
-
-  Args:
-    lag: of the gate.
-  """
-  return {
-    PERFORMANCE: memories.history(lag),
-    FIRST_COUNTS: memories.first_counts,
-  }
 
 
 def _check_bend(k: float) -> None:

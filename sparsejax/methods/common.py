@@ -29,6 +29,7 @@ from sparsejax.base import (
   as_many,
   whole,
 )
+from sparsejax.connectivity import FIRST_COUNTS, Connectivity, towards_first
 from sparsejax.exchange import share_of
 
 MOMENTUM = "momentum"
@@ -107,6 +108,17 @@ def regrowing(method: MaskUpdate, regrow: Regrow) -> MaskUpdate:
     method = remember(method, **by.memory)
     regrow = dataclasses.replace(regrow, by=by.score)
   return dataclasses.replace(method, regrow=regrow)
+
+
+def connected(method: MaskUpdate, rule: Connectivity) -> MaskUpdate:
+  """Lets a rule say how much of its first count each layer regains."""
+  assert method.regrow is not None
+  method = dataclasses.replace(
+    method,
+    regrow=dataclasses.replace(method.regrow, gain=towards_first(rule)),
+    target_sparsity=None,  # It is not that of the first masks.
+  )
+  return remember(method, **{FIRST_COUNTS: memories.first_counts})
 
 
 def composed(

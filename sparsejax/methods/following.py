@@ -3,7 +3,7 @@
 import dataclasses
 
 from sparsejax import connectivity as rules
-from sparsejax import criteria, distributions
+from sparsejax import criteria, distributions, memories
 from sparsejax.base import (
   Criterion,
   Distribution,
@@ -13,7 +13,7 @@ from sparsejax.base import (
   Performance,
 )
 from sparsejax.connectivity import Connectivity
-from sparsejax.methods.common import remember
+from sparsejax.methods.common import connected, remember
 from sparsejax.methods.swapping import sparse_evolution
 
 
@@ -223,14 +223,10 @@ def _following(
     distribution=distribution,
     regrow_by=regrow_by,
   )
-  assert method.regrow is not None
-  gain = rules.towards_first(connectivity)
   method = dataclasses.replace(
-    method,
-    regrow=dataclasses.replace(method.regrow, gain=gain),
+    connected(method, connectivity),
     gate=gate,
     order=Order.MASKS_FIRST,
     follows=follows,
-    target_sparsity=None,  # It changes with the performance.
   )
-  return remember(method, **rules.remembered(lag))
+  return remember(method, **{rules.PERFORMANCE: memories.history(lag)})

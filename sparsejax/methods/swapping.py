@@ -3,6 +3,7 @@
 import functools
 
 from sparsejax import checks, criteria, distributions, masks, schedules, scopes
+from sparsejax import connectivity as rules
 from sparsejax.base import (
   Criterion,
   Curve,
@@ -14,6 +15,7 @@ from sparsejax.base import (
 )
 from sparsejax.methods.common import (
   composed,
+  connected,
   exchange,
   signs,
   track_ever_active,
@@ -153,6 +155,7 @@ def sparse_evolution(
   by_sign: bool = True,
   distribution: Distribution = distributions.er,
   curve: Curve | None = None,
+  connectivity: float | None = None,
   regrow_by: Criterion = criteria.random,
 ) -> MaskUpdate:
   """SET: exchanges the weights closest to zero for random ones.
@@ -172,6 +175,9 @@ def sparse_evolution(
     distribution: sparsity per layer.
     curve: where given, the network starts dense and its sparsity rises along
       it to the end, at the same interval (OptG, Table 4); needs `sparsity`.
+    connectivity: where given, a layer does not regain what it lost, but this
+      share of what it then lacks of its first count; above 1 more comes back
+      than was removed, until both are in balance.
     regrow_by: what is regrown first (the paper: random positions).
 
   Raises:
@@ -197,10 +203,12 @@ def sparse_evolution(
         "`curve` needs `sparsity`, the end of the rise, got"
         f" epsilon={epsilon}. Give a sparsity instead."
       )
+  if curve is not None and connectivity is not None:
+    raise ValueError("`curve` and `connectivity` both say how many stay.")
   # With epsilon the distribution decides alone; any sparsity above 0 draws.
   asked = 0.5 if sparsity is None else sparsity
   checks.check_steps("total_steps", total_steps)
-  return composed(
+  method = composed(
     _held_or_rising(asked, curve, every_steps, total_steps - 1),
     scopes.layerwise(distribution),
     regrow=exchange(
@@ -213,6 +221,9 @@ def sparse_evolution(
     ),
     target=sparsity,
   )
+  if connectivity is None:
+    return method
+  return connected(method, rules.constant(float(connectivity)))
 
 
 def _held_or_rising(
