@@ -54,7 +54,8 @@ def careful_share_of(fraction: Fraction, name: str) -> Lose:
     shares = momentum_shares(layers, name)
     with jax.enable_x64(True):
       active = lax.convert_element_type(layers.active, jnp.float64)
-      sparsity = 1 - active / jnp.asarray(layers.sizes, jnp.float64)
+      sizes = jnp.asarray(layers.sizes, jnp.float64)
+      sparsity = (sizes - active) / sizes  # 1 - 0.8 would lie below 0.2.
       share = fraction(lax.convert_element_type(layers.step, jnp.float64))
       matters = shares > 1.0 / len(layers.sizes)
       careful = (sparsity < _CAREFUL) & matters
