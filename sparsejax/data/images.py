@@ -55,8 +55,9 @@ def random_resized_crop(
   box = _crop_box(image.width, image.height, random)
   flip = random.random() < 0.5
   cropped = image.resize((size, size), Image.Resampling.BILINEAR, box=box)
-  pixels = np.asarray(cropped)
-  return pixels[:, ::-1] if flip else pixels
+  if flip:
+    cropped = cropped.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+  return np.asarray(cropped)
 
 
 def resize_and_center(data: bytes, resize: int, size: int) -> np.ndarray:

@@ -1,0 +1,186 @@
+"""What the input costs: the trainer beside the bare step, and decoding.
+
+    python benchmarks/input.py
+
+First, ResNet-20 on images of CIFAR's size: a dispatch of the trainer (order,
+gathering, cropping and mirroring inside jit) beside the same number of bare
+steps on one batch that is on the device already. Then JPEG files of ImageNet's
+size: reading, decoding and cropping through the stream, beside Pillow alone, in
+images per second of one core.
+"""
+
+import functools
+import pathlib
+import tempfile
+import time
+from collections.abc import Callable
+
+import jax
+import numpy as np
+import timing
+
+from sparsejax.data import Split, folders, imagenet, images, streams
+from sparsejax.data.imagenet import read_train
+from sparsejax.training import build, command, feeds, mesh, step
+
+CONFIG = pathlib.Path(__file__).parents[1] / "configs" / "cifar.py"
+STEPS, BATCH = 8, 128
+FILES, HEIGHT, WIDTH, SIZE = 256, 375, 500, 224
+
+
+def experiment() -> build.Experiment:
+  """Returns ResNet-20 with GraNet on as many made-up images as CIFAR-10 has."""
+  argv = [
+    f"--config={CONFIG}:resnet20,granet,runlocal,batch_size={BATCH}",
+    "--config.model.width=1.0",
+    "--config.data.train_examples=45000",
+    "--config.epochs=1000",
+    # Mask updates are not what is measured here.
+    "--config.method.every_steps=1000",
+    f"--config.dispatch_steps={STEPS}",
+  ]
+  return build.build(command.parse(argv).config)
+
+
+class Trainer:
+  """Dispatches of the trainer's feed."""
+
+  def __init__(self, chosen: build.Experiment):
+    devices = mesh.data_mesh()
+    setup = chosen.setup._replace(shard=mesh.batch_sharder(devices))
+    self._state = first_state(chosen)
+    self._feed = feeds.open(
+      setup, chosen.dataset, self._state, devices, trains=True
+    )
+
+  def __call__(self) -> step.TrainState:
+    """Takes `STEPS` steps."""
+    self._state, _ = self._feed.train(self._state)
+    return self._state
+
+
+class Bare:
+  """The same steps on one batch, without order and augmentation."""
+
+  def __init__(self, chosen: build.Experiment):
+    train = chosen.dataset.train
+    assert isinstance(train, Split)
+    setup = chosen.setup._replace(augment=lambda key, images: images)
+    self._batch = jax.device_put(
+      Split(train.images[:BATCH], train.labels[:BATCH])
+    )
+    self._state = first_state(chosen)
+    self._history = step.empty_history(setup, self._state, self._batch)
+    self._one = jax.jit(
+      functools.partial(step.train_batch, setup), donate_argnums=(0, 1)
+    )
+
+  def __call__(self) -> step.TrainState:
+    """Takes `STEPS` steps."""
+    for _ in range(STEPS):
+      self._state, self._history = self._one(
+        self._state, self._history, self._batch
+      )
+    return self._state
+
+
+def first_state(chosen: build.Experiment) -> step.TrainState:
+  """Returns the state at step 0 on all devices."""
+  initialize = functools.partial(
+    step.initial_state,
+    chosen.setup,
+    chosen.init_key,
+    chosen.data_key,
+    chosen.dataset.example,
+  )
+  return jax.jit(initialize, out_shardings=mesh.replicated(mesh.data_mesh()))()
+
+
+def measure_resident(rounds: int) -> list[dict]:
+  """Returns a row of the trainer and one of the bare step."""
+  chosen = experiment()
+  calls = {"bare step": Bare(chosen), "trainer": Trainer(chosen)}
+  seconds = timing.alternate(calls, rounds)
+  return [
+    {
+      "feed": name,
+      "images per second": STEPS * BATCH / seconds[name],
+      "to the bare step": seconds["bare step"] / seconds[name],
+    }
+    for name in calls
+  ]
+
+
+def write_pictures(place: pathlib.Path) -> None:
+  """Writes JPEG files as large as those of ImageNet, and as detailed."""
+  random = np.random.default_rng(0)
+
+  def picture() -> bytes:
+    coarse = random.integers(0, 256, (HEIGHT // 5, WIDTH // 5, 3), np.uint8)
+    smooth = coarse.repeat(5, 0).repeat(5, 1).astype(np.int16)
+    noisy = smooth + random.integers(-12, 13, smooth.shape)
+    return images.encode(np.clip(noisy, 0, 255).astype(np.uint8), "jpeg")
+
+  examples = [{"image": picture(), "label": i} for i in range(FILES)]
+  features = {
+    "image": folders.Feature("jpeg", shape=(None, None, 3)),
+    "label": folders.Feature("label", names=[str(i) for i in range(1000)]),
+  }
+  splits = {"train": examples, "validation": examples[:1]}
+  folder = place / "imagenet2012" / "5.1.0"
+  folders.write(folder, features, splits, description="made for a benchmark")
+
+
+def measure_streamed(rounds: int) -> list[dict]:
+  """Returns a row of Pillow alone and one of the stream."""
+  with tempfile.TemporaryDirectory() as place:
+    write_pictures(pathlib.Path(place))
+    train = imagenet(path=place).train
+    assert isinstance(train, streams.Stream)
+    records = [train.records[i] for i in range(FILES)]
+    kilobytes = np.mean([len(record["image"]) for record in records]) / 1000
+    random = np.random.default_rng(0)
+    alone = streams.Share(0, 1)
+
+    def pillow() -> None:
+      for record in records:
+        read_train(SIZE, record, random)
+
+    def stream() -> None:
+      # Each file once, so that nothing that is read ahead is left over.
+      for _ in streams.in_order(train, batch_size=BATCH // 4, share=alone):
+        pass
+
+    spent = {
+      name: seconds_of(call, rounds)
+      for name, call in {"Pillow": pillow, "stream": stream}.items()
+    }
+  rate = {name: FILES / cpu for name, (_, cpu) in spent.items()}
+  return [
+    {
+      "reader": name,
+      "images per core and second": rate[name],
+      "to Pillow": rate[name] / rate["Pillow"],
+      "images per second": FILES / spent[name][0],
+      "kilobytes a file": kilobytes,
+    }
+    for name in rate
+  ]
+
+
+def seconds_of(call: Callable[[], None], rounds: int) -> tuple[float, float]:
+  """Returns the mean seconds of a call, by the clock and of all cores used."""
+  call()
+  started, used = time.perf_counter(), time.process_time()
+  for _ in range(rounds):
+    call()
+  return (
+    (time.perf_counter() - started) / rounds,
+    (time.process_time() - used) / rounds,
+  )
+
+
+if __name__ == "__main__":
+  where = timing.machine()
+  timing.save("input_resident", measure_resident(8), where)
+  timing.save("input_streamed", measure_streamed(8), where)
