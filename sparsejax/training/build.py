@@ -391,22 +391,24 @@ def _model(
     values = {**plain["model"], **changes}
     return schema.call(KINDS["model"], "config.model", values, fed)
 
-  def size(model: nn.Module) -> plans.Size:
+  def params_of(model: nn.Module) -> Any:
     image = jax.ShapeDtypeStruct(dataset.example.shape, jnp.float32)
     variables = jax.eval_shape(
       functools.partial(model.init, train=False), jax.random.key(0), image
     )
-    params = variables["params"]
+    return variables["params"]
+
+  def sparse(model: nn.Module) -> int:
+    params = params_of(model)
     chosen = trees.select_leaves(params, plain["select"] or None)
     overrides = {glob: "dense" for glob in plain["dense"]}
-    sparse = trees.layout(params, chosen, overrides).sizes
-    return plans.Size(
-      sparse=sum(sparse),
-      parameters=sum(leaf.size for leaf in jax.tree.leaves(params)),
-    )
+    return sum(trees.layout(params, chosen, overrides).sizes)
+
+  def parameters(model: nn.Module) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(params_of(model)))
 
   try:
-    return plan.model(make, size)
+    return plan.model(make, plans.Size(sparse, parameters))
   except ValueError as error:
     raise errors.InputError(f"`config.method`: {error}") from error
 

@@ -42,6 +42,7 @@ class View(NamedTuple):
     weights: those that the run starts from.
     examples: batches of the train split without end, of a given size, each
       epoch in a random order of its own.
+    train_examples: number of examples of the train split.
     image_shape: H, W, C.
     key: typed key to draw from.
     found: of an earlier run, where there is one.
@@ -52,6 +53,7 @@ class View(NamedTuple):
   setup: step.Setup
   weights: step.Weights
   examples: Callable[[int], Iterator[Split]]
+  train_examples: int
   image_shape: tuple[int, ...]
   key: jax.Array
   found: Found | None
@@ -60,10 +62,15 @@ class View(NamedTuple):
 
 
 class Size(NamedTuple):
-  """How large a model is: weights of its sparse leaves, all parameters."""
+  """Counts a model, from shapes alone.
 
-  sparse: int
-  parameters: int
+  Attributes:
+    sparse: a module -> weights of its sparse leaves.
+    parameters: a module -> all of its parameters.
+  """
+
+  sparse: Callable[[nn.Module], int]
+  parameters: Callable[[nn.Module], int]
 
 
 @runtime_checkable
@@ -82,16 +89,14 @@ class Model(Protocol):
   def __call__(
     self,
     make: Callable[..., nn.Module],
-    size: Callable[[nn.Module], Size],
+    size: Size,
     /,
   ) -> nn.Module:
     """Returns `make(**changes)`, changes of the config's model."""
     ...
 
 
-def as_configured(
-  make: Callable[..., nn.Module], size: Callable[[nn.Module], Size]
-) -> nn.Module:
+def as_configured(make: Callable[..., nn.Module], size: Size) -> nn.Module:
   """Takes the model of the config."""
   del size  # It is what it is.
   return make()
@@ -209,6 +214,8 @@ def synflow(
   Returns:
     The plan.
   """
+  if rounds < 1:
+    raise ValueError(f"`rounds` must be at least 1, got {rounds}.")
   criterion = at_init.synflow._replace(rounds=rounds)
   return _pruned(
     criterion, sparsity, scope, data=ones, loss=outputs, trains=False
@@ -344,20 +351,21 @@ def balanced(classes: int, per_class: int, *, halves: int) -> Data:
 
   def take(view: View) -> tuple[jax.Array, jax.Array]:
     found: list[list[np.ndarray]] = [[] for _ in range(classes)]
-    seen, wanted = 0, per_class * classes
-    for images, labels in view.examples(wanted):
+    # One epoch at the most: the next one has the same examples.
+    for images, labels in itertools.islice(
+      view.examples(classes), view.train_examples // classes
+    ):
       for image, label in zip(images, labels, strict=True):
         if len(found[label]) < per_class:
           found[label].append(image)
-      seen += len(labels)
-      if sum(map(len, found)) == wanted:
+      if sum(map(len, found)) == per_class * classes:
         break
-      if seen > 100 * wanted:
-        short = min(range(classes), key=lambda k: len(found[k]))
-        raise ValueError(
-          f"`samples_per_class` of {per_class}: class {short} has only"
-          f" {len(found[short])} among {seen} examples."
-        )
+    short = min(range(classes), key=lambda label: len(found[label]))
+    if len(found[short]) < per_class:
+      raise ValueError(
+        f"`samples_per_class` of {per_class}: class {short} has only"
+        f" {len(found[short])} training examples."
+      )
     images = np.stack([np.stack(some) for some in found], axis=1)
     labels = np.broadcast_to(
       np.arange(classes, dtype=np.int32), images.shape[:2]
@@ -477,23 +485,22 @@ _WIDTHS = 1024  # Widths are multiples of 1 / 1024.
 
 def _narrow(
   make: Callable[..., nn.Module],
-  size: Callable[[nn.Module], Size],
+  size: Size,
   *,
   sparsity: float,
   mask_bits: bool,
 ) -> nn.Module:
   """Returns the widest model within the bits of the sparse one."""
-  whole = size(make())
-  dense = whole.parameters - whole.sparse
-  kept = masks.asked_count(whole.sparse, sparsity)
-  budget = 32 * (kept + dense) + mask_bits * whole.sparse
+  sparse, parameters = size.sparse(make()), size.parameters(make())
+  kept = masks.asked_count(sparse, sparsity)
+  budget = 32 * (kept + parameters - sparse) + mask_bits * sparse
   low, high = 0, _WIDTHS  # The model of width low / _WIDTHS fits.
   while low < high:
     middle = (low + high + 1) // 2
-    fits = 32 * size(make(width=middle / _WIDTHS)).parameters <= budget
+    fits = 32 * size.parameters(make(width=middle / _WIDTHS)) <= budget
     low, high = (middle, high) if fits else (low, middle - 1)
   if not low:
-    least = size(make(width=1 / _WIDTHS)).parameters
+    least = size.parameters(make(width=1 / _WIDTHS))
     raise ValueError(
       f"`sparsity` of {sparsity} leaves {budget // 32} parameters, but the"
       f" narrowest such model has {least}. Lower it."

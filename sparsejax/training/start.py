@@ -93,6 +93,7 @@ def _first_masks(
     setup=experiment.setup,
     weights=mesh.fetch(weights),
     examples=functools.partial(_examples, experiment.dataset, key),
+    train_examples=experiment.dataset.train.examples,
     image_shape=experiment.dataset.train.image_shape,
     key=experiment.mask_key,
     found=found,
