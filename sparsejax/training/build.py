@@ -11,7 +11,7 @@ import optax
 from ml_collections import ConfigDict, config_dict
 
 import sparsejax
-from sparsejax import methods, trees
+from sparsejax import gradients, methods, trees
 from sparsejax.data import DATASETS, Dataset
 from sparsejax.models import MODELS
 from sparsejax.training import (
@@ -200,7 +200,7 @@ def build(config: ConfigDict) -> Experiment:
     init_key=init_key,
     data_key=data_key,
     mask_key=mask_key,
-    prices=_prices(setup, plan.method, init_key, data_key, dataset.example),
+    prices=_prices(setup, init_key, data_key, dataset.example),
     target_sparsity=_target(plain, plan, before),
     warnings=_late_schedules(timed, fed),
   )
@@ -417,7 +417,8 @@ def _target(
   plain: Mapping[str, Any], plan: plans.Plan, before: earlier.Earlier | None
 ) -> float | None:
   """Returns the asked sparsity, that of the earlier run where none is given."""
-  if plan.method.follows:
+  method = plan.method
+  if method.counts_as_found and method.target_sparsity is None:
     return None  # The config has the first one.
   asked = plain["method"].get("sparsity")
   if asked is None and before is not None:
@@ -467,7 +468,7 @@ def _setup(
     augment=dataset.augment,
     label_smoothing=plain["label_smoothing"],
     ema_decay=plain["ema_decay"],
-    dense_gradient=_dense_gradient(method) or "never",
+    dense_gradient=gradients.dense_gradient(method),
     performance=source,
   )
 
@@ -488,14 +489,8 @@ def _late_schedules(
   )
 
 
-def _dense_gradient(method: sparsejax.MaskUpdate) -> Any:
-  """Returns when a method reads dense gradients, `None` if it does not say."""
-  return getattr(method, "dense_gradient", None)
-
-
 def _prices(
   setup: step.Setup,
-  method: sparsejax.MaskUpdate,
   init_key: jax.Array,
   data_key: jax.Array,
   example: Any,
@@ -511,7 +506,6 @@ def _prices(
       jax.eval_shape(sparsejax.get_masks, state.opt_state),
       jax.ShapeDtypeStruct(example.shape, jnp.float32),
       batch_size=setup.batch_size,
-      knows_training=_dense_gradient(method) is not None,
     )
   except ValueError as error:
     raise errors.InputError(f"The experiment cannot start: {error}") from error

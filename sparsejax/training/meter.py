@@ -5,7 +5,7 @@ sums over the steps outgrow 32 bits, so they are held in two words: exact, and
 after a resume the same as in a run that was never stopped.
 """
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +14,7 @@ import numpy as np
 import sparsejax
 from sparsejax import costs, trees
 from sparsejax import masks as masks_lib
-
-DenseGradient = Literal["never", "at updates", "every step"]
+from sparsejax.gradients import DenseGradient
 
 
 class Meter(NamedTuple):
@@ -43,8 +42,6 @@ class Prices(NamedTuple):
     other_macs: multiply-adds of everything else.
     batch_size: examples of a step.
     costs: of the dense network, by name of the leaf.
-    knows_training: whether the method says when it reads dense gradients;
-      without that, training has no price.
   """
 
   macs: tuple[int, ...]
@@ -52,7 +49,6 @@ class Prices(NamedTuple):
   other_macs: int
   batch_size: int
   costs: costs.Costs
-  knows_training: bool
 
 
 def start(opt_state: Any) -> Meter:
@@ -99,7 +95,6 @@ def prices(
   image: Any,
   *,
   batch_size: int,
-  knows_training: bool,
 ) -> Prices:
   """Trace a model to see what it costs.
 
@@ -109,7 +104,6 @@ def prices(
     masks: the tree of masks, or their shapes.
     image: float[1, H, W, C], or its shape.
     batch_size: examples of a step.
-    knows_training: whether the method says when it reads dense gradients.
 
   Returns:
     The prices.
@@ -134,7 +128,6 @@ def prices(
     other_macs=found.dense - sum(macs),
     batch_size=batch_size,
     costs=found,
-    knows_training=knows_training,
   )
 
 
@@ -149,18 +142,13 @@ def row(meter: Meter, steps: int, prices: Prices) -> dict[str, float]:
   Returns:
     `inference_flops` of one example through the sparse network and its share
     `inference_flops_ratio` of the dense one; likewise `training_flops` of all
-    steps so far and `training_flops_ratio`, where they are known. A
-    multiply-add is two FLOPs.
+    steps so far and `training_flops_ratio`. A multiply-add is two FLOPs.
   """
   macs = _sum(meter.active, 1, prices)
-  found = {
+  spent = training(meter, steps, prices)
+  return {
     "inference_flops": costs.FLOPS_PER_MAC * macs,
     "inference_flops_ratio": macs / prices.costs.dense,
-  }
-  if not prices.knows_training:
-    return found
-  spent = training(meter, steps, prices)
-  return found | {
     "training_flops": costs.FLOPS_PER_MAC * prices.batch_size * spent,
     "training_flops_ratio": spent / (3 * prices.costs.dense * steps),
   }

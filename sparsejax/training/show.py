@@ -122,8 +122,6 @@ def _numbers(row: Mapping[str, Any]) -> str:
 
 def _flops(summary: Mapping[str, Any], name: str) -> str:
   """Returns FLOPs and their share of the dense network's."""
-  if name not in summary:
-    return "not known"
   return f"{summary[name]:.4g} ({summary[f'{name}_ratio']:.4f} of dense)"
 
 

@@ -14,6 +14,7 @@ import optax
 
 import sparsejax
 from sparsejax.data import Array, Augment, Split, batches
+from sparsejax.gradients import DenseGradient
 from sparsejax.training import meter, performance
 
 _EVAL_BATCH = 1024
@@ -58,7 +59,7 @@ class Setup(NamedTuple):
   augment: Augment
   label_smoothing: float = 0.0
   ema_decay: float = 0.0
-  dense_gradient: meter.DenseGradient = "never"
+  dense_gradient: DenseGradient = "never"
   performance: str | None = None
   shard: Callable[[jax.Array], jax.Array] = lambda x: x
 
