@@ -36,9 +36,7 @@ class Course(NamedTuple):
 def check(course: Course) -> None:
   """Raises ValueError for a course that no run can take."""
   if not 0 < course.peak < math.inf:
-    raise ValueError(
-      f"`learning_rate` must be above 0 and finite, got {course.peak}."
-    )
+    raise ValueError(f"`learning_rate` must be in (0, inf), got {course.peak}.")
   if not 0 <= course.warmup_steps < course.total_steps:
     raise ValueError(
       f"`warmup_steps` must be in [0, {course.total_steps}), the steps of the"
