@@ -6,9 +6,13 @@ same bit and compilers vectorise the unpacking. A step that reads bits is faster
 than one that reads bools, because it moves an eighth of the bytes.
 """
 
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jax import core, lax
 from jaxtyping import Array, Bool, UInt8
 
 _BITS = 8
@@ -51,6 +55,41 @@ def unpack(
   size = packed.shape[axis] * _BITS
   mask = (bits != 0).reshape(*shape[:axis], size, *shape[axis + 1 :])
   return lax.slice_in_dim(mask, 0, shape[axis], axis=axis)
+
+
+class Carrier(NamedTuple):
+  """How masks pass from where they are made to where they are read.
+
+  Attributes:
+    pack: masks -> arrays that hold them.
+    unpack: (such arrays, arrays of the masks' shapes) -> the masks.
+  """
+
+  pack: Callable[[Sequence[Array]], list[Array]]
+  unpack: Callable[[Sequence[Array], Sequence[Array]], list[Array]]
+
+
+_AS_BITS = Carrier(
+  pack=lambda masks: [pack(mask) for mask in masks],
+  unpack=lambda packed, like: [
+    unpack(bits, x.shape) for bits, x in zip(packed, like, strict=True)
+  ],
+)
+_AS_THEY_ARE = Carrier(pack=list, unpack=lambda packed, like: list(packed))
+
+
+def carrier(arrays: Sequence[Array]) -> Carrier:
+  """Returns bits inside jit on one device, and else the masks as they are.
+
+  Packing reads along an axis, which may be sharded over several devices.
+
+  Args:
+    arrays: those that the masks belong to; their types name the mesh.
+  """
+  meshes = [jax.typeof(array).sharding.mesh for array in arrays]
+  apart = any(not mesh.empty and mesh.size > 1 for mesh in meshes)
+  traced = any(isinstance(array, core.Tracer) for array in arrays)
+  return _AS_BITS if traced and not apart else _AS_THEY_ARE
 
 
 def _axis(shape: tuple[int, ...]) -> int:

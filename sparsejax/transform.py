@@ -1,13 +1,13 @@
 """`sparsify`: the masks of a method around any optax transformation."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
-from sparsejax import draws, statistics, trees, update, view
+from sparsejax import bitmasks, draws, statistics, trees, update, view
 from sparsejax.base import (
   Key,
   Masks,
@@ -120,137 +120,239 @@ def sparsify(
     if params is None:
       raise ValueError(_NO_PARAMS)
     performance = _heard(method, extra_args.pop("performance", None))
-    grads = updates
-    layout = trees.layout(
-      params, trees.sparse_flags(params, state.masks), overrides
-    )
     key = None
     if key_impl is not None:
       key = jax.random.wrap_key_data(state.key_data, impl=key_impl)
-    storage, order = method.storage, method.order
-
-    def weights() -> PyTree:
-      return storage.weights(params, state.latent, state.masks)
-
-    def seen(masks_: Masks, memory: Memories) -> list[Seen]:
-      """What the step looks at in each sparse leaf."""
-      found = view.seen_leaves(
-        layout,
-        layout.take(weights()),
-        layout.take(grads),
-        jax.tree.leaves(masks_),
-        method.memory,
-        memory,
-      )
-      if not storage.draws:
-        return found
-      return view.keyed(layout, found, state.step, key, draws.STEP)
-
-    def visible(masks_: Masks, memory: Memories) -> PyTree:
-      """The gradient that the inner optimizer sees."""
-      return layout.put(
-        grads, [storage.gradient(s) for s in seen(masks_, memory)]
-      )
-
-    def moves(updates: PyTree, masks_: Masks, memory: Memories) -> PyTree:
-      """What of the inner updates moves the weights."""
-      pairs = zip(seen(masks_, memory), layout.take(updates), strict=True)
-      return layout.put(updates, [storage.move(s, u) for s, u in pairs])
-
-    def after_step(masks_: Masks, memory: Memories) -> Memories:
-      """The memories after a step with these masks."""
-      moment = Moment(state.step, seen(masks_, memory))
-      return {
-        name: memory[name]
-        if slot.step is None
-        else slot.step(memory[name], moment)
-        for name, slot in method.memory.items()
-      }
-
-    def scored() -> PyTree:
-      """The weights that a mask update looks at.
-
-      They are made anew in its branch of the conditional, because whatever
-      passes into that is written to memory at every step.
-      """
-      if order is not Order.STEP_FIRST:
-        return weights()
-      updates, _ = inner.update(
-        visible(state.masks, state.memory),
-        state.inner_state,
-        weights(),
-        **extra_args,
-      )
-      updates = moves(updates, state.masks, state.memory)
-      return optax.apply_updates(weights(), updates)
-
+    layout = trees.layout(
+      params, trees.sparse_flags(params, state.masks), overrides
+    )
+    old = jax.tree.leaves(state.masks)
+    carrier = bitmasks.carrier(layout.take(params))
+    old_bits = carrier.pack(old)
+    call = _Call(
+      method,
+      inner,
+      layout,
+      params=params,
+      grads=updates,
+      latent=state.latent,
+      # From here on nothing reads `old` but the mask update: what reads it
+      # after the conditional would make XLA copy it at every step.
+      old=carrier.unpack(old_bits, old),
+      inner_state=state.inner_state,
+      step=state.step,
+      key=key,
+      extra_args=extra_args,
+    )
+    order = method.order
     memory = state.memory
     if order is Order.STEP_FIRST:
-      memory = after_step(state.masks, memory)
+      memory = call.after_step(call.old, memory)
     turn = update.maybe_update(
       method,
       layout,
-      jax.tree.leaves(state.masks),
-      state.last_update,
-      state.asked,
-      memory,
+      update.Before(old, old_bits, state.last_update, state.asked, memory),
+      carrier,
       step=_after(state.step) if order is Order.STEP_FIRST else state.step,
       key=key,
-      scored=scored,
-      grads=grads,
+      scored=lambda: call.scored(state.memory),
+      grads=updates,
       performance=performance,
-      watched=(grads, extra_args.get("value")),
+      watched=(updates, extra_args.get("value")),
     )
-    new_masks = trees.masks_tree(params, layout, turn.masks)
-    keep = trees.masks_tree(params, layout, turn.keep)
-
-    with_masks, with_memory, on = state.masks, state.memory, keep
     if order is Order.MASKS_FIRST:
-      with_masks, with_memory, on = new_masks, turn.memory, new_masks
-    entering, stepping = state.inner_state, weights()
-    gradient = visible(with_masks, with_memory)
-    alone = storage.resets and statistics.move_alone(inner, params)
-    if storage.resets and (alone or order is Order.MASKS_FIRST):
-      entering = statistics.reset(inner, entering, keep, params)
-      stepping = trees.where(keep, stepping)
-    if alone:
-      gradient = trees.where(on, gradient)
-    updates, inner_state = inner.update(
-      gradient, entering, stepping, **extra_args
-    )
-    updates = moves(updates, with_masks, with_memory)
-    if storage.resets and not alone:
-      entering = statistics.reset(inner, entering, keep, params)
-      inner_state = statistics.reset(inner, inner_state, on, params)
-    step = _after(state.step)
-    memory = turn.memory
+      taken = call.take_step(turn.new, turn.keep, turn.memory)
+    else:
+      taken = call.take_step(call.old, turn.keep, state.memory)
+    step, memory = _after(state.step), turn.memory
     if order is not Order.STEP_FIRST:
-      memory = after_step(with_masks, memory)
+      memory = call.after_step(taken.masks, memory)
     if order is Order.INSTEAD_OF_STEP:
       step = jnp.where(turn.done, state.step, step)
-      updates, inner_state, memory = _unless(
-        turn.done,
-        (updates, inner_state, memory),
-        (optax.tree.zeros_like(updates), entering, turn.memory),
+      memory = _unless(turn.done, memory, turn.memory)
+      taken = taken.unless(turn.done)
+    updates, latent = method.storage.settle(
+      Stepped(
+        params,
+        call.weights(),
+        taken.updates,
+        old=call.as_tree(call.old),
+        new=call.as_tree(turn.new),
+        keep=call.as_tree(taken.keep),
+        memory=memory,
       )
-    elif order is Order.MASKS_FIRST and storage.resets:
-      updates = _from_zero(keep, updates, params)
-    updates, latent = storage.settle(
-      Stepped(params, weights(), updates, state.masks, new_masks, on, memory)
     )
     return updates, SparseState(
       step=step,
       last_update=turn.last_update,
-      masks=new_masks,
+      masks=call.as_tree(turn.masks),
       asked=turn.asked,
       axes=state.axes,
-      inner_state=inner_state,
+      inner_state=taken.inner_state,
       latent=latent,
       memory=dict(memory),
       key_data=state.key_data,
     )
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+class _Taken(NamedTuple):
+  """A step of the inner optimizer.
+
+  Attributes:
+    masks: one per sparse leaf, those that the step was taken with.
+    keep: which weights the updates move; the others go to 0.
+    updates: tree of what the weights are moved by.
+    inner_state: the optimizer's state after it, statistics reset.
+    entering: the state before it, statistics reset.
+  """
+
+  masks: list[Array]
+  keep: list[Array]
+  updates: PyTree
+  inner_state: optax.OptState
+  entering: optax.OptState
+
+  def unless(self, spent: Array) -> "_Taken":
+    """Returns the step, or what is left of it where a mask update spent it."""
+    updates, inner_state = _unless(
+      spent,
+      (self.updates, self.inner_state),
+      (optax.tree.zeros_like(self.updates), self.entering),
+    )
+    return self._replace(updates=updates, inner_state=inner_state)
+
+
+class _Call(NamedTuple):
+  """One call of `update`: what goes in, and the parts that a step is made of.
+
+  Attributes:
+    method: the slots.
+    inner: the inner transformation.
+    layout: the sparse leaves; lists below are in its order.
+    params: tree of what the user holds.
+    grads: tree of dense gradients.
+    latent: the latent tree of the state.
+    old: list of the masks before.
+    inner_state: the inner optimizer's state before.
+    step: int32[], completed steps.
+    key: typed key of the run, or None.
+    extra_args: for the inner optimizer.
+  """
+
+  method: MaskUpdate
+  inner: optax.GradientTransformationExtraArgs
+  layout: Layout
+  params: PyTree
+  grads: PyTree
+  latent: PyTree
+  old: list[Array]
+  inner_state: optax.OptState
+  step: Int[Array, ""]
+  key: Key | None
+  extra_args: dict[str, Any]
+
+  def as_tree(self, masks: list[Array]) -> Masks:
+    """Returns masks as a tree like the parameters."""
+    return trees.masks_tree(self.params, self.layout, masks)
+
+  def weights(self) -> PyTree:
+    """Returns the tree that the inner optimizer steps."""
+    old = self.as_tree(self.old)
+    return self.method.storage.weights(self.params, self.latent, old)
+
+  def seen(self, masks: list[Array], memory: Memories) -> list[Seen]:
+    """Returns what slots look at in each sparse leaf."""
+    found = view.seen_leaves(
+      self.layout,
+      self.layout.take(self.weights()),
+      self.layout.take(self.grads),
+      masks,
+      self.method.memory,
+      memory,
+    )
+    if not self.method.storage.draws:
+      return found
+    return view.keyed(self.layout, found, self.step, self.key, draws.STEP)
+
+  def after_step(self, masks: list[Array], memory: Memories) -> Memories:
+    """Returns the memories after a step with these masks."""
+    moment = Moment(self.step, self.seen(masks, memory))
+    return {
+      name: slot.step(memory[name], moment) if slot.step else memory[name]
+      for name, slot in self.method.memory.items()
+    }
+
+  def scored(self, memory: Memories) -> PyTree:
+    """Returns the weights that a mask update looks at.
+
+    They are made anew in its branch of the conditional, because whatever
+    passes into that is written to memory at every step.
+    """
+    weights = self.weights()
+    if self.method.order is not Order.STEP_FIRST:
+      return weights
+    updates, _ = self.inner.update(
+      self._visible(self.old, memory),
+      self.inner_state,
+      weights,
+      **self.extra_args,
+    )
+    return optax.apply_updates(weights, self._moves(updates, self.old, memory))
+
+  def take_step(
+    self, masks: list[Array], keep: list[Array], memory: Memories
+  ) -> _Taken:
+    """Steps the inner optimizer.
+
+    Args:
+      masks: those that the gradient is taken with.
+      keep: weights that go on with their value and statistics. The others start
+        at 0, before the step where the masks come first, and after it where
+        the step does.
+      memory: by name.
+    """
+    storage, inner, params = self.method.storage, self.inner, self.params
+    masks_first = self.method.order is Order.MASKS_FIRST
+    entering, weights = self.inner_state, self.weights()
+    alone = storage.resets and statistics.move_alone(inner, params)
+    kept, stay = self.as_tree(keep), keep
+    if masks_first:
+      stay = masks
+    elif alone:
+      masks = keep  # What leaves is set anew, so its gradient is not needed.
+    if storage.resets and (alone or masks_first):
+      entering = statistics.reset(inner, entering, kept, params)
+      weights = trees.where(kept, weights)
+    updates, inner_state = inner.update(
+      self._visible(masks, memory), entering, weights, **self.extra_args
+    )
+    updates = self._moves(updates, masks, memory)
+    if storage.resets and not alone:
+      entering = statistics.reset(inner, entering, kept, params)
+      inner_state = statistics.reset(
+        inner, inner_state, self.as_tree(stay), params
+      )
+    if storage.resets and masks_first:
+      updates = _from_zero(kept, updates, params)
+    return _Taken(masks, stay, updates, inner_state, entering)
+
+  def _visible(self, masks: list[Array], memory: Memories) -> PyTree:
+    """Returns the gradient that the inner optimizer sees."""
+    gradient = self.method.storage.gradient
+    seen = self.seen(masks, memory)
+    return self.layout.put(self.grads, [gradient(s) for s in seen])
+
+  def _moves(
+    self, updates: PyTree, masks: list[Array], memory: Memories
+  ) -> PyTree:
+    """Returns what of the inner updates moves the weights."""
+    pairs = zip(
+      self.seen(masks, memory), self.layout.take(updates), strict=True
+    )
+    move = self.method.storage.move
+    return self.layout.put(updates, [move(s, u) for s, u in pairs])
 
 
 def _typed(key: Key) -> Key:

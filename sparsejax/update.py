@@ -12,7 +12,8 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from sparsejax import criteria, draws, masks, packing, scopes
 from sparsejax import view as views
-from sparsejax.base import Key, MaskUpdate, Scope, Update
+from sparsejax.base import Key, MaskUpdate, Order, Scope, Update
+from sparsejax.bitmasks import Carrier
 from sparsejax.exchange import exchange
 from sparsejax.trees import Layout
 from sparsejax.view import View
@@ -40,12 +41,32 @@ class Masked(NamedTuple):
   changed: Bool[Array, ""]
 
 
+class Before(NamedTuple):
+  """What a mask update changes, as it is before.
+
+  Attributes:
+    masks: one array per sparse leaf, in layout order.
+    bits: the same masks as their carrier packs them.
+    last_update: int32[], as in `SparseState`.
+    asked: int32[1 + layers], as in `SparseState`.
+    memory: all memories by name.
+  """
+
+  masks: list[Bool[Array, "..."]]
+  bits: list[Array]
+  last_update: Int[Array, ""]
+  asked: Int[Array, " counts"]
+  memory: Memories
+
+
 class Turn(NamedTuple):
   """The masks after a call, changed or not.
 
   Attributes:
     done: bool[]; whether a mask update took place, or a gate left it out.
-    masks: one array per sparse leaf.
+    masks: one array per sparse leaf, for the state alone: what else reads them
+      would make XLA copy them at every step.
+    new: the same masks, for all else.
     keep: weights that are on and go on with their value and statistics.
     asked: int32[1 + layers], as in `SparseState`.
     last_update: int32[], as in `SparseState`.
@@ -54,6 +75,7 @@ class Turn(NamedTuple):
 
   done: Bool[Array, ""]
   masks: list[Bool[Array, "..."]]
+  new: list[Bool[Array, "..."]]
   keep: list[Bool[Array, "..."]]
   asked: Int[Array, " counts"]
   last_update: Int[Array, ""]
@@ -161,10 +183,8 @@ def _by_layer(groups: np.ndarray, counts: np.ndarray) -> np.ndarray:
 def maybe_update(
   method: MaskUpdate,
   layout: Layout,
-  old: Sequence[Bool[Array, "..."]],
-  last_update: Int[Array, ""],
-  asked: Int[Array, " counts"],
-  memory: Memories,
+  before: Before,
+  carrier: Carrier,
   *,
   step: Int[Array, ""],
   key: Key | None,
@@ -181,10 +201,8 @@ def maybe_update(
   Args:
     method: the slots.
     layout: the sparse leaves.
-    old: the masks before, in layout order.
-    last_update: int32[], step of the last mask update.
-    asked: int32[1 + layers], as in the state.
-    memory: by name.
+    before: masks, memory and counts before.
+    carrier: packs masks for what reads them after the conditional.
     step: int32[].
     key: for random scores.
     scored: makes the tree of weights to score, inside the branch.
@@ -192,10 +210,12 @@ def maybe_update(
     performance: float32[], or None.
     watched: tree that must be finite; otherwise the update stays due.
   """
-  old = list(old)
+  old, last_update = list(before.masks), before.last_update
+  asked, memory = before.asked, before.memory
   if not layout.leaves or not (method.prunes or method.regrow):
+    same = carrier.unpack(before.bits, old)
     no = jnp.asarray(False)
-    return Turn(no, old, old, asked, last_update, memory)
+    return Turn(no, old, same, same, asked, last_update, memory)
   exchange_due = jnp.asarray(False)
   if method.regrow is not None:
     exchange_due = method.regrow.when(step) > last_update
@@ -205,45 +225,86 @@ def maybe_update(
   index = method.sparsity.index(step)
   table = budget_table(method, layout)
 
-  def change():
-    new = next_masks(
-      method,
-      layout,
-      layout.take(scored()),
-      layout.take(grads),
-      old,
-      jnp.asarray(table)[index],
-      memory,
-      step=step,
-      exchange_due=exchange_due,
-      key=key,
-      performance=performance,
+  def carried(new: list[Array], keep: list[Array] | None) -> _Bits:
+    """Packs what is read after the conditional."""
+    if keep is None and method.regrow is not None:
+      keep = [n & o for n, o in zip(new, old, strict=True)]
+    return _bits(
+      method, lambda: carrier.pack(keep or new), lambda: carrier.pack(new)
     )
-    finite = _all_finite(watched)
-    return finite, jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, stay)
 
-  stay = Masked(
-    masks=old,
-    keep=old if _sets_keep(method) else None,
-    found=asked if method.counts_as_found else None,
-    memory={name: memory[name] for name in _observing(method)},
-    changed=jnp.asarray(False),
-  )
-  done, new = _cond(due, change, lambda: (jnp.asarray(False), stay))
-  keep = new.keep
-  if keep is None and method.regrow is None:
-    keep = new.masks  # No weight comes back that could start again.
-  elif keep is None:
-    keep = [n & o for n, o in zip(new.masks, old, strict=True)]
-  if new.found is not None:
-    asked = new.found
+  def same() -> tuple:
+    bits = _bits(method, lambda: before.bits, lambda: before.bits)
+    found = asked if method.counts_as_found else None
+    observed = {name: memory[name] for name in _observing(method)}
+    no = jnp.asarray(False)
+    return no, no, old, bits, found, observed
+
+  def change() -> tuple:
+    # Operands of the inner conditional, so that they are computed once. Made
+    # anew by each part that compares them, a product and a sum may be rounded
+    # together in one and apart in another, and counts would not be exact.
+    weights = layout.take(scored())
+
+    def update() -> tuple:
+      new = next_masks(
+        method,
+        layout,
+        weights,
+        layout.take(grads),
+        old,
+        jnp.asarray(table)[index],
+        memory,
+        step=step,
+        exchange_due=exchange_due,
+        key=key,
+        performance=performance,
+      )
+      bits = carried(new.masks, new.keep)
+      return new.changed, carrier.pack(new.masks), bits, new.found, new.memory
+
+    def stay() -> tuple:
+      _, no, _, bits, found, observed = same()
+      return no, before.bits, bits, found, observed
+
+    # Nested, so that all that reads the old masks ends before the new ones are
+    # written in their place.
+    finite = _all_finite(watched)
+    changed, packed, *others = _cond(finite, update, stay)
+    return finite, changed, carrier.unpack(packed, old), *others
+
+  done, changed, new, bits, found, observed = _cond(due, change, same)
+  if method.counts_as_found:
+    asked = found
   elif method.prunes:
     asked = jnp.where(
-      new.changed, jnp.asarray(asked_table(method, layout))[index], asked
+      changed, jnp.asarray(asked_table(method, layout))[index], asked
     )
-  last_update = jnp.where(done, step, last_update)
+  packed = carrier.pack(new) if bits.new is None else bits.new
   return Turn(
-    done, new.masks, keep, asked, last_update, {**memory, **new.memory}
+    done,
+    new,
+    carrier.unpack(packed, old),
+    carrier.unpack(bits.keep or packed, old),
+    asked,
+    jnp.where(done, step, last_update),
+    {**memory, **observed},
+  )
+
+
+class _Bits(NamedTuple):
+  """Packed masks that leave the conditional; None where nothing reads them."""
+
+  keep: list[Array] | None
+  new: list[Array] | None
+
+
+def _bits(method: MaskUpdate, keep: Callable, new: Callable) -> _Bits:
+  """Zeroed storage goes by what is kept, kept storage by what is on."""
+  resets = method.storage.resets
+  both = method.order is Order.MASKS_FIRST
+  return _Bits(
+    keep() if resets else None, new() if both or not resets else None
   )
 
 
