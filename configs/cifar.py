@@ -8,15 +8,15 @@ The option string names a row of a paper's table, such as
 
 Model, data set and method stand in any order; the keys are `seed`, `epochs` and
 `batch_size` of the run, `sparsity`, `initial_sparsity`, `regrow_fraction`,
-`every_steps`, `end_epochs`, `distribution`, `scope` and `epsilon` of the
-method, and `recipe`: how it is trained. `runlocal` is for 20 steps of a narrow
-network on made-up images.
+`every_steps`, `end_epochs`, `distribution` and `scope` of the method, and
+`recipe`: how it is trained. `runlocal` is for 20 steps of a narrow network on
+made-up images.
 
 Recipes: `granet` (GraNet's code: 160 epochs, batches of 128, drops at epochs 80
-and 120), `itop` (250 epochs), `rigl` (250 epochs, drops to a fifth), `optg` (a
-cosine, batches of 256, all 50,000 images) and `rg` (the MLP of SET: batches of
-100, a constant rate). OptG and the MLP have the recipe of their paper; all
-others have GraNet's, as in its tables, unless another is named.
+and 120), `itop` (250 epochs), `rigl` (250 epochs, drops to a fifth) and `optg`
+(a cosine, batches of 256, all 50,000 images). OptG has the recipe of its paper;
+all others have GraNet's, as in its tables, unless another is named. The
+perceptron of SET stands in `configs/set_mlp.py`.
 
 Data is prepared by `python -m sparsejax.data.prepare cifar10 --download`.
 """
@@ -35,7 +35,6 @@ _MODELS = (
   "vgg19_optg",
   "vgg_c",
   "vgg_d",
-  "set_mlp",
 )
 _CLASSES = {"cifar10": 10, "cifar100": 100}
 # Options that are handed to the method as they are.
@@ -47,7 +46,6 @@ _METHOD_KEYS: dict[str, Any] = {
   "end_epochs": float,
   "distribution": str,
   "scope": str,
-  "epsilon": float,
 }
 # Methods that take no sparsity, or have one of their own.
 _UNASKED = ("dense", "retrain", "str")
@@ -83,7 +81,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     },
   )
   runlocal = chosen["runlocal"]
-  recipe = _recipes()[chosen["recipe"] or _recipe_of(chosen)]
+  usual_recipe = "optg" if chosen["method"] == "optg" else "granet"
+  recipe = _recipes()[chosen["recipe"] or usual_recipe]
   usual = 2.0 if runlocal else recipe["epochs"]
   epochs = FieldReference(
     usual if chosen["epochs"] is None else chosen["epochs"]
@@ -116,13 +115,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
       "dense": recipe.get("dense", ()),
     }
   )
-
-
-def _recipe_of(chosen: dict[str, Any]) -> str:
-  """Returns the recipe of the paper that a row is from."""
-  if chosen["model"] == "set_mlp":
-    return "rg"
-  return "optg" if chosen["method"] == "optg" else "granet"
 
 
 def _recipes() -> dict[str, dict[str, Any]]:
@@ -175,20 +167,6 @@ def _recipes() -> dict[str, dict[str, Any]]:
       "data": {**_EVERYTHING, "padding": "zero"},
       "exchange": {"every_steps": 1000},
     },
-    # Scholte (2022): the MLP of SET, its last layer dense.
-    "rg": {
-      "epochs": 1000.0,
-      "batch_size": 100,
-      "optimizer": {
-        "learning_rate": 0.01,
-        "nesterov": False,
-        "schedule": "drops",
-        "drop_factor": 1.0,  # A constant rate.
-      },
-      "data": {**_EVERYTHING, "augment": "affine", "per_pixel": True},
-      "dense": ("output/*",),
-      "exchange": {"every_epochs": 1.0},
-    },
   }
 
 
@@ -203,6 +181,7 @@ def _data(
       "synthetic",
       num_classes=classes,
       train_examples=examples,
+      validation_examples=classes,
       test_examples=max(classes, 40),
     )
   return build.section("data", chosen["data"], **recipe.get("data", {}))
@@ -226,7 +205,7 @@ def _method(
   """Returns the method's section; every sparse method is asked for 90 %."""
   name = chosen["method"]
   given = _timing(chosen, recipe, epochs).get(name, {})
-  if name not in _UNASKED and not chosen["epsilon"]:
+  if name not in _UNASKED:
     given = {"sparsity": 0.9, **given}
   asked = {key: chosen[key] for key in _METHOD_KEYS if chosen[key] is not None}
   return build.section("method", name, **{**given, **asked})
@@ -252,8 +231,11 @@ def _timing(
     "rigl": {"end_epochs": epochs * 0.75, **exchange},
     "rigl_itop": exchange,
     # Others than its authors remove the smallest whatever their sign.
-    "set": {"by_sign": chosen["model"] == "set_mlp", **at_random},
+    "set": {"by_sign": False, **at_random},
     "set_itop": at_random,
+    "snfs": exchange,
+    # As many as DSR's paper exchanges in its wide ResNet.
+    "dsr": {"end_epochs": epochs, "prune_count": 20_000, **exchange},
     "optg": {"score_learning_rate": 0.1},
     "str": {"threshold_learning_rate": 0.1},
     "top_kast": {"backward_sparsity": 0.8},

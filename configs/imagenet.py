@@ -204,6 +204,9 @@ def _method(
     # Others than its authors remove the smallest whatever their sign.
     "set": {"by_sign": False, **exchange},
     "set_itop": exchange,
+    "snfs": exchange,
+    # As many as DSR's paper exchanges in ResNet-50.
+    "dsr": {"end_epochs": epochs, "prune_count": 400_000, **exchange},
     "optg": {"score_learning_rate": 0.1},
     "str": {"threshold_learning_rate": 0.1},
     "top_kast": {"backward_sparsity": 0.8},

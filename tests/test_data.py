@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn import datasets
 
-from sparsejax.data import Split, augment, batches, digits
+from sparsejax.data import Split, augment, batches, digits, synthetic
 
 
 @pytest.fixture(scope="module")
@@ -136,3 +136,40 @@ def test_validation_is_cut_off_the_end_of_what_is_trained_on(dataset):
   assert dataset.validation is None
   with pytest.raises(ValueError, match=r"`validation` must be in \[0, 1438\)"):
     digits(validation=1438)
+
+
+def test_made_up_images_are_the_same_every_time_and_differ_by_part():
+  one, other = (
+    synthetic(
+      num_classes=3,
+      size=8,
+      train_examples=30,
+      test_examples=6,
+      validation_examples=4,
+    )
+    for _ in range(2)
+  )
+  parts = [one.train, one.validation, one.test]
+  assert [part.examples for part in parts] == [30, 4, 6]
+  np.testing.assert_array_equal(one.train.images, other.train.images)
+  np.testing.assert_array_equal(np.bincount(one.train.labels), [10, 10, 10])
+  assert np.unique(np.concatenate([p.images for p in parts]), axis=0).shape == (
+    40,
+    8,
+    8,
+    3,
+  )
+
+
+@pytest.mark.parametrize(
+  ("kwargs", "message"),
+  [
+    ({"num_classes": 1}, "`num_classes` must be at least 2"),
+    ({"test_examples": 9}, "`test_examples` not below it"),
+    ({"size": 30}, "`size` must be a positive multiple of 4"),
+    ({"validation_examples": -1}, "`validation_examples` not below 0"),
+  ],
+)
+def test_made_up_images_out_of_range_are_refused(kwargs, message):
+  with pytest.raises(ValueError, match=message):
+    synthetic(**kwargs)

@@ -69,18 +69,6 @@ def test_optg_on_cifar():
   assert (data["train_examples"], data["padding"]) == (50_000, "zero")
 
 
-def test_the_mlp_of_set():
-  row, optimizer, method, data = parts("cifar", "set_mlp,set,epsilon=20")
-  assert (row["epochs"], row["batch_size"]) == (1000, 100)
-  assert optimizer["learning_rate"] == 0.01 and optimizer["drop_factor"] == 1
-  assert optimizer["weight_decay"] == 0 and optimizer["nesterov"] is False
-  assert (method["epsilon"], method["sparsity"]) == (20, None)
-  assert (method["every_epochs"], method["every_steps"]) == (1, None)
-  assert method["regrow_fraction"] == 0.3 and method["by_sign"] is True
-  assert data["augment"] == "affine" and data["per_pixel"] is True
-  assert row["dense"] == ["output/*"]
-
-
 def test_granet_on_imagenet():
   row, optimizer, method, data = parts(
     "imagenet", "resnet50,granet,sparsity=0.9,initial_sparsity=0.5"
@@ -130,7 +118,7 @@ def test_every_method_has_a_row(config, name):
   ("config", "options"),
   [
     ("cifar", "vgg19,cifar100,granet,sparsity=0.98,initial_sparsity=0.5"),
-    ("cifar", "set_mlp,set,epsilon=20"),
+    ("cifar", "resnet20,accset"),
     ("imagenet", "mobilenet_v1,optg,sparsity=0.8"),
     ("imagenet", "resnet50,granet"),
   ],

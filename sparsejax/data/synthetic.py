@@ -24,6 +24,7 @@ def synthetic(
   size: int = 32,
   train_examples: int = 2_560,
   test_examples: int = 512,
+  validation_examples: int = 0,
   streamed: bool = False,
 ) -> Dataset:
   """Make a data set; it is the same every time.
@@ -33,6 +34,7 @@ def synthetic(
     size: height and width of an image, a multiple of 4.
     train_examples: images to train on, at least K.
     test_examples: images to test on, at least K.
+    validation_examples: images that are held out beside those to train on.
     streamed: whether images are kept as JPEG files in memory, slightly larger
       than `size`, and stream like those of ImageNet.
 
@@ -42,11 +44,16 @@ def synthetic(
   Raises:
     ValueError: if a number is out of range.
   """
-  if num_classes < 2 or min(train_examples, test_examples) < num_classes:
+  if (
+    num_classes < 2
+    or min(train_examples, test_examples) < num_classes
+    or validation_examples < 0
+  ):
     raise ValueError(
-      "`num_classes` must be at least 2 and `train_examples` and"
-      f" `test_examples` not below it, got {num_classes}, {train_examples} and"
-      f" {test_examples}."
+      "`num_classes` must be at least 2, `train_examples` and `test_examples`"
+      " not below it, and `validation_examples` not below 0, got"
+      f" {num_classes}, {train_examples}, {test_examples} and"
+      f" {validation_examples}."
     )
   if size < _PATCHES or size % _PATCHES:
     raise ValueError(
@@ -54,34 +61,33 @@ def synthetic(
     )
   random = np.random.RandomState(_SEED)  # Its streams are frozen.
   patterns = random.uniform(64, 192, (num_classes, _PATCHES, _PATCHES, 3))
-  make = functools.partial(_draw, random, patterns)
-  if not streamed:
-    return Dataset(
-      train=make(train_examples, size),
-      test=make(test_examples, size),
-      classes=num_classes,
-      mean=128.0,
-      std=64.0,
-      augment=augment.crop_and_flip(),
-    )
   larger = size + size // _PATCHES
   larger += -larger % _PATCHES
-  shape = (size, size, 3)
+  drawn = {
+    name: _draw(random, patterns, count, larger if streamed else size)
+    for name, count in {
+      "train": train_examples,
+      "test": test_examples,
+      "validation": validation_examples,
+    }.items()
+    if count
+  }
+  parts: dict[str, Split | Stream] = dict(drawn)
+  if streamed:
+    reads = {"train": functools.partial(read_train, size)}
+    judged = functools.partial(read_test, larger, size)
+    parts = {
+      name: Stream(_encoded(part), reads.get(name, judged), (size, size, 3))
+      for name, part in drawn.items()
+    }
   return Dataset(
-    train=Stream(
-      _encoded(make(train_examples, larger)),
-      functools.partial(read_train, size),
-      shape,
-    ),
-    test=Stream(
-      _encoded(make(test_examples, larger)),
-      functools.partial(read_test, larger, size),
-      shape,
-    ),
+    train=parts["train"],
+    test=parts["test"],
     classes=num_classes,
     mean=128.0,
     std=64.0,
-    augment=augment.nothing,
+    augment=augment.nothing if streamed else augment.crop_and_flip(),
+    validation=parts.get("validation"),
   )
 
 
