@@ -12,6 +12,8 @@ epochs of a small network on a few digits. Rows:
     dynset dynset2 dynset3   DynSET by training loss, validation loss, accuracy
     set_paused               SET with the gate of DynSET2: it does not shrink
     set_more                 SET that regrows more than it removed
+    set_near set_most        SET that regrows next to one active neighbour, or
+                             to the most
 
 A tenth of the images to train on are held out; the paper takes the test split
 for that. CIFAR-10 is prepared by `python -m sparsejax.data.prepare cifar10`.
@@ -33,6 +35,12 @@ _ROWS: dict[str, tuple[str, dict[str, Any], str | None]] = {
   "dynset3": ("dynset", {"drives": "accuracy"}, "validation_accuracy"),
   "set_paused": ("dynset", {"connectivity": 1.0}, "validation_loss"),
   "set_more": ("set", {"every_epochs": 1.0, "connectivity": 2.0}, None),
+  "set_near": ("set", {"every_epochs": 1.0, "regrow_by": "near_active"}, None),
+  "set_most": (
+    "set",
+    {"every_epochs": 1.0, "regrow_by": "most_active_neighbours"},
+    None,
+  ),
 }
 _SIZES: dict[str, dict[str, Any]] = {
   "cifar10": {
@@ -41,14 +49,16 @@ _SIZES: dict[str, dict[str, Any]] = {
     "epsilon": 20.0,
     "epochs": 1000.0,
     "batch_size": 100,
+    "learning_rate": 0.01,
     "dispatch_steps": 450,
   },
   "digits": {
     "data": {"validation": 144},
     "hidden": (400, 100, 400),
     "epsilon": 5.0,
-    "epochs": 200.0,
+    "epochs": 100.0,
     "batch_size": 32,
+    "learning_rate": 0.1,
     "dispatch_steps": 40,
   },
 }
@@ -97,7 +107,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         activation=chosen["activation"],
       ),
       "optimizer": build.section(
-        "optimizer", "sgd", learning_rate=0.01, nesterov=False
+        "optimizer", "sgd", learning_rate=size["learning_rate"], nesterov=False
       ),
       "method": build.section(
         "method", method, epsilon=size["epsilon"], **given

@@ -122,7 +122,7 @@ def lset(
 
 def dynset(
   *,
-  drives: Performance = "loss",
+  drives: str = "loss",
   connectivity: float | Connectivity | None = None,
   lag: int = 3,
   sparsity: float | None = None,
