@@ -19,6 +19,7 @@ from sparsejax.training import (
   mesh,
   processes,
   records,
+  results,
   start,
   step,
 )
@@ -137,6 +138,20 @@ def test_a_run_ends_as_sparse_as_it_was_asked(whole):
   assert found.active == found.asked
   assert found.sparsity == pytest.approx(0.9, abs=1e-3)
   sparsejax.assert_sparse(state.params, state.opt_state)
+
+
+def test_a_result_tells_what_the_run_cost(whole):
+  workdir, outcome, _ = whole
+  chosen = experiment("granet")
+  found, last = results.summarize(chosen, outcome), rows(workdir)[-1]
+  for key in ("inference_flops", "training_flops"):
+    assert found[key] == pytest.approx(last[key], rel=1e-12)
+    assert 0 < found[f"{key}_ratio"] == last[f"{key}_ratio"] < 1
+  assert found["inference_flops"] == 2 * found["inference_macs"]
+  macs = {layer["name"]: layer["macs"] for layer in found["layers"]}
+  assert macs == {"Dense_0/kernel": 64 * 32, "Dense_1/kernel": 32 * 10}
+  assert [layer["position"] for layer in found["layers"]] == [0, 1]
+  assert found["dense_inference_macs"] == sum(macs.values())
 
 
 @pytest.mark.parametrize("dispatches", [1, 4])

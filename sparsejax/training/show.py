@@ -23,8 +23,10 @@ _NUMBERS = {
   "accuracy": "acc {:.1%}",
   "test_accuracy": "test {:.2%}",
   "sparsity": "sparsity {:.1%}",
-  "inference_flops_ratio": "flops {:.1%}",
 }
+# These are longer, for log files and wide terminals.
+_MORE_NUMBERS = _NUMBERS | {"inference_flops_ratio": "flops {:.1%}"}
+_WIDE = 100
 
 
 @contextlib.contextmanager
@@ -44,13 +46,14 @@ def progress(console: Console, *, total: int) -> Iterator[loop.Show]:
       progress=lambda step, row: _plain(console, step, total, row),
     )
     return
+  forms = _MORE_NUMBERS if console.width >= _WIDE else _NUMBERS
   with _bar(console) as bar:
     task = bar.add_task("", total=total, numbers="starting")
     latest: dict[str, Any] = {}
 
     def advance(step: int, row: Mapping[str, Any]) -> None:
       latest.update(row)
-      bar.update(task, completed=step, numbers=_numbers(latest))
+      bar.update(task, completed=step, numbers=_numbers(latest, forms))
 
     yield loop.Show(say=lambda text: line(console, text), progress=advance)
 
@@ -111,12 +114,12 @@ def _bar(console: Console) -> Progress:
 def _plain(
   console: Console, step: int, total: int, row: Mapping[str, Any]
 ) -> None:
-  line(console, f"step {step}/{total}  {_numbers(row)}")
+  line(console, f"step {step}/{total}  {_numbers(row, _MORE_NUMBERS)}")
 
 
-def _numbers(row: Mapping[str, Any]) -> str:
+def _numbers(row: Mapping[str, Any], forms: Mapping[str, str]) -> str:
   return " ".join(
-    form.format(row[name]) for name, form in _NUMBERS.items() if name in row
+    form.format(row[name]) for name, form in forms.items() if name in row
   )
 
 
