@@ -94,7 +94,7 @@ def test_dense_costs_are_those_of_the_papers(name, classes, image, macs):
 
 
 def test_costs_of_resnet50_in_flops():
-  _, found = RESNET50
+  shapes, found = RESNET50
   assert costs.FLOPS_PER_MAC * found.dense == 8_178_368_512
   backbone = found.dense - found.kernels["classifier/kernel"]
   assert costs.FLOPS_PER_MAC * backbone == 8_174_272_512
@@ -102,6 +102,15 @@ def test_costs_of_resnet50_in_flops():
   flops = {name: 2 * macs for name, macs in found.kernels.items()}
   assert flops["stage1_block0/conv1/kernel"] == 25_690_112
   assert flops["stage4_block0/conv3/kernel"] == 102_760_448
+  # RigL's counter adds an operation for each output of a layer, and the total
+  # of Table 10 the average pooling.
+  outputs = sum(
+    macs * shape[-1] // math.prod(shape)
+    for macs, shape in zip(found.kernels.values(), shapes.values(), strict=True)
+  )
+  assert outputs == 11_114_984
+  assert 2 * found.dense + outputs == 8_189_483_496
+  assert 2 * (found.dense + 7 * 7 * 2048) == 8_178_569_216
   run = costs.training([costs.Phase(32_000, found.dense)], dense=found.dense)
   assert costs.FLOPS_PER_MAC * 4096 * run == pytest.approx(3.216e18, rel=5e-4)
 

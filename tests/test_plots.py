@@ -47,6 +47,16 @@ def test_report_has_the_figure_inside(workdir):
   assert "http" not in page
 
 
+def test_report_shows_the_flops_that_were_recorded(workdir):
+  pytest.importorskip("matplotlib")
+  with open(workdir / "metrics.jsonl", "w") as file:
+    for row in run_of([0.9, 0.5]).rows:
+      file.write(json.dumps(row) + "\n")
+  page = plots.write_report(workdir).read_text()
+  assert page.count("<img") == 2
+  assert 'alt="FLOPs over the steps"' in page
+
+
 def test_report_without_matplotlib_has_tables_only(workdir, monkeypatch):
   find_spec = importlib.util.find_spec
   monkeypatch.setattr(

@@ -6,8 +6,10 @@ import io
 import json
 import os
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
+from sparsejax.plots import flops
 from sparsejax.plots import run as runs
 
 REPORT = "report.html"
@@ -92,13 +94,23 @@ def _figure(run: runs.Run) -> str:
       " sparsejax[plots]</code>, then remove this page and run the same"
       " command again.</p>"
     )
+  figures = [("accuracy and sparsity over the steps", runs.plot_run)]
+  if any("inference_flops_ratio" in row for row in run.rows):
+    figures.append(("FLOPs over the steps", _plot_flops))
+  return "".join(_image(title, draw, run) for title, draw in figures)
+
+
+def _plot_flops(run: runs.Run, path: Any) -> None:
+  flops.plot_flops({run.summary.get("method", "run"): run}, path)
+
+
+def _image(
+  title: str, draw: Callable[[runs.Run, Any], None], run: runs.Run
+) -> str:
   buffer = io.BytesIO()
-  runs.plot_run(run, buffer)
+  draw(run, buffer)
   data = base64.b64encode(buffer.getvalue()).decode("ascii")
-  return (
-    '<img alt="accuracy and sparsity over the steps"'
-    f' src="data:image/png;base64,{data}">'
-  )
+  return f'<img alt="{title}" src="data:image/png;base64,{data}">'
 
 
 def _layers(run: runs.Run) -> str:
