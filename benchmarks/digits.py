@@ -36,10 +36,37 @@ METHODS: dict[str, tuple[str, ...]] = {
   "rigl_itop": ("rigl_itop",),
   "set, by sign": ("set",),
   "set, by magnitude": ("set", "--config.method.by_sign=false"),
+  "snip": ("snip",),
+  "grasp": ("grasp",),
+  "synflow": ("synflow",),
+  "taylor": ("taylor",),
+  "random_init": ("random_init",),
+  "magnitude_init": ("magnitude_init",),
+  "small_dense": ("small_dense",),
+  "granet 2x": ("granet", "--config.epochs_multiplier=2.0"),
+  "granet + rewind": ("retrain", "--config.init_mode=rewind"),
+  "granet + lr_rewind": ("retrain", "--config.init_mode=lr_rewind"),
+  "granet + reinit": ("retrain", "--config.init_mode=reinit"),
 }
+# Those that train the masks of another method again. A run has its seed; one
+# that draws new weights has another.
+BEFORE = {
+  "granet + rewind": "granet",
+  "granet + lr_rewind": "granet",
+  "granet + reinit": "granet",
+}
+SEED_SHIFTS = {"granet + reinit": 100}
 # Curves that share a panel of the plot.
 PANELS = {
-  "Fixed masks, and pruning at once": ("static", "one_shot"),
+  "Fixed masks, and pruning at once": ("static", "one_shot", "small_dense"),
+  "Pruning at initialisation": (
+    "snip",
+    "grasp",
+    "synflow",
+    "taylor",
+    "random_init",
+    "magnitude_init",
+  ),
   "Gradual magnitude pruning": ("gmp", "gmp, kept values", "gmp, uniform"),
   "GraNet": ("granet", "granet from 0.5", "granet, uniform"),
   "Exchange at a constant sparsity": (
@@ -47,6 +74,12 @@ PANELS = {
     "rigl_itop",
     "set, by sign",
     "set, by magnitude",
+  ),
+  "Twice as long, and what GraNet found trained again": (
+    "granet 2x",
+    "granet + rewind",
+    "granet + lr_rewind",
+    "granet + reinit",
   ),
 }
 
@@ -61,8 +94,16 @@ def cells(config: pathlib.Path = CONFIG, words: str = "") -> list[sweep.Cell]:
   found = [sweep.Cell("dense", None, (f"--config={config}:dense{words}",))]
   for title, (method, *changes) in METHODS.items():
     for sparsity in SPARSITIES:
-      source = f"--config={config}:{method},sparsity={sparsity}{words}"
-      found.append(sweep.Cell(title, sparsity, (source, *changes)))
+      asked = f",sparsity={sparsity}{words}"
+      before = BEFORE.get(title)
+      cell = sweep.Cell(
+        title,
+        sparsity,
+        (f"--config={config}:{method}{asked}", *changes),
+        before=(f"--config={config}:{before}{asked}",) if before else (),
+        seed_shift=SEED_SHIFTS.get(title, 0),
+      )
+      found.append(cell)
   return found
 
 

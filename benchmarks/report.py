@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 # Hues that stay apart for color-blind readers (Okabe and Ito, 2008).
-_HUES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
-_MARKERS = ("o", "s", "^", "D")
+_HUES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_MARKERS = ("o", "s", "^", "D", "v", "P")
 _TICKS = (50, 80, 90, 95, 97, 98, 99, 99.5, 99.9)
 
 Runs = Sequence[Mapping[str, Any]]
@@ -104,10 +104,13 @@ def plot(
   from matplotlib.figure import Figure
 
   sparsities = sorted({run["sparsity"] for run in runs} - {None})
-  figure = Figure(figsize=(9.6, 6.8), dpi=120, layout="constrained")
-  grid = figure.subplots(2, 2, sharex=True, sharey=True)
+  rows = -(-len(panels) // 2)
+  figure = Figure(figsize=(9.6, 3.4 * rows), dpi=120, layout="constrained")
+  grid = figure.subplots(rows, 2, sharex=True, sharey=True, squeeze=False)
+  for spare in grid.flat[len(panels) :]:
+    spare.set_visible(False)
   dense, spread = mean_and_deviation(accuracies(runs, "dense", None))
-  for axes, (heading, titles) in zip(grid.flat, panels.items(), strict=True):
+  for axes, (heading, titles) in zip(grid.flat, panels.items(), strict=False):
     axes.axhspan(dense - spread, dense + spread, color="#dddddd")
     axes.axhline(
       dense, color="#555555", linewidth=1, label="dense, ± 1 deviation"

@@ -6,12 +6,15 @@ gives the numbers that `python -m sparsejax.train` gives for the same config.
 """
 
 import concurrent.futures
+import contextlib
 import functools
 import hashlib
+import io
 import json
 import multiprocessing
 import os
 import pathlib
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -20,7 +23,8 @@ import jax
 import numpy as np
 
 import sparsejax
-from sparsejax.training import build, command, step
+from sparsejax import train as trainer
+from sparsejax.training import build, command, mesh, start, step
 
 
 class Cell(NamedTuple):
@@ -30,11 +34,17 @@ class Cell(NamedTuple):
     title: its row in the table.
     sparsity: its column; `None` for a dense network.
     argv: arguments of the trainer, without the seed.
+    before: arguments of an earlier run, which `config.init_from` will name;
+      empty where there is none.
+    seed_shift: added to the seed of the run itself, not to that of the earlier
+      one, where the two must differ.
   """
 
   title: str
   sparsity: float | None
   argv: tuple[str, ...]
+  before: tuple[str, ...] = ()
+  seed_shift: int = 0
 
 
 def run(
@@ -43,6 +53,7 @@ def run(
   path: pathlib.Path,
   *,
   jobs: int,
+  trained_by: Callable[..., list[dict[str, Any]]] | None = None,
 ) -> list[dict[str, Any]]:
   """Train what is missing in a file of results.
 
@@ -51,26 +62,27 @@ def run(
     seeds: each cell is trained with each of them.
     path: JSON file of the results; it is written anew after every cell.
     jobs: processes at a time, each with one cell; 1 is this process.
+    trained_by: (cell, seeds) -> a record of each run; `train` where None.
 
   Returns:
     One record for each cell and seed, in that order. Records in the file
     whose config has changed since are not used.
   """
   wanted = {
-    (cell, seed): _digest(build.resolved(_config(cell, seed)))
+    (cell, seed): digest(build.resolved(config_of(cell, seed)))
     for cell in cells
     for seed in seeds
   }
   found = {record["config"]: record for record in _read(path)}
   missing: dict[Cell, list[int]] = {}
-  for (cell, seed), digest in wanted.items():
-    if digest not in found:
+  for (cell, seed), known in wanted.items():
+    if known not in found:
       missing.setdefault(cell, []).append(seed)
   done = 0
-  for records in _train_all(missing, jobs):
+  for records in _train_all(missing, jobs, trained_by or train):
     done += 1
     found |= {record["config"]: record for record in records}
-    kept = [found[digest] for digest in wanted.values() if digest in found]
+    kept = [found[known] for known in wanted.values() if known in found]
     _write(path, kept)
     mean = np.mean([record["test_accuracy"] for record in records])
     first = records[0]
@@ -79,7 +91,7 @@ def run(
       f"  {mean:.2%} test accuracy",
       flush=True,
     )
-  return [found[digest] for digest in wanted.values()]
+  return [found[known] for known in wanted.values()]
 
 
 def train(cell: Cell, seeds: Sequence[int]) -> list[dict[str, Any]]:
@@ -96,16 +108,13 @@ def train(cell: Cell, seeds: Sequence[int]) -> list[dict[str, Any]]:
   evaluate: Callable | None = None
   records = []
   for seed in seeds:
-    experiment = build.build(_config(cell, seed))
+    experiment, state = _begin(cell, seed)
     setup, dataset = experiment.setup, experiment.dataset
     if train_steps is None or evaluate is None:
       train_steps = jax.jit(
         functools.partial(step.train_steps, setup), donate_argnums=0
       )
       evaluate = jax.jit(functools.partial(step.evaluate, setup))
-    state = step.initial_state(
-      setup, experiment.init_key, experiment.data_key, dataset.example
-    )
     split, test = jax.device_put((dataset.train, dataset.test))
     started = time.perf_counter()
     for _ in range(0, experiment.steps.total, experiment.steps.dispatch):
@@ -126,10 +135,11 @@ def train(cell: Cell, seeds: Sequence[int]) -> list[dict[str, Any]]:
         "active": counts.active,
         "asked": counts.asked,
         "total": counts.total,
+        "parameters": counts.parameters,
         "itop_rate": counts.itop_rate,
         "train_seconds": round(seconds, 2),
-        "arguments": [_relative(arg) for arg in cell.argv],
-        "config": _digest(experiment.config),
+        "arguments": [relative(arg) for arg in cell.argv],
+        "config": digest(build.resolved(config_of(cell, seed))),
         "jax": jax.__version__,
       }
     )
@@ -138,32 +148,68 @@ def train(cell: Cell, seeds: Sequence[int]) -> list[dict[str, Any]]:
 
 
 def _train_all(
-  missing: dict[Cell, list[int]], jobs: int
+  missing: dict[Cell, list[int]],
+  jobs: int,
+  trained_by: Callable[..., list[dict[str, Any]]],
 ) -> Iterator[list[dict[str, Any]]]:
   """Yields the records of each cell when it is done."""
   if jobs == 1:
-    yield from (train(*item) for item in missing.items())
+    yield from (trained_by(*item) for item in missing.items())
     return
   # Forking a process that runs jax's threads can hang it.
   context = multiprocessing.get_context("spawn")
   with concurrent.futures.ProcessPoolExecutor(jobs, context) as pool:
-    futures = [pool.submit(train, *item) for item in missing.items()]
+    futures = [pool.submit(trained_by, *item) for item in missing.items()]
     for future in concurrent.futures.as_completed(futures):
       yield future.result()
 
 
-def _config(cell: Cell, seed: int) -> Any:
-  return command.parse([*cell.argv, f"--config.seed={seed}"]).config
+def config_of(cell: Cell, seed: int) -> Any:
+  """Returns the config of one run, which names the one before by its digest."""
+  if not cell.before:
+    return _config(cell, seed)
+  earlier = build.resolved(command.parse(_earlier(cell, seed)).config)
+  return _config(cell, seed, digest(earlier))
 
 
-def _digest(config: dict[str, Any]) -> str:
+def digest(config: dict[str, Any]) -> str:
+  """Returns what a resolved config is known by."""
   text = json.dumps(config, sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _relative(arg: str) -> str:
+def relative(arg: str) -> str:
   """Returns an argument as it is written in the project's root."""
   return arg.replace(f"{pathlib.Path(__file__).parents[1]}/", "")
+
+
+def _begin(cell: Cell, seed: int) -> tuple[build.Experiment, step.TrainState]:
+  """Returns an experiment and its first state, after the run before it."""
+  if not cell.before:
+    return _first(_config(cell, seed))
+  with tempfile.TemporaryDirectory() as folder:
+    earlier = [*_earlier(cell, seed), f"--workdir={folder}"]
+    with contextlib.redirect_stdout(io.StringIO()):  # Its own lines and table.
+      status = trainer.main(earlier)
+    if status:
+      raise RuntimeError(f"{earlier} ended with {status}")
+    return _first(_config(cell, seed, folder))
+
+
+def _first(config: Any) -> tuple[build.Experiment, step.TrainState]:
+  experiment = build.build(config)
+  return experiment, start.begin(experiment, mesh.data_mesh())
+
+
+def _earlier(cell: Cell, seed: int) -> list[str]:
+  return [*cell.before, f"--config.seed={seed}"]
+
+
+def _config(cell: Cell, seed: int, init_from: str | None = None) -> Any:
+  argv = [*cell.argv, f"--config.seed={seed + cell.seed_shift}"]
+  if init_from is not None:
+    argv.append(f"--config.init_from={init_from}")
+  return command.parse(argv).config
 
 
 def _read(path: pathlib.Path) -> list[dict[str, Any]]:

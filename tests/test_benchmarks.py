@@ -35,6 +35,34 @@ def test_a_sweep_gives_the_numbers_of_the_trainer(tmp_path):
   assert sweep.run([cell], [4], path, jobs=1)[0]["config"] == record["config"]
 
 
+def test_a_cell_of_retraining_trains_the_run_before_it(tmp_path):
+  config = ROOT / "configs" / "digits.py"
+  cell = next(
+    c for c in digits.cells(config, ",runlocal") if c.title == "granet + reinit"
+  )
+  path = tmp_path / "results.json"
+  (record,) = sweep.run([cell], [4], path, jobs=1)
+
+  earlier = [*cell.before, "--config.seed=4", f"--workdir={tmp_path / 'one'}"]
+  assert train.main(earlier) == 0
+  argv = [
+    *cell.argv,
+    "--config.seed=104",
+    f"--config.init_from={tmp_path / 'one'}",
+    f"--workdir={tmp_path / 'two'}",
+  ]
+  assert train.main(argv) == 0
+  summary = json.loads((tmp_path / "two" / "summary.json").read_text())
+  same = ("test_accuracy", "test_loss", "active", "total", "parameters")
+  assert {k: record[k] for k in same} == {k: summary[k] for k in same}
+  assert record["seed"] == 4
+
+  # What is done is known by both configs, and not by a folder.
+  path.write_text(json.dumps([record | {"test_loss": -1.0}]))
+  again = sweep.run([cell], [4], path, jobs=1)
+  assert [r["test_loss"] for r in again] == [-1.0]
+
+
 RUNS = [
   {"title": title, "sparsity": sparsity, "seed": seed, "test_accuracy": value}
   for title, sparsity, values in (
