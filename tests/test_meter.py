@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import sparsejax
@@ -70,7 +71,7 @@ def test_a_run_costs_what_its_masks_say(dense_gradient):
     at_updates += updated
     full = {"never": 0, "at updates": int(updated), "every step": 1}
     phases.append(costs.Phase(1, forward(before, table), full[dense_gradient]))
-    now = meter.advance(now, after.opt_state, dense_gradient)
+    now = meter.advance(now, before.opt_state, after.opt_state, dense_gradient)
     if dense_gradient == "at updates":
       jax.tree.map(np.testing.assert_array_equal, now, metrics[index].meter)
     row = meter.row(now, index + 1, prices)
@@ -121,11 +122,11 @@ def test_a_dispatch_counts_what_its_steps_do():
 def test_sums_go_on_past_32_bits():
   chosen = experiment()
   state = first_state(chosen, chosen.setup)
-  before = state.meter._replace(
+  full = state.meter._replace(
     spent=state.meter.spent.at[0].set(2**32 - 100),
     active=jnp.array([300, 40], jnp.int32),
   )
-  after = meter.advance(before, state.opt_state, "never")
+  after = meter.advance(full, state.opt_state, state.opt_state, "never")
   assert after.spent.tolist() == [
     [[200, 2**32 - 60], [2**32 - 100, 2**32 - 100]],
     [[1, 0], [0, 0]],
@@ -135,6 +136,34 @@ def test_sums_go_on_past_32_bits():
   phase = meter.training(after, 7, prices)
   total = 512 / 512 * (2**32 + 200) + 80 / 80 * (2**32 - 60)
   assert phase == pytest.approx(3 * total, rel=1e-15)
+
+
+@pytest.mark.parametrize(
+  "method, updates",
+  [
+    (sparsejax.rigl(0.5, end_step=9, every_steps=3), [1, 5, 9]),
+    (
+      sparsejax.rigl(0.5, end_step=9, every_steps=3, skip_step_on_update=False),
+      [3, 6],
+    ),
+    (
+      sparsejax.optg(0.5, steps_per_epoch=3, epochs=3, score_learning_rate=0.1),
+      [4, 7],
+    ),
+  ],
+)
+def test_a_mask_update_is_seen_in_any_order_of_step_and_masks(method, updates):
+  params = {"kernel": jnp.ones((4, 3))}
+  tx = sparsejax.sparsify(optax.sgd(0.1), method, key=jax.random.key(0))
+  state = tx.init(params)
+  update = jax.jit(lambda state: tx.update(params, state, params)[1])
+  now, found = meter.start(state), []
+  for call in range(1, 10):
+    new = update(state)
+    after = meter.advance(now, state, new, "at updates")
+    found += [call] * int(after.dense_gradients - now.dense_gradients)
+    state, now = new, after
+  assert found == updates
 
 
 def test_a_dense_leaf_is_paid_in_full():

@@ -62,27 +62,28 @@ def start(opt_state: Any) -> Meter:
 
 
 def advance(
-  meter: Meter, opt_state: Any, dense_gradient: DenseGradient
+  meter: Meter, before: Any, after: Any, dense_gradient: DenseGradient
 ) -> Meter:
   """Count one step.
 
   Args:
     meter: before the step.
-    opt_state: after it.
+    before: the optimizer's state before it.
+    after: and after it.
     dense_gradient: in which steps the method reads the gradient of weights
       that are off.
 
   Returns:
     The meter after the step.
   """
-  needed = _needed(opt_state, dense_gradient)
+  needed = _needed(before, after, dense_gradient)
   low, high = meter.spent
   active = meter.active.astype(jnp.uint32)
   added = low + jnp.stack(
     [jnp.where(needed, 0, active), jnp.where(needed, active, 0)]
   )
   return Meter(
-    active=_count(opt_state),
+    active=_count(after),
     spent=jnp.stack([added, high + (added < low)]),
     dense_gradients=meter.dense_gradients + needed,
   )
@@ -175,10 +176,15 @@ def training(meter: Meter, steps: int, prices: Prices) -> float:
   return costs.training(phases, dense=prices.costs.dense)
 
 
-def _needed(opt_state: Any, dense_gradient: DenseGradient) -> jax.Array:
+def _needed(
+  before: Any, after: Any, dense_gradient: DenseGradient
+) -> jax.Array:
   if dense_gradient == "at updates":
-    stats = sparsejax.stats(opt_state)
-    return stats["last_update"] == stats["step"]
+    # Whether masks or step come first, and whether a step was spent.
+    old, new = (
+      sparsejax.stats(state)["last_update"] for state in (before, after)
+    )
+    return old != new
   return jnp.full((), dense_gradient == "every step")
 
 

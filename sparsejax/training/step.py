@@ -430,7 +430,9 @@ def _train_step(
     **performance.told(state.performance),
   )
   params = optax.apply_updates(state.params, updates)
-  spent = meter.advance(state.meter, opt_state, setup.dense_gradient)
+  spent = meter.advance(
+    state.meter, state.opt_state, opt_state, setup.dense_gradient
+  )
   grad_norm = optax.tree.norm(grads)
   metrics = Metrics(
     loss=loss,
