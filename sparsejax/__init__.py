@@ -40,7 +40,12 @@ from sparsejax.methods import (
   track_ever_active,
 )
 from sparsejax.schedules import cubic_curve, sigmoid_curve
-from sparsejax.scopes import global_scope, keep_alive, layerwise
+from sparsejax.scopes import (
+  global_magnitude,
+  global_scope,
+  keep_alive,
+  layerwise,
+)
 from sparsejax.state import (
   SparseState,
   apply_masks,
@@ -83,6 +88,7 @@ __all__ = [
   "erk",
   "freeze",
   "get_masks",
+  "global_magnitude",
   "global_scope",
   "gmp",
   "granet",

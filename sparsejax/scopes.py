@@ -1,10 +1,12 @@
 """Scopes: who competes with whom when the sparsity changes."""
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
+from jaxtyping import PyTree
 
-from sparsejax import masks
+from sparsejax import masks, trees
 from sparsejax.base import Distribution, Scope
 from sparsejax.trees import Layout
 
@@ -108,6 +110,53 @@ def layerwise(distribution: Distribution) -> Scope:
   return Scope(
     groups=lambda layout: np.arange(len(layout.shapes)), budgets=budgets
   )
+
+
+def global_magnitude(params: PyTree) -> Distribution:
+  """The layer budgets that global magnitude pruning of given weights leaves.
+
+  With `layerwise` it fixes how many weights each layer keeps at each sparsity,
+  whatever else decides which: the budget `GS` of OptG's Table 5, from the
+  weights of a trained dense network.
+
+  Args:
+    params: tree of arrays with the names of the network that is to be pruned;
+      not traced.
+
+  Returns:
+    A distribution. It raises ValueError for a layer that `params` lacks or has
+    in another shape.
+
+  References:
+    Zhang et al., OptG, 2022, section 4.5.
+  """
+  leaves = {
+    name: np.abs(np.asarray(leaf, np.float32))
+    for name, leaf in trees.named_leaves(params)
+  }
+
+  def distribution(
+    shapes: Mapping[str, tuple[int, ...]], sparsity: float
+  ) -> dict[str, float]:
+    for name, shape in shapes.items():
+      if name not in leaves or leaves[name].shape != tuple(shape):
+        found = leaves[name].shape if name in leaves else "no such leaf"
+        raise ValueError(
+          f"`params` of global_magnitude must have {name!r} of shape"
+          f" {tuple(shape)}, got {found}. Give the weights of this network."
+        )
+    sizes = [leaves[name].size for name in shapes]
+    values = np.concatenate([leaves[name].ravel() for name in shapes])
+    kept = np.zeros(values.size, bool)
+    highest = np.argsort(-values, kind="stable")
+    kept[highest[: masks.asked_count(sizes, sparsity)]] = True
+    parts = np.split(kept, np.cumsum(sizes)[:-1])
+    return {
+      name: 1 - int(part.sum()) / part.size
+      for name, part in zip(shapes, parts, strict=True)
+    }
+
+  return distribution
 
 
 def keep_alive(scope: Scope, min_active_per_layer: int) -> Scope:

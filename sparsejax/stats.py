@@ -57,6 +57,8 @@ class Summary(NamedTuple):
     parameters: all parameters, the dense leaves included.
     other_macs: multiply-adds for one example that no mask makes fewer: of dense
       leaves, and of products without a leaf; None if unknown.
+    extra_bytes: by name, the memory that the method holds beside parameters and
+      inner optimizer: `masks`, `latent`, and each memory of the method.
     warnings: layers without a single weight, and counts that were not reached.
   """
 
@@ -64,6 +66,7 @@ class Summary(NamedTuple):
   asked: int
   parameters: int
   other_macs: float | None
+  extra_bytes: dict[str, int]
   warnings: tuple[str, ...]
 
   @property
@@ -156,6 +159,11 @@ class Summary(NamedTuple):
       lines.append(
         f"FLOPs for one example: {self.flops:.4g}, {ratio:.4f} of dense"
       )
+    held = ", ".join(
+      f"{name} {size / max(self.total, 1):.3g}"
+      for name, size in self.extra_bytes.items()
+    )
+    lines.append(f"extra memory in bytes a weight: {held}")
     lines.extend(f"warning: {text}" for text in self.warnings)
     return "\n".join(lines)
 
@@ -202,7 +210,14 @@ def summary(
     other_macs += costs.others if isinstance(costs, Costs) else 0
   parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
   warnings = _warnings(layers, asked)
-  return Summary(tuple(layers), asked, parameters, other_macs, tuple(warnings))
+  return Summary(
+    tuple(layers),
+    asked,
+    parameters,
+    other_macs,
+    _extra_bytes(sparse_states(opt_state)),
+    tuple(warnings),
+  )
 
 
 def stats(opt_state: optax.OptState) -> dict[str, Int[Array, ""]]:
@@ -321,6 +336,17 @@ def _layers(
       layout.shapes.items(), active, asked, ever, macs, strict=True
     )
   ]
+
+
+def _extra_bytes(states: Sequence[SparseState]) -> dict[str, int]:
+  sizes: dict[str, int] = {}
+  for state in states:
+    parts = {"masks": state.masks, "latent": state.latent, **state.memory}
+    for name, tree in parts.items():
+      size = sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
+      if size:
+        sizes[name] = sizes.get(name, 0) + size
+  return sizes
 
 
 def _warnings(layers: Sequence[LayerSummary], asked: int) -> list[str]:

@@ -213,9 +213,9 @@ def maybe_update(
   old, last_update = list(before.masks), before.last_update
   asked, memory = before.asked, before.memory
   if not layout.leaves or not (method.prunes or method.regrow):
-    same = carrier.unpack(before.bits, old)
+    on = carrier.unpack(before.bits, old)
     no = jnp.asarray(False)
-    return Turn(no, old, same, same, asked, last_update, memory)
+    return Turn(no, old, on, on, asked, last_update, memory)
   exchange_due = jnp.asarray(False)
   if method.regrow is not None:
     exchange_due = method.regrow.when(step) > last_update

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import distributions as oracle
 
-from sparsejax import distributions
+import sparsejax
+from sparsejax import distributions, trees
 
 kernels = st.one_of(
   st.tuples(st.integers(2, 300), st.integers(2, 300)),
@@ -135,3 +136,27 @@ def test_epsilon_equals_the_oracle_whatever_the_sparsity(shapes, epsilon):
   for sparsity in [0.0, 0.9]:
     found = distributions.er_epsilon(shapes, sparsity, epsilon=epsilon)
     np.testing.assert_allclose(1 - np.array(list(found.values())), expected)
+
+
+def test_global_magnitude_budgets_are_the_counts_of_global_pruning():
+  rng = np.random.default_rng(0)
+  params = {
+    "a": {"kernel": rng.normal(size=(6, 7)).astype(np.float32)},
+    "b": {"kernel": rng.normal(size=(9, 5)).astype(np.float32) * 3},
+  }
+  scope = sparsejax.layerwise(sparsejax.global_magnitude(params))
+  layout = trees.layout(params, [True, True])
+  for sparsity in (0.0, 0.3, 0.9):
+    values = np.abs(
+      np.concatenate([x["kernel"].ravel() for x in params.values()])
+    )
+    threshold = np.sort(values)[::-1][: int(87 * (1 - sparsity) + 1e-6)][-1]
+    expected = [
+      int((np.abs(x["kernel"]) >= threshold).sum()) for x in params.values()
+    ]
+    counts = scope.budgets(layout, sparsity, 1.0, None)
+    assert counts.tolist() == expected
+  with pytest.raises(ValueError, match="must have 'a/kernel' of shape"):
+    sparsejax.layerwise(sparsejax.global_magnitude({"b": params["b"]})).budgets(
+      layout, 0.5, 1.0, None
+    )

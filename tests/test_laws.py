@@ -52,6 +52,34 @@ METHODS = {
   ),
 }
 
+# Methods that keep the values of weights that are off.
+KEPT = {
+  "gmp_kept": METHODS["gmp_kept"],
+  "optg": sparsejax.optg(
+    0.8, steps_per_epoch=2, epochs=6, score_learning_rate=0.1
+  ),
+  "optg_bfloat16": sparsejax.optg(
+    0.8,
+    steps_per_epoch=2,
+    epochs=6,
+    score_learning_rate=optax.linear_schedule(0.1, 0.01, 12),
+    score_momentum=0.0,
+    score_dtype="bfloat16",
+    scope=sparsejax.layerwise(sparsejax.erk),
+  ),
+  "dpf": sparsejax.dpf(0.8, end_step=10, every_steps=3),
+  "dnw": sparsejax.dnw(0.8),
+  "top_kast": sparsejax.top_kast(0.8, backward_sparsity=0.5, every_steps=2),
+  "sr_ste": sparsejax.sr_ste(sparsity=0.8),
+  "sr_ste_2_4": sparsejax.sr_ste(n=1, m=2),
+  "str": sparsejax.soft_threshold(
+    initial_threshold=-1.0,
+    threshold_learning_rate=0.1,
+    threshold_weight_decay=0.01,
+  ),
+}
+ALL = METHODS | KEPT
+
 LABELS = {
   "conv": {"kernel": "a", "bias": "b"},
   "dense": {"kernel": "b", "bias": "b"},
@@ -161,10 +189,9 @@ def test_every_method_with_every_optimizer(name, optimizer):
       for leaf in SHAPES:
         regrown = new[leaf] & ~old[leaf]
         assert not kernels(params)[leaf][regrown].any()
-      spent = (
-        method.order is sparsejax.Order.INSTEAD_OF_STEP
-        and int(new_state.step) == int(state.step)
-      )
+      spent = method.order is sparsejax.Order.INSTEAD_OF_STEP and int(
+        new_state.step
+      ) == int(state.step)
       expected = before
       if not spent:
         masked = sparsejax.apply_masks(grads, state)
@@ -192,7 +219,7 @@ def test_every_method_with_every_optimizer(name, optimizer):
 
 def sparse_adam(name, seed):
   return sparsejax.sparsify(
-    optax.adam(1e-2), METHODS[name], key=jax.random.key(seed)
+    optax.adam(1e-2), ALL[name], key=jax.random.key(seed)
   )
 
 
@@ -211,7 +238,40 @@ def run_sparse(tx, steps, jit):
   return counted
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("optimizer", ["momentum", "adamw", "clipped", "muon"])
+@pytest.mark.parametrize("name", KEPT)
+def test_kept_values_are_held_where_a_mask_is_on(name, optimizer):
+  """Also those of weights that come back; what is off goes on moving."""
+  method = KEPT[name]
+  tx = sparsejax.sparsify(compiled(optimizer), method, key=jax.random.key(3))
+  params = draw(0)
+  state = tx.init(params)
+  params = sparsejax.apply_masks(params, state)
+  came_back = 0
+  for step in range(13):
+    old = kernels(sparsejax.get_masks(state))
+    updates, state = tx.update(draw(100 + step), state, params)
+    params = optax.apply_updates(params, updates)
+    sparsejax.assert_sparse(params, state)
+    new, held = kernels(sparsejax.get_masks(state)), kernels(params)
+    for leaf, latent in kernels(state.latent).items():
+      if name == "str":
+        s = state.memory["threshold"].values[leaf]["kernel"]
+        size = np.maximum(np.abs(latent) - np.asarray(jax.nn.sigmoid(s)), 0)
+        np.testing.assert_allclose(
+          held[leaf], np.sign(latent) * size, atol=1e-6
+        )
+      else:
+        expected = np.where(new[leaf], latent, 0)
+        np.testing.assert_array_equal(held[leaf], expected)
+      came_back += int((new[leaf] & ~old[leaf]).sum())
+  counted = sparsejax.summary(params, state)
+  assert counted.active == counted.asked < counted.total
+  # Where weights that are off hardly move, they seldom come back.
+  assert came_back or name in ("gmp_kept", "str")
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_inside_a_chain_and_multi_transform(name):
   """Masks of several states, and of a state for some leaves, are found."""
   chained = optax.chain(optax.clip_by_global_norm(1.0), sparse_adam(name, 1))
@@ -228,21 +288,21 @@ def test_inside_a_chain_and_multi_transform(name):
   assert names == ["conv/kernel", "dense/kernel", "out/kernel"]
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", ALL)
 def test_inside_multi_steps_and_apply_if_finite(name):
   """Under accumulation a step of the method is a real step."""
   tx = optax.MultiSteps(optax.apply_if_finite(sparse_adam(name, 5), 2), 2)
   counted = run_sparse(tx.gradient_transformation(), 26, jit=True)
-  target = METHODS[name].target_sparsity
+  target = ALL[name].target_sparsity
   if target is not None:
     assert counted.active == int(counted.total * (1 - target) + 1e-6)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", ALL)
 def test_one_compilation_under_scan_donated_in_bfloat16(name):
   """A whole schedule runs in one compilation, with everything donated."""
   tx = sparsejax.sparsify(
-    optax.sgd(0.1, momentum=0.9), METHODS[name], key=jax.random.key(3)
+    optax.sgd(0.1, momentum=0.9), ALL[name], key=jax.random.key(3)
   )
   params = draw(0, jnp.bfloat16)
   abstract = jax.eval_shape(tx.init, params)

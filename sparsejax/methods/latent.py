@@ -6,6 +6,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from sparsejax import (
@@ -86,18 +87,19 @@ def optg(
   dtype = jnp.dtype(score_dtype)
   curve = schedules.sigmoid_curve(float(alpha), epochs / 2)
 
-  def learning_rate(step: Array) -> Array:
-    rate = score_learning_rate
-    rate = rate(step) if callable(rate) else rate
-    epoch = jnp.minimum(step // steps_per_epoch, epochs - 1)
-    return rate * jax.nn.sigmoid(alpha * (epoch - epochs / 2))
+  if callable(score_learning_rate):
+    of_weights = score_learning_rate
+  else:
+    of_weights = optax.constant_schedule(score_learning_rate)
+
+  def learning_rate(step: ArrayLike) -> ArrayLike:
+    epoch = jnp.minimum(jnp.asarray(step) // steps_per_epoch, epochs - 1)
+    return of_weights(step) * jax.nn.sigmoid(alpha * (epoch - epochs / 2))
 
   scores = memories.learned(
     optax.sgd(learning_rate, momentum=score_momentum or None),
     first=lambda leaf, param: jnp.zeros_like(param, dtype=dtype),
-    gradient=lambda seen: (
-      seen.grad.astype(jnp.float32) * seen.param.astype(jnp.float32)
-    ),
+    gradient=_of_score,
   )
   rising = schedules.ramp(
     0.0,
@@ -332,6 +334,12 @@ def soft_threshold(
     finds_counts=True,
   )
   return remember(method, threshold=thresholds)
+
+
+def _of_score(seen: Seen) -> Array:
+  """The gradient of a score: `G w`; what is not finite tells nothing."""
+  product = seen.grad.astype(jnp.float32) * seen.param.astype(jnp.float32)
+  return jnp.where(jnp.isfinite(product), product, 0.0)
 
 
 def _of_threshold(seen: Seen) -> Array:
