@@ -3,18 +3,15 @@
     python benchmarks/set_family.py digits
     TFDS_DATA_DIR=... python benchmarks/set_family.py cifar10 --epochs=1000
 
-trains the rows of configs/set_mlp.py with several seeds, each run as
-`python -m sparsejax.train` does it, and writes
+trains the rows of configs/set_mlp.py as the trainer does, but several seeds
+with one compiled step, and writes
 benchmarks/results/set_family_*.{json,md,png}: accuracy, loss and connections at
 the end and over the epochs. Runs that the results hold already are not
 repeated. It needs matplotlib: `pip install -e '.[plots]'`.
 """
 
 import argparse
-import contextlib
-import io
 import pathlib
-import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,8 +19,7 @@ import jax
 import report
 import sweep
 
-from sparsejax import train as trainer
-from sparsejax.training import build, records
+from sparsejax.training import build, feeds, mesh, start, step
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = ROOT / "configs" / "set_mlp.py"
@@ -65,53 +61,60 @@ def cells(data: str, changes: Sequence[str] = ()) -> list[sweep.Cell]:
 
 
 def train(cell: sweep.Cell, seeds: Sequence[int]) -> list[dict[str, Any]]:
-  """Train one row with several seeds.
+  """Train one row with several seeds, and one compiled step.
 
   Args:
-    cell: what to train.
+    cell: what to train; every dispatch is an epoch.
     seeds: the seeds.
 
   Returns:
     A record of each run, with its curves over the epochs.
   """
-  with tempfile.TemporaryDirectory() as folder:
-    # The seeds of a row share their program.
-    jax.config.update("jax_compilation_cache_dir", f"{folder}/compiled")
-    found = [
-      _run(cell, seed, pathlib.Path(folder, str(seed))) for seed in seeds
-    ]
-    jax.config.update("jax_compilation_cache_dir", None)
-  jax.clear_caches()
+  devices, feed, found = mesh.data_mesh(), None, []
+  for seed in seeds:
+    config = sweep.config_of(cell, seed)
+    experiment = build.build(config)
+    state = start.begin(experiment, devices)
+    if feed is None:
+      sharder = mesh.batch_sharder(devices)
+      setup = experiment.setup._replace(shard=sharder)
+      feed = feeds.open(setup, experiment.dataset, state, devices, trains=True)
+    curves = _follow(feed, state, experiment.steps)
+    found.append(
+      {
+        "title": cell.title,
+        "sparsity": None,
+        "seed": seed,
+        "epochs": config.epochs,
+        "total": curves.pop("total"),
+        **{name: curves[name][-1] for name in CURVES},
+        "curves": curves,
+        "arguments": [sweep.relative(arg) for arg in cell.argv],
+        "config": sweep.digest(build.resolved(config)),
+        "jax": jax.__version__,
+      }
+    )
+  jax.clear_caches()  # No other row has the same programs.
   return found
 
 
-def _run(cell: sweep.Cell, seed: int, workdir: pathlib.Path) -> dict[str, Any]:
-  argv = [*cell.argv, f"--config.seed={seed}"]
-  said = io.StringIO()
-  with contextlib.redirect_stdout(said):
-    status = trainer.main([*argv, f"--workdir={workdir}"])
-  if status:
-    raise RuntimeError(f"{cell}, seed {seed} ended with {status}: {said}")
-  summary = records.finished(workdir)
-  assert summary is not None
-  config = build.resolved(sweep.config_of(cell, seed))
-  per_epoch = summary["steps"] / config["epochs"]
-  rows = [row for row in records.read_metrics(workdir) if "test_loss" in row]
-  kept = ("test_accuracy", "test_loss", "active", "total", "train_seconds")
-  return {
-    "title": cell.title,
-    "sparsity": None,
-    "seed": seed,
-    "epochs": config["epochs"],
-    **{key: summary[key] for key in kept},
-    "curves": {
-      "epoch": [round(row["step"] / per_epoch, 3) for row in rows],
-      **{name: [round(row[name], 5) for row in rows] for name in CURVES},
-    },
-    "arguments": [sweep.relative(arg) for arg in cell.argv],
-    "config": sweep.digest(config),
-    "jax": jax.__version__,
-  }
+def _follow(
+  feed: feeds.Feed, state: step.TrainState, steps: build.Steps
+) -> dict[str, Any]:
+  """Returns what a run shows after each of its epochs."""
+  assert steps.dispatch == steps.per_epoch
+  curves: dict[str, Any] = {"epoch": [], **{name: [] for name in CURVES}}
+  for epoch in range(1, steps.total // steps.per_epoch + 1):
+    state, metrics = feed.train(state)
+    if feed.hear is not None:
+      state = feed.hear(state)
+    totals = mesh.fetch(feed.judge["test"](state))
+    examples = feed.examples["test"]
+    curves["epoch"].append(epoch)
+    curves["test_accuracy"].append(round(int(totals.correct) / examples, 5))
+    curves["test_loss"].append(round(float(totals.loss) / examples, 5))
+    curves["active"].append(int(metrics.stats["active"][-1]))
+  return curves | {"total": int(metrics.stats["total"][-1])}
 
 
 def table(runs: report.Runs) -> str:
@@ -233,7 +236,6 @@ def main() -> None:
     "epochs": asked.epochs,
     "model.hidden": asked.hidden,
     "data.train_examples": asked.train_examples,
-    "checkpoint_every_epochs": 1e6,  # Only the last step's.
   }
   argv = [f"--config.{k}={v}" for k, v in changes.items() if v is not None]
   results = ROOT / "benchmarks" / "results" / f"set_family_{asked.data}"
