@@ -35,7 +35,7 @@ class UpdateThenStep:
     self.t = 0
     training.zero_where_off(leaves)
 
-  def step(self, gradients, performance):
+  def step(self, gradients, performance=math.nan):
     """One call; `performance` is that of the epoch that finished last."""
     for number, (due, update) in enumerate(self.events):
       self.pending[number] |= due(self.t)

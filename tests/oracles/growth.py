@@ -82,18 +82,23 @@ def by_plane(function, mask, plane):
   return np.moveaxis(result, (-2, -1), axes)
 
 
-def by_neighbours(key, function, plane="io"):
-  """The highest `function` of the mask after removal, equal ones at random.
+def neighbour_ranks(mask, function, plane, bits):
+  """The higher `function` of the mask first, equal ones at random.
 
   `rings` gives regrowth by one active neighbour: all of round 1 before any of
   round 2. `neighbour_counts` gives regrowth by most active neighbours. The
-  rank is (value << 28) | (bits >> 4); equal ranks go to the lower index.
+  rank is (value << 28) | (bits >> 4).
   """
+  values = by_plane(function, mask, plane).astype(np.uint64)
+  return values << 28 | bits.astype(np.uint64) >> 4
+
+
+def by_neighbours(key, function, plane="io"):
+  """The highest ranks on the mask after removal; equal ones by lower index."""
 
   def grow(leaf, count, valid, t):
-    values = by_plane(function, ~valid, plane)
     bits = swaps.regrow_bits(leaf, key, t)
-    ranks = values.astype(np.uint64) << 28 | bits.astype(np.uint64) >> 4
+    ranks = neighbour_ranks(~valid, function, plane, bits)
     return ranking.keep_top_in(ranks, count, valid)
 
   return grow
