@@ -99,6 +99,31 @@ def test_settings_that_set_runs_apart_are_in_their_label(tmp_path):
   ]
 
 
+def test_many_settings_are_told_by_a_number(tmp_path):
+  folders = [record(tmp_path / str(i), "gmp", 0.5 + i / 10) for i in range(3)]
+  for folder, value in zip(folders, (1, 2, 1), strict=True):
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    config["method"] |= {name: value for name in ("d", "c", "b", "end_epochs")}
+    path.write_text(json.dumps(config | {"epochs": value}))
+  labels = [result.label for result in comparison.read_results(folders)]
+  first = "gmp, epochs=1, b=1, c=1, ... #1"
+  assert labels == [first, "gmp, epochs=2, b=2, c=2, ... #2", first]
+
+
+@pytest.mark.parametrize(
+  ("value", "labels"),
+  [(None, ["gmp"] * 2), (1, ["gmp, new=null", "gmp, new=1"])],
+)
+def test_a_setting_that_older_runs_lack_is_as_good_as_none(
+  tmp_path, value, labels
+):
+  folders = [record(tmp_path / name, "gmp", 0.9) for name in ("old", "new")]
+  path = folders[1] / "config.json"
+  path.write_text(json.dumps(json.loads(path.read_text()) | {"new": value}))
+  assert [r.label for r in comparison.read_results(folders)] == labels
+
+
 def test_a_seed_that_stands_twice_is_told(tmp_path, capsys):
   for name in ("1", "2"):
     record(tmp_path / name, "gmp", 0.9, seed=3)

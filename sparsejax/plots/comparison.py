@@ -1,6 +1,8 @@
 """Runs side by side: accuracy by method and sparsity, over seeds."""
 
+import itertools
 import json
+import math
 import pathlib
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -36,6 +38,9 @@ _OWN = frozenset(
     "forbid_warnings",
   }
 )
+
+
+_MOST_TOLD = 3
 
 
 class Result(NamedTuple):
@@ -102,14 +107,13 @@ def read_results(workdirs: Iterable[pathlib.Path]) -> list[Result]:
   told = [key for key in ("model.name", "data.name") if _varies(flat, key)]
   bases = [
     ", ".join([_base(summary, config), *_settings(config, told)])
-    for config, summary in pairs
+    for config, (_, summary) in zip(flat, pairs, strict=True)
   ]
-  labels = []
-  for base, config in zip(bases, flat, strict=True):
-    alike = [c for b, c in zip(bases, flat, strict=True) if b == base]
-    keys = {key for c in alike for key in c} - _OWN
-    apart = sorted(key for key in keys if _varies(alike, key))
-    labels.append(", ".join([base, *_settings(config, apart)]))
+  named = list(zip(bases, flat, strict=True))
+  labels = [
+    _label(base, config, [other for name, other in named if name == base])
+    for base, config in named
+  ]
   return [
     Result(
       workdir=workdir,
@@ -223,14 +227,16 @@ def plot(found: Sequence[Cell], path: pathlib.Path) -> None:
   axes = figure.subplots()
   axes.set_yscale("function", functions=(_spread, _gather))
   sparsities = sorted({cell.sparsity for cell in found} - {0})
-  place = {s: i for i, s in enumerate(sparsities)}
+  place = {s: -math.log10(1 - s) for s in sparsities}
+  gaps = [b - a for a, b in itertools.pairwise(place.values())]
+  room = 0.4 * statistics.median(gaps or [0.1])
   for cell in found:
     if not cell.sparsity:
       _across(axes, cell)
   for number, label in enumerate(labels):
     curve = [c for c in found if c.label == label and c.sparsity]
     # Side by side, so that no error bar hides another one.
-    shift = 0.5 * ((number + 0.5) / len(labels) - 0.5)
+    shift = room * ((number + 0.5) / len(labels) - 0.5)
     axes.errorbar(
       [place[c.sparsity] + shift for c in curve],
       [c.mean for c in curve],
@@ -243,7 +249,8 @@ def plot(found: Sequence[Cell], path: pathlib.Path) -> None:
       capsize=2,
       label=label,
     )
-  axes.set_xticks(range(len(sparsities)), list(map(percent, sparsities)))
+  ticks = _apart(place)
+  axes.set_xticks([place[s] for s in ticks], list(map(percent, ticks)))
   low, high = axes.get_ylim()
   shown = [tick for tick in _TICKS if low <= tick <= high]
   if len(shown) > 1:
@@ -254,6 +261,16 @@ def plot(found: Sequence[Cell], path: pathlib.Path) -> None:
   axes.spines[["top", "right"]].set_visible(False)
   figure.legend(loc="outside right upper", frameon=False, fontsize=8)
   figure.savefig(path)
+
+
+def _apart(place: Mapping[float, float]) -> list[float]:
+  """Returns the sparsities whose names do not run into each other."""
+  found: list[float] = []
+  reach = max(place.values(), default=0.0) - min(place.values(), default=0.0)
+  for sparsity in sorted(place, reverse=True):
+    if not found or place[found[-1]] - place[sparsity] >= reach / 12:
+      found.append(sparsity)
+  return found
 
 
 def _across(axes: Any, cell: Cell) -> None:
@@ -293,6 +310,33 @@ def _read(workdir: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
   return config, summary
 
 
+def _label(
+  base: str, config: Mapping[str, Any], alike: Sequence[Mapping[str, Any]]
+) -> str:
+  """Adds what sets a run apart from others of its name.
+
+  The first few settings are written out; where there are more, a number tells
+  the runs of one label from those of another.
+  """
+  keys = {key for other in alike for key in other} - _OWN
+  apart = [key for key in _ordered(keys) if _varies(alike, key)]
+  told = [base, *_settings(config, apart[:_MOST_TOLD])]
+  if len(apart) > _MOST_TOLD:
+    kinds = [_settings(other, apart) for other in alike]
+    kinds = [kind for i, kind in enumerate(kinds) if kind not in kinds[:i]]
+    told.append(f"... #{1 + kinds.index(_settings(config, apart))}")
+  return ", ".join(told)
+
+
+def _ordered(keys: Iterable[str]) -> list[str]:
+  """Returns keys of the run first, of a section later; durations last."""
+
+  def place(key: str) -> tuple[bool, int, str]:
+    return key.endswith(("_epochs", "_steps", "_step")), key.count("."), key
+
+  return sorted(keys, key=place)
+
+
 def _base(summary: Mapping[str, Any], config: Mapping[str, Any]) -> str:
   """Returns the method, how a retraining began, and how much longer it was."""
   label = summary["method"]
@@ -310,12 +354,12 @@ def _sparsity(summary: Mapping[str, Any]) -> float:
 
 
 def _varies(configs: Sequence[Mapping[str, Any]], key: str) -> bool:
+  """Says whether a key has several values; none is one, as where it lacks."""
   return len({_shown(config.get(key)) for config in configs}) > 1
 
 
 def _settings(config: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
-  flat = _flat(config)
-  return [f"{_short(key)}={_shown(flat.get(key))}" for key in keys]
+  return [f"{_short(key)}={_shown(config.get(key))}" for key in keys]
 
 
 def _shown(value: Any) -> str:
