@@ -32,16 +32,21 @@ METHODS = {
     0.9, every_steps=2, end_step=6, storage=sparsejax.kept
   ),
   "set": sparsejax.sparse_evolution(sparsity=0.9, every_steps=2, total_steps=8),
+  "optg": sparsejax.optg(
+    0.9, steps_per_epoch=2, epochs=4, score_learning_rate=0.1
+  ),
+  "top_kast": sparsejax.top_kast(0.9, backward_sparsity=0.7, every_steps=2),
+  "str": sparsejax.soft_threshold(
+    initial_threshold=-1.0, threshold_learning_rate=0.1
+  ),
 }
 PLACES = {
   "replicated": lambda ndim: P(),
   "rows": lambda ndim: P(*[None] * (ndim - 2), "x") if ndim > 1 else P(),
   "columns": lambda ndim: P(*[None] * (ndim - 1), "x"),
 }
-RUNS = [
-  (name, place) for name in METHODS for place in (None, "replicated", "rows")
-]
-RUNS.append(("granet", "columns"))
+RUNS = [(name, place) for name in METHODS for place in (None, "rows")]
+RUNS += [("granet", "columns"), ("granet", "replicated"), ("set", "replicated")]
 
 
 def draw(seed):

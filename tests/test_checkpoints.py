@@ -16,6 +16,7 @@ import pytest
 from flax import struct
 from jax.sharding import SingleDeviceSharding
 
+import sparsejax
 from sparsejax.training import checkpoints, digests
 
 CONFIG = {"seed": 0, "model": {"name": "mlp", "widths": [8, 8]}, "epochs": 3}
@@ -115,6 +116,48 @@ def test_every_kind_of_leaf_and_node_comes_back_bit_for_bit(tmp_path):
   restored = restore(tmp_path, state)
   assert_same_bits(restored.state, state)
   assert (restored.step, restored.skipped) == (7, ())
+
+
+REMEMBERING = {
+  "optg": sparsejax.optg(
+    0.8,
+    steps_per_epoch=2,
+    epochs=6,
+    score_learning_rate=0.1,
+    score_dtype="bfloat16",
+  ),
+  "str": sparsejax.soft_threshold(
+    initial_threshold=-2.0, threshold_learning_rate=0.1
+  ),
+  "top_kast": sparsejax.top_kast(0.8, backward_sparsity=0.5, every_steps=2),
+  "rigl_itop": sparsejax.rigl_itop(0.8, every_steps=2, total_steps=12),
+}
+
+
+@pytest.mark.parametrize("name", REMEMBERING)
+def test_a_method_goes_on_from_a_checkpoint_as_if_it_had_not_stopped(
+  tmp_path, name
+):
+  tx = sparsejax.sparsify(
+    optax.adamw(1e-2), REMEMBERING[name], key=jax.random.key(1)
+  )
+  params = train_state().params
+
+  @jax.jit
+  def step(state):
+    grads = jax.tree.map(lambda x: jnp.sin(7 * x) + x, state.params)
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    return TrainState(state.step + 1, params, opt_state)
+
+  state = TrainState(jnp.int32(0), params, tx.init(params))
+  for _ in range(5):
+    state = step(state)
+  save_all(tmp_path, {5: state})
+  restored = restore(tmp_path, state).state
+  for _ in range(7):
+    state, restored = step(state), step(restored)
+  assert_same_bits(restored, state)
 
 
 def test_a_new_run_has_nothing_to_restore(tmp_path):

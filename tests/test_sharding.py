@@ -26,9 +26,11 @@ def results():
 
 
 def test_same_masks_on_one_and_four_devices(results):
-  for method in ("granet", "gmp_kept", "set"):
+  methods = {run["method"] for run in results}
+  assert len(methods) >= 6
+  for method in methods:
     runs = [run for run in results if run["method"] == method]
-    assert len(runs) >= 3
+    assert len(runs) >= 2
     assert len({run["masks"] for run in runs}) == 1, method
     assert len({run["counts"] for run in runs}) == 1, method
 
