@@ -48,6 +48,8 @@ def runs(tmp_path):
   record(tmp_path / "lth", "retrain", 0.85, **retrained)
   record(tmp_path / "early", "retrain", 0.86, **retrained | {"init_step": 44})
   record(tmp_path / "twice", "gmp", 0.93, epochs_multiplier=2.0)
+  stands = {"sparsity": None, "stands_for_sparsity": 0.98}
+  record(tmp_path / "narrow", "small_dense", 0.7, **stands)
   unfinished = record(tmp_path / "going_on", "gmp", 0.1)
   (unfinished / "summary.json").unlink()
   return tmp_path
@@ -62,6 +64,7 @@ def test_the_table(runs, capsys):
     "| gmp + rewind to step 44 |       |            86.00 |       |",
     "| gmp                     |       | 91.00 ± 1.41 (2) | 80.00 |",
     "| gmp + rewind            |       |            85.00 |       |",
+    "| small_dense             |       |                  | 70.00 |",
     "| gmp 2x                  |       |            93.00 |       |",
     f"note: 1 runs are not done and left out: {runs / 'going_on'}",
   ]
@@ -150,7 +153,7 @@ def test_csv_and_plot(runs, tmp_path_factory, capsys):
   assert compare.main(asked) == 0
   header, *lines = (out / "x.csv").read_text().splitlines()
   assert header.startswith("label,workdir,method,seed,test_accuracy,sparsity")
-  assert len(lines) == 7
+  assert len(lines) == 8
   assert "layers" not in header
   assert (out / "x.png").read_bytes().startswith(b"\x89PNG")
   del capsys  # The table is not looked at.

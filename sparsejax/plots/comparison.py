@@ -49,7 +49,8 @@ class Result(NamedTuple):
   Attributes:
     workdir: its folder.
     label: its method, and what else sets it apart.
-    sparsity: the asked one; the achieved one where none was asked.
+    sparsity: the asked one, or that which a dense network stands for; the
+      achieved one where there is neither.
     accuracy: on the test split at the last step, in [0, 1].
     seed: of the run.
     summary: what `summary.json` holds.
@@ -350,6 +351,8 @@ def _base(summary: Mapping[str, Any], config: Mapping[str, Any]) -> str:
 
 def _sparsity(summary: Mapping[str, Any]) -> float:
   asked = summary["target_sparsity"]
+  if asked is None:
+    asked = summary.get("stands_for_sparsity")
   return round(summary["sparsity"] if asked is None else asked, 6)
 
 

@@ -201,7 +201,7 @@ def build(config: ConfigDict) -> Experiment:
     data_key=data_key,
     mask_key=mask_key,
     prices=_prices(setup, init_key, data_key, dataset.example),
-    target_sparsity=_target(plain, plan, before),
+    target_sparsity=_target(plan, before),
     warnings=_late_schedules(timed, fed),
   )
 
@@ -413,17 +413,11 @@ def _model(
     raise errors.InputError(f"`config.method`: {error}") from error
 
 
-def _target(
-  plain: Mapping[str, Any], plan: plans.Plan, before: earlier.Earlier | None
-) -> float | None:
+def _target(plan: plans.Plan, before: earlier.Earlier | None) -> float | None:
   """Returns the asked sparsity, that of the earlier run where none is given."""
-  method = plan.method
-  if method.counts_as_found and method.target_sparsity is None:
-    return None  # The config has the first one.
-  asked = plain["method"].get("sparsity")
-  if asked is None and before is not None:
+  if plan.method.target_sparsity is None and before is not None:
     return before.summary["target_sparsity"]
-  return asked
+  return plan.method.target_sparsity
 
 
 def _transformation(

@@ -110,12 +110,14 @@ class Plan(NamedTuple):
     first: draws the first masks; `None` leaves them to the method.
     model: chooses the model.
     retrains: whether the masks come from the run in `config.init_from`.
+    stands_for: the sparsity of the network that a dense one is compared with.
   """
 
   method: MaskUpdate
   first: First | None = None
   model: Model = as_configured
   retrains: bool = False
+  stands_for: float | None = None
 
 
 def plan_of(made: MaskUpdate | Plan) -> Plan:
@@ -295,6 +297,7 @@ def small_dense(sparsity: float, *, count_masks: bool = True) -> Plan:
   return Plan(
     methods.dense(),
     model=functools.partial(_narrow, sparsity=sparsity, mask_bits=count_masks),
+    stands_for=sparsity,
   )
 
 

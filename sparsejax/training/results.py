@@ -41,6 +41,7 @@ def summarize(
     **outcome.evaluation,
     "sparsity": found.sparsity,
     "target_sparsity": experiment.target_sparsity,
+    "stands_for_sparsity": experiment.plan.stands_for,
     "active": found.active,
     "asked": found.asked,
     "total": found.total,
