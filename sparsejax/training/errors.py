@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Iterable
 
-_MANY, _FEW = 16, 5
+_MANY, _FEW = 40, 5
 
 
 class InputError(ValueError):
