@@ -78,7 +78,33 @@ KEPT = {
     threshold_weight_decay=0.01,
   ),
 }
-ALL = METHODS | KEPT
+
+# Zeroed weights whose number or layer changes, or whose gradient is not plain.
+MOVING = {
+  "dynset": sparsejax.dynset(
+    drives="accuracy",
+    connectivity=2.0,
+    lag=1,
+    sparsity=0.8,
+    steps_per_epoch=2,
+    total_steps=12,
+  ),
+  "snfs": sparsejax.snfs(0.8, every_steps=3, total_steps=12),
+  "dsr": sparsejax.dsr(
+    0.8, every_steps=3, end_step=12, prune_count=9, threshold=0.2
+  ),
+  "deep_r": sparsejax.deep_r(0.8, noise=1e-3),
+}
+ALL = METHODS | KEPT | MOVING
+
+
+def told(step):
+  """What methods that follow an accuracy or a loss are told; others ignore it.
+
+  It rises and falls: `dynset` pauses and goes on.
+  """
+  return 0.5 + 0.4 * np.sin(step)
+
 
 LABELS = {
   "conv": {"kernel": "a", "bias": "b"},
@@ -230,12 +256,46 @@ def run_sparse(tx, steps, jit):
   state = tx.init(params)
   params = sparsejax.apply_masks(params, state)
   for step in range(steps):
-    updates, state = update(draw(100 + step), state, params)
+    updates, state = update(
+      draw(100 + step), state, params, performance=told(step)
+    )
     params = optax.apply_updates(params, updates)
     sparsejax.assert_sparse(params, state)
   counted = sparsejax.summary(params, state)
   assert counted.active == counted.asked
   return counted
+
+
+@pytest.mark.parametrize("optimizer", ["momentum", "muon"])
+@pytest.mark.parametrize("name", MOVING)
+def test_weights_that_move_or_follow_keep_their_counts(name, optimizer):
+  """Counts are those asked for, and what is off has no statistics."""
+  method, inner = MOVING[name], compiled(optimizer)
+  tx = sparsejax.sparsify(inner, method, key=jax.random.key(3))
+  params = draw(0)
+  state = tx.init(params)
+  params = sparsejax.apply_masks(params, state)
+  fresh, regrown = initial_state(inner), 0
+  for step in range(9):
+    old = kernels(sparsejax.get_masks(state))
+    updates, state = tx.update(
+      draw(100 + step), state, params, performance=told(step)
+    )
+    params = optax.apply_updates(params, updates)
+    sparsejax.assert_sparse(params, state)
+    counted = sparsejax.summary(params, state)
+    assert counted.active == counted.asked
+    new = kernels(sparsejax.get_masks(state))
+    check_statistics(state.inner_state, fresh, new)
+    for leaf in SHAPES:
+      came = kernels(params)[leaf][new[leaf] & ~old[leaf]]
+      regrown += came.size
+      # Masks first: the step moves what has come at once.
+      assert (came != 0).all() == (method.follows is not None) or not came.size
+  assert regrown
+  if method.target_sparsity is not None:
+    asked = int(counted.total * (1 - method.target_sparsity) + 1e-6)
+    assert counted.active == asked
 
 
 @pytest.mark.parametrize("optimizer", ["momentum", "adamw", "clipped", "muon"])
@@ -314,7 +374,9 @@ def test_one_compilation_under_scan_donated_in_bfloat16(name):
 
   def body(carry, grads):
     params, state = carry
-    updates, state = tx.update(grads, state, params)
+    updates, state = tx.update(
+      grads, state, params, performance=grads["dense"]["bias"][0]
+    )
     params = optax.apply_updates(params, updates)
     masks = sparsejax.get_masks(state)
     off = sum(
