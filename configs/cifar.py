@@ -236,7 +236,7 @@ def _timing(
     "snfs": exchange,
     # As many as DSR's paper exchanges in its wide ResNet.
     "dsr": {"end_epochs": epochs, "prune_count": 20_000, **exchange},
-    "optg": {"score_learning_rate": 0.1},
-    "str": {"threshold_learning_rate": 0.1},
+    "optg": {},
+    "str": {},
     "top_kast": {"backward_sparsity": 0.8},
   }

@@ -103,11 +103,11 @@ def _methods(epochs: FieldReference) -> dict[str, dict[str, object]]:
       "prune_count": 1000,
     },
     "deep_r": {},
-    "optg": {"score_learning_rate": 0.1},
+    "optg": {},
     "dpf": {"end_epochs": epochs / 2},
     "dnw": {},
     "top_kast": {"backward_sparsity": 0.8},
-    "str": {"threshold_learning_rate": 0.1, "initial_threshold": -6.0},
+    "str": {"initial_threshold": -6.0},
     "sr_ste": {},
     **{name: {} for name in plans.METHODS},
   }

@@ -207,8 +207,8 @@ def _method(
     "snfs": exchange,
     # As many as DSR's paper exchanges in ResNet-50.
     "dsr": {"end_epochs": epochs, "prune_count": 400_000, **exchange},
-    "optg": {"score_learning_rate": 0.1},
-    "str": {"threshold_learning_rate": 0.1},
+    "optg": {},
+    "str": {},
     "top_kast": {"backward_sparsity": 0.8},
   }.get(name, {})
   if name not in _UNASKED:

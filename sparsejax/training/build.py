@@ -18,13 +18,13 @@ from sparsejax.training import (
   earlier,
   errors,
   meter,
+  optimizers,
   performance,
   plans,
   rates,
   schema,
   step,
 )
-from sparsejax.training.optimizers import OPTIMIZERS
 
 KINDS = {
   "method": schema.Kind(
@@ -39,7 +39,7 @@ KINDS = {
   ),
   "model": schema.Kind("model", MODELS),
   "optimizer": schema.Kind(
-    "optimizer", OPTIMIZERS, named={"schedule": rates.SCHEDULES}
+    "optimizer", optimizers.OPTIMIZERS, named={"schedule": rates.SCHEDULES}
   ),
   "data": schema.Kind("data", DATASETS),
 }
@@ -172,6 +172,13 @@ def build(config: ConfigDict) -> Experiment:
     "steps_per_epoch": steps.per_epoch,
     "epochs": -(-steps.total // steps.per_epoch),
   }
+  inner = schema.call(
+    KINDS["optimizer"], "config.optimizer", plain["optimizer"], fed
+  )
+  of_optimizer = schema.arguments(
+    KINDS["optimizer"], "config.optimizer", plain["optimizer"], fed
+  )
+  fed |= dict.fromkeys(schema.LIKE_WEIGHTS, optimizers.rate(**of_optimizer))
   plan = plans.plan_of(
     schema.call(KINDS["method"], "config.method", timed["method"], fed)
   )
@@ -185,7 +192,7 @@ def build(config: ConfigDict) -> Experiment:
   model = _model(plain, fed, plan, dataset)
   key = jax.random.key(plain["seed"])
   mask_key = jax.random.fold_in(key, _MASK_KEY)
-  tx_with = _transformation(timed, fed, plan.method, mask_key)
+  tx_with = _transformation(plain, inner, plan.method, mask_key)
   setup = _setup(plain, dataset, model, plan.method, tx_with, steps, source)
   init_key = jax.random.fold_in(key, _MODEL_KEY)
   data_key = jax.random.fold_in(key, _DATA_KEY)
@@ -422,14 +429,11 @@ def _target(plan: plans.Plan, before: earlier.Earlier | None) -> float | None:
 
 def _transformation(
   plain: Mapping[str, Any],
-  fed: Mapping[str, Any],
+  inner: optax.GradientTransformation,
   method: sparsejax.MaskUpdate,
   key: jax.Array,
 ) -> Callable[[Any], optax.GradientTransformationExtraArgs]:
-  """Builds the inner optimizer with the method around it, given first masks."""
-  inner = schema.call(
-    KINDS["optimizer"], "config.optimizer", plain["optimizer"], fed
-  )
+  """Puts the method around the optimizer, given first masks."""
   return lambda masks: sparsejax.sparsify(
     inner,
     sparsejax.track_ever_active(method),

@@ -59,19 +59,19 @@ def sgd(
   """
   _check("momentum", momentum, 0.0, 1.0)
   _check("weight_decay", weight_decay, 0.0, math.inf)
-  course = rates.Course(
-    learning_rate,
-    warmup_steps,
-    total_steps,
-    steps_per_epoch,
-    drop_at,
-    drop_factor,
+  over_run = rate(
+    learning_rate=learning_rate,
+    schedule=schedule,
+    warmup_steps=warmup_steps,
+    drop_at=drop_at,
+    drop_factor=drop_factor,
+    total_steps=total_steps,
+    steps_per_epoch=steps_per_epoch,
   )
-  rates.check(course)
   return optax.chain(
     optax.add_decayed_weights(weight_decay, _all_but(undecayed)),
     optax.trace(momentum, nesterov),
-    optax.scale_by_learning_rate(schedule(course)),
+    optax.scale_by_learning_rate(over_run),
   )
 
 
@@ -114,6 +114,54 @@ def adamw(
   _check("b1", b1, 0.0, 1.0)
   _check("b2", b2, 0.0, 1.0)
   _check("weight_decay", weight_decay, 0.0, math.inf)
+  over_run = rate(
+    learning_rate=learning_rate,
+    schedule=schedule,
+    warmup_steps=warmup_steps,
+    drop_at=drop_at,
+    drop_factor=drop_factor,
+    total_steps=total_steps,
+    steps_per_epoch=steps_per_epoch,
+  )
+  return optax.adamw(
+    over_run,
+    b1=b1,
+    b2=b2,
+    weight_decay=weight_decay,
+    mask=_all_but(undecayed),
+  )
+
+
+def rate(
+  *,
+  learning_rate: float,
+  schedule: Schedule = rates.cosine,
+  warmup_steps: int = 0,
+  drop_at: tuple[float, ...] = (0.5, 0.75),
+  drop_factor: float = 0.1,
+  total_steps: int,
+  steps_per_epoch: int,
+  **others: Any,
+) -> optax.Schedule:
+  """The learning rate of an optimizer with these arguments, checked.
+
+  Args:
+    learning_rate: its peak, above 0.
+    schedule: how the rate moves over the run.
+    warmup_steps: steps of its warm-up.
+    drop_at: shares of the run at which the schedule "drops" does so.
+    drop_factor: what a drop multiplies the rate by.
+    total_steps: steps of the run.
+    steps_per_epoch: steps of an epoch.
+    **others: what else an optimizer takes; it does not matter here.
+
+  Returns:
+    Completed steps -> rate.
+
+  Raises:
+    ValueError: if a number is out of its range.
+  """
+  del others
   course = rates.Course(
     learning_rate,
     warmup_steps,
@@ -123,13 +171,7 @@ def adamw(
     drop_factor,
   )
   rates.check(course)
-  return optax.adamw(
-    schedule(course),
-    b1=b1,
-    b2=b2,
-    weight_decay=weight_decay,
-    mask=_all_but(undecayed),
-  )
+  return schedule(course)
 
 
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {

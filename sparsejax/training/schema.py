@@ -9,6 +9,9 @@ Three kinds of argument are written differently in a config:
   as `end_epochs` or `every_epochs`; where both are given, steps win;
 * an argument that is a function (`distribution=erk`) is written as its name;
 * what a run knows by itself (`total_steps`) is not written at all.
+
+The learning rates of what a method learns beside the weights are written as
+numbers; left out, they follow the rate of the weights.
 """
 
 import inspect
@@ -40,6 +43,8 @@ class Kind(NamedTuple):
 
 # What the run feeds to any factory whose signature asks for it.
 FED = ("classes", "total_steps", "steps_per_epoch", "epochs")
+# Learning rates that are those of the weights where a config gives none.
+LIKE_WEIGHTS = ("score_learning_rate", "threshold_learning_rate")
 
 
 def section(kind: Kind, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -97,6 +102,8 @@ def arguments(
     for key in parameters
     if (value := _value(kind, where, key, values, fed)) is not None
   }
+  like = {k: fed[k] for k in LIKE_WEIGHTS if k in parameters and k in fed}
+  found = like | found
   _refuse_missing(where, name, parameters, found)
   asked = inspect.signature(kind.factories[name], eval_str=True).parameters
   return found | {key: fed[key] for key in FED if key in asked and key in fed}
