@@ -30,13 +30,14 @@ CHANGES = (
   "--config.log_every_steps=1",
   "--config.eval_every_epochs=1",
   "--config.checkpoint_every_epochs=1",
-  "--config.model.hidden=(16,)",
   "--config.method.every_steps=2",
 )
+SMALL_MLP = ("--config.model.hidden=(16,)",)
+SMALL_CNN = ("--config.model.name=cnn", "--config.model.channels=(4,)")
 
 
-def experiment(*changes):
-  argv = [f"--config={CONFIG}:set", *CHANGES, *changes]
+def experiment(*changes, model=SMALL_MLP):
+  argv = [f"--config={CONFIG}:set", *CHANGES, *model, *changes]
   return build.build(command.parse(argv).config)
 
 

@@ -1,5 +1,6 @@
 """A streamed run is stopped, goes on and is judged as a resident one."""
 
+import functools
 import json
 import os
 import pathlib
@@ -109,6 +110,28 @@ def streams_seed(state):
   from sparsejax.data import batches
 
   return batches.stream_seed(jax.random.wrap_key_data(state.key))
+
+
+def test_steps_one_by_one_are_those_of_a_dispatch():
+  """Convolutions on a CPU: a program a step instead of one a dispatch."""
+  chosen = streamed.experiment(
+    "--config.data.streamed=False", model=streamed.SMALL_CNN
+  )
+  devices = mesh.data_mesh()
+  state, wanted = (start.begin(chosen, devices) for _ in range(2))
+  feed = streamed.opened(chosen, state, devices)
+  whole = jax.jit(functools.partial(step.train_steps, chosen.setup))
+  train = mesh.replicate(chosen.dataset.train, devices)
+  at = [0]
+  while int(state.step) < streamed.STEPS:
+    state, found = feed.train(state)
+    wanted, metrics = whole(wanted, train)
+    at.append(int(state.step))
+    assert at[-1] == int(wanted.step)
+    # Other examples would give other losses in the first digit.
+    np.testing.assert_allclose(found.loss, metrics.loss, rtol=1e-3)
+    assert found.loss.shape == metrics.loss.shape
+  assert at == [0, 2, 4, 5]
 
 
 def test_a_streamed_part_is_judged_like_a_resident_one():

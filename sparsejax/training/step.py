@@ -238,6 +238,27 @@ def train_steps(
   return jax.lax.fori_loop(0, end - first, one, (state, history))
 
 
+def train_next(
+  setup: Setup, state: TrainState, history: Metrics, train: Split
+) -> tuple[TrainState, Metrics]:
+  """Take one step of those that `train_steps` takes.
+
+  Args:
+    setup: static.
+    state: at a step below `setup.total_steps`; dispatches start on the grid.
+    history: of this dispatch, as `empty_history` gives it before the first.
+    train: the split to train on.
+
+  Returns:
+    The new state and the history with the metrics of this step.
+  """
+  epoch, position = jnp.divmod(state.step, setup.steps_per_epoch)
+  key = jax.random.wrap_key_data(state.key)
+  (order,) = batches.orders(key, epoch, epochs=1, examples=train.examples)
+  batch = batches.take(train, order, position, setup.batch_size)
+  return train_batch(setup, state, history, batch)
+
+
 def train_batch(
   setup: Setup, state: TrainState, history: Metrics, batch: Split
 ) -> tuple[TrainState, Metrics]:
