@@ -153,7 +153,7 @@ def _recipes() -> dict[str, dict[str, Any]]:
       "exchange": {"every_steps": 100},
     },
     # Zhang et al. (2022): weight decay as in the paper, the rest as in its
-    # code. `score_learning_rate` follows the paper's rate of 0.1.
+    # code.
     "optg": {
       "epochs": 160.0,
       "batch_size": 256,

@@ -141,7 +141,7 @@ def _recipes(model: str) -> dict[str, dict[str, Any]]:
       "end": 25_000 / 32_000,
     },
     # Zhang et al. (2022): rate and decay as in the paper, the rest as in its
-    # code. `score_learning_rate` follows the rate.
+    # code.
     "optg": {
       "epochs": 180.0 if model == "mobilenet_v1" else 100.0,
       "batch_size": 256,
