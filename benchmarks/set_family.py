@@ -19,7 +19,7 @@ import jax
 import report
 import sweep
 
-from sparsejax.training import build, feeds, mesh, start, step
+from sparsejax.training import build, feeds, mesh, step
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = ROOT / "configs" / "set_mlp.py"
@@ -74,7 +74,14 @@ def train(cell: sweep.Cell, seeds: Sequence[int]) -> list[dict[str, Any]]:
   for seed in seeds:
     config = sweep.config_of(cell, seed)
     experiment = build.build(config)
-    state = start.begin(experiment, devices)
+    # Not compiled: the keys are constants there, so every seed would be.
+    state = step.initial_state(
+      experiment.setup,
+      experiment.init_key,
+      experiment.data_key,
+      experiment.dataset.example,
+    )
+    state = mesh.replicate(state, devices)
     if feed is None:
       sharder = mesh.batch_sharder(devices)
       setup = experiment.setup._replace(shard=sharder)
