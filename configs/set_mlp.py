@@ -25,20 +25,22 @@ from ml_collections import ConfigDict
 
 from sparsejax.training import build, options
 
+# As the others, so that all are judged before their exchange.
+_EVERY_EPOCH = {"every_epochs": 1.0, "masks_first": True}
 # Row: method, its arguments, what `performance` it is told.
 _ROWS: dict[str, tuple[str, dict[str, Any], str | None]] = {
-  "set": ("set", {"every_epochs": 1.0}, None),
+  "set": ("set", _EVERY_EPOCH, None),
   "accset": ("accset", {}, "validation_accuracy"),
   "lset": ("lset", {}, "train_loss"),
   "dynset": ("dynset", {}, "train_loss"),
   "dynset2": ("dynset", {}, "validation_loss"),
   "dynset3": ("dynset", {"drives": "accuracy"}, "validation_accuracy"),
   "set_paused": ("dynset", {"connectivity": 1.0}, "validation_loss"),
-  "set_more": ("set", {"every_epochs": 1.0, "connectivity": 2.0}, None),
-  "set_near": ("set", {"every_epochs": 1.0, "regrow_by": "near_active"}, None),
+  "set_more": ("set", {**_EVERY_EPOCH, "connectivity": 2.0}, None),
+  "set_near": ("set", {**_EVERY_EPOCH, "regrow_by": "near_active"}, None),
   "set_most": (
     "set",
-    {"every_epochs": 1.0, "regrow_by": "most_active_neighbours"},
+    {**_EVERY_EPOCH, "regrow_by": "most_active_neighbours"},
     None,
   ),
 }

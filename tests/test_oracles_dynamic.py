@@ -4,7 +4,6 @@ The oracles first, against numbers worked by hand; then the library against the
 oracles, as in `test_oracles`.
 """
 
-import dataclasses
 import itertools
 import math
 
@@ -511,7 +510,7 @@ CASES = [
   ),
   masks_first(
     "set, masks first",
-    dataclasses.replace(set_every_epoch(), order=sparsejax.Order.MASKS_FIRST),
+    set_every_epoch(masks_first=True),
     by_epsilon,
     share=connectivity.all_of_it,
   ),

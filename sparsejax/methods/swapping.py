@@ -157,6 +157,7 @@ def sparse_evolution(
   curve: Curve | None = None,
   connectivity: float | None = None,
   regrow_by: Criterion = criteria.random,
+  masks_first: bool = False,
 ) -> MaskUpdate:
   """SET: exchanges the weights closest to zero for random ones.
 
@@ -179,6 +180,9 @@ def sparse_evolution(
       share of what it then lacks of its first count; above 1 more comes back
       than was removed, until both are in balance.
     regrow_by: what is regrown first (the paper: random positions).
+    masks_first: an exchange comes before the step that follows its due step
+      and not after the due step itself. So an evaluation at the end of an
+      interval sees the masks that it was trained with, as for AccSET.
 
   Raises:
     ValueError: unless exactly one of `sparsity` and `epsilon` is given.
@@ -220,6 +224,7 @@ def sparse_evolution(
       restart=True,
     ),
     target=sparsity,
+    order=Order.MASKS_FIRST if masks_first else Order.STEP_FIRST,
   )
   if connectivity is None:
     return method
