@@ -45,7 +45,8 @@ def imagenet(
     image_size: height and width of what the model sees.
     resize: the shorter side of a test image before its middle is cropped.
     workers: processes that decode beside this one; 0 decodes in threads.
-    threads: threads of each process; 0 takes one per core.
+    threads: threads of each process; 0 takes one per core, or one in each
+      worker.
 
   Returns:
     The data set, both parts streamed.

@@ -28,7 +28,8 @@ class Stream(NamedTuple):
       it must be picklable, as the records.
     image_shape: H, W, C of what `read` returns.
     workers: processes that read beside this one; 0 reads in threads alone.
-    threads: threads of each process; 0 takes one per core.
+    threads: threads of each process; 0 takes one per core, or one in each
+      worker.
   """
 
   records: Sequence[Any]
@@ -103,8 +104,8 @@ def shuffled(
     .random_map(functools.partial(_read_counted, stream.read))
   )
   mine = examples[share.process :: share.processes]
-  batches = mine.batch(batch_size // share.processes, batch_fn=_stack)
-  return _iterate(stream, batches[first_batch:])
+  size = batch_size // share.processes
+  return _batches(stream, mine[first_batch * size :], size)
 
 
 def in_order(
@@ -132,25 +133,32 @@ def in_order(
   examples = grain.MapDataset.source(
     [int(position) for position in positions[:, share.process].ravel()]
   ).map(read)
-  return _iterate(stream, examples.batch(size, batch_fn=_stack))
+  return _batches(stream, examples, size)
 
 
-def _iterate(stream: Stream, batches: Any) -> Iterator[Counted]:
-  """Reads batches ahead, in order, each by one thread."""
+def _batches(stream: Stream, examples: Any, size: int) -> Iterator[Counted]:
+  """Reads examples ahead and stacks them, in order.
+
+  Threads read single examples, two batches ahead. A worker process reads whole
+  batches, every so many of them, so that the order stays.
+  """
   import grain
 
-  threads = stream.threads or os.cpu_count() or 1
-  ahead = batches.to_iter_dataset(
-    grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 1)
-  )
-  if stream.workers:
-    # Grain asks absl for a flag before it starts them.
-    if not flags.FLAGS.is_parsed():
-      flags.FLAGS.mark_as_parsed()
-    ahead = ahead.mp_prefetch(
+  if not stream.workers:
+    threads = stream.threads or os.cpu_count() or 1
+    options = grain.ReadOptions(threads, max(threads, 2 * size))
+    return iter(examples.to_iter_dataset(options).batch(size, batch_fn=_stack))
+  # Grain asks absl for a flag before it starts them.
+  if not flags.FLAGS.is_parsed():
+    flags.FLAGS.mark_as_parsed()
+  threads = stream.threads or 1
+  return iter(
+    examples.batch(size, batch_fn=_stack)
+    .to_iter_dataset(grain.ReadOptions(threads, threads))
+    .mp_prefetch(
       grain.MultiprocessingOptions(stream.workers, per_worker_buffer_size=1)
     )
-  return iter(ahead)
+  )
 
 
 def _read_counted(
