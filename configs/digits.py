@@ -26,7 +26,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   """Returns the config that an option string asks for."""
   chosen = options.parse(
     arg,
-    names=tuple(_methods(FieldReference(1.0))),
+    names=tuple(_methods(FieldReference(1.0), 0.0)),
     words=("runlocal",),
     defaults={"name": "granet", "sparsity": None, "model": "mlp", "seed": 0},
   )
@@ -66,7 +66,7 @@ def _method(
   name: str, sparsity: float | None, epochs: FieldReference
 ) -> dict[str, object]:
   """Returns a method's section; every sparse method is asked for 90 %."""
-  given = _methods(epochs)[name]
+  given = _methods(epochs, 0.9 if sparsity is None else sparsity)[name]
   if sparsity is not None:
     given["sparsity"] = sparsity
   elif name not in _UNASKED:
@@ -74,7 +74,9 @@ def _method(
   return build.section("method", name, **given)
 
 
-def _methods(epochs: FieldReference) -> dict[str, dict[str, object]]:
+def _methods(
+  epochs: FieldReference, sparsity: float
+) -> dict[str, dict[str, object]]:
   """Returns the schedules of each method, as shares of the run.
 
   Pruning ends at half of the run as in GraNet's paper, RigL's exchange at
@@ -106,7 +108,8 @@ def _methods(epochs: FieldReference) -> dict[str, dict[str, object]]:
     "optg": {},
     "dpf": {"end_epochs": epochs / 2},
     "dnw": {},
-    "top_kast": {"backward_sparsity": 0.8},
+    # Twice as many weights learn as are used.
+    "top_kast": {"backward_sparsity": round(max(0.0, 2 * sparsity - 1), 6)},
     "str": {"initial_threshold": -6.0},
     "sr_ste": {},
     **{name: {} for name in plans.METHODS},
