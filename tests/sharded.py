@@ -40,6 +40,16 @@ METHODS = {
     initial_threshold=-1.0, threshold_learning_rate=0.1
   ),
 }
+METHODS |= {
+  "dynset": sparsejax.dynset(
+    sparsity=0.9,
+    steps_per_epoch=2,
+    total_steps=8,
+    regrow_by=sparsejax.criteria.near_active(),
+  ),
+  "snfs": sparsejax.snfs(0.9, every_steps=2, total_steps=8),
+  "deep_r": sparsejax.deep_r(0.9, noise=1e-3),
+}
 PLACES = {
   "replicated": lambda ndim: P(),
   "rows": lambda ndim: P(*[None] * (ndim - 2), "x") if ndim > 1 else P(),
@@ -89,7 +99,9 @@ def train(method, place):
   params = sparsejax.apply_masks(params, state)
 
   def step(params, state, grads):
-    updates, state = tx.update(grads, state, params)
+    updates, state = tx.update(
+      grads, state, params, performance=1 / (1 + state.step)
+    )
     return optax.apply_updates(params, updates), state
 
   compiled = jax.jit(step).lower(params, state, params).compile()
