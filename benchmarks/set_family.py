@@ -244,6 +244,9 @@ def main() -> None:
     "model.hidden": asked.hidden,
     "data.train_examples": asked.train_examples,
   }
+  if asked.train_examples:
+    # An epoch of the config's batches of 100.
+    changes["dispatch_steps"] = asked.train_examples // 100
   argv = [f"--config.{k}={v}" for k, v in changes.items() if v is not None]
   results = ROOT / "benchmarks" / "results" / f"set_family_{asked.data}"
   runs = sweep.run(
