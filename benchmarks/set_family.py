@@ -81,7 +81,7 @@ def train(cell: sweep.Cell, seeds: Sequence[int]) -> list[dict[str, Any]]:
       experiment.data_key,
       experiment.dataset.example,
     )
-    state = mesh.replicate(state, devices)
+    state = mesh.replicate(mesh.fetch(state), devices)
     if feed is None:
       sharder = mesh.batch_sharder(devices)
       setup = experiment.setup._replace(shard=sharder)

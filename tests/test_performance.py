@@ -186,6 +186,15 @@ def test_a_summary_has_the_counts_that_were_reached(by_train_loss):
   assert last["sparsity"] == last["asked_sparsity"] == counted.sparsity > 0.7
 
 
+def test_what_a_run_cost_follows_the_counts_of_every_step(by_train_loss):
+  workdir, _ = by_train_loss
+  active = [row["active"] for row in rows(workdir)]
+  at_begin = [active[0], *active[:-1]]
+  # Forward and two backward products, two FLOPs each, batches of 64.
+  assert rows(workdir)[-1]["training_flops"] == 6 * 64 * sum(at_begin)
+  assert rows(workdir)[-1]["inference_flops"] == 2 * active[-1]
+
+
 def test_dispatches_end_with_epochs_only_where_they_have_to():
   assert experiment("dynset").steps.dispatch == 15
   judged = experiment("lset", BY_VALIDATION)
