@@ -51,7 +51,8 @@ _SIZES: dict[str, dict[str, Any]] = {
     "epsilon": 20.0,
     "epochs": 1000.0,
     "batch_size": 100,
-    "learning_rate": 0.01,
+    # A constant rate.
+    "rate": {"learning_rate": 0.01, "schedule": "drops", "drop_factor": 1.0},
     "dispatch_steps": 450,
   },
   "digits": {
@@ -60,7 +61,7 @@ _SIZES: dict[str, dict[str, Any]] = {
     "epsilon": 5.0,
     "epochs": 100.0,
     "batch_size": 32,
-    "learning_rate": 0.1,
+    "rate": {"learning_rate": 0.1},  # Along a cosine: the run is short.
     "dispatch_steps": 40,
   },
 }
@@ -109,7 +110,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         activation=chosen["activation"],
       ),
       "optimizer": build.section(
-        "optimizer", "sgd", learning_rate=size["learning_rate"], nesterov=False
+        "optimizer", "sgd", nesterov=False, **size["rate"]
       ),
       "method": build.section(
         "method", method, epsilon=size["epsilon"], **given
