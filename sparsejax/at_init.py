@@ -128,10 +128,10 @@ def prune_at_init(
     shrinking=True,
     first=limits,
   )
-  run = jax.jit(
-    functools.partial(_rounds, loss_fn, criterion, layout, scope, table)
+  found, finite = _run(
+    functools.partial(_rounds, loss_fn, criterion, layout, scope, table),
+    (params, _stacked(batches), first, key),
   )
-  found, finite = run(params, _stacked(batches), first, key)
   _check_finite(layout, finite)
   return trees.masks_tree(params, layout, found)
 
@@ -255,8 +255,10 @@ synflow = NetworkCriterion(_synflow, rounds=100)
 It needs no data: one batch of ones. `loss_fn` gives the outputs, as in
 evaluation, in the dtype of what it is given: R grows by the width of every
 layer, so it is computed in float64 (a network of 40 layers leaves float32).
-TPUs compute float64 with the range of float32; there, deep networks are scored
-on the CPU, under `jax.default_device(jax.devices("cpu")[0])`.
+Inside a jit of your own, networks with max-pooling cannot be scored: jax lowers
+its gradient in default types. TPUs compute float64 with the range of float32;
+there, deep networks are scored on the CPU, under
+`jax.default_device(jax.devices("cpu")[0])`.
 
 References:
   Tanaka et al., `Pruning neural networks without any data by iteratively
@@ -269,6 +271,20 @@ magnitude = NetworkCriterion(_magnitude)
 
 random = NetworkCriterion(_random)
 """32 random bits per weight, those of random first masks of `sparsify`."""
+
+
+def _run(f: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+  """Calls a function, compiled.
+
+  It is lowered with float64 enabled, where `synflow` needs it: the gradient of
+  max-pooling is written anew while it is lowered, in default types.
+  """
+  if any(isinstance(x, core.Tracer) for x in jax.tree.leaves(arguments)):
+    return f(*arguments)
+  traced = jax.jit(f).trace(*arguments)
+  with jax.enable_x64(True):
+    compiled = traced.lower().compile()
+  return compiled(*arguments)
 
 
 def _rounds(

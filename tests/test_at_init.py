@@ -1,5 +1,6 @@
 """Pruning at initialisation against differences of the loss, and its laws."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -365,6 +366,35 @@ def test_synflow_does_not_leave_its_numbers_in_deep_networks():
   assert counts.sum() == 960
   # Flow is conserved, so equal layers keep about as much: none collapses.
   assert counts.min() >= 8
+
+
+def test_synflow_goes_through_maxima():
+  """Their gradient is lowered by tracing it once more, in default types."""
+  shapes = {"kernel": (3, 3, 1, 4), "out": (16, 3)}
+  params = {
+    name: jax.random.normal(jax.random.key(i), shape)
+    for i, (name, shape) in enumerate(shapes.items())
+  }
+
+  def pooled(params, x):
+    x = jax.lax.conv_general_dilated(
+      x,
+      params["kernel"],
+      (1, 1),
+      "SAME",
+      dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    x = nn.max_pool(x, (2, 2), strides=(2, 2))
+    return x.reshape(x.shape[0], -1) @ params["out"]
+
+  found = sparsejax.prune_at_init(
+    pooled,
+    params,
+    jnp.ones((1, 1, 4, 4, 1)),
+    0.75,
+    criterion=at_init.synflow._replace(rounds=3),
+  )
+  assert sum(int(m.sum()) for m in found.values()) == 21
 
 
 @pytest.mark.parametrize(
