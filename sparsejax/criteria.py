@@ -54,14 +54,14 @@ def remembered(name: str) -> Elementwise:
   Args:
     name: of the memory, whose leaves have the shapes of the weights.
   """
-  return Elementwise(lambda seen: seen.memory[name].astype(jnp.float32))
+  return Elementwise(lambda seen: _recalled(seen, name).astype(jnp.float32))
 
 
 @functools.cache
 def remembered_magnitude(name: str) -> Elementwise:
   """Scores a position by the absolute value of its number in a memory."""
   return Elementwise(
-    lambda seen: jnp.abs(seen.memory[name].astype(jnp.float32))
+    lambda seen: jnp.abs(_recalled(seen, name).astype(jnp.float32))
   )
 
 
@@ -73,13 +73,13 @@ def random(seen: Seen) -> Scores:
 def never_active_first(seen: Seen) -> Scores:
   """Ranks positions that were never on above all others, at random in each.
 
-  Needs the memory `ever_active`.
+  Needs the memory `ever_active`; `sparsejax.never_active_first` brings it.
 
   References:
     Liu et al., `Do we actually need dense over-parameterization?
     <https://arxiv.org/abs/2102.02887>`_, 2021, code (`random_unfired`).
   """
-  never = ~seen.memory["ever_active"]
+  never = ~_recalled(seen, "ever_active")
   return (never.astype(jnp.uint32) << 31) | (random(seen) >> 1)
 
 
@@ -172,6 +172,16 @@ def _plane(plane: Plane) -> Plane:
   if plane not in ("out", "hw", "flat"):
     raise ValueError(f"`plane` must be 'out', 'hw' or 'flat', got {plane!r}.")
   return plane
+
+
+def _recalled(seen: Seen, name: str) -> Array:
+  if name not in seen.memory:
+    raise ValueError(
+      f"`memory` has no {name!r}, which a criterion of the method reads. Give a"
+      " criterion that brings it: sparsejax.never_active_first,"
+      " sparsejax.momentum, or a sparsejax.memories.Recalling."
+    )
+  return seen.memory[name]
 
 
 def _key(seen: Seen) -> Key:

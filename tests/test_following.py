@@ -324,6 +324,19 @@ def test_most_active_neighbours_grows_where_most_are():
   assert new[3, 3] and not new[8, 8] and new.sum() == 9
 
 
+def test_a_criterion_without_its_memory_is_told():
+  method = sparsejax.set_itop(
+    0.5,
+    every_steps=1,
+    total_steps=4,
+    regrow_by=sparsejax.criteria.remembered_magnitude("speed"),
+  )
+  tx = sparsejax.sparsify(optax.sgd(0.1), method, key=jax.random.key(0))
+  params = {"kernel": jnp.ones((4, 4))}
+  with pytest.raises(ValueError, match="`memory` has no 'speed'"):
+    tx.update(params, tx.init(params), params)
+
+
 # Redistribution
 
 
