@@ -1,5 +1,6 @@
 import contextlib
 import json
+import logging
 import os
 import pathlib
 import shutil
@@ -17,7 +18,7 @@ from flax import struct
 from jax.sharding import SingleDeviceSharding
 
 import sparsejax
-from sparsejax.training import checkpoints, digests
+from sparsejax.training import checkpoints, digests, echoes
 
 CONFIG = {"seed": 0, "model": {"name": "mlp", "widths": [8, 8]}, "epochs": 3}
 SPARSE = ("dense/kernel",)
@@ -508,3 +509,15 @@ def test_a_quota_is_told_like_a_full_disk(tmp_path):
   process = child(TOO_LARGE, tmp_path)
   assert process.wait(timeout=120) == 42
   assert restore(tmp_path, {"w": jnp.ones((100,))}).step == 1
+
+
+def test_what_orbax_repeats_stays_silent_when_contexts_nest():
+  record = logging.LogRecord(
+    "absl", logging.ERROR, "/x/orbax/y.py", 1, "again", None, None
+  )
+  absl = logging.getLogger("absl")
+  with echoes.silenced():
+    with echoes.silenced():
+      assert not absl.filter(record)
+    assert not absl.filter(record)
+  assert absl.filter(record)

@@ -6,6 +6,7 @@ loop that waited for them. The one error that is raised tells all of it.
 """
 
 import contextlib
+import functools
 import gc
 import logging
 import sys
@@ -31,13 +32,15 @@ def silenced() -> Iterator[None]:
 
   sys.unraisablehook = hook
   loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+  # Of its own: a logger has the same one once, however contexts nest.
+  news = functools.partial(_is_news)
   for logger in loggers:
-    logger.addFilter(_is_news)
+    logger.addFilter(news)
   try:
     yield
   finally:
     for logger in loggers:
-      logger.removeFilter(_is_news)
+      logger.removeFilter(news)
     sys.unraisablehook = before
 
 
