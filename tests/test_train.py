@@ -51,7 +51,7 @@ def test_bad_options(capsys, tmp_path, options, message):
     (["--config.optimizer.learning_rate=fast"], "learning_rate=fast: could"),
     (["--config.seed"], "Missing value for flag --config.seed"),
     (["--config.model.name=mpl"], "`model` got 'mpl'. Did you mean 'mlp'?"),
-    (["--config.data.name=mnist"], "`data` got 'mnist'. Valid: digits."),
+    (["--config.data.name=mnist"], "`data` got 'mnist'. Valid: "),
     (["--config.method.name=granit"], "Did you mean 'granet'?"),
     (["--config.method.scope=glob"], "Did you mean 'global'?"),
     (["--config.seed=-1"], "`config.seed` must be at least 0, got -1"),
