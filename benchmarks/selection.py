@@ -16,7 +16,7 @@ import timing
 from jax import lax
 
 import sparsejax
-from sparsejax import trees, update
+from sparsejax import masks, trees, update
 
 METHODS = {
   "global magnitude": sparsejax.gmp(0.9, end_step=1, every_steps=1),
@@ -34,6 +34,7 @@ METHODS = {
     0.9, end_step=10, every_steps=1, total_steps=20, regrow_fraction=0.3
   ),
 }
+SIZES = tuple(2**i for i in range(6, 23, 2))
 
 
 def compiled_update(method, layout, params, grads):
@@ -53,8 +54,9 @@ def compiled_update(method, layout, params, grads):
       grads,
       old,
       budgets,
+      {},
       step=jnp.int32(0),
-      exchange=jnp.asarray(True),
+      exchange_due=jnp.asarray(True),
       key=key,
     )
 
@@ -63,21 +65,16 @@ def compiled_update(method, layout, params, grads):
   return functools.partial(compiled, *args), compiled.memory_analysis()
 
 
-def by_top_k(params, layout):
+def by_top_k(params):
   """Returns the layer-wise magnitude masks by sorting, for comparison."""
-
-  def change(params):
-    masks = []
-    for x in params:
-      kept = lax.top_k(jnp.abs(x.ravel()), max(1, x.size // 10))[1]
-      masks.append(jnp.zeros(x.size, bool).at[kept].set(True).reshape(x.shape))
-    return masks
-
-  del layout
-  return functools.partial(jax.jit(change), params)
+  chosen = []
+  for x in params:
+    kept = lax.top_k(jnp.abs(x.ravel()), max(1, x.size // 10))[1]
+    chosen.append(jnp.zeros(x.size, bool).at[kept].set(True).reshape(x.shape))
+  return chosen
 
 
-def measure(kernels, rounds):
+def updates(kernels, rounds):
   """Returns one row per method."""
   params_tree = resnet50.draw(kernels, 0, 0.02)
   grads_tree = resnet50.draw(kernels, 1, 0.001)
@@ -88,33 +85,74 @@ def measure(kernels, rounds):
   memory = {}
   for name, method in METHODS.items():
     calls[name], memory[name] = compiled_update(method, layout, params, grads)
-  seconds = timing.alternate(calls, rounds)
-  sorting = {"pass": calls["pass"], "top_k": by_top_k(params, layout)}
-  sorted_ = timing.alternate(sorting, 1, warm_up=1)
-  rows = [
+  took = timing.measure(calls, rounds)
+  top_k = "layer-wise magnitude by lax.top_k"
+  calls = {
+    "pass": calls["pass"],
+    top_k: functools.partial(jax.jit(by_top_k), params),
+  }
+  sorting = timing.measure(calls, 1, warm_up=1, warm=0)
+  took[top_k] = timing.Took(
+    *(
+      x * one / other
+      for x, one, other in zip(
+        sorting[top_k][:2], took["pass"], sorting["pass"], strict=False
+      )
+    ),
+    sorting[top_k].faults,
+  )
+  size = resnet50.size(kernels)
+  return [
     {
       "update": name,
-      "passes": seconds[name] / seconds["pass"],
-      "milliseconds": 1e3 * seconds[name],
-      "temporary bytes a weight": memory[name].temp_size_in_bytes
-      / resnet50.size(kernels),
+      "passes": each.wall / took["pass"].wall,
+      "passes by CPU time": each.cpu / took["pass"].cpu,
+      "milliseconds": 1e3 * each.wall,
+      "page faults": each.faults,
+      "temporary bytes a weight": memory[name].temp_size_in_bytes / size
+      if name in memory
+      else "",
     }
-    for name in METHODS
+    for name, each in took.items()
   ]
-  rows.append(
-    {
-      "update": "layer-wise magnitude by lax.top_k",
-      "passes": sorted_["top_k"] / sorted_["pass"],
-      "milliseconds": 1e3 * sorted_["top_k"],
-      "temporary bytes a weight": "",
+
+
+def backends(sizes=SIZES, rounds=15):
+  """Returns, for leaves of several sizes, both backends of `select`."""
+  rows = []
+  for size in sizes:
+    scores = jnp.abs(jax.random.normal(jax.random.key(size), (size,)))
+    count, contest = size // 10, masks.each_layer([None], 1)
+
+    def threshold(scores, count=count, contest=contest):
+      return masks.select([scores], jnp.array([count]), contest)
+
+    def top_k(scores, count=count):
+      kept = lax.top_k(scores, count)[1]
+      return jnp.zeros(scores.shape, bool).at[kept].set(True)
+
+    calls = {
+      f.__name__: functools.partial(jax.jit(f), scores)
+      for f in (threshold, top_k)
     }
-  )
+    took = timing.measure(calls, rounds)
+    rows.append(
+      {
+        "weights": size,
+        "threshold, microseconds": 1e6 * took["threshold"].wall,
+        "lax.top_k, microseconds": 1e6 * took["top_k"].wall,
+      }
+    )
   return rows
 
 
-if __name__ == "__main__":
+def main():
+  """Measures and saves all."""
   where = timing.machine()
-  timing.save("selection_resnet50", measure(resnet50.shapes(), 7), where)
-  timing.save(
-    "selection_single_leaf", measure(resnet50.single_leaf(), 3), where
-  )
+  timing.save("selection_resnet50", updates(resnet50.shapes(), 9), where)
+  timing.save("selection_single_leaf", updates(resnet50.single_leaf(), 3), where)
+  timing.save("selection_backends", backends(), where)
+
+
+if __name__ == "__main__":
+  main()

@@ -4,17 +4,18 @@ Scores are ranked as unsigned integers in the order of the floats (`ranks`).
 `select` keeps exactly the asked number in each competition, ties to the lower
 index, by one of two backends that agree bit for bit:
 
-* `threshold`: finds the k-th highest rank by counting, three bits a pass, then
-  the index bound among the ties in the same way. It needs sums of counts only,
-  so it neither sorts nor gathers: k may be traced, and over sharded arrays the
-  only collective is an all-reduce of a few numbers.
+* `threshold`: finds the k-th highest rank by counting how many reach a few
+  probes a pass, then the index bound among the ties in the same way. It needs
+  sums of counts only, so it neither sorts nor gathers: k may be traced, and
+  over sharded arrays the only collective is an all-reduce of a few numbers.
 * `top_k`: `lax.top_k` over the concatenated leaves, the reference.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,8 +26,8 @@ from jaxtyping import Array, Bool, Float, Float32, Int, UInt32
 Backend = Literal["auto", "threshold", "top_k"]
 
 _TOLERANCE = 1e-6
-_RANK_BITS = 32
-_BITS_PER_PASS = 3
+_DEVIATIONS = (-1.5, -0.5, 0.5, 1.5)  # probes around the expected bound
+_QUARTERS = (0.25, 0.5, 0.75)
 HIGHEST_RANK = np.uint32(0xFFFFFFFF)
 _INT32_MAX = np.int32(2**31 - 1)
 _SIGN = np.uint32(0x80000000)
@@ -34,6 +35,15 @@ _ZERO_RANK = _SIGN  # of the score 0.0
 _NORMAL_RANK = np.uint32(0x80800000)  # of 2^-126, the least positive score
 _LOWEST_RANK = np.uint32(0x007FFFFF)  # of -inf
 _SMALLEST_NORMAL = np.float32(2.0**-126)
+_FIRST_OF_RANKS = (np.arange(7) * (2**32 / 7)).astype(np.uint32)
+_FIRST_OF_FLOATS = np.concatenate(
+  [
+    np.array([0, _NORMAL_RANK], np.uint32),
+    (2.0 ** np.array([-12, -9, -7, -5, -3])).astype(np.float32).view(np.uint32)
+    | _SIGN,
+  ]
+)
+_MOST_OF_ZEROS = np.uint32(0x807FFFFF)  # bits of the float just above -2^-126
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,6 +163,61 @@ def floor(x: Float[Array, "..."]) -> Float[Array, "..."]:
   return jnp.floor(x + _TOLERANCE)
 
 
+@functools.partial(
+  jax.tree_util.register_dataclass,
+  data_fields=["inputs"],
+  meta_fields=["make", "shape", "dtype"],
+)
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+  """An array that is made wherever it is read, and never kept.
+
+  Attributes:
+    make: inputs -> the array.
+    inputs: arrays.
+    shape: of what is made.
+    dtype: of what is made.
+  """
+
+  make: Callable[..., Array]
+  inputs: tuple[Any, ...]
+  shape: tuple[int, ...]
+  dtype: Any = np.dtype(np.float32)
+
+
+def recipe(make: Callable[..., Array], *inputs: Any) -> Recipe:
+  """Returns the recipe for `make(*inputs)`, of trees of arrays.
+
+  It holds those arrays alone that `make` computes with.
+  """
+  leaves, treedef = jax.tree.flatten(jax.tree.map(jnp.asarray, inputs))
+  traced = jax.make_jaxpr(lambda *x: make(*jax.tree.unflatten(treedef, x)))(
+    *leaves
+  ).jaxpr
+  read = {id(x) for e in traced.eqns for x in e.invars}
+  read |= {id(x) for x in traced.outvars}
+  used = [id(x) in read for x in traced.invars]
+  shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in leaves]
+
+  def from_used(*arrays):
+    rest = iter(arrays)
+    filled = [next(rest) if u else s for u, s in zip(used, shapes, strict=True)]
+    return make(*jax.tree.unflatten(treedef, filled))
+
+  (out,) = traced.outvars
+  return Recipe(
+    from_used,
+    tuple(x for x, u in zip(leaves, used, strict=True) if u),
+    out.aval.shape,
+    out.aval.dtype,
+  )
+
+
+def made(x: Any) -> Any:
+  """Returns the array of a recipe, and an array or None itself."""
+  return x.make(*x.inputs) if isinstance(x, Recipe) else x
+
+
 def canonical(scores: Float[Array, "*dims"]) -> Float32[Array, "*dims"]:
   """Returns float32 scores that every backend and platform ranks alike.
 
@@ -164,27 +229,32 @@ def canonical(scores: Float[Array, "*dims"]) -> Float32[Array, "*dims"]:
 
 
 def ranks(
-  scores: Float[Array, "*dims"] | UInt32[Array, "*dims"],
-) -> UInt32[Array, "*dims"]:
+  scores: Float[Array, "*dims"] | UInt32[Array, "*dims"] | Recipe,
+) -> UInt32[Array, "..."]:
   """Returns uint32 that order as the canonical scores do; -0 is 0.
 
   uint32 scores are ranks already.
   """
-  if scores.dtype == jnp.uint32:
-    return scores
-  bits = lax.bitcast_convert_type(canonical(scores), jnp.uint32)
+  array = made(scores)
+  if array.dtype == jnp.uint32:
+    return array
+  bits = lax.bitcast_convert_type(canonical(array), jnp.uint32)
   bits = jnp.where(bits == _SIGN, np.uint32(0), bits)
   return jnp.where(bits & _SIGN != 0, ~bits, bits | _SIGN)
 
 
 def _score_of(rank: UInt32[Array, "*dims"]) -> Float32[Array, "*dims"]:
-  """Returns the least canonical score of at least a rank, NaN above +inf."""
+  """Returns the least score whose canonical one has at least a rank.
+
+  NaN above +inf.
+  """
   rank = jnp.maximum(rank, _LOWEST_RANK)
   gap = rank - _ZERO_RANK < np.uint32(0x00800000)  # 0 and the denormals
   rank = jnp.where(gap & (rank > _ZERO_RANK), _NORMAL_RANK, rank)
   gap = _ZERO_RANK - rank <= np.uint32(0x00800000)
   rank = jnp.where(gap & (rank < _ZERO_RANK), _ZERO_RANK, rank)
   bits = jnp.where(rank & _SIGN != 0, rank & ~_SIGN, ~rank)
+  bits = jnp.where(rank == _ZERO_RANK, _MOST_OF_ZEROS, bits)
   return lax.bitcast_convert_type(bits, jnp.float32)
 
 
@@ -192,22 +262,23 @@ def count_active(
   masks: Sequence[Bool[Array, "..."]], competition: Competition
 ) -> Int[Array, " groups"]:
   """Returns int32 counts of the ones of each group."""
-  return _group_counts([[mask] for mask in masks], competition)[0]
+  return _group_counts([[mask, ~mask] for mask in masks], competition)[0]
 
 
 def select(
-  scores: Sequence[Float[Array, "..."] | UInt32[Array, "..."]],
+  scores: Sequence[Float[Array, "..."] | UInt32[Array, "..."] | Recipe],
   counts: Int[Array | np.ndarray, " groups"],
   competition: Competition,
   *,
-  valid: Sequence[Bool[Array, "..."] | None] | None = None,
-  shuffle: Callable[[], Sequence[UInt32[Array, "..."]]] | None = None,
+  valid: Sequence[Bool[Array, "..."] | Recipe | None] | None = None,
+  shuffle: Callable[[], Sequence[UInt32[Array, "..."] | Recipe]] | None = None,
   backend: Backend = "auto",
 ) -> list[Bool[Array, "..."]]:
   """Keeps the highest scores of each competition, exactly as many as asked.
 
   Args:
-    scores: one array per leaf; floats of any dtype, or uint32 ranks.
+    scores: one array per leaf, or the recipe for it; floats of any dtype, or
+      uint32 ranks.
     counts: int32[num_groups], how many to keep; may be traced.
     competition: the groups.
     valid: positions that take part; all of them where None.
@@ -228,128 +299,169 @@ def select(
   return search(list(scores), counts, competition, on, shuffle)
 
 
+_Bounds = list[list[Array]]
+"""For each array, ranks that broadcast over it."""
+
+
 class _Field(NamedTuple):
   """What a search reads.
 
   Attributes:
-    scores: canonical float32 with NaN where an element takes no part, or uint32
-      ranks. A NaN reaches no bound, so floats are read alone.
-    valid: for uint32 ranks, who takes part; None where all do.
-    offsets: what orders equal scores, see `Competition`.
+    scores: floats or uint32 ranks, arrays or recipes.
+    valid: who takes part; None where all do.
   """
 
-  scores: list[Array]
-  valid: list[Array | None]
-  offsets: list[Array]
+  scores: Sequence[Array | Recipe]
+  valid: Sequence[Array | Recipe | None]
 
   @property
   def shapes(self) -> list[tuple[int, ...]]:
     """Shapes of the arrays."""
     return [score.shape for score in self.scores]
 
-  def at_least(self, bounds: Sequence[Array]) -> list[Array]:
-    """Returns, for each array, which elements reach its bound, a rank."""
-    out = []
-    for score, valid, bound in zip(
-      self.scores, self.valid, bounds, strict=True
-    ):
-      if score.dtype != jnp.uint32:
-        bound = _score_of(bound)
-      flags = score >= bound
-      out.append(flags if valid is None else flags & valid)
-    return out
-
-  def above(self, bounds: Sequence[Array]) -> list[Array]:
-    """Returns which elements are higher than a bound."""
-    one = np.uint32(1)
-    higher = self.at_least([jnp.where(b + one, b + one, b) for b in bounds])
+  def at_least(self, bounds: _Bounds) -> list[list[Array]]:
+    """Returns, for each array, which elements reach each of its bounds."""
     return [
-      h & (b != HIGHEST_RANK) for h, b in zip(higher, bounds, strict=True)
+      _reaching(made(score), made(valid), few)
+      for score, valid, few in zip(self.scores, self.valid, bounds, strict=True)
     ]
 
-  def tied(self, bounds: Sequence[Array]) -> list[Array]:
-    """Returns which elements are exactly at a bound."""
-    pairs = zip(self.at_least(bounds), self.above(bounds), strict=True)
-    return [reach & ~higher for reach, higher in pairs]
 
-  def order(self, competition: Competition) -> list[Array]:
-    """Returns ranks that fall from the first to the last of a group."""
-    out = []
-    for shape, axis, index in zip(
-      self.shapes, competition.axes, self.offsets, strict=True
-    ):
-      stride = 1
-      for d in reversed(range(len(shape))):
-        if d != axis:
-          place = lax.broadcasted_iota(jnp.uint32, shape, d)
-          index = index + place * np.uint32(stride)
-          stride *= shape[d]
-      out.append(HIGHEST_RANK - np.uint32(1) - index)
-    return out
-
-
-def _field(scores, valid, competition) -> _Field:
-  shapes = [score.shape for score in scores]
-  offsets = np.asarray(competition.offsets, np.uint32)
-  offsets = [
-    jnp.asarray(offsets[slices.numbers].reshape(slices.shape))
-    for slices in _slices(shapes, competition)
+def _around(field, level):
+  """Returns for each array which elements are above a level, and reach it."""
+  above = [jnp.where(b == HIGHEST_RANK, b, b + np.uint32(1)) for b in level]
+  pairs = field.at_least([list(p) for p in zip(above, level, strict=True)])
+  return [
+    (higher & (b != HIGHEST_RANK), reach)
+    for (higher, reach), b in zip(pairs, level, strict=True)
   ]
-  scores, valid = list(scores), list(valid)
-  for i, (score, on) in enumerate(zip(scores, valid, strict=True)):
-    if score.dtype != jnp.uint32:
-      score = canonical(score)
-      scores[i] = score if on is None else jnp.where(on, score, jnp.nan)
-      valid[i] = None
-  return _Field(scores, valid, offsets)
+
+
+def _reaching(score, valid, bounds):
+  """Returns which elements reach bounds, given as ranks that broadcast.
+
+  Floats are compared as they are, which is exact: the bounds lie where
+  canonical scores lie.
+  """
+  if score.dtype == jnp.uint32:
+    flags = [score >= bound for bound in bounds]
+    return flags if valid is None else [flag & valid for flag in flags]
+  x = score.astype(jnp.float32)
+  x = jnp.where(jnp.isnan(x), -jnp.inf, x)
+  if valid is not None:
+    x = jnp.where(valid, x, jnp.nan)  # reaches no bound
+  return [x >= _score_of(bound) for bound in bounds]
+
+
+def _joined(arrays, competition):
+  """Returns arrays of rows as one, so that what is rarely run compiles once."""
+  rows = all(
+    axis == 0 and x.ndim == 2 and jax.typeof(x).sharding.mesh.size <= 1
+    for x, axis in zip(arrays, competition.axes, strict=True)
+  )
+  if not rows or len(arrays) == 1:
+    return arrays, competition
+  length = math.gcd(*(x.shape[1] for x in arrays))
+  cuts = np.repeat(
+    [x.shape[1] // length for x in arrays], [x.shape[0] for x in arrays]
+  )
+  place = np.arange(cuts.sum()) - np.repeat(np.cumsum(cuts) - cuts, cuts)
+  contest = Competition(
+    (0,),
+    tuple(np.repeat(competition.groups, cuts).tolist()),
+    tuple((np.repeat(competition.offsets, cuts) + place * length).tolist()),
+  )
+  return [jnp.concatenate([x.reshape(-1, length) for x in arrays])], contest
+
+
+def _apart(arrays, shapes):
+  """Undoes `_joined`."""
+  if len(arrays) == len(shapes):
+    return arrays
+  flat, parts, start = arrays[0].ravel(), [], 0
+  for shape in shapes:
+    stop = start + math.prod(shape)
+    parts.append(flat[start:stop].reshape(shape))
+    start = stop
+  return parts
+
+
+def _order(shapes, competition) -> list[Recipe]:
+  """Returns ranks that fall from the first to the last of a group."""
+  offsets = np.asarray(competition.offsets, np.uint32)
+
+  def make(index, *, shape, axis):
+    stride = 1
+    for d in reversed(range(len(shape))):
+      if d != axis:
+        place = lax.broadcasted_iota(jnp.uint32, shape, d)
+        index = index + place * np.uint32(stride)
+        stride *= shape[d]
+    return HIGHEST_RANK - np.uint32(1) - index
+
+  return [
+    Recipe(
+      functools.partial(make, shape=shape, axis=slices.axis),
+      (jnp.asarray(offsets[slices.numbers].reshape(slices.shape)),),
+      shape,
+      np.dtype(np.uint32),
+    )
+    for shape, slices in zip(shapes, _slices(shapes, competition), strict=True)
+  ]
 
 
 def _threshold(scores, counts, competition, valid, shuffle):
-  field = _field(scores, valid, competition)
-  found, above, reached = _kth_highest(
-    lambda field, bounds: [
-      list(flags)
-      for flags in zip(
-        *map(field.at_least, zip(*bounds, strict=True)), strict=True
-      )
-    ],
-    field,
-    counts,
-    competition,
-  )
+  field = _Field(scores, valid)
+  shapes = field.shapes
+  floats = [score.dtype != jnp.uint32 for score in scores]
+  first = _FIRST_OF_FLOATS if all(floats) else _FIRST_OF_RANKS
+  found, above, reached = _kth_highest(field, counts, competition, first)
+  # What follows makes the scores again and shares nothing with another search.
+  field = lax.optimization_barrier(field)
   missing = counts - above
+  # Those that are higher are known only where the search went on to the end.
   ambiguous = (missing > 0) & (missing < reached - above)
-  level = _spread(found, field.shapes, competition)
+  level = _spread(found, shapes, competition)
 
-  def with_ties(ties):
-    higher = field.above(level)
-    return [h | t for h, t in zip(higher, ties, strict=True)]
+  def tied():
+    return [reach & ~higher for higher, reach in _around(field, level)]
 
-  def first_ties(field, bounds):
-    ties = field.tied(level)
-    return [
-      [t & (o >= b) for b in some]
-      for t, o, some in zip(ties, field.order(competition), bounds, strict=True)
+  def last_tie():
+    """The place in its group of the last of the ties that are kept."""
+    ties, contest = _joined(tied(), competition)
+    order = _order([t.shape for t in ties], contest)
+    return _kth_highest(_Field(order, ties), missing, contest, _FIRST_OF_RANKS)[
+      0
     ]
 
   def by_index():
-    last = lax.cond(
-      jnp.any(ambiguous),
-      lambda: _kth_highest(first_ties, field, missing, competition)[0],
-      lambda: jnp.zeros_like(found),
-    )
+    last = lax.cond(jnp.any(ambiguous), last_tie, lambda: jnp.zeros_like(found))
     last = jnp.where(missing > 0, last, HIGHEST_RANK)
     last = jnp.where(ambiguous | (missing <= 0), last, 0)
-    bounds = [[b] for b in _spread(last, field.shapes, competition)]
-    return with_ties([ties for (ties,) in first_ties(field, bounds)])
+    return [
+      higher | (reach & (made(order) >= b))
+      for (higher, reach), order, b in zip(
+        _around(field, level),
+        _order(shapes, competition),
+        _spread(last, shapes, competition),
+        strict=True,
+      )
+    ]
 
   def at_random():
     drawn = [
-      jnp.where(b == _ZERO_RANK, bits, np.uint32(0))
-      for b, bits in zip(level, shuffle(), strict=True)
+      jnp.where(b == _ZERO_RANK, made(bits), 0)
+      for bits, b in zip(shuffle(), level, strict=True)
     ]
-    ties = field.tied(level)
-    return with_ties(_threshold(drawn, missing, competition, ties, None))
+    ties, contest = _joined(tied(), competition)
+    drawn, _ = _joined(drawn, competition)
+    kept = _threshold(drawn, missing, contest, ties, None)
+    return [
+      higher | k
+      for (higher, _), k in zip(
+        _around(field, level), _apart(kept, shapes), strict=True
+      )
+    ]
 
   if shuffle is None:
     return by_index()
@@ -357,54 +469,88 @@ def _threshold(scores, counts, competition, valid, shuffle):
   return lax.cond(among_zeros, at_random, by_index)
 
 
-def _kth_highest(reaching, field, counts, competition):
-  """Finds, in each group, the largest bound that k elements reach.
+def _kth_highest(field, counts, competition, first):
+  """Finds, in each group, a bound that exactly k elements reach, if there is.
+
+  Otherwise the largest bound that at least k reach. Each pass counts at a few
+  probes: where the bound would be if ranks were evenly spread between the
+  nearest known counts, some deviations of that guess to both sides of it, and
+  quarters of the interval, which alone would end within 16 passes.
 
   Args:
-    reaching: (field, for each array a list of bounds that broadcast over it) ->
-      for each array the list of bools, which elements reach them.
     field: what is searched. It goes through a barrier at every pass, so that
       the compiler does not keep what is made of it: making it anew is cheaper
       than to write and read it.
     counts: int32[groups], k.
     competition: the groups.
+    first: uint32[probes], the probes of the first pass.
 
   Returns:
-    uint32[groups], the bound; int32[groups], how many reach more than it; and
-    how many reach it (the largest int32 where none was counted).
+    uint32[groups], the bound; int32[groups], how many are known to reach more
+    than it; and how many reach it (the largest int32 where none was counted).
   """
-  steps = np.arange(1, 2**_BITS_PER_PASS, dtype=np.uint32)
-  passes = -(-_RANK_BITS // _BITS_PER_PASS)
 
   def unsettled(state):
-    i, _, _, reached = state
-    return (i < passes) & jnp.any(reached != counts)
+    _, low, high, _, reached = state
+    return jnp.any((low < high) & (reached != counts))
 
   def narrow(state):
-    i, found, above, reached = state
+    i, low, high, above, reached = state
     seen, i = lax.optimization_barrier((field, i))
-    shift = jnp.uint32(_BITS_PER_PASS * (passes - 1)) - i * _BITS_PER_PASS
-    offsets = jnp.asarray(steps) << shift
-    fits = (offsets >> shift) == steps  # the first pass has fewer bits left
-    spread = [_spread(found + x, field.shapes, competition) for x in offsets]
-    flags = reaching(seen, list(zip(*spread, strict=True)))
-    total = jnp.where(fits[:, None], _group_counts(flags, competition), 0)
-    enough = total >= jnp.maximum(counts, 1)
-    enough |= (counts < 1) & fits[:, None]
-    higher = jnp.sum(enough, axis=0, dtype=jnp.uint32)
-    above = jnp.maximum(above, jnp.max(jnp.where(enough, 0, total), axis=0))
+    guesses = _probes(low, high, above, reached, counts)
+    start = jnp.broadcast_to(first[:, None], guesses.shape)
+    probes = jnp.where(i == 0, start, guesses)
+    spread = _spread(probes, field.shapes, competition)
+    flags = seen.at_least([list(some) for some in spread])
+    total = _group_counts(flags, competition)
+    enough = total >= counts
+    low = jnp.maximum(low, jnp.max(jnp.where(enough, probes, 0), axis=0))
     reached = jnp.minimum(
       reached, jnp.min(jnp.where(enough, total, _INT32_MAX), axis=0)
     )
-    return i + 1, found + (higher << shift), above, reached
+    below = jnp.where(enough | (probes == 0), HIGHEST_RANK, probes - 1)
+    high = jnp.minimum(high, jnp.min(below, axis=0))
+    above = jnp.maximum(above, jnp.max(jnp.where(enough, 0, total), axis=0))
+    # Where even the lowest bound is not reached by k, all are kept.
+    none = (probes == 0) & ~enough
+    none = jnp.any(none, axis=0)
+    high = jnp.where(none, 0, high)
+    reached = jnp.where(none, above, reached)
+    return i + 1, low, jnp.maximum(low, high), above, reached
 
+  nothing = counts < 1
   start = (
     jnp.uint32(0),
-    jnp.zeros(len(counts), jnp.uint32),
+    jnp.where(nothing, HIGHEST_RANK, np.uint32(0)),
+    jnp.full(len(counts), HIGHEST_RANK),
     jnp.zeros(len(counts), jnp.int32),
     jnp.full(len(counts), _INT32_MAX),
   )
-  return lax.while_loop(unsettled, narrow, start)[1:]
+  _, low, _, above, reached = lax.while_loop(unsettled, narrow, start)
+  return low, above, reached
+
+
+def _probes(low, high, above, reached, counts):
+  """Returns uint32[probes, groups], each in (low, high]."""
+  width = high - low
+  wide = width.astype(jnp.float32)
+  inside = jnp.maximum(reached - above, 1).astype(jnp.float32)
+  share = (reached - counts).astype(jnp.float32) + 0.5
+  share = jnp.clip(share / inside, 0, 1)
+  spread = jnp.maximum(share * (1 - share), 1 / inside) / inside
+  deviation = jnp.sqrt(spread)
+  places = [share + x * deviation for x in _DEVIATIONS]
+  places += [jnp.full_like(share, x) for x in _QUARTERS]
+  last = jnp.maximum(width, 1) - 1
+  far = [jnp.clip(wide * place, 0, 4294967040.0) for place in places]
+  offsets = [jnp.minimum(x.astype(jnp.uint32), last) for x in far]
+  # The last few are counted one by one.
+  few = width <= len(places)
+  offsets = [
+    jnp.where(few, jnp.minimum(np.uint32(i), last), offset)
+    for i, offset in enumerate(offsets)
+  ]
+  return low + np.uint32(1) + jnp.stack(offsets)
 
 
 class _Slices(NamedTuple):
@@ -426,10 +572,19 @@ def _slices(shapes, competition):
 
 
 def _spread(values, shapes, competition):
-  """Returns, for each array, what broadcasts its groups' values over it."""
-  values = values[np.asarray(competition.groups)]
+  """Returns, for each array, what broadcasts its groups' values over it.
+
+  Args:
+    values: [groups], or [n, groups], which gives n arrays for each array.
+    shapes: of the arrays.
+    competition: the groups.
+  """
+  groups = np.asarray(competition.groups)
+  if values.shape[-1] == 1:  # or what is made of it would be made per element
+    values = jnp.pad(values, [(0, 0)] * (values.ndim - 1) + [(0, 1)])
+  values = values[..., groups]
   return [
-    values[slices.numbers].reshape(slices.shape)
+    values[..., slices.numbers].reshape(*values.shape[:-1], *slices.shape)
     for slices in _slices(shapes, competition)
   ]
 
@@ -473,7 +628,8 @@ def _concatenate(arrays, axis=0):
 
 
 def _top_k(scores, counts, competition, valid, shuffle):
-  rank = [ranks(score) for score in scores]
+  rank = [ranks(made(score)) for score in scores]
+  valid = [made(v) for v in valid]
   shapes = [r.shape for r in rank]
   group, order = _host_places(shapes, competition)
 
@@ -489,7 +645,9 @@ def _top_k(scores, counts, competition, valid, shuffle):
   everything = flat(rank)
   drawn = jnp.zeros_like(everything)
   if shuffle is not None:
-    drawn = jnp.where(everything == _ZERO_RANK, flat(shuffle()), drawn)
+    drawn = jnp.where(
+      everything == _ZERO_RANK, flat(map(made, shuffle())), drawn
+    )
   chosen = jnp.zeros(everything.size, bool)
   for g in range(competition.num_groups):
     members = np.flatnonzero(group == g)

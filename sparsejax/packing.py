@@ -1,12 +1,12 @@
-"""Packings: the leaves of a layout as few arrays, so that they share code.
+"""Packings: the leaves of a layout as arrays that `select` searches.
 
-Compiling a search once per leaf takes most of a minute for a ResNet-50. Two
-packings avoid it, and `select` works on either:
-
-* `blocks`: all leaves in one array of rows, each row within one layer. The
-  code is compiled once; the leaves are copied.
-* `stacks`: leaves of equal shape are stacked along a new axis. Nothing crosses
-  a dimension of a leaf, so arrays that are sharded over devices stay so.
+* `blocks`: all leaves in one array of rows, each row within one layer. It is
+  searched by one piece of code, but the leaves are copied.
+* `rows`: small leaves so, large ones each in rows of their own, without a copy:
+  on a CPU the first touch of new memory costs more than a search. Leaves of
+  equal size share the code, since compilers know equal kernels.
+* `leaves`: the leaves themselves. Nothing crosses a dimension, so arrays that
+  are sharded over devices stay so.
 """
 
 import dataclasses
@@ -19,10 +19,11 @@ import numpy as np
 from jaxtyping import Array, Bool
 
 from sparsejax import masks
-from sparsejax.trees import Layout
+from sparsejax.trees import Layout, SparseLeaf
 
 _LARGEST_ROW = 8192
 _SMALLEST_ROW = 128
+_LARGE = 2**24  # weights of a leaf that is not copied
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Packing:
     unpack: the arrays -> leaves in layout order.
     inside: makes, for each array, bools of which elements are weights; None
       where all are.
-    rows: length of the rows of the one array of `blocks`, None for `stacks`.
+    rows: the shape of each array of rows; None where arrays are leaves.
   """
 
   axes: tuple[int | None, ...]
@@ -46,7 +47,7 @@ class Packing:
   pack: Callable[[Sequence[Array]], list[Array]]
   unpack: Callable[[Sequence[Array]], list[Array]]
   inside: Callable[[], list[Bool[Array, "..."] | None]]
-  rows: int | None = None
+  rows: tuple[tuple[int, int], ...] | None = None
 
   def contest(
     self, groups: Sequence[int] | np.ndarray, sizes: Sequence[int]
@@ -70,7 +71,7 @@ class Packing:
 
 
 def choose(layout: Layout, arrays: Sequence[Array]) -> Packing:
-  """Returns `stacks` for arrays that may be sharded over devices, or `blocks`.
+  """Returns `leaves` for arrays that may be sharded over devices, or `rows`.
 
   Args:
     layout: the sparse leaves.
@@ -78,50 +79,80 @@ def choose(layout: Layout, arrays: Sequence[Array]) -> Packing:
   """
   meshes = [jax.typeof(array).sharding.mesh for array in arrays]
   if any(not mesh.empty and mesh.size > 1 for mesh in meshes):
-    return stacks(layout)
-  return blocks(layout)
+    return leaves(layout)
+  return rows(layout)
 
 
-def stacks(layout: Layout) -> Packing:
-  """Stacks leaves of equal shape; a leaf of several layers stands alone."""
-  alike: dict[tuple, list[int]] = {}
-  for number, leaf in enumerate(layout.leaves):
-    alone = None if leaf.axis is None else number
-    alike.setdefault((leaf.shape, alone), []).append(number)
-  members = list(alike.values())
+def leaves(layout: Layout) -> Packing:
+  """Takes every leaf as it is."""
+  return Packing(
+    axes=layout.axes,
+    layers=np.arange(len(layout.sizes)),
+    offsets=np.zeros(len(layout.sizes), np.int64),
+    pack=list,
+    unpack=list,
+    inside=lambda: [None] * len(layout.leaves),
+  )
+
+
+def rows(layout: Layout) -> Packing:
+  """Takes large leaves as they are, in rows, and `blocks` of the others."""
+  lengths = [_own_row(leaf) for leaf in layout.leaves]
+  large = [i for i, length in enumerate(lengths) if length]
+  small = [i for i, length in enumerate(lengths) if not length]
+  if not large:
+    return blocks(layout)
+  shapes = [
+    (math.prod(layout.leaves[i].shape) // lengths[i], lengths[i]) for i in large
+  ]
+  axes: list[int | None] = [0] * len(large)
+  layers = [
+    np.repeat(layout.layers_of(i), n)
+    for i, (n, _) in zip(large, shapes, strict=True)
+  ]
+  offsets = [np.arange(n) * length for n, length in shapes]
+  rest = None
+  if small:
+    rest = blocks(Layout(tuple(layout.leaves[i] for i in small)))
+    numbers = np.concatenate([layout.layers_of(i) for i in small])
+    axes += rest.axes
+    layers.append(numbers[rest.layers])
+    offsets.append(rest.offsets)
 
   def pack(leaves):
-    return [
-      leaves[m[0]] if len(m) == 1 else jnp.stack([leaves[i] for i in m])
-      for m in members
+    own = [
+      leaves[i].reshape(shape) for i, shape in zip(large, shapes, strict=True)
     ]
+    return own + (rest.pack([leaves[i] for i in small]) if rest else [])
 
   def unpack(arrays):
     leaves = [arrays[0]] * len(layout.leaves)
-    for numbers, array in zip(members, arrays, strict=True):
-      for i, number in enumerate(numbers):
-        leaves[number] = array if len(numbers) == 1 else array[i]
+    for i, array in zip(large, arrays[: len(large)], strict=True):
+      leaves[i] = array.reshape(layout.leaves[i].shape)
+    if rest:
+      for i, leaf in zip(small, rest.unpack(arrays[len(large) :]), strict=True):
+        leaves[i] = leaf
     return leaves
 
-  layers = [layout.layers_of(number) for m in members for number in m]
   return Packing(
-    axes=tuple(layout.leaves[m[0]].axis if len(m) == 1 else 0 for m in members),
-    layers=np.concatenate(layers),
-    offsets=np.zeros(len(layout.sizes), np.int64),
-    pack=pack,
-    unpack=unpack,
-    inside=lambda: [None] * len(members),
+    tuple(axes),
+    np.concatenate(layers),
+    np.concatenate(offsets),
+    pack,
+    unpack,
+    lambda: [None] * len(large) + (rest.inside() if rest else []),
+    tuple(shapes) + (rest.rows or () if rest else ()),
   )
 
 
 def blocks(layout: Layout) -> Packing:
   """Cuts every layer into rows of one array, the last row padded."""
   row = _row_size(layout)
-  rows = [-(-size // row) for size in layout.sizes]
-  ends = np.cumsum(rows)
+  heights = [-(-size // row) for size in layout.sizes]
+  ends = np.cumsum(heights)
   total = int(ends[-1])
-  layers = np.repeat(np.arange(len(rows)), rows)
-  offsets = (np.arange(total) - np.repeat(ends - rows, rows)) * row
+  layers = np.repeat(np.arange(len(heights)), heights)
+  offsets = (np.arange(total) - np.repeat(ends - heights, heights)) * row
   left = np.asarray(layout.sizes)[layers] - offsets
   left = np.clip(left, 0, row).astype(np.int32)
 
@@ -159,7 +190,15 @@ def blocks(layout: Layout) -> Packing:
         leaves.append(jnp.moveaxis(part, 0, leaf.axis))
     return leaves
 
-  return Packing((0,), layers, offsets, pack, unpack, inside, row)
+  return Packing((0,), layers, offsets, pack, unpack, inside, ((total, row),))
+
+
+def _own_row(leaf: SparseLeaf) -> int:
+  """Length of the rows that a leaf is cut into without a copy, 0 for none."""
+  size = math.prod(leaf.shape)
+  length = math.gcd(size, _LARGEST_ROW)
+  alone = leaf.axis is None and size >= _LARGE and length >= _SMALLEST_ROW
+  return length if alone else 0
 
 
 def _row_size(layout: Layout) -> int:

@@ -5,13 +5,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sparsejax import draws, packing, trees
+from sparsejax import draws, masks, packing, trees
 
 TREES = {
   "small": {"a": (3, 3, 2, 5), "b": (7,), "c": (13, 7), "d": (13, 7)},
   "rows of several": {"a": (900, 40), "b": (5, 5)},
   "one": {"a": (16, 8)},
+  "large": {"a": (64, 40), "b": (9, 4), "c": (16, 80)},
 }
+
+
+@pytest.fixture(autouse=True)
+def small_leaves_count_as_large(monkeypatch):
+  monkeypatch.setattr(packing, "_LARGE", 2**10)
 
 
 def layout_of(name, axis=None):
@@ -22,7 +28,7 @@ def layout_of(name, axis=None):
 
 
 @pytest.mark.parametrize("axis", [None, 0, 1])
-@pytest.mark.parametrize("pack", [packing.blocks, packing.stacks])
+@pytest.mark.parametrize("pack", [packing.blocks, packing.rows, packing.leaves])
 @pytest.mark.parametrize("name", TREES)
 def test_every_weight_once_and_in_its_layer(name, pack, axis):
   layout = layout_of(name, axis)
@@ -63,11 +69,59 @@ def test_every_weight_once_and_in_its_layer(name, pack, axis):
 def test_bits_are_those_of_each_leaf(name, impl, axis):
   layout = layout_of(name, axis)
   key = jax.random.key(7, impl=impl)
-  for pack in (packing.blocks, packing.stacks):
+  for pack in (packing.blocks, packing.rows, packing.leaves):
     packed = pack(layout)
-    got = packed.unpack(draws.bits(layout, packed, key, 5, draws.REGROW))
+    drawn = draws.bits(layout, packed, key, 5, draws.REGROW)
+    got = packed.unpack(drawn)
     for leaf, bits in zip(layout.leaves, got, strict=True):
       folded = jax.random.fold_in(jax.random.fold_in(key, 5), leaf.index)
       folded = jax.random.fold_in(folded, 2)
       want = jax.random.bits(folded, leaf.shape, jnp.uint32)
       np.testing.assert_array_equal(bits, want)
+
+
+def test_selections_agree_in_any_packing():
+  """Many ties, most of them at 0, so that all ways to break them are taken."""
+  layout = layout_of("large")
+  rng = np.random.default_rng(0)
+  key = jax.random.key(1)
+
+  def selected(pack, groups, backend):
+    packed = pack(layout)
+    contest = packed.contest(groups, layout.sizes)
+
+    def select(leaves, counts):
+      return packed.unpack(
+        masks.select(
+          [masks.recipe(jnp.abs, x) for x in packed.pack(leaves)],
+          counts[: contest.num_groups],
+          contest,
+          valid=packed.inside(),
+          shuffle=lambda: draws.bits(layout, packed, key, 0, draws.REGROW),
+          backend=backend,
+        )
+      )
+
+    return jax.jit(select)
+
+  for groups in ((0, 1, 2), (0, 1, 0)):
+    want = selected(packing.leaves, groups, "top_k")
+    for pack in (packing.blocks, packing.rows, packing.leaves):
+      got = selected(pack, groups, "threshold")
+      for levels, counts in ((2, [2000, 3, 0]), (99, [700, 36, 9])):
+        leaves = [
+          rng.integers(0, levels, x.shape) * (rng.random(x.shape) < 0.5)
+          for x in layout.leaves
+        ]
+        leaves = [jnp.asarray(x, jnp.float32) for x in leaves]
+        counts = jnp.asarray(counts, jnp.int32)
+        for a, b in zip(got(leaves, counts), want(leaves, counts), strict=True):
+          np.testing.assert_array_equal(a, b)
+
+
+def test_a_recipe_holds_what_it_reads():
+  score = masks.recipe(
+    lambda x: jnp.abs(x["a"]), {"a": 1.0 - jnp.ones(3), "b": jnp.ones(3)}
+  )
+  assert len(score.inputs) == 1
+  assert masks.made(score).tolist() == [0, 0, 0]
