@@ -34,7 +34,7 @@ def measure(
   calls: Mapping[str, Callable[[], Any]],
   rounds: int,
   warm_up: int = 2,
-  warm: int = 1,
+  warm: int = 3,
 ) -> dict[str, Took]:
   """Calls all functions in turn and returns the medians of each.
 
