@@ -98,12 +98,19 @@ def plot(
 
   Args:
     runs: the records of a sweep; a title "dense" is drawn in every panel.
-    panels: titles of the curves by title of the panel.
+    panels: titles of the curves by title of the panel; what has no runs is
+      left out.
     path: file to write, by its ending.
   """
   from matplotlib.figure import Figure
 
   sparsities = sorted({run["sparsity"] for run in runs} - {None})
+  found_titles = {run["title"] for run in runs}
+  panels = {
+    heading: titles
+    for heading, titles in panels.items()
+    if found_titles & set(titles)
+  }
   rows = -(-len(panels) // 2)
   figure = Figure(figsize=(9.6, 3.4 * rows), dpi=120, layout="constrained")
   grid = figure.subplots(rows, 2, sharex=True, sharey=True, squeeze=False)
@@ -117,14 +124,18 @@ def plot(
     )
     for number, title in enumerate(titles):
       points = [
-        mean_and_deviation(accuracies(runs, title, s)) for s in sparsities
+        (position, *mean_and_deviation(found))
+        for position, sparsity in enumerate(sparsities)
+        if (found := accuracies(runs, title, sparsity))
       ]
+      if not points:
+        continue
       # Side by side, so that no error bar hides another one.
       shift = 0.12 * (number - (len(titles) - 1) / 2)
       axes.errorbar(
-        [position + shift for position in range(len(sparsities))],
-        [mean for mean, _ in points],
-        [deviation for _, deviation in points],
+        [position + shift for position, _, _ in points],
+        [mean for _, mean, _ in points],
+        [deviation for _, _, deviation in points],
         color=_HUES[number],
         marker=_MARKERS[number],
         markersize=5,
