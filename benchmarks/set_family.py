@@ -162,6 +162,8 @@ def table(runs: report.Runs) -> str:
     " loss x connections.",
     "",
   ]
+  if changes := first["arguments"][1:]:
+    lines += [f"With `{' '.join(changes)}`.", ""]
   return "\n".join(lines)
 
 
