@@ -395,6 +395,8 @@ class MaskUpdate:
     storage: what becomes of the value of a weight that is off.
     memory: what is accumulated, by name.
     order: how a mask update and the optimizer step follow each other.
+    restarts_statistics: whether a mask update gives the inner optimizer's
+      statistics of all weights their first value, as SET's own code does.
     follows: what `update` must be given as `performance=`, the "loss" or the
       "accuracy" of the last epoch; None where it needs neither.
     target_sparsity: the sparsity that the user asked for; None where there is
@@ -417,6 +419,7 @@ class MaskUpdate:
     default_factory=dict, hash=False
   )
   order: Order = Order.STEP_FIRST
+  restarts_statistics: bool = False
   follows: Performance | None = None
   target_sparsity: float | None = None
 

@@ -56,6 +56,39 @@ def reset(
   )
 
 
+def restart(
+  inner: optax.GradientTransformation,
+  inner_state: optax.OptState,
+  when: Array,
+  params: PyTree,
+) -> optax.OptState:
+  """Gives the statistics of all weights their first value at certain steps.
+
+  Steps that are counted, and with them schedules, go on.
+
+  Args:
+    inner: the inner transformation.
+    inner_state: its state.
+    when: bool[].
+    params: gives shapes and dtypes.
+  """
+  first = inner.init(optax.tree.zeros_like(params))
+  of_weights = optax.tree.map_params(
+    inner,
+    lambda _: True,
+    inner_state,
+    transform_non_params=lambda _: False,
+  )
+  return jax.tree.map(
+    lambda stat, start, restarts: (
+      jnp.where(when, start, stat) if restarts else stat
+    ),
+    inner_state,
+    first,
+    of_weights,
+  )
+
+
 def move_alone(inner: optax.GradientTransformation, params: PyTree) -> bool:
   """Whether each weight and its statistics move by nothing but themselves.
 

@@ -160,10 +160,23 @@ def sparsify(
       performance=performance,
       watched=(updates, extra_args.get("value")),
     )
-    if order is Order.MASKS_FIRST:
+    masks_first = order is Order.MASKS_FIRST
+    if method.restarts_statistics and masks_first:
+      call = call._replace(
+        inner_state=statistics.restart(
+          inner, state.inner_state, turn.done, params
+        )
+      )
+    if masks_first:
       taken = call.take_step(turn.new, turn.keep, turn.memory)
     else:
       taken = call.take_step(call.old, turn.keep, state.memory)
+    if method.restarts_statistics and not masks_first:
+      taken = taken._replace(
+        inner_state=statistics.restart(
+          inner, taken.inner_state, turn.done, params
+        )
+      )
     step, memory = _after(state.step), turn.memory
     if order is not Order.STEP_FIRST:
       memory = call.after_step(taken.masks, memory)

@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Int, PyTree
 
 from sparsejax import criteria, draws, packing
 from sparsejax.base import Criterion, Key, Memory, Seen
-from sparsejax.masks import Competition
+from sparsejax.masks import Competition, Recipe, recipe
 from sparsejax.packing import Packing
 from sparsejax.trees import Layout
 
@@ -23,6 +23,7 @@ class View(NamedTuple):
     seen: one entry per leaf, in layout order, without keys.
     step: int32[].
     key: typed key of the run; None where there is none.
+    masks: the masks, packed.
   """
 
   layout: Layout
@@ -30,16 +31,12 @@ class View(NamedTuple):
   seen: Sequence[Seen]
   step: Int[Array, ""]
   key: Key | None
+  masks: list[Bool[Array, "..."]]
 
   @property
   def params(self) -> list[Array]:
     """The weights, packed."""
     return self.packed.pack([seen.param for seen in self.seen])
-
-  @property
-  def masks(self) -> list[Bool[Array, "..."]]:
-    """The masks, packed."""
-    return self.packed.pack([seen.mask for seen in self.seen])
 
   @property
   def each_layer(self) -> Competition:
@@ -54,18 +51,21 @@ class View(NamedTuple):
     """Returns the same view with other masks, given packed."""
     leaves = self.packed.unpack(packed_masks)
     return self._replace(
-      seen=[s._replace(mask=m) for s, m in zip(self.seen, leaves, strict=True)]
+      seen=[s._replace(mask=m) for s, m in zip(self.seen, leaves, strict=True)],
+      masks=list(packed_masks),  # Packed once: packing slices again is slow.
     )
 
-  def score(self, criterion: Criterion, purpose: int) -> list[Array]:
-    """Scores all weights, packed.
+  def score(
+    self, criterion: Criterion, purpose: int
+  ) -> Sequence[Array | Recipe]:
+    """Scores all weights, packed; what is elementwise as recipes.
 
     Args:
       criterion: the score.
       purpose: of the random bits, one of `draws`.
     """
     if isinstance(criterion, criteria.Elementwise):
-      return [criterion(seen) for seen in self._packed_seen()]
+      return [recipe(criterion, seen) for seen in self._packed_seen()]
     if criterion is criteria.random and self.key is not None:
       return self.bits(purpose)
     return self.packed.pack(self.score_leaves(criterion, purpose))
@@ -161,4 +161,6 @@ def look(
 ) -> View:
   """Returns the view of leaves, packed as their places on devices allow."""
   arrays = [x for s in seen for x in (s.param, s.grad)]
-  return View(layout, packing.choose(layout, arrays), seen, step, key)
+  packed = packing.choose(layout, arrays)
+  masks_ = packed.pack([s.mask for s in seen])
+  return View(layout, packed, seen, step, key, masks_)

@@ -435,3 +435,33 @@ def test_summary_counts_what_no_mask_makes_cheaper():
   assert result.flops == 2 * result.macs
   bare = sparsejax.summary(params, state)
   assert bare.macs is bare.flops is bare.dense_macs is None
+
+
+@pytest.mark.parametrize("masks_first", [False, True])
+def test_set_can_restart_all_statistics(masks_first):
+  method = sparsejax.sparse_evolution(
+    sparsity=0.5,
+    every_steps=3,
+    total_steps=9,
+    masks_first=masks_first,
+    restart_statistics=True,
+  )
+  inner = optax.chain(
+    optax.trace(0.9), optax.scale_by_schedule(lambda count: -0.1 / (1 + count))
+  )
+  tx = sparsejax.sparsify(inner, method, key=jax.random.key(0))
+  params = {"kernel": jnp.linspace(-1, 1, 40).reshape(5, 8), "b": jnp.ones(8)}
+  state = tx.init(params)
+  params = sparsejax.apply_masks(params, state)
+  grads = jax.tree.map(lambda x: jnp.full_like(x, 0.5), params)
+  for call in range(1, 6):
+    updates, state = tx.update(grads, state, params)
+    params = optax.apply_updates(params, updates)
+    trace = optax.tree.get(state.inner_state, "trace")
+    restarted = call == (4 if masks_first else 3)
+    if restarted:
+      expected = 0.5 if masks_first else 0.0
+      np.testing.assert_array_equal(trace["b"], expected)
+      on = sparsejax.get_masks(state)["kernel"]
+      np.testing.assert_array_equal(trace["kernel"], jnp.where(on, expected, 0))
+  assert int(optax.tree.get(state.inner_state, "count")) == 5

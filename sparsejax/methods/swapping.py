@@ -1,5 +1,6 @@
 """Methods that exchange weights at a sparsity that is held, or rises."""
 
+import dataclasses
 import functools
 
 from sparsejax import checks, criteria, distributions, masks, schedules, scopes
@@ -158,6 +159,7 @@ def sparse_evolution(
   connectivity: float | None = None,
   regrow_by: Criterion = criteria.random,
   masks_first: bool = False,
+  restart_statistics: bool = False,
 ) -> MaskUpdate:
   """SET: exchanges the weights closest to zero for random ones.
 
@@ -183,6 +185,8 @@ def sparse_evolution(
     masks_first: an exchange comes before the step that follows its due step
       and not after the due step itself. So an evaluation at the end of an
       interval sees the masks that it was trained with, as for AccSET.
+    restart_statistics: an exchange gives momentum and the like of all weights
+      their first value, as the authors' code does.
 
   Raises:
     ValueError: unless exactly one of `sparsity` and `epsilon` is given.
@@ -226,6 +230,7 @@ def sparse_evolution(
     target=sparsity,
     order=Order.MASKS_FIRST if masks_first else Order.STEP_FIRST,
   )
+  method = dataclasses.replace(method, restarts_statistics=restart_statistics)
   if connectivity is None:
     return method
   return connected(method, rules.constant(float(connectivity)))
