@@ -71,6 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     print("interrupted; the same command goes on", file=sys.stderr)
     return _leave(INTERRUPTED, at_once=True)
   except Exception:
+    # A process that leaves by an exception waits minutes for the others, which
+    # wait for it: with several, it is told here and left at once.
     if jax.process_count() == 1:
       raise
     traceback.print_exc()

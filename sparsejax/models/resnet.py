@@ -90,16 +90,7 @@ class BasicBlock(nn.Module):
     y = conv(self.width, 3, stride=self.stride, name="conv1")(x)
     y = nn.relu(norm(name="norm1")(y))
     y = norm(name="norm2")(conv(self.width, 3, name="conv2")(y))
-    if x.shape != y.shape:
-      x = self.shortcut(
-        x,
-        self.width,
-        self.stride,
-        train=train,
-        kernel_init=self.kernel_init,
-        dtype=self.dtype,
-      )
-    return nn.relu(x + y)
+    return _joined(self, x, y, train)
 
 
 class Bottleneck(nn.Module):
@@ -128,16 +119,23 @@ class Bottleneck(nn.Module):
     y = conv(self.width, 3, stride=self.stride, name="conv2")(y)
     y = nn.relu(norm(name="norm2")(y))
     y = norm(name="norm3")(conv(4 * self.width, 1, name="conv3")(y))
-    if x.shape != y.shape:
-      x = self.shortcut(
-        x,
-        4 * self.width,
-        self.stride,
-        train=train,
-        kernel_init=self.kernel_init,
-        dtype=self.dtype,
-      )
-    return nn.relu(x + y)
+    return _joined(self, x, y, train)
+
+
+def _joined(
+  block: BasicBlock | Bottleneck, x: jax.Array, y: jax.Array, train: bool
+) -> jax.Array:
+  """Adds a block's input to its output, by its shortcut where shapes differ."""
+  if x.shape != y.shape:
+    x = block.shortcut(
+      x,
+      y.shape[-1],
+      block.stride,
+      train=train,
+      kernel_init=block.kernel_init,
+      dtype=block.dtype,
+    )
+  return nn.relu(x + y)
 
 
 class ResNet(nn.Module):
