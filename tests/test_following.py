@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from oracles.connectivity import WORKED_SHARES
 
 import sparsejax
 from sparsejax import connectivity, memories, methods, redistribution
@@ -31,25 +32,7 @@ def layers(**given):
   return Layers(**(none | given))
 
 
-@pytest.mark.parametrize(
-  "k, p, theta",
-  [
-    (0.0, 0.0, 1.0),
-    (0.0, 0.65, 0.35),
-    (0.0, 1.0, 0.0),
-    (0.5, 0.5, 0.75),
-    (0.5, 0.75, 0.5),
-    (0.5, 0.9, 0.25),
-    (-0.5, 0.5, 0.25),
-    (-0.5, 0.25, 0.5),
-    (-0.5, 0.1, 0.75),
-    (0.9, 0.5, 0.95),
-    (-0.9, 0.5, 0.05),
-    (0.3, -0.5, 1.0),
-    (0.3, 1.5, 0.0),
-    (0.0, math.nan, 1.0),
-  ],
-)
+@pytest.mark.parametrize("k, p, theta", WORKED_SHARES)
 def test_share_by_accuracy(k, p, theta):
   with jax.enable_x64(True):
     share = connectivity.by_accuracy(k)(layers(performance=jnp.float32(p)))

@@ -38,27 +38,7 @@ from sparsejax import redistribution as sparse_redistribution
 # The oracles, by hand
 
 
-@pytest.mark.parametrize(
-  "k, p, theta",
-  [
-    (0.0, 0.0, 1.0),
-    (0.0, 0.65, 0.35),
-    (0.0, 1.0, 0.0),
-    (0.5, 0.5, 0.75),
-    (0.5, 0.75, 0.5),
-    (0.5, 0.9, 0.25),
-    (-0.5, 0.5, 0.25),
-    (-0.5, 0.25, 0.5),
-    (-0.5, 0.1, 0.75),
-    (0.9, 0.5, 0.95),
-    (-0.9, 0.5, 0.05),
-    (0.9, 0.0, 1.0),
-    (-0.9, 1.0, 0.0),
-    (0.0, 1.5, 0.0),
-    (0.0, -0.5, 1.0),
-    (0.0, math.nan, 1.0),
-  ],
-)
+@pytest.mark.parametrize("k, p, theta", connectivity.WORKED_SHARES)
 def test_tunable_sigmoid(k, p, theta):
   assert connectivity.tunable_sigmoid(p, k) == pytest.approx(theta, abs=1e-15)
 

@@ -11,6 +11,28 @@ import numpy as np
 from oracles import network, ranking, swaps, training
 from oracles.network import sparse_leaves
 
+# (k, p, theta), worked by hand: the oracle and the library are held to them.
+WORKED_SHARES = (
+  (0.0, 0.0, 1.0),
+  (0.0, 0.65, 0.35),
+  (0.0, 1.0, 0.0),
+  (0.5, 0.5, 0.75),
+  (0.5, 0.75, 0.5),
+  (0.5, 0.9, 0.25),
+  (-0.5, 0.5, 0.25),
+  (-0.5, 0.25, 0.5),
+  (-0.5, 0.1, 0.75),
+  (0.9, 0.0, 1.0),
+  (0.9, 0.5, 0.95),
+  (-0.9, 0.5, 0.05),
+  (-0.9, 1.0, 0.0),
+  (0.0, 1.5, 0.0),
+  (0.0, -0.5, 1.0),
+  (0.3, 1.5, 0.0),
+  (0.3, -0.5, 1.0),
+  (0.0, math.nan, 1.0),
+)
+
 
 class UpdateThenStep:
   """Per-epoch methods: the masks first, then the step that follows.
