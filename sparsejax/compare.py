@@ -10,32 +10,19 @@ Prints test accuracies in %: mean ± standard deviation, and how many runs. Only
 the records of the runs are read. Exit status: 0 done, 2 bad input.
 """
 
-import argparse
 import csv
 import glob
 import pathlib
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
 from rich.console import Console
 from rich.table import Table
 
-from sparsejax import plots
+from sparsejax import arguments, plots
 from sparsejax.plots import comparison
 
 BAD_INPUT = 2
-
-
-class _InputError(Exception):
-  """What the user gave cannot work; the message says what would."""
-
-
-class _Parser(argparse.ArgumentParser):
-  """Tells of an error in one line."""
-
-  def error(self, message: str) -> NoReturn:
-    raise _InputError(message)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -53,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
   try:
     _compare(argv)
-  except (_InputError, ValueError) as error:
+  except ValueError as error:
     print(f"error: {error}", file=sys.stderr)
     return BAD_INPUT
   except OSError as error:
@@ -63,13 +50,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _compare(argv: Sequence[str]) -> None:
-  parser = _Parser(add_help=False, allow_abbrev=False)
+  parser = arguments.Parser()
   parser.add_argument("runs", nargs="*")
   parser.add_argument("--csv", type=pathlib.Path)
   parser.add_argument("--plot", type=pathlib.Path)
   asked = parser.parse_args(argv)
   if asked.plot is not None and not plots.has_matplotlib():
-    raise _InputError(
+    raise arguments.InputError(
       "`--plot` needs matplotlib: pip install 'sparsejax[plots]'."
     )
   done, unfinished = find(asked.runs)
@@ -100,23 +87,25 @@ def find(
     order.
 
   Raises:
-    _InputError: if one names nothing, or none of all is done.
+    arguments.InputError: if one names nothing, or none of all is done.
   """
   if not patterns:
-    raise _InputError("RUN is missing: give workdirs or a glob, 'runs/*'.")
+    raise arguments.InputError(
+      "RUN is missing: give workdirs or a glob, 'runs/*'."
+    )
   folders: dict[pathlib.Path, None] = {}
   for pattern in patterns:
     named = [pathlib.Path(name) for name in sorted(glob.glob(pattern))]
     runs = [run for path in named for run in _runs_in(path)]
     if not runs:
-      raise _InputError(
+      raise arguments.InputError(
         f"{pattern!r} names no run: there is no config.json in it, nor in a"
         " folder in it."
       )
     folders |= dict.fromkeys(runs)
   done = [path for path in folders if (path / "summary.json").exists()]
   if not done:
-    raise _InputError(f"None of {len(folders)} runs is done.")
+    raise arguments.InputError(f"None of {len(folders)} runs is done.")
   return done, [path for path in folders if path not in done]
 
 

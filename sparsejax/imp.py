@@ -14,24 +14,15 @@ round is a run of its own, and the same command goes on where it was. Exit
 status as that of sparsejax.train.
 """
 
-import argparse
 import math
 import pathlib
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
-from sparsejax import train
+from sparsejax import arguments, train
 from sparsejax.training import errors
 
 _MODES = ("rewind", "lr_rewind")
-
-
-class _Parser(argparse.ArgumentParser):
-  """Tells of an error in one line, as the trainer does."""
-
-  def error(self, message: str) -> NoReturn:
-    raise errors.InputError(message)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -72,7 +63,7 @@ def commands(argv: Sequence[str]) -> list[list[str]]:
   Raises:
     InputError: if an argument is missing or out of range.
   """
-  parser = _Parser(add_help=False, allow_abbrev=False)
+  parser = arguments.Parser()
   parser.add_argument("--workdir", type=pathlib.Path, required=True)
   parser.add_argument("--sparsity", type=float, required=True)
   parser.add_argument("--prune_fraction", type=float, default=0.2)

@@ -9,7 +9,7 @@ ROOT = pathlib.Path(__file__).parents[1] / "sparsejax"
 
 # A module may import modules of its own floor and of the floors before it.
 FLOORS = [
-  {"_version", "checks", "base"},
+  {"_version", "arguments", "checks", "base"},
   {"trees", "masks", "bitmasks", "criteria", "distributions", "schedules"},
   {"packing", "draws", "patterns", "scopes", "costs", "gradients"},
   {"view"},
@@ -37,8 +37,8 @@ ALLOWED = {  # rooms outside the core -> rooms of ours that they may import
   "plots": {"plots"},
   "training": CORE | {"training", "models", "data", "plots", "sparsejax"},
   "train": CORE | {"training", "plots", "sparsejax"},
-  "imp": {"train", "training"},
-  "compare": {"plots"},
+  "imp": {"arguments", "train", "training"},
+  "compare": {"arguments", "plots"},
 }
 
 

@@ -3,14 +3,11 @@
 import difflib
 from collections.abc import Iterable
 
+from sparsejax.arguments import InputError
+
+__all__ = ["InputError", "unknown"]
+
 _MANY, _FEW = 40, 5
-
-
-class InputError(ValueError):
-  """Bad input: its message alone is shown, and the exit status is 2.
-
-  The message names the argument, the value, the rule and the way out.
-  """
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> InputError:
