@@ -111,8 +111,10 @@ def _follow(
   """Returns what a run shows after each of its epochs."""
   assert steps.dispatch == steps.per_epoch
   curves: dict[str, Any] = {"epoch": [], **{name: [] for name in CURVES}}
+  total = 0
   for epoch in range(1, steps.total // steps.per_epoch + 1):
     state, metrics = feed.train(state)
+    total = int(metrics.stats["total"][-1])
     if feed.hear is not None:
       state = feed.hear(state)
     totals = mesh.fetch(feed.judge["test"](state))
@@ -121,7 +123,7 @@ def _follow(
     curves["test_accuracy"].append(round(int(totals.correct) / examples, 5))
     curves["test_loss"].append(round(float(totals.loss) / examples, 5))
     curves["active"].append(int(metrics.stats["active"][-1]))
-  return curves | {"total": int(metrics.stats["total"][-1])}
+  return curves | {"total": total}
 
 
 def table(runs: report.Runs) -> str:
