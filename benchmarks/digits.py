@@ -10,9 +10,12 @@ that the results hold already are not repeated. It needs matplotlib:
 
 import argparse
 import pathlib
+from collections.abc import Callable
 
 import report
 import sweep
+
+from sparsejax import imp
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = ROOT / "configs" / "digits.py"
@@ -57,15 +60,12 @@ METHODS: dict[str, tuple[str, ...]] = {
   "granet + rewind": ("retrain", "--config.init_mode=rewind"),
   "granet + lr_rewind": ("retrain", "--config.init_mode=lr_rewind"),
   "granet + reinit": ("retrain", "--config.init_mode=reinit"),
+  "imp": ("retrain", "--config.init_mode=rewind"),
 }
-# Those that train the masks of another method again. A run has its seed; one
-# that draws new weights has another.
-BEFORE = {
-  "granet + rewind": "granet",
-  "granet + lr_rewind": "granet",
-  "granet + reinit": "granet",
-}
+# A run has its seed; one that draws new weights has another.
 SEED_SHIFTS = {"granet + reinit": 100}
+# Iterative magnitude pruning: what each round removes.
+PRUNE_FRACTION = 0.2
 # Curves that share a panel of the plot.
 PANELS = {
   "Fixed masks, and pruning at once": ("static", "one_shot", "small_dense"),
@@ -100,6 +100,7 @@ PANELS = {
     "granet + rewind",
     "granet + lr_rewind",
     "granet + reinit",
+    "imp",
   ),
 }
 
@@ -114,17 +115,48 @@ def cells(config: pathlib.Path = CONFIG, words: str = "") -> list[sweep.Cell]:
   found = [sweep.Cell("dense", None, (f"--config={config}:dense{words}",))]
   for title, (method, *changes) in METHODS.items():
     for sparsity in SPARSITIES:
-      asked = f",sparsity={sparsity}{words}"
-      before = BEFORE.get(title)
-      cell = sweep.Cell(
-        title,
-        sparsity,
-        (f"--config={config}:{method}{asked}", *changes),
-        before=(f"--config={config}:{before}{asked}",) if before else (),
-        seed_shift=SEED_SHIFTS.get(title, 0),
+      earlier = BEFORE.get(title, _nothing)(sparsity, *changes)
+      found.append(
+        sweep.Cell(
+          title,
+          sparsity,
+          (f"--config={config}:{method},sparsity={sparsity}{words}", *changes),
+          before=tuple(
+            (f"--config={config}:{options}{words}", *others)
+            for options, *others in earlier
+          ),
+          seed_shift=SEED_SHIFTS.get(title, 0),
+        )
       )
-      found.append(cell)
   return found
+
+
+def _nothing(sparsity: float, *changes: str) -> list[tuple[str, ...]]:
+  """Returns no earlier runs."""
+  del sparsity, changes
+  return []
+
+
+def _granet(sparsity: float, *changes: str) -> list[tuple[str, ...]]:
+  """Returns the one run that finds the masks."""
+  del changes
+  return [(f"granet,sparsity={sparsity}",)]
+
+
+def _rounds(sparsity: float, *changes: str) -> list[tuple[str, ...]]:
+  """Returns the rounds before the last: a dense one, then sparser ones."""
+  *targets, _ = imp.sparsities(sparsity, PRUNE_FRACTION)
+  later = [(f"retrain,sparsity={each!r}", *changes) for each in targets]
+  return [("dense",), *later]
+
+
+# What is run before: options of the config, and changes to it.
+BEFORE: dict[str, Callable[..., list[tuple[str, ...]]]] = {
+  "granet + rewind": _granet,
+  "granet + lr_rewind": _granet,
+  "granet + reinit": _granet,
+  "imp": _rounds,
+}
 
 
 def main() -> None:

@@ -34,16 +34,16 @@ class Cell(NamedTuple):
     title: its row in the table.
     sparsity: its column; `None` for a dense network.
     argv: arguments of the trainer, without the seed.
-    before: arguments of an earlier run, which `config.init_from` will name;
-      empty where there is none.
-    seed_shift: added to the seed of the run itself, not to that of the earlier
-      one, where the two must differ.
+    before: arguments of the earlier runs, first to last; `config.init_from` of
+      each, and of the run itself, will name the one before it.
+    seed_shift: added to the seed of the run itself, not to those of earlier
+      ones, where they must differ.
   """
 
   title: str
   sparsity: float | None
   argv: tuple[str, ...]
-  before: tuple[str, ...] = ()
+  before: tuple[tuple[str, ...], ...] = ()
   seed_shift: int = 0
 
 
@@ -78,8 +78,8 @@ def run(
   for (cell, seed), known in wanted.items():
     if known not in found:
       missing.setdefault(cell, []).append(seed)
-  done = 0
-  for records in _train_all(missing, jobs, trained_by or train):
+  done, tasks = 0, _tasks(missing)
+  for records in _train_all(tasks, jobs, trained_by or train):
     done += 1
     found |= {record["config"]: record for record in records}
     kept = [found[known] for known in wanted.values() if known in found]
@@ -87,7 +87,7 @@ def run(
     mean = np.mean([record["test_accuracy"] for record in records])
     first = records[0]
     print(
-      f"{done}/{len(missing)}  {first['title']}  {first['sparsity'] or ''}"
+      f"{done}/{len(tasks)}  {first['title']}  {first['sparsity'] or ''}"
       f"  {mean:.2%} test accuracy",
       flush=True,
     )
@@ -147,29 +147,45 @@ def train(cell: Cell, seeds: Sequence[int]) -> list[dict[str, Any]]:
   return records
 
 
+def _tasks(missing: dict[Cell, list[int]]) -> list[tuple[Cell, list[int]]]:
+  """Returns what one process does at a time.
+
+  Seeds with earlier runs share little, and are apart; those with most come
+  first, so that none is left alone at the end.
+  """
+  tasks = []
+  for cell, seeds in missing.items():
+    if cell.before:
+      tasks += [(cell, [seed]) for seed in seeds]
+    else:
+      tasks.append((cell, seeds))
+  return sorted(tasks, key=lambda task: len(task[0].before), reverse=True)
+
+
 def _train_all(
-  missing: dict[Cell, list[int]],
+  tasks: Sequence[tuple[Cell, list[int]]],
   jobs: int,
   trained_by: Callable[..., list[dict[str, Any]]],
 ) -> Iterator[list[dict[str, Any]]]:
   """Yields the records of each cell when it is done."""
   if jobs == 1:
-    yield from (trained_by(*item) for item in missing.items())
+    yield from (trained_by(*task) for task in tasks)
     return
   # Forking a process that runs jax's threads can hang it.
   context = multiprocessing.get_context("spawn")
   with concurrent.futures.ProcessPoolExecutor(jobs, context) as pool:
-    futures = [pool.submit(trained_by, *item) for item in missing.items()]
+    futures = [pool.submit(trained_by, *task) for task in tasks]
     for future in concurrent.futures.as_completed(futures):
       yield future.result()
 
 
 def config_of(cell: Cell, seed: int) -> Any:
   """Returns the config of one run, which names the one before by its digest."""
-  if not cell.before:
-    return _config(cell, seed)
-  earlier = build.resolved(command.parse(_earlier(cell, seed)).config)
-  return _config(cell, seed, digest(earlier))
+  known = None
+  for argv in cell.before:
+    earlier = command.parse(_argv(argv, seed, known)).config
+    known = digest(build.resolved(earlier))
+  return _config(cell, seed, known)
 
 
 def digest(config: dict[str, Any]) -> str:
@@ -184,16 +200,18 @@ def relative(arg: str) -> str:
 
 
 def _begin(cell: Cell, seed: int) -> tuple[build.Experiment, step.TrainState]:
-  """Returns an experiment and its first state, after the run before it."""
-  if not cell.before:
-    return _first(_config(cell, seed))
+  """Returns an experiment and its first state, after the runs before it."""
   with tempfile.TemporaryDirectory() as folder:
-    earlier = [*_earlier(cell, seed), f"--workdir={folder}"]
-    with contextlib.redirect_stdout(io.StringIO()):  # Its own lines and table.
-      status = trainer.main(earlier)
-    if status:
-      raise RuntimeError(f"{earlier} ended with {status}")
-    return _first(_config(cell, seed, folder))
+    last = None
+    for number, argv in enumerate(cell.before):
+      place = f"{folder}/{number}"
+      earlier = [*_argv(argv, seed, last), f"--workdir={place}"]
+      with contextlib.redirect_stdout(io.StringIO()):  # Its lines and table.
+        status = trainer.main(earlier)
+      if status:
+        raise RuntimeError(f"{earlier} ended with {status}")
+      last = place
+    return _first(_config(cell, seed, last))
 
 
 def _first(config: Any) -> tuple[build.Experiment, step.TrainState]:
@@ -201,15 +219,14 @@ def _first(config: Any) -> tuple[build.Experiment, step.TrainState]:
   return experiment, start.begin(experiment, mesh.data_mesh())
 
 
-def _earlier(cell: Cell, seed: int) -> list[str]:
-  return [*cell.before, f"--config.seed={seed}"]
-
-
-def _config(cell: Cell, seed: int, init_from: str | None = None) -> Any:
-  argv = [*cell.argv, f"--config.seed={seed + cell.seed_shift}"]
-  if init_from is not None:
-    argv.append(f"--config.init_from={init_from}")
+def _config(cell: Cell, seed: int, init_from: str | None) -> Any:
+  argv = _argv(cell.argv, seed + cell.seed_shift, init_from)
   return command.parse(argv).config
+
+
+def _argv(argv: Sequence[str], seed: int, init_from: str | None) -> list[str]:
+  after = [] if init_from is None else [f"--config.init_from={init_from}"]
+  return [*argv, f"--config.seed={seed}", *after]
 
 
 def _read(path: pathlib.Path) -> list[dict[str, Any]]:
