@@ -8,7 +8,8 @@ The option string names a row of a paper's table, such as
 
 Model, data set and method stand in any order; the keys are `seed`, `epochs` and
 `batch_size` of the run, `sparsity`, `initial_sparsity`, `regrow_fraction`,
-`every_steps`, `end_epochs`, `distribution` and `scope` of the method, and
+`every_steps`, `every_epochs`, `end_epochs`, `distribution`, `scope`, `storage`,
+`curve` and `regrow_by` of the method, and
 `recipe`: how it is trained. `runlocal` is for 20 steps of a narrow network on
 made-up images.
 
@@ -43,9 +44,13 @@ _METHOD_KEYS: dict[str, Any] = {
   "initial_sparsity": float,
   "regrow_fraction": float,
   "every_steps": int,
+  "every_epochs": float,
   "end_epochs": float,
   "distribution": str,
   "scope": str,
+  "storage": str,
+  "curve": str,
+  "regrow_by": str,
 }
 # Methods that take no sparsity, or have one of their own.
 _UNASKED = ("dense", "retrain", "str")
@@ -208,6 +213,8 @@ def _method(
   if name not in _UNASKED:
     given = {"sparsity": 0.9, **given}
   asked = {key: chosen[key] for key in _METHOD_KEYS if chosen[key] is not None}
+  if "every_epochs" in asked:  # Steps would win.
+    given.pop("every_steps", None)
   return build.section("method", name, **{**given, **asked})
 
 
@@ -237,6 +244,7 @@ def _timing(
     # As many as DSR's paper exchanges in its wide ResNet.
     "dsr": {"end_epochs": epochs, "prune_count": 20_000, **exchange},
     "optg": {},
-    "str": {},
+    # The decay moves the thresholds, and so sets the sparsity.
+    "str": {"threshold_weight_decay": recipe["optimizer"]["weight_decay"]},
     "top_kast": {"backward_sparsity": 0.8},
   }

@@ -43,9 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
   except errors.InputError as error:
     print(f"error: {error}", file=sys.stderr)
     return train.BAD_INPUT
-  for number, command in enumerate(rounds):
-    print(f"Round {number} of {len(rounds) - 1}", flush=True)
-    status = train.main(command)
+  titles = [
+    f"Round {number} of {len(rounds) - 1}" for number in range(len(rounds))
+  ]
+  for status in train.each(zip(titles, rounds, strict=True)):
     if status:
       return status
   return 0

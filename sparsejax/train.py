@@ -9,12 +9,13 @@ Exit status: 0 done, 2 bad input, 3 a number was not finite, 130 interrupted,
 143 stopped by SIGTERM after saving.
 """
 
+import contextlib
 import datetime
 import os
 import pathlib
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -38,11 +39,17 @@ from sparsejax.training import (
 BAD_INPUT, INTERRUPTED = 2, 130
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(
+  argv: Sequence[str] | None = None,
+  *,
+  stop: processes.StopRequest | None = None,
+) -> int:
   """Run a command line and turn every way to end into an exit status.
 
   Args:
     argv: the arguments without the program's name; `sys.argv` by default.
+    stop: asked at the end of each dispatch; SIGTERM is listened to where there
+      is none.
 
   Returns:
     The exit status.
@@ -54,7 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   # Orbax tells every save at this level; it is noise between our lines.
   absl_logging.set_verbosity(absl_logging.ERROR)
   try:
-    with processes.stop_on_sigterm() as stop:
+    with contextlib.ExitStack() as stack:
+      if stop is None:
+        stop = stack.enter_context(processes.stop_on_sigterm())
       return _leave(train(command.parse(argv), stop))
   except (errors.InputError, checkpoints.CheckpointError) as error:
     print(f"error: {error}", file=sys.stderr)
@@ -77,6 +86,24 @@ def main(argv: Sequence[str] | None = None) -> int:
       raise
     traceback.print_exc()
     return _leave(1, at_once=True)
+
+
+def each(runs: Iterable[tuple[str, Sequence[str]]]) -> Iterator[int]:
+  """Run command lines one after the other, in this process.
+
+  SIGTERM stops the run that it finds, and every later one as it begins.
+
+  Args:
+    runs: a line that says what comes, and the arguments of each run.
+
+  Yields:
+    The exit status of each, before the next one starts.
+  """
+  with processes.stop_on_sigterm() as stop:
+    for title, argv in runs:
+      print(title, flush=True)
+      yield main(argv, stop=stop)
+      jax.clear_caches()  # No other run has the same programs.
 
 
 def train(asked: command.Command, stop: processes.StopRequest) -> int:

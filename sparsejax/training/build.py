@@ -31,6 +31,7 @@ KINDS = {
     "method",
     {**methods.METHODS, **plans.METHODS},
     named={
+      "curve": methods.CURVES,
       "distribution": methods.DISTRIBUTIONS,
       "regrow_by": methods.REGROW_BY,
       "scope": methods.SCOPES,
@@ -48,6 +49,7 @@ _VALUES = {
   "epochs": float,
   "epochs_multiplier": float,
   "batch_size": int,
+  "microbatches": int,
   "dispatch_steps": int,
   "log_every_steps": int,
   "eval_every_epochs": float,
@@ -57,6 +59,7 @@ _VALUES = {
   "ema_decay": float,
   "select": list,
   "dense": list,
+  "sparsities": list,
   "keep_steps": list,
   "init_mode": str,
   "init_step": int,
@@ -127,9 +130,9 @@ class Experiment(NamedTuple):
     return tuple(self.config["select"]) or None
 
   @property
-  def overrides(self) -> dict[str, str]:
-    """What stays dense, as `sparsify` takes it."""
-    return {glob: "dense" for glob in self.config["dense"]}
+  def overrides(self) -> dict[str, str | float]:
+    """What stays dense or has a sparsity of its own, as `sparsify` takes it."""
+    return _overrides(self.config)
 
 
 def section(kind: str, name: str, **given: Any) -> dict[str, Any]:
@@ -149,11 +152,12 @@ def section(kind: str, name: str, **given: Any) -> dict[str, Any]:
   return schema.section(KINDS[kind], name, given)
 
 
-def build(config: ConfigDict) -> Experiment:
+def build(config: ConfigDict, data: Dataset | None = None) -> Experiment:
   """Turn a config into an experiment.
 
   Args:
     config: as a file in `configs/` makes it, overrides included.
+    data: what is trained on; that of the config where it is `None`.
 
   Returns:
     The experiment. Nothing is compiled yet.
@@ -164,7 +168,7 @@ def build(config: ConfigDict) -> Experiment:
   plain = resolved(config)
   _check_keys(plain)
   timed = _stretched(plain)
-  dataset = schema.call(KINDS["data"], "config.data", plain["data"], {})
+  dataset = data or _dataset(plain)
   steps = _steps(timed, dataset.train.examples)
   fed = {
     "classes": dataset.classes,
@@ -189,7 +193,7 @@ def build(config: ConfigDict) -> Experiment:
   )
   steps = _on_grid(steps, plain, source)
   before = earlier.look(plain, retrains=plan.retrains)
-  model = _model(plain, fed, plan, dataset)
+  model, configured = _models(plain, fed, plan, dataset)
   key = jax.random.key(plain["seed"])
   mask_key = jax.random.fold_in(key, _MASK_KEY)
   tx_with = _transformation(plain, inner, plan.method, mask_key)
@@ -207,7 +211,7 @@ def build(config: ConfigDict) -> Experiment:
     init_key=init_key,
     data_key=data_key,
     mask_key=mask_key,
-    prices=_prices(setup, init_key, data_key, dataset.example),
+    prices=_prices(setup, configured, init_key, data_key, dataset.example),
     target_sparsity=_target(plan, before),
     warnings=_late_schedules(timed, fed),
   )
@@ -222,9 +226,14 @@ def usual() -> dict[str, Any]:
     whose weights are kept for such runs, on the grid of `dispatch_steps`;
     `epochs_multiplier`: how much later the run and its milestones end;
     `performance`: what a method is told that follows how well the epochs went
-    (`performance.source` has the rule).
+    (`performance.source` has the rule); `microbatches`: parts of a batch whose
+    gradients are taken one after the other; `sparsities`: layers with a
+    sparsity of their own, as `("classifier/*=0.8",)`, which the others make up
+    for.
   """
   return {
+    "microbatches": 1,
+    "sparsities": (),
     "performance": config_dict.placeholder(str),
     "init_from": config_dict.placeholder(str),
     "init_mode": "rewind",
@@ -276,6 +285,7 @@ def _steps(plain: Mapping[str, Any], examples: int) -> Steps:
   _at_least(plain, "log_every_steps", 1)
   _at_least(plain, "dispatch_steps", 1)
   _at_least(plain, "batch_size", 1)
+  _at_least(plain, "microbatches", 1)
   for key in ("label_smoothing", "ema_decay"):
     if not 0 <= plain[key] < 1:
       raise errors.InputError(
@@ -287,6 +297,7 @@ def _steps(plain: Mapping[str, Any], examples: int) -> Steps:
         f"`config.{key}` must be above 0 and finite, got {plain[key]}."
       )
   batch_size, devices = plain["batch_size"], jax.device_count()
+  microbatches = plain["microbatches"]
   if batch_size > examples:
     raise errors.InputError(
       f"`config.batch_size` must be at most {examples}, the training"
@@ -296,6 +307,11 @@ def _steps(plain: Mapping[str, Any], examples: int) -> Steps:
     raise errors.InputError(
       f"`config.batch_size` must be a multiple of {devices}, the devices"
       f" that share a batch, got {batch_size}."
+    )
+  if batch_size // devices % microbatches:
+    raise errors.InputError(
+      f"`config.microbatches` must divide {batch_size // devices}, the examples"
+      f" of a batch on each device, got {microbatches}."
     )
   per_epoch = examples // batch_size
 
@@ -379,6 +395,23 @@ def _kept_steps(
   return tuple(plain["keep_steps"])
 
 
+def _overrides(plain: Mapping[str, Any]) -> dict[str, str | float]:
+  """Returns what the config says of single layers, as `sparsify` takes it."""
+  found: dict[str, str | float] = {}
+  for item in plain["sparsities"]:
+    glob, _, value = str(item).rpartition("=")
+    try:
+      found[glob] = float(value)
+    except ValueError:
+      glob = ""
+    if not glob:
+      raise errors.InputError(
+        f"`config.sparsities` must hold items like 'classifier/*=0.8', got"
+        f" {item!r}."
+      )
+  return found | {glob: "dense" for glob in plain["dense"]}
+
+
 def _at_least(plain: Mapping[str, Any], key: str, least: int) -> None:
   if plain[key] < least:
     raise errors.InputError(
@@ -386,13 +419,17 @@ def _at_least(plain: Mapping[str, Any], key: str, least: int) -> None:
     )
 
 
-def _model(
+def _dataset(plain: Mapping[str, Any]) -> Dataset:
+  return schema.call(KINDS["data"], "config.data", plain["data"], {})
+
+
+def _models(
   plain: Mapping[str, Any],
   fed: Mapping[str, Any],
   plan: plans.Plan,
   dataset: Dataset,
-) -> nn.Module:
-  """Builds the model that the config names, or what the plan makes of it."""
+) -> tuple[nn.Module, nn.Module]:
+  """Returns what the plan makes of the config's model, and that model."""
 
   def make(**changes: Any) -> nn.Module:
     values = {**plain["model"], **changes}
@@ -408,14 +445,13 @@ def _model(
   def sparse(model: nn.Module) -> int:
     params = params_of(model)
     chosen = trees.select_leaves(params, plain["select"] or None)
-    overrides = {glob: "dense" for glob in plain["dense"]}
-    return sum(trees.layout(params, chosen, overrides).sizes)
+    return sum(trees.layout(params, chosen, _overrides(plain)).sizes)
 
   def parameters(model: nn.Module) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(params_of(model)))
 
   try:
-    return plan.model(make, plans.Size(sparse, parameters))
+    return plan.model(make, plans.Size(sparse, parameters)), make()
   except ValueError as error:
     raise errors.InputError(f"`config.method`: {error}") from error
 
@@ -439,7 +475,7 @@ def _transformation(
     sparsejax.track_ever_active(method),
     key=key,
     select=plain["select"] or None if masks is None else None,
-    overrides={glob: "dense" for glob in plain["dense"]},
+    overrides=_overrides(plain),
     masks=masks,
   )
 
@@ -468,6 +504,7 @@ def _setup(
     ema_decay=plain["ema_decay"],
     dense_gradient=gradients.dense_gradient(method),
     performance=source,
+    microbatches=plain["microbatches"],
   )
 
 
@@ -489,12 +526,18 @@ def _late_schedules(
 
 def _prices(
   setup: step.Setup,
+  configured: nn.Module,
   init_key: jax.Array,
   data_key: jax.Array,
   example: Any,
 ) -> meter.Prices:
-  """Traces the network, so that what cannot work fails here."""
-  try:
+  """Traces the network, so that what cannot work fails here.
+
+  Ratios are to the config's model, where a narrower one is trained as well.
+  """
+  image = jax.ShapeDtypeStruct(example.shape, jnp.float32)
+
+  def prices_of(setup: step.Setup) -> meter.Prices:
     state = jax.eval_shape(
       functools.partial(step.initial_state, setup), init_key, data_key, example
     )
@@ -502,8 +545,15 @@ def _prices(
       setup.model,
       {"params": state.params, **state.model_state},
       jax.eval_shape(sparsejax.get_masks, state.opt_state),
-      jax.ShapeDtypeStruct(example.shape, jnp.float32),
+      image,
       batch_size=setup.batch_size,
     )
+
+  try:
+    found = prices_of(setup)
+    if setup.model == configured:
+      return found
+    whole = prices_of(setup._replace(model=configured))
+    return found._replace(reference=whole.reference)
   except ValueError as error:
     raise errors.InputError(f"The experiment cannot start: {error}") from error

@@ -42,6 +42,8 @@ class Prices(NamedTuple):
     other_macs: multiply-adds of everything else.
     batch_size: examples of a step.
     costs: of the dense network, by name of the leaf.
+    reference: multiply-adds of the network that ratios are to: the dense one,
+      or that which a narrower one stands for.
   """
 
   macs: tuple[int, ...]
@@ -49,6 +51,7 @@ class Prices(NamedTuple):
   other_macs: int
   batch_size: int
   costs: costs.Costs
+  reference: int
 
 
 def start(opt_state: Any) -> Meter:
@@ -129,6 +132,7 @@ def prices(
     other_macs=found.dense - sum(macs),
     batch_size=batch_size,
     costs=found,
+    reference=found.dense,
   )
 
 
@@ -149,9 +153,9 @@ def row(meter: Meter, steps: int, prices: Prices) -> dict[str, float]:
   spent = training(meter, steps, prices)
   return {
     "inference_flops": costs.FLOPS_PER_MAC * macs,
-    "inference_flops_ratio": macs / prices.costs.dense,
+    "inference_flops_ratio": macs / prices.reference,
     "training_flops": costs.FLOPS_PER_MAC * prices.batch_size * spent,
-    "training_flops_ratio": spent / (3 * prices.costs.dense * steps),
+    "training_flops_ratio": spent / (3 * prices.reference * steps),
   }
 
 

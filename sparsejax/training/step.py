@@ -44,6 +44,9 @@ class Setup(NamedTuple):
       that are off.
     performance: where the number comes from that the method follows, one of
       `performance.SOURCES`; `None` where it follows nothing.
+    microbatches: parts of a batch whose gradients are taken one after the
+      other, for networks whose activations do not fit at once; divides
+      `batch_size`.
     shard: says how an array with a leading batch axis lies on the devices.
   """
 
@@ -61,6 +64,7 @@ class Setup(NamedTuple):
   ema_decay: float = 0.0
   dense_gradient: DenseGradient = "never"
   performance: str | None = None
+  microbatches: int = 1
   shard: Callable[[jax.Array], jax.Array] = lambda x: x
 
 
@@ -434,16 +438,10 @@ def _train_step(
   labels = setup.shard(jnp.asarray(batch.labels))
   images = setup.shard(images)
 
-  def loss_of(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
-    logits, model_state = _apply(
-      setup, params, state.model_state, images, dropout_key=_dropout_key(state)
-    )
-    losses = _losses(logits, labels, setup.label_smoothing)
-    return losses.mean(), (logits, model_state)
-
-  (loss, (logits, model_state)), grads = jax.value_and_grad(
-    loss_of, has_aux=True
-  )(state.params)
+  found, model_state = _gradient(
+    setup, state, Split(images, labels), _dropout_key(state)
+  )
+  loss, grads = found.loss, found.grads
   updates, opt_state = setup.tx.update(
     grads,
     state.opt_state,
@@ -457,7 +455,7 @@ def _train_step(
   grad_norm = optax.tree.norm(grads)
   metrics = Metrics(
     loss=loss,
-    accuracy=(logits.argmax(-1) == labels).mean(dtype=jnp.float32),
+    accuracy=found.accuracy,
     grad_norm=grad_norm,
     finite=jnp.isfinite(loss) & jnp.isfinite(grad_norm),
     stats=sparsejax.stats(opt_state),
@@ -480,6 +478,78 @@ def _train_step(
     ),
   )
   return new_state, metrics
+
+
+class _Found(NamedTuple):
+  """Of a batch, in the mean: float32[] loss and accuracy, and the gradient."""
+
+  loss: jax.Array
+  accuracy: jax.Array
+  grads: Any
+
+
+def _gradient(
+  setup: Setup, state: TrainState, batch: Split, dropout_key: jax.Array
+) -> tuple[_Found, Any]:
+  """Returns the mean over a batch and the model's other collections.
+
+  Microbatches follow one another: batch norm sees each by itself, and its
+  running statistics pass from one to the next. The optimizer sees their mean,
+  so a step, and a mask update, is one of the whole batch.
+  """
+  parts = setup.microbatches
+  if parts == 1:
+    return _gradient_of_part(
+      setup, state.params, state.model_state, batch, dropout_key
+    )
+
+  def one(carry: tuple[_Found, Any], part: tuple) -> tuple:
+    total, model_state = carry
+    batch, index = part
+    found, model_state = _gradient_of_part(
+      setup,
+      state.params,
+      model_state,
+      jax.tree.map(setup.shard, batch),
+      jax.random.fold_in(dropout_key, index),
+    )
+    return (jax.tree.map(jnp.add, total, found), model_state), None
+
+  # Every device splits its own share: no example moves between them.
+  split = jax.tree.map(
+    lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch
+  )
+  zero = jnp.zeros((), jnp.float32)
+  start = _Found(zero, zero, jax.tree.map(jnp.zeros_like, state.params))
+  (total, model_state), _ = jax.lax.scan(
+    one, (start, state.model_state), (split, jnp.arange(parts))
+  )
+  return jax.tree.map(lambda x: x / parts, total), model_state
+
+
+def _gradient_of_part(
+  setup: Setup,
+  params: Any,
+  model_state: Any,
+  batch: Split,
+  dropout_key: jax.Array,
+) -> tuple[_Found, Any]:
+  """Returns the same of examples that the model sees at once."""
+  labels = jnp.asarray(batch.labels)
+
+  def loss_of(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
+    images = jnp.asarray(batch.images)
+    logits, changed = _apply(
+      setup, params, model_state, images, dropout_key=dropout_key
+    )
+    losses = _losses(logits, labels, setup.label_smoothing)
+    return losses.mean(), (logits, changed)
+
+  (loss, (logits, changed)), grads = jax.value_and_grad(loss_of, has_aux=True)(
+    params
+  )
+  accuracy = (logits.argmax(-1) == labels).mean(dtype=jnp.float32)
+  return _Found(loss, accuracy, grads), changed
 
 
 def _averaged(setup: Setup, average: Any, params: Any) -> Any:
