@@ -230,6 +230,8 @@ def _timing(
   if chosen["runlocal"]:
     exchange = at_random = {"every_steps": 4}
   end = epochs * ((80 if chosen["initial_sparsity"] else 110) / 160)
+  if chosen["curve"] == "sigmoid":  # OptG's rises over the whole run.
+    end = epochs * 1.0
   return {
     "one_shot": {"at_epochs": epochs / 2},
     "gmp": {"end_epochs": end, **exchange},

@@ -113,7 +113,7 @@ def _recipes(model: str) -> dict[str, dict[str, Any]]:
   """Returns how the papers train.
 
   `exchange` is the interval between two mask updates, `end` the share of the
-  run at which pruning ends.
+  run at which pruning ends, `begin` that at which it begins, if not at once.
   """
   return {
     # Liu et al. (2021), Table 7 and code: no decay on what it calls `bn*`,
@@ -148,6 +148,9 @@ def _recipes(model: str) -> dict[str, dict[str, Any]]:
       },
       "exchange": {"every_steps": 100},
       "end": 25_000 / 32_000,
+      # Its gradual pruning begins at step 10,000.
+      "begin": 10_000 / 32_000,
+      "gradual": {"every_steps": 1000},
     },
     # Zhang et al. (2022): rate and decay as in the paper, the rest as in its
     # code.
@@ -223,14 +226,20 @@ def _method(
   """Returns the method's section; every sparse method is asked for 90 %."""
   name = chosen["method"]
   exchange = {"every_steps": 4} if chosen["runlocal"] else recipe["exchange"]
-  end = {"end_epochs": epochs * recipe["end"]}
+  # OptG's equation 16 rises over the whole run.
+  whole = chosen["curve"] == "sigmoid"
+  end = {"end_epochs": epochs * (1.0 if whole else recipe["end"])}
+  gradual = {**exchange, **end}
+  if "begin" in recipe:
+    gradual |= {"begin_epochs": epochs * recipe["begin"]}
+    gradual |= {} if chosen["runlocal"] else recipe["gradual"]
   given = {
     "one_shot": {"at_epochs": epochs / 2},
-    "gmp": {**end, **exchange},
+    "gmp": gradual,
     "dpf": end,
     "granet": {**end, **exchange},
     "rigl": {
-      "end_epochs": epochs * max(recipe["end"], 0.75),
+      "end_epochs": epochs * (1.0 if whole else max(recipe["end"], 0.75)),
       **exchange,
     },
     "rigl_itop": exchange,

@@ -10,16 +10,12 @@ Prints test accuracies in %: mean ± standard deviation, and how many runs. Only
 the records of the runs are read. Exit status: 0 done, 2 bad input.
 """
 
-import csv
 import glob
 import pathlib
 import sys
 from collections.abc import Sequence
 
-from rich.console import Console
-from rich.table import Table
-
-from sparsejax import arguments, plots
+from sparsejax import arguments, plots, tabulate
 from sparsejax.plots import comparison
 
 BAD_INPUT = 2
@@ -62,7 +58,7 @@ def _compare(argv: Sequence[str]) -> None:
   done, unfinished = find(asked.runs)
   results = comparison.read_results(done)
   found = comparison.cells(results)
-  _print(comparison.rows(found))
+  tabulate.show(comparison.rows(found))
   for line in comparison.repeated(results):
     print(f"note: {line}")
   if unfinished:
@@ -115,32 +111,6 @@ def _runs_in(path: pathlib.Path) -> list[pathlib.Path]:
   return sorted(found.parent for found in path.glob("*/config.json"))
 
 
-def _print(rows: Sequence[tuple[str, ...]]) -> None:
-  """Prints a table; columns between bars where no terminal shows it."""
-  console = Console()
-  header, *body = rows
-  if console.is_terminal:
-    table = Table()
-    for number, name in enumerate(header):
-      table.add_column(name, justify="right" if number else "left")
-    for row in body:
-      table.add_row(*row)
-    console.print(table)
-    return
-  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-
-  def line(row: Sequence[str]) -> str:
-    first, *others = (
-      cell.rjust(width) if number else cell.ljust(width)
-      for number, (cell, width) in enumerate(zip(row, widths, strict=True))
-    )
-    return f"| {' | '.join([first, *others])} |"
-
-  rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-  for row in (header, rule, *body):
-    print(line(row))
-
-
 def _write_csv(
   results: Sequence[comparison.Result], path: pathlib.Path
 ) -> None:
@@ -150,11 +120,7 @@ def _write_csv(
     | {k: v for k, v in r.summary.items() if not isinstance(v, list | dict)}
     for r in results
   ]
-  names = list(dict.fromkeys(name for record in records for name in record))
-  with open(path, "w", encoding="utf-8", newline="") as file:
-    writer = csv.DictWriter(file, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(records)
+  tabulate.write_csv(records, path)
 
 
 if __name__ == "__main__":

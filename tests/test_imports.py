@@ -29,7 +29,7 @@ ROOMS = {
   "grain": {"data"},
   "sklearn": {"data"},
   "tensorboardX": {"training"},
-  "rich": {"training", "train", "compare"},
+  "rich": {"training", "train", "tabulate"},
 }
 ALLOWED = {  # rooms outside the core -> rooms of ours that they may import
   "models": {"models"},
@@ -38,7 +38,10 @@ ALLOWED = {  # rooms outside the core -> rooms of ours that they may import
   "training": CORE | {"training", "models", "data", "plots", "sparsejax"},
   "train": CORE | {"training", "plots", "sparsejax"},
   "imp": {"arguments", "train", "training"},
-  "compare": {"arguments", "plots"},
+  "compare": {"arguments", "plots", "tabulate"},
+  "papers": set(),
+  "tabulate": set(),
+  "reproduce": {"arguments", "papers", "tabulate", "train", "training"},
 }
 
 

@@ -71,6 +71,11 @@ def flag_help() -> str:
   return _flags().get_help()
 
 
+def flag_names() -> list[str]:
+  """Returns the names of the flags, without those of a config."""
+  return sorted(set(_flags()) - {"workdir"})
+
+
 def _flags() -> flags.FlagValues:
   """Defines the flags, anew for each command line."""
   values = flags.FlagValues()
@@ -124,17 +129,25 @@ def _load(file: str, options: str) -> ConfigDict:
   if not path.is_file():
     near = sorted(str(p) for p in pathlib.Path("configs").glob("*.py"))
     raise errors.unknown("`--config`", file, near)
-  module = _import(path)
+  module = load_module(path)
   if not hasattr(module, "get_config"):
     raise errors.InputError(f"`--config` {file} has no `get_config`.")
   config = module.get_config(options or None)
   return config.lock()
 
 
-def _import(path: pathlib.Path) -> ModuleType:
+def load_module(path: pathlib.Path) -> ModuleType:
+  """Run a Python file of the user's and return it as a module.
+
+  Args:
+    path: exists.
+
+  Raises:
+    InputError: if it is no Python file.
+  """
   spec = importlib.util.spec_from_file_location("_sparsejax_config", path)
   if spec is None or spec.loader is None:
-    raise errors.InputError(f"`--config` must be a .py file, got {path}.")
+    raise errors.InputError(f"A config must be a .py file, got {path}.")
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
   return module
