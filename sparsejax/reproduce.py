@@ -155,11 +155,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
   try:
     return _reproduce(argv)
-  except (errors.InputError, ValueError) as error:
+  except (errors.InputError, OSError) as error:
     print(f"error: {error}", file=sys.stderr)
-    return train.BAD_INPUT
-  except OSError as error:
-    print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
     return train.BAD_INPUT
   except KeyboardInterrupt:
     print("interrupted; the same command goes on", file=sys.stderr)
@@ -188,7 +185,8 @@ def _reproduce(argv: Sequence[str]) -> int:
     return status
   if asked.list or processes.is_first():
     results = [read(run) for run in runs if records.finished(run.workdir)]
-    tabulate.show(side_by_side(table, rows, results, _ahead(table, runs)))
+    known = ahead(table, runs)
+    tabulate.show(side_by_side(table, rows, results, known))
     _tell_notes(rows)
     if results:
       csv = asked.csv or workdir / f"{path.stem}.csv"
@@ -400,10 +398,14 @@ def column(name: str) -> Column:
   )
 
 
-def _ahead(
+def ahead(
   table: papers.Table, runs: Sequence[Run]
 ) -> dict[str, dict[str, float]]:
-  """Returns what rows without a run that is done will cost, where it is known.
+  """Price rows that have no run which is done, where that is known.
+
+  Args:
+    table: of the rows.
+    runs: of the rows.
 
   Returns:
     Row -> column -> number.
@@ -418,7 +420,7 @@ def _ahead(
     if known is not None:
       longer = run.config["epochs_multiplier"]
       found[run.row.name] = {
-        name: ahead(known, longer) for name, ahead in columns.items() if ahead
+        name: price(known, longer) for name, price in columns.items() if price
       }
   return found
 
@@ -427,7 +429,7 @@ def side_by_side(
   table: papers.Table,
   rows: Sequence[papers.Row],
   results: Sequence[Result],
-  ahead: Mapping[str, Mapping[str, float]] | None = None,
+  prices: Mapping[str, Mapping[str, float]] | None = None,
 ) -> list[tuple[str, ...]]:
   """Lay ours beside theirs, as a table of text.
 
@@ -435,7 +437,7 @@ def side_by_side(
     table: of the rows.
     rows: those to show.
     results: of any of them.
-    ahead: row -> column -> a number that is known without a run, shown with a
+    prices: row -> column -> a number that is known without a run, shown with a
       star where there is none.
 
   Returns:
@@ -453,7 +455,7 @@ def side_by_side(
   for row in rows:
     ours = [result for result in results if result.run.row == row]
     cells = [row.name]
-    known = (ahead or {}).get(row.name, {})
+    known = (prices or {}).get(row.name, {})
     for name, each in columns.items():
       cells.append(_theirs(row.published.get(name), each.digits))
       for number in filter(None, (each.ours, each.best)):

@@ -6,13 +6,16 @@
 import json
 import pathlib
 
+import goldens
 import pytest
+import tables
 
 from sparsejax import methods
 from sparsejax.training import build, command, plans
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
-CONFIG = pathlib.Path(__file__).parents[1] / "configs" / "digits.py"
+CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
+CONFIG = CONFIGS / "digits.py"
 NAMES = {**methods.METHODS, **plans.METHODS}
 OPTIONS = {
   **{f"digits_{name}": name for name in NAMES},
@@ -20,8 +23,65 @@ OPTIONS = {
 }
 
 
-def parse(options, *changes):
-  return command.parse([f"--config={CONFIG}:{options}", *changes]).config
+# Of the papers' configs the first row is kept in full, of the others what
+# differs from it.
+PAPERS = {
+  "cifar": (
+    "granet",
+    *sorted(NAMES.keys() - {"granet"}),
+    *(f"{model},dense" for model in ("vgg19", "resnet50_cifar", "vgg_c")),
+    "vgg19,cifar100,granet,sparsity=0.98,initial_sparsity=0.5",
+    "gmp,curve=sigmoid,every_epochs=1,storage=kept,scope=uniform",
+    "rigl,recipe=rigl,regrow_by=momentum",
+    "rigl_itop,recipe=itop",
+    "set_itop,recipe=itop",
+    "granet,runlocal",
+    "vgg19,cifar100,optg,runlocal",
+  ),
+  "imagenet": (
+    "granet",
+    *sorted(NAMES.keys() - {"granet"}),
+    *(f"mobilenet_v1,{name}" for name in ("granet", "optg", "str")),
+    *(f"{name},recipe=rigl" for name in ("rigl", "gmp", "set", "dense")),
+    "gmp,recipe=dnw",
+    "rigl,recipe=optg,curve=sigmoid,every_epochs=1",
+    "granet,runlocal",
+    "mobilenet_v1,gmp,recipe=rigl,runlocal",
+  ),
+  "set_mlp": (
+    "set",
+    "accset",
+    "lset",
+    "dynset",
+    "dynset2",
+    "dynset3",
+    "set_paused",
+    "set_more",
+    "set_near",
+    "set_most",
+    "digits,dynset2,activation=srelu,epochs=7,seed=3",
+    "set,runlocal",
+  ),
+}
+
+
+def parse(options, *changes, file=CONFIG):
+  return command.parse([f"--config={file}:{options}", *changes]).config
+
+
+def paper_text(name):
+  file = CONFIGS / f"{name}.py"
+  return goldens.compact(
+    {text: build.resolved(parse(text, file=file)) for text in PAPERS[name]}
+  )
+
+
+def table_text(name):
+  """The rows of a table; what they start from is told by its row."""
+  runs = tables.plan(name, tables.table(name).rows, pathlib.Path("/runs"))
+  return goldens.compact(
+    {run.row.name: run.config | {"init_from": run.row.after} for run in runs}
+  )
 
 
 def text(options):
@@ -32,6 +92,21 @@ def text(options):
 @pytest.mark.parametrize("name", sorted(OPTIONS))
 def test_resolved_config_is_the_one_that_is_kept(name):
   assert text(OPTIONS[name]) == (GOLDEN / f"{name}.json").read_text()
+
+
+@pytest.mark.parametrize("name", sorted(PAPERS))
+def test_resolved_configs_of_the_papers_are_those_that_are_kept(name):
+  assert paper_text(name) == (GOLDEN / f"{name}.json").read_text()
+
+
+@pytest.mark.parametrize("name", tables.NAMES)
+def test_resolved_rows_of_the_tables_are_those_that_are_kept(name):
+  assert table_text(name) == (GOLDEN / f"table_{name}.json").read_text()
+
+
+def test_what_is_kept_is_all_there_is():
+  kept = {path.stem for path in GOLDEN.glob("*.json")}
+  assert kept == {*OPTIONS, *PAPERS, *(f"table_{n}" for n in tables.NAMES)}
 
 
 # Retraining needs a run that is there: tests/test_retraining.py.
@@ -94,5 +169,8 @@ def test_a_schedule_that_ends_after_the_run_is_told():
 
 
 if __name__ == "__main__":
-  for golden, chosen in OPTIONS.items():
-    (GOLDEN / f"{golden}.json").write_text(text(chosen))
+  texts = {name: text(chosen) for name, chosen in OPTIONS.items()}
+  texts |= {name: paper_text(name) for name in PAPERS}
+  texts |= {f"table_{name}": table_text(name) for name in tables.NAMES}
+  for golden, content in texts.items():
+    (GOLDEN / f"{golden}.json").write_text(content)

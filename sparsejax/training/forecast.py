@@ -14,7 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from sparsejax import costs, trees, update
-from sparsejax.base import MaskUpdate
+from sparsejax.base import MaskUpdate, Order
 from sparsejax.data import Dataset, Stream, augment
 from sparsejax.training import build, plans, step
 
@@ -57,19 +57,22 @@ def forecast(config: ConfigDict) -> Forecast | None:
   density = by_index / np.array(prices.sizes)
   macs = prices.other_macs + density @ np.array(prices.macs, np.float64)
   method = experiment.plan.method
-  index = np.asarray(method.sparsity.index(jnp.arange(total)))
-  full = _dense_gradients(method, experiment.setup.dense_gradient, total)
+  calls = _calls(method, total)
+  index = np.asarray(jax.vmap(method.sparsity.index)(jnp.asarray(calls.seen)))
+  full = {"at updates": calls.updates, "never": np.zeros(total, bool)}.get(
+    experiment.setup.dense_gradient, np.ones(total, bool)
+  )
   phases = [
     costs.Phase(int(steps), float(cost), int(dense))
     for steps, cost, dense in zip(
-      np.bincount(index, minlength=len(macs)),
+      np.bincount(index[:-1], minlength=len(macs)),
       macs,
-      np.bincount(index, full, minlength=len(macs)),
+      np.bincount(index[:-1], full, minlength=len(macs)),
       strict=True,
     )
   ]
   spent = costs.training(phases, dense=prices.costs.dense)
-  last = int(method.sparsity.index(jnp.asarray(total)))
+  last = int(index[-1])
   return Forecast(
     inference_flops_ratio=float(macs[last]) / prices.reference,
     training_flops_ratio=spent / (3 * prices.reference * total),
@@ -123,17 +126,37 @@ def _counts(plan: plans.Plan, layout: trees.Layout) -> np.ndarray | None:
   return None if shared else by_index
 
 
-def _dense_gradients(method: MaskUpdate, kind: str, total: int) -> np.ndarray:
-  """Returns bool[total], the steps that need the gradient of all weights."""
-  if kind != "at updates":
-    return np.full(total, kind == "every step")
-  due = np.zeros(total + 1, bool)
+class _Calls(NamedTuple):
+  """What the optimizer's calls meet, in order.
+
+  Attributes:
+    seen: int[calls + 1], the step of the update that drew the masks with which
+      a call begins, 0 for the first ones; last, those of the end.
+    updates: bool[calls], whether a call updates the masks.
+  """
+
+  seen: np.ndarray
+  updates: np.ndarray
+
+
+def _calls(method: MaskUpdate, total: int) -> _Calls:
+  """Returns what each of the run's calls meets, by the method's order."""
   steps = np.arange(total + 1)
+  due = np.zeros(total + 1, bool)
   for when in (method.when, method.regrow and method.regrow.when):
     if when is not None:
-      due |= np.asarray(when(jnp.asarray(steps))) == steps
-  # The update of step 0 is made in the first call, as that of step 1 is.
-  return due[1:] | (due[:1] & (steps[1:] == 1))
+      due |= np.asarray(jax.vmap(when)(jnp.asarray(steps))) == steps
+  drawn = np.maximum.accumulate(np.where(due, steps, 0))
+  if method.order is Order.STEP_FIRST:
+    # What is due at step 0 is made up for in the first call.
+    return _Calls(drawn, due[1:] | (due[0] & (steps[1:] == 1)))
+  if method.order is Order.MASKS_FIRST:
+    at, updates = steps[:-1], due[:-1]
+  else:  # An update takes a call of its own, before the step is taken.
+    at = np.repeat(steps, 1 + due)[:total]
+    updates = due[at] & (np.diff(at, prepend=-1) > 0)
+  seen = np.append(np.maximum(at - updates, 0), at[-1])
+  return _Calls(drawn[seen], updates)
 
 
 def _cifar(classes: int, section: Mapping[str, Any]) -> Dataset:
