@@ -33,7 +33,7 @@ import pathlib
 import re
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sparsejax import arguments, papers, tabulate, train
@@ -60,6 +60,7 @@ class Run(NamedTuple):
     argv: arguments of the trainer, `--workdir` included.
     config: resolved.
     workdir: its folder, which its config alone decides.
+    before: the run that it starts from, if any.
   """
 
   row: papers.Row
@@ -67,6 +68,7 @@ class Run(NamedTuple):
   argv: tuple[str, ...]
   config: dict[str, Any]
   workdir: pathlib.Path
+  before: "Run | None" = None
 
 
 class Result(NamedTuple):
@@ -105,7 +107,7 @@ class Column(NamedTuple):
 
 COLUMNS: dict[str, Column] = {
   "accuracy": Column(
-    "accuracy",
+    "accuracy in %",
     lambda result: 100 * result.summary["test_accuracy"],
     2,
     lambda result: 100 * result.best_accuracy,
@@ -311,7 +313,7 @@ def plan(
     config = build.resolved(command.parse(argv).config)
     folder = workdir / _folder(row.config, config, before)
     argv.append(f"--workdir={folder}")
-    return Run(row, seed, tuple(argv), config, folder)
+    return Run(row, seed, tuple(argv), config, folder, before)
 
   for row in rows:
     for seed in range(seeds) if row.config is not None else ():
@@ -335,25 +337,35 @@ def _train(runs: Sequence[Run], argv: Sequence[str]) -> int:
   }
   done = len({run.workdir for run in runs}) - len(missing)
   print(f"{done} runs are done, {len(missing)} are missing.")
-  titles = [
-    f"\nRun {number} of {len(missing)}: {run.row.name}, seed {run.seed}"
-    for number, run in enumerate(missing.values(), 1)
-  ]
-  pairs = zip(titles, (run.argv for run in missing.values()), strict=True)
-  not_finite = []
-  for title, status in zip(titles, train.each(pairs), strict=False):
+  notes: list[str] = []
+  title = ""
+
+  def to_train() -> Iterator[tuple[str, Sequence[str]]]:
+    nonlocal title
+    for number, run in enumerate(missing.values(), 1):
+      name = f"{run.row.name}, seed {run.seed}"
+      title = f"run {number} of {len(missing)}, {name}"
+      before = run.before
+      if before is not None and records.finished(before.workdir) is None:
+        notes.append(f"{name} was left out: {before.row.name} is not done.")
+      else:
+        yield f"\nRun {number} of {len(missing)}: {name}", run.argv
+
+  failed = loop.DONE
+  for status in train.each(to_train()):
     if status == loop.NOT_FINITE:
-      not_finite.append(title.strip())
+      failed = status
+      notes.append(f"{title} ended with a number that is not finite.")
     elif status:
       again = shlex.join(["python", "-m", "sparsejax.reproduce", *argv])
       print(
-        f"Stopped with status {status} in {title.strip()}. To go on: {again}",
+        f"Stopped with status {status} in {title}. To go on: {again}",
         file=sys.stderr,
       )
       return status
-  for title in not_finite:
-    print(f"note: {title} ended with a number that is not finite.")
-  return loop.NOT_FINITE if not_finite else loop.DONE
+  for note in notes:
+    print(f"note: {note}")
+  return failed
 
 
 def read(run: Run) -> Result:
@@ -446,9 +458,9 @@ def side_by_side(
   """
   columns = {name: column(name) for name in table.columns}
   header = ["row"]
-  for name in columns.values():
-    header += [f"{name.title}: theirs", "ours"]
-    if name.best is not None:
+  for each in columns.values():
+    header += [f"{each.title}: theirs", "ours"]
+    if each.best is not None:
       header[-1] = "ours, last step"
       header.append("best after pruning")
   lines = [tuple(header)]

@@ -38,6 +38,7 @@ TABLE = papers.Table(
       ("dpf", "dpf", "95/-/-", ("--config.method.scope=erk",), None),
       ("diverges", "gmp", "1/-/-", ("--config.optimizer.learning_rate=1e30",),
        None),
+      ("again", "retrain", "1/-/-", (), "diverges"),
     )
     for row in papers.line(
       name,
@@ -46,6 +47,7 @@ TABLE = papers.Table(
       published,
       columns=("accuracy", "training", "inference"),
       changes=(*_SMALL, *changes),
+      after=after,
     )
   )
   + papers.line(
@@ -172,18 +174,19 @@ def plan(table, workdir, glob, *changes, **asked):
 def test_a_run_that_is_not_finite_does_not_stop_the_others(
   table, tmp_path, capsys
 ):
-  asked = ("--rows", "diverges*", "rigl*")
+  asked = ("--rows", "diverges*", "again*", "rigl*")
   assert call(table, tmp_path, *asked) == loop.NOT_FINITE
   assert len(finished(tmp_path)) == 1
   told = capsys.readouterr().out
   assert "diverges/0.7, seed 0 ended with a number that is not finite" in told
+  assert "again/0.7, seed 0 was left out: diverges/0.7 is not done" in told
   assert lines(told)["diverges/0.7"][:3] == ["1.00", "", ""]
 
 
 def test_sigterm_stops_all_and_the_same_command_goes_on(
   table, tmp_path, capsys
 ):
-  asked = ("--rows", "rigl*", "gmp*", "--epochs=300")
+  asked = ("--rows", "rigl*", "gmp*", "--epochs=100")
 
   def stop():
     while not list(tmp_path.glob("*/metrics.jsonl")):
@@ -199,7 +202,7 @@ def test_sigterm_stops_all_and_the_same_command_goes_on(
   assert status == loop.TERMINATED
   assert len(finished(tmp_path)) < 2
   error = capsys.readouterr().err
-  assert "Stopped with status 143 in Run 1 of 2: rigl/0.7, seed 0." in error
+  assert "Stopped with status 143 in run 1 of 2, rigl/0.7, seed 0." in error
   assert f"To go on: python -m sparsejax.reproduce {table}" in error
 
   assert call(table, tmp_path, *asked) == loop.DONE
