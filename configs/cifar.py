@@ -54,6 +54,8 @@ _METHOD_KEYS: dict[str, Any] = {
 }
 # Methods that take no sparsity, or have one of their own.
 _UNASKED = ("dense", "retrain", "str")
+# What `runlocal` spares the methods that score the network first.
+_FEWER = {"synflow": {"rounds": 3}, "grasp": {"samples_per_class": 2}}
 _EVERYTHING = {"train_examples": 50_000}
 _STEPPED = {
   "learning_rate": 0.1,
@@ -92,8 +94,10 @@ def get_config(arg: str | None = None) -> ConfigDict:
   epochs = FieldReference(
     usual if chosen["epochs"] is None else chosen["epochs"]
   )
+  # Ten batches hold every class twice.
+  small = max(16, _CLASSES[chosen["data"]] // 5)
   batch_size = chosen["batch_size"] or (
-    16 if runlocal else recipe["batch_size"]
+    small if runlocal else recipe["batch_size"]
   )
   return ConfigDict(
     {
@@ -210,6 +214,8 @@ def _method(
   """Returns the method's section; every sparse method is asked for 90 %."""
   name = chosen["method"]
   given = _timing(chosen, recipe, epochs).get(name, {})
+  if chosen["runlocal"]:
+    given = {**given, **_FEWER.get(name, {})}
   if name not in _UNASKED:
     given = {"sparsity": 0.9, **given}
   asked = {key: chosen[key] for key in _METHOD_KEYS if chosen[key] is not None}

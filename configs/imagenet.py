@@ -50,6 +50,8 @@ _UNASKED = ("dense", "retrain", "str")
 _OWN_RECIPES = {"optg": "optg", "str": "str", "dnw": "dnw"}
 _HIGHER = {"learning_rate": 0.256, "momentum": 0.875}
 _RUNLOCAL_SIZE = 32
+# What `runlocal` spares the methods that score the network first.
+_FEWER = {"synflow": {"rounds": 3}, "grasp": {"samples_per_class": 2}}
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -257,6 +259,8 @@ def _method(
     },
     "top_kast": {"backward_sparsity": 0.8},
   }.get(name, {})
+  if chosen["runlocal"]:
+    given = {**given, **_FEWER.get(name, {})}
   if name not in _UNASKED:
     given = {"sparsity": 0.9, **given}
   asked = {key: chosen[key] for key in _METHOD_KEYS if chosen[key] is not None}
