@@ -143,6 +143,7 @@ def train(asked: command.Command, stop: processes.StopRequest) -> int:
   if processes.is_first():
     records.write_json(workdir / records.SUMMARY, summary)
     _report(workdir)
+  processes.wait("summary")  # A run that comes after it may look for it.
   show.result(console, summary, workdir)
   return loop.DONE
 
@@ -150,7 +151,12 @@ def train(asked: command.Command, stop: processes.StopRequest) -> int:
 def _join(values: flags.FlagValues) -> None:
   named: dict[str, Any] = {
     name: values[name].value
-    for name in ("coordinator_address", "num_processes", "process_id")
+    for name in (
+      "coordinator_address",
+      "num_processes",
+      "process_id",
+      "heartbeat_timeout_seconds",
+    )
   }
   if values.distributed and not jax.distributed.is_initialized():
     processes.join(**named)
