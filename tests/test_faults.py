@@ -8,6 +8,7 @@ import contextlib
 import os
 import pathlib
 import random
+import resource
 import shutil
 import signal
 import socket
@@ -324,7 +325,7 @@ def start_two(workdir, cache) -> list[subprocess.Popen]:
   return [
     trainer.start(
       workdir,
-      "--config.epochs=3",
+      "--config.epochs=8",
       "--config.dispatch_steps=4",
       "--config.eval_every_epochs=1",
       "--config.checkpoint_every_epochs=1",
@@ -333,6 +334,7 @@ def start_two(workdir, cache) -> list[subprocess.Popen]:
       f"--coordinator_address=127.0.0.1:{port}",
       "--num_processes=2",
       f"--process_id={index}",
+      "--heartbeat_timeout_seconds=10",
       options="static,sparsity=0.9",  # The quickest to compile.
       cache=cache,
     )
@@ -341,21 +343,82 @@ def start_two(workdir, cache) -> list[subprocess.Popen]:
 
 
 def finish_two(started) -> tuple[list[int], str]:
-  ended = [trainer.finish(process) for process in started]
+  """Both must end by themselves, well before a test would be given up."""
+  try:
+    ended = [trainer.finish(process, seconds=90) for process in started]
+  finally:
+    for process in started:
+      process.kill()
   return [status for status, _, _ in ended], str(ended)
 
 
-def test_sigterm_to_one_of_two_processes_saves_and_ends_both(tmp_path, cache):
-  left_alone, workdir = tmp_path / "alone", tmp_path / "run"
-  statuses, told = finish_two(start_two(left_alone, cache))
+def wait_for_a_save(workdir, started) -> int:
+  """Waits until a step is saved that was not; returns the newest."""
+  before = trainer.saved_steps(workdir)
+  trainer.wait_for(
+    started[0], lambda: trainer.saved_steps(workdir)[-1:] > before[-1:]
+  )
+  return trainer.saved_steps(workdir)[-1]
+
+
+@pytest.fixture(scope="module")
+def two_undisturbed(tmp_path_factory, cache):
+  """The workdir of two processes that were left alone."""
+  workdir = tmp_path_factory.mktemp("runs") / "two"
+  statuses, told = finish_two(start_two(workdir, cache))
   assert statuses == [0, 0], told
-  started = start_two(workdir, cache)
-  trainer.wait_for(started[0], lambda: trainer.last_step(workdir) >= 8)
+  return workdir
+
+
+def assert_goes_on(workdir, cache, newest, two_undisturbed) -> None:
+  """Two more processes go on from a step, or a later one, to the same end."""
+  assert not (workdir / "summary.json").exists()
+  step = max(trainer.saved_steps(workdir))
+  assert step >= newest
+  statuses, told = finish_two(start_two(workdir, cache))
+  assert statuses == [0, 0], told
+  assert f"Going on from step {step}" in told
+  assert "damaged" not in told
+  trainer.assert_same_run(workdir, two_undisturbed)
+
+
+def test_sigterm_to_one_of_two_processes_saves_and_ends_both(
+  tmp_path, two_undisturbed, cache
+):
+  started = start_two(tmp_path, cache)
+  trainer.wait_for(started[0], lambda: trainer.last_step(tmp_path) >= 8)
   started[1].send_signal(signal.SIGTERM)
   statuses, told = finish_two(started)
   assert statuses == [143, 143], told
-  assert f"saved at step {trainer.saved_steps(workdir)[-1]}" in told
-  statuses, told = finish_two(start_two(workdir, cache))
-  assert statuses == [0, 0], told
-  assert "Going on from step" in told
-  trainer.assert_same_run(workdir, left_alone)
+  newest = trainer.saved_steps(tmp_path)[-1]
+  assert f"saved at step {newest}" in told
+  assert_goes_on(tmp_path, cache, newest, two_undisturbed)
+
+
+def test_a_kill_of_one_of_two_processes_ends_the_other(
+  tmp_path, two_undisturbed, cache
+):
+  """First the one that only trains, then the one that writes."""
+  for victim in (1, 0):
+    started = start_two(tmp_path, cache)
+    newest = wait_for_a_save(tmp_path, started)
+    started[victim].kill()
+    statuses, told = finish_two(started)
+    assert statuses[victim] == -signal.SIGKILL, told
+    assert statuses[1 - victim] not in (0, 143), told
+  assert_goes_on(tmp_path, cache, newest, two_undisturbed)
+
+
+def test_a_disk_that_is_full_for_one_of_two_processes_ends_both(
+  tmp_path, two_undisturbed, cache
+):
+  """A quota on what it may write, which the other one does not have."""
+  for victim in (1, 0):
+    started = start_two(tmp_path, cache)
+    newest = wait_for_a_save(tmp_path, started)
+    resource.prlimit(started[victim].pid, resource.RLIMIT_FSIZE, (0, 0))
+    statuses, told = finish_two(started)
+    assert statuses[victim] == 2, told
+    assert statuses[1 - victim] not in (0, 143), told
+    assert "disk is full or a quota" in told or "File too large" in told
+  assert_goes_on(tmp_path, cache, newest, two_undisturbed)

@@ -18,6 +18,7 @@ import contextlib
 import json
 import pathlib
 import shutil
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -315,6 +316,7 @@ class Checkpoints:
           # Reading every step's files here would let a damaged one stop
           # the start.
           lightweight_initialize=True,
+          async_options=ocp.AsyncOptions(barrier_sync_fn=_barrier),
         ),
       )
     except OSError as error:
@@ -486,6 +488,18 @@ def _make_shared(directory: pathlib.Path) -> None:
   if processes.any_of(error is not None or not directory.is_dir()):
     why = _cause(error) if error else "not all processes see it"
     raise CheckpointError(f"{directory} cannot be used: {why}.") from error
+
+
+def _barrier(*, key: str, timeout_ms: int) -> None:
+  """Orbax's barrier, where a process whose save has failed does not wait.
+
+  Orbax waits for the other processes before it tells what failed, and they
+  wait, for 20 minutes, for what this one has not written.
+  """
+  error = sys.exception()
+  if error is not None and jax.process_count() > 1:
+    raise error
+  ocp.multihost.get_barrier_sync_fn()(key=key, timeout_ms=timeout_ms)
 
 
 def _remove_leftovers(directory: pathlib.Path) -> None:

@@ -102,6 +102,13 @@ def _flags() -> flags.FlagValues:
     flags.DEFINE_integer(
       name, None, "See --coordinator_address.", flag_values=values
     )
+  flags.DEFINE_integer(
+    "heartbeat_timeout_seconds",
+    100,
+    "How long after a process was lost the others end.",
+    lower_bound=1,
+    flag_values=values,
+  )
   return values
 
 

@@ -23,6 +23,7 @@ def join(
   coordinator_address: str | None = None,
   num_processes: int | None = None,
   process_id: int | None = None,
+  heartbeat_timeout_seconds: int = 100,
 ) -> None:
   """Join the other processes, before any device is used.
 
@@ -33,6 +34,8 @@ def join(
     coordinator_address: host:port of process 0.
     num_processes: how many there are.
     process_id: which one this is.
+    heartbeat_timeout_seconds: how long after a process was lost jax ends the
+      others; they end at once when it was process 0.
 
   Raises:
     InputError: if only some arguments are given, or joining failed.
@@ -48,6 +51,7 @@ def join(
       coordinator_address=coordinator_address,
       num_processes=num_processes,
       process_id=process_id,
+      heartbeat_timeout_seconds=heartbeat_timeout_seconds,
     )
   except (RuntimeError, ValueError) as error:
     if given == (None, None, None) and any(x in str(error) for x in _ALONE):
