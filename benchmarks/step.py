@@ -3,7 +3,7 @@
     python benchmarks/step.py
 
 SGD with momentum on the kernels of ResNet-50, parameters and state donated or
-not; and the same with masks of one bit a weight, written out by hand.
+not; and the same with masks of one bit a weight.
 """
 
 import functools
@@ -15,7 +15,6 @@ import resnet50
 import timing
 
 import sparsejax
-from sparsejax import bitmasks
 
 INNER = optax.sgd(0.1, momentum=0.9)
 METHODS = {
@@ -31,37 +30,15 @@ METHODS = {
 }
 
 
+def sparsified(method, **options):
+  """Returns the method around SGD."""
+  return sparsejax.sparsify(INNER, method, key=jax.random.key(0), **options)
+
+
 def transform_step(tx, params, state, grads):
   """Takes a step."""
   updates, state = tx.update(grads, state, params)
   return optax.apply_updates(params, updates), state
-
-
-def bits_step(params, state, grads):
-  """Takes a step of a static method whose state holds masks as bits."""
-  packed, inner = state
-  masks = jax.tree.map(lambda b, p: bitmasks.unpack(b, p.shape), packed, params)
-
-  def visible(tree):
-    return jax.tree.map(lambda m, x: jnp.where(m, x, 0), masks, tree)
-
-  updates, inner = INNER.update(
-    visible(grads), jax.tree.map(jnp.where, *_beside(masks, inner)), params
-  )
-  emitted = jax.tree.map(
-    lambda m, u, p: jnp.where(m, u, -p), masks, updates, params
-  )
-  return optax.apply_updates(params, emitted), (packed, inner)
-
-
-def _beside(masks, inner):
-  """Returns masks, statistics and zeros as trees like the inner state."""
-  treedef = jax.tree.structure(inner)
-  return (
-    jax.tree.unflatten(treedef, jax.tree.leaves(masks)),
-    inner,
-    jax.tree.map(jnp.zeros_like, inner),
-  )
 
 
 class Stepper:
@@ -92,17 +69,10 @@ def steps(kernels, donate, rounds):
 
   steppers = {"plain optax": stepper(INNER)}
   for name, method in METHODS.items():
-    tx = sparsejax.sparsify(INNER, method, key=jax.random.key(0))
-    steppers[name] = stepper(tx)
-  masks = sparsejax.get_masks(
-    sparsejax.sparsify(INNER, METHODS["static"], key=jax.random.key(0)).init(
-      params
-    )
-  )
-  packed = jax.tree.map(bitmasks.pack, masks)
-  steppers["static, masks in bits"] = Stepper(
-    bits_step, params, (packed, INNER.init(params)), grads, donate
-  )
+    steppers[name] = stepper(sparsified(method))
+  for name in ("static", "granet"):
+    tx = sparsified(METHODS[name], pack_masks=True)
+    steppers[f"{name}, packed masks"] = stepper(tx)
   took = timing.measure(steppers, rounds)
   plain, size = steppers["plain optax"], resnet50.size(kernels)
   return [

@@ -1,4 +1,4 @@
-"""Masks in one bit a weight.
+"""Masks in one bit a weight, inside a step and, if asked for, in the state.
 
 Eight neighbours along one axis share a byte. That axis is not the last one if
 there is another, so that neighbours in memory lie in neighbouring bytes at the
@@ -6,14 +6,18 @@ same bit and compilers vectorise the unpacking. A step that reads bits is faster
 than one that reads bools, because it moves an eighth of the bytes.
 """
 
+import dataclasses
+import functools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import core, lax
-from jaxtyping import Array, Bool, UInt8
+from jaxtyping import Array, Bool, PyTree, UInt8
+
+from sparsejax.base import Masks
 
 _BITS = 8
 
@@ -57,19 +61,53 @@ def unpack(
   return lax.slice_in_dim(mask, 0, shape[axis], axis=axis)
 
 
+@functools.partial(
+  jax.tree_util.register_dataclass, data_fields=["bits"], meta_fields=["shape"]
+)
+@dataclasses.dataclass(frozen=True)
+class PackedMask:
+  """A mask in one bit a weight, as a state holds it.
+
+  Attributes:
+    bits: uint8 of `packed_shape(shape)`.
+    shape: of the mask.
+  """
+
+  bits: UInt8[Array, "*bytes"]
+  shape: tuple[int, ...]
+
+
+def pack_tree(masks: Masks) -> PyTree:
+  """Returns a tree of bools as one of `PackedMask`."""
+  return jax.tree.map(lambda mask: PackedMask(pack(mask), mask.shape), masks)
+
+
+def unpack_tree(masks: PyTree) -> Masks:
+  """Returns the tree of bools; leaves that are not packed stay."""
+
+  def is_packed(node: object) -> bool:
+    return isinstance(node, PackedMask)
+
+  return jax.tree.map(
+    lambda mask: unpack(mask.bits, mask.shape) if is_packed(mask) else mask,
+    masks,
+    is_leaf=is_packed,
+  )
+
+
 class Carrier(NamedTuple):
   """How masks pass from where they are made to where they are read.
 
   Attributes:
     pack: masks -> arrays that hold them.
-    unpack: (such arrays, arrays of the masks' shapes) -> the masks.
+    unpack: (such arrays, what has the masks' shapes) -> the masks.
   """
 
   pack: Callable[[Sequence[Array]], list[Array]]
-  unpack: Callable[[Sequence[Array], Sequence[Array]], list[Array]]
+  unpack: Callable[[Sequence[Array], Sequence[Any]], list[Array]]
 
 
-_AS_BITS = Carrier(
+AS_BITS = Carrier(
   pack=lambda masks: [pack(mask) for mask in masks],
   unpack=lambda packed, like: [
     unpack(bits, x.shape) for bits, x in zip(packed, like, strict=True)
@@ -89,7 +127,7 @@ def carrier(arrays: Sequence[Array]) -> Carrier:
   meshes = [jax.typeof(array).sharding.mesh for array in arrays]
   apart = any(not mesh.empty and mesh.size > 1 for mesh in meshes)
   traced = any(isinstance(array, core.Tracer) for array in arrays)
-  return _AS_BITS if traced and not apart else _AS_THEY_ARE
+  return AS_BITS if traced and not apart else _AS_THEY_ARE
 
 
 def _axis(shape: tuple[int, ...]) -> int:

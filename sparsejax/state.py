@@ -7,7 +7,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Int, PyTree, UInt32
 
-from sparsejax import trees
+from sparsejax import bitmasks, trees
 from sparsejax.base import Masks
 
 _FROZEN = np.int32(2**31 - 1)
@@ -21,7 +21,8 @@ class SparseState(NamedTuple):
     last_update: int32[]; step of the last mask update, -1 before the first one.
       The largest int32 freezes the masks.
     masks: tree of bool like the parameters, `True` = the weight is on;
-      `MaskedNode` at dense leaves.
+      `MaskedNode` at dense leaves. `PackedMask` in place of bools where
+      `sparsify` was called with `pack_masks=True`; `get_masks` unpacks them.
     asked: int32[1 + layers]; the counts asked for. First that of all layers
       which compete together, then one per layer, -1 where it competes with
       others.
@@ -35,7 +36,7 @@ class SparseState(NamedTuple):
 
   step: Int[Array, ""]
   last_update: Int[Array, ""]
-  masks: Masks
+  masks: PyTree
   asked: Int[Array, " counts"]
   axes: Int[Array, " leaves"]
   inner_state: optax.OptState
@@ -74,7 +75,9 @@ def get_masks(opt_state: optax.OptState) -> Masks:
   Raises:
     ValueError: if there is none, or two have a mask for the same leaf.
   """
-  first, *others = [state.masks for state in sparse_states(opt_state)]
+  first, *others = [
+    bitmasks.unpack_tree(state.masks) for state in sparse_states(opt_state)
+  ]
   for other in others:
     first = jax.tree.map(_merge, first, other, is_leaf=trees.is_masked_node)
   return first

@@ -243,7 +243,7 @@ def stats(opt_state: optax.OptState) -> dict[str, Int[Array, ""]]:
       f" at {_INT32_MAX}. Use `summary`, on the host."
     )
   out = {
-    "active": sum(_active(jax.tree.leaves(s.masks)) for s in states),
+    "active": sum(_active(jax.tree.leaves(get_masks(s))) for s in states),
     "total": jnp.int32(total),
     "asked": sum(
       jnp.sum(jnp.maximum(s.asked, 0), dtype=jnp.int32) for s in states
@@ -319,7 +319,7 @@ def _layers(
     return []
   contest = masks_lib.each_layer(layout.axes, len(layout.sizes))
   count = jax.jit(lambda m: masks_lib.count_active(m, contest))
-  active = np.asarray(count(jax.tree.leaves(state.masks)))
+  active = np.asarray(count(jax.tree.leaves(get_masks(state))))
   ever = [None] * len(active)
   if _EVER_ACTIVE in state.memory:
     tree = state.memory[_EVER_ACTIVE]

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax import core
 from jaxtyping import Array, Float, Int, PyTree
 
 from sparsejax import bitmasks, draws, statistics, trees, update, view
@@ -27,6 +28,11 @@ _NO_PARAMS = (
   " from where they are. Call tx.update(grads, opt_state, params)."
 )
 
+_PACKED_APART = (
+  "`pack_masks` must be False for parameters that are sharded over several"
+  " devices, got True: eight weights share a byte. Leave it out."
+)
+
 
 def sparsify(
   inner: Any,
@@ -36,6 +42,7 @@ def sparsify(
   select: Select = None,
   overrides: Overrides | None = None,
   masks: Masks | None = None,
+  pack_masks: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
   """Keeps the parameters sparse by a method, around any optimizer.
 
@@ -58,6 +65,9 @@ def sparsify(
       last match wins.
     masks: masks to start from instead of the method's first ones: a tree of
       bools like the parameters, None or `MaskedNode` at dense leaves.
+    pack_masks: whether the state holds masks in one bit a weight and not one
+      byte. Not for parameters that are sharded over devices: eight neighbours
+      share a byte.
 
   Returns:
     A transformation whose state is a `SparseState`. Its `update` needs
@@ -67,8 +77,8 @@ def sparsify(
 
   Raises:
     ValueError: at once for `select` beside `masks`; in `init` for a missing
-      key, a selector or override that matches nothing, and budgets that
-      contradict each other.
+      key, a selector or override that matches nothing, budgets that contradict
+      each other, and sharded parameters with `pack_masks`.
 
   Examples:
     >>> import jax, jax.numpy as jnp, optax, sparsejax
@@ -94,6 +104,8 @@ def sparsify(
 
   def init_fn(params: PyTree) -> SparseState:
     layout = _first_layout(params, select, overrides, masks)
+    if pack_masks and any(map(_is_cut, layout.take(params))):
+      raise ValueError(_PACKED_APART)
     first, asked = _first_masks(method, layout, key, params, masks)
     first = _placed_like(params, trees.masks_tree(params, layout, first))
     start = Start(params, first, layout)
@@ -101,7 +113,7 @@ def sparsify(
     state = SparseState(
       step=jnp.zeros((), jnp.int32),
       last_update=jnp.full((), -1, jnp.int32),
-      masks=first,
+      masks=bitmasks.pack_tree(first) if pack_masks else first,
       asked=asked,
       axes=jnp.array([-1 if a is None else a for a in layout.axes], jnp.int32),
       inner_state=inner.init(trees.where(first, params)),
@@ -126,9 +138,13 @@ def sparsify(
     layout = trees.layout(
       params, trees.sparse_flags(params, state.masks), overrides
     )
-    old = jax.tree.leaves(state.masks)
-    carrier = bitmasks.carrier(layout.take(params))
-    old_bits = carrier.pack(old)
+    # From here on nothing reads the state's masks but the mask update: what
+    # reads them after the conditional would make XLA copy them at every step.
+    held = jax.tree.leaves(state.masks)
+    carrier = (
+      bitmasks.AS_BITS if pack_masks else bitmasks.carrier(layout.take(params))
+    )
+    bits = held if pack_masks else carrier.pack(held)
     call = _Call(
       method,
       inner,
@@ -136,9 +152,7 @@ def sparsify(
       params=params,
       grads=updates,
       latent=state.latent,
-      # From here on nothing reads `old` but the mask update: what reads it
-      # after the conditional would make XLA copy it at every step.
-      old=carrier.unpack(old_bits, old),
+      old=carrier.unpack(bits, layout.leaves),
       inner_state=state.inner_state,
       step=state.step,
       key=key,
@@ -151,11 +165,15 @@ def sparsify(
     turn = update.maybe_update(
       method,
       layout,
-      update.Before(old, old_bits, state.last_update, state.asked, memory),
+      update.Before(held, bits, state.last_update, state.asked, memory),
       carrier,
+      old=call.old,
       step=_after(state.step) if order is Order.STEP_FIRST else state.step,
       key=key,
-      scored=lambda: call.scored(state.memory),
+      # Unpacked there: masks that pass into a branch are written at each step.
+      scored=lambda: call._replace(
+        old=carrier.unpack(bits, layout.leaves)
+      ).scored(state.memory),
       grads=updates,
       performance=performance,
       watched=(updates, extra_args.get("value")),
@@ -198,7 +216,7 @@ def sparsify(
     return updates, SparseState(
       step=step,
       last_update=turn.last_update,
-      masks=call.as_tree(turn.masks),
+      masks=jax.tree.unflatten(jax.tree.structure(state.masks), turn.held),
       asked=turn.asked,
       axes=state.axes,
       inner_state=taken.inner_state,
@@ -436,6 +454,14 @@ def _first_masks(method, layout, key, params, given):
   if method.prunes:
     return first, jnp.array(table[0])
   return first, jnp.array(update.first_asked(method, layout))
+
+
+def _is_cut(array: Array) -> bool:
+  """Whether devices hold parts of an array, as far as is known outside jit."""
+  sharding = getattr(array, "sharding", None)
+  if isinstance(array, core.Tracer) or sharding is None:
+    return False
+  return not sharding.is_fully_replicated
 
 
 def _placed_like(params: PyTree, masks: Masks) -> Masks:

@@ -45,14 +45,15 @@ class Before(NamedTuple):
   """What a mask update changes, as it is before.
 
   Attributes:
-    masks: one array per sparse leaf, in layout order.
+    held: the masks as the state holds them, one array per sparse leaf, in
+      layout order: bools, or the very list `bits`.
     bits: the same masks as their carrier packs them.
     last_update: int32[], as in `SparseState`.
     asked: int32[1 + layers], as in `SparseState`.
     memory: all memories by name.
   """
 
-  masks: list[Bool[Array, "..."]]
+  held: list[Array]
   bits: list[Array]
   last_update: Int[Array, ""]
   asked: Int[Array, " counts"]
@@ -64,7 +65,7 @@ class Turn(NamedTuple):
 
   Attributes:
     done: bool[]; whether a mask update took place, or a gate left it out.
-    masks: one array per sparse leaf, for the state alone: what else reads them
+    held: one array per sparse leaf, for the state alone: what else reads them
       would make XLA copy them at every step.
     new: the same masks, for all else.
     keep: weights that are on and go on with their value and statistics.
@@ -74,7 +75,7 @@ class Turn(NamedTuple):
   """
 
   done: Bool[Array, ""]
-  masks: list[Bool[Array, "..."]]
+  held: list[Array]
   new: list[Bool[Array, "..."]]
   keep: list[Bool[Array, "..."]]
   asked: Int[Array, " counts"]
@@ -186,6 +187,7 @@ def maybe_update(
   before: Before,
   carrier: Carrier,
   *,
+  old: list[Bool[Array, "..."]],
   step: Int[Array, ""],
   key: Key | None,
   scored: Callable[[], PyTree],
@@ -203,6 +205,7 @@ def maybe_update(
     layout: the sparse leaves.
     before: masks, memory and counts before.
     carrier: packs masks for what reads them after the conditional.
+    old: the masks before, for what reads them if none can change.
     step: int32[].
     key: for random scores.
     scored: makes the tree of weights to score, inside the branch.
@@ -210,12 +213,12 @@ def maybe_update(
     performance: float32[], or None.
     watched: tree that must be finite; otherwise the update stays due.
   """
-  old, last_update = list(before.masks), before.last_update
+  held, last_update = before.held, before.last_update
   asked, memory = before.asked, before.memory
   if not layout.leaves or not (method.prunes or method.regrow):
-    on = carrier.unpack(before.bits, old)
     no = jnp.asarray(False)
-    return Turn(no, old, on, on, asked, last_update, memory)
+    return Turn(no, held, old, old, asked, last_update, memory)
+  holds_bits = held is before.bits
   exchange_due = jnp.asarray(False)
   if method.regrow is not None:
     exchange_due = method.regrow.when(step) > last_update
@@ -225,8 +228,9 @@ def maybe_update(
   index = method.sparsity.index(step)
   table = budget_table(method, layout)
 
-  def carried(new: list[Array], keep: list[Array] | None) -> _Bits:
+  def carried(old: list[Array], masked: Masked) -> _Bits:
     """Packs what is read after the conditional."""
+    new, keep = masked.masks, masked.keep
     if keep is None and method.regrow is not None:
       keep = [n & o for n, o in zip(new, old, strict=True)]
     return _bits(
@@ -238,7 +242,7 @@ def maybe_update(
     found = asked if method.counts_as_found else None
     observed = {name: memory[name] for name in _observing(method)}
     no = jnp.asarray(False)
-    return no, no, old, bits, found, observed
+    return no, no, held, bits, found, observed
 
   def change() -> tuple:
     # Operands of the inner conditional, so that they are computed once. Made
@@ -247,6 +251,9 @@ def maybe_update(
     weights = layout.take(scored())
 
     def update() -> tuple:
+      old = list(held)
+      if holds_bits:
+        old = carrier.unpack(before.bits, layout.leaves)
       new = next_masks(
         method,
         layout,
@@ -260,7 +267,7 @@ def maybe_update(
         key=key,
         performance=performance,
       )
-      bits = carried(new.masks, new.keep)
+      bits = carried(old, new)
       return new.changed, carrier.pack(new.masks), bits, new.found, new.memory
 
     def stay() -> tuple:
@@ -271,7 +278,9 @@ def maybe_update(
     # written in their place.
     finite = _all_finite(watched)
     changed, packed, *others = _cond(finite, update, stay)
-    return finite, changed, carrier.unpack(packed, old), *others
+    if not holds_bits:
+      packed = carrier.unpack(packed, layout.leaves)
+    return finite, changed, packed, *others
 
   done, changed, new, bits, found, observed = _cond(due, change, same)
   if method.counts_as_found:
@@ -280,12 +289,14 @@ def maybe_update(
     asked = jnp.where(
       changed, jnp.asarray(asked_table(method, layout))[index], asked
     )
-  packed = carrier.pack(new) if bits.new is None else bits.new
+  packed = bits.new
+  if packed is None:
+    packed = new if holds_bits else carrier.pack(new)
   return Turn(
     done,
     new,
-    carrier.unpack(packed, old),
-    carrier.unpack(bits.keep or packed, old),
+    carrier.unpack(packed, layout.leaves),
+    carrier.unpack(bits.keep or packed, layout.leaves),
     asked,
     jnp.where(done, step, last_update),
     {**memory, **observed},

@@ -5,6 +5,7 @@ Un-jitted, so that "moves as the inner optimizer moves it" is bit for bit.
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -264,6 +265,37 @@ def run_sparse(tx, steps, jit):
   counted = sparsejax.summary(params, state)
   assert counted.active == counted.asked
   return counted
+
+
+@pytest.mark.parametrize(
+  ("name", "optimizer"),
+  [*((name, "momentum") for name in ALL), ("granet", "muon"), ("optg", "muon")],
+)
+def test_packed_masks_are_the_same_masks(name, optimizer):
+  """One bit a weight in the state changes no bit of anything else."""
+  inner, key = compiled(optimizer), jax.random.key(3)
+  plain = sparsejax.sparsify(inner, ALL[name], key=key)
+  packed = sparsejax.sparsify(inner, ALL[name], key=key, pack_masks=True)
+  params = draw(0)
+  states = [tx.init(params) for tx in (plain, packed)]
+  both = [sparsejax.apply_masks(params, state) for state in states]
+  for step in range(7):
+    for i, tx in enumerate((plain, packed)):
+      updates, states[i] = tx.update(
+        draw(100 + step), states[i], both[i], performance=told(step)
+      )
+      both[i] = optax.apply_updates(both[i], updates)
+  chex.assert_trees_all_equal(*both)
+  chex.assert_trees_all_equal(*map(sparsejax.get_masks, states))
+  rest = [state._replace(masks=()) for state in states]
+  chex.assert_trees_all_equal(*rest)
+  counted = [
+    sparsejax.summary(params, state)
+    for params, state in zip(both, states, strict=True)
+  ]
+  assert counted[0].layers == counted[1].layers
+  sizes = [summary.extra_bytes["masks"] for summary in counted]
+  assert sizes[1] < 0.3 * sizes[0]  # Small leaves are padded to whole bytes.
 
 
 @pytest.mark.parametrize("optimizer", ["momentum", "muon"])
