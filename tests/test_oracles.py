@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from oracles import distributions, pruning, schedules, swaps, training
 from side_by_side import (
+  OPTIMIZED,
   STEPS,
   Case,
   LibraryRun,
@@ -336,7 +337,7 @@ def test_an_update_that_meets_a_nan_waits_for_finite_gradients():
 def test_optimized_code_gives_the_same_masks():
   case, tree, key = case_named("granet"), plain_layers(3, 1), jax.random.key(1)
   oracle = oracle_run(case, tree, key)
-  library = LibraryRun(case, tree, key, compiler_options={})
+  library = LibraryRun(case, tree, key, compiler_options=OPTIMIZED)
   for call in range(STEPS):
     held = {leaf.name: leaf.held for leaf in oracle.leaves}
     gradients = gradients_at(1, call, held)

@@ -30,7 +30,8 @@ def start(
   return subprocess.Popen(
     command,
     cwd=ROOT,
-    env={**os.environ, **_cached(cache), **(env or {})},
+    # Compiled as users do, not as `conftest.py` does.
+    env={**os.environ, "XLA_FLAGS": "", **_cached(cache), **(env or {})},
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     text=True,

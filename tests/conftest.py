@@ -1,0 +1,30 @@
+"""Lets XLA compile quickly: most of the time that the tests take is compiling.
+
+HLO passes, fusion among them, are those of users; only what LLVM makes of them
+is optimized less. Runs of the trainer in a process of their own, and the tests
+that say so (`side_by_side.OPTIMIZED`), compile as users do, and so do all with
+
+    XLA_FLAGS= python -m pytest
+"""
+
+import os
+
+import jax
+import pytest
+
+QUICK = "--xla_backend_optimization_level=0"
+if jax.__version_info__ < (0, 11):  # Later there are no other emitters.
+  QUICK += " --xla_cpu_use_fusion_emitters=false"
+
+# Read when the first device is used, and by processes that the tests start.
+os.environ.setdefault("XLA_FLAGS", QUICK)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+  """Keeps a file in one process: its tests share fixtures and compiled code."""
+  if config.option.dist != "load":
+    return None  # Another way was asked for.
+  from xdist.scheduler import LoadFileScheduling
+
+  return LoadFileScheduling(config, log)
