@@ -16,7 +16,7 @@ import timing
 from jax import lax
 
 import sparsejax
-from sparsejax import masks, trees, update
+from sparsejax import masks, packing, trees, update
 
 METHODS = {
   "global magnitude": sparsejax.gmp(0.9, end_step=1, every_steps=1),
@@ -47,7 +47,7 @@ def compiled_update(method, layout, params, grads):
   budgets = jnp.asarray(update.budget_table(method, layout)[-1])
 
   def change(params, grads, old, budgets, key):
-    return update.next_masks(
+    masked = update.next_masks(
       method,
       layout,
       params,
@@ -59,6 +59,7 @@ def compiled_update(method, layout, params, grads):
       exchange_due=jnp.asarray(True),
       key=key,
     )
+    return packing.choose(layout, apart=False).unpack(masked.masks)
 
   args = (params, grads, old, budgets, jax.random.key(0))
   compiled = jax.jit(change).lower(*args).compile()

@@ -317,7 +317,7 @@ def _keep(
   on: list[Bool[Array, "..."]],
 ) -> list[Bool[Array, "..."]]:
   """Returns the masks of the highest scores among the weights that are on."""
-  packed = packing.choose(layout, scores)
+  packed = packing.choose(layout, packing.is_apart(scores))
   rank, valid = packed.pack(scores), packed.pack(on)
   if scope.min_active_per_layer:
     least = np.minimum(scope.min_active_per_layer, layout.sizes)

@@ -158,7 +158,7 @@ def widest(distribution: Distribution, sparsity: float) -> Memory:
   ) -> list[Array]:
     scope = scopes.layerwise(distribution)
     counts = scope.budgets(layout, sparsity, 1.0, None)
-    packed = packing.choose(layout, leaves)
+    packed = packing.choose(layout, packing.is_apart(leaves))
     magnitudes = [jnp.abs(x.astype(jnp.float32)) for x in packed.pack(leaves)]
     chosen = masks.select(
       magnitudes,

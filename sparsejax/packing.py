@@ -70,17 +70,19 @@ class Packing:
     )
 
 
-def choose(layout: Layout, arrays: Sequence[Array]) -> Packing:
-  """Returns `leaves` for arrays that may be sharded over devices, or `rows`.
+def is_apart(arrays: Sequence[Array]) -> bool:
+  """Says whether arrays may be sharded over devices: their types name a mesh.
 
   Args:
-    layout: the sparse leaves.
-    arrays: what will be packed; their types name the mesh, also inside jit.
+    arrays: what will be packed, also inside jit.
   """
   meshes = [jax.typeof(array).sharding.mesh for array in arrays]
-  if any(not mesh.empty and mesh.size > 1 for mesh in meshes):
-    return leaves(layout)
-  return rows(layout)
+  return any(not mesh.empty and mesh.size > 1 for mesh in meshes)
+
+
+def choose(layout: Layout, apart: bool) -> Packing:
+  """Returns `leaves` for arrays that may be sharded over devices, or `rows`."""
+  return leaves(layout) if apart else rows(layout)
 
 
 def leaves(layout: Layout) -> Packing:

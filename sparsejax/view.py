@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Int, PyTree
 
-from sparsejax import criteria, draws, packing
+from sparsejax import criteria, draws
 from sparsejax.base import Criterion, Key, Memory, Seen
 from sparsejax.masks import Competition, Recipe, recipe
 from sparsejax.packing import Packing
@@ -156,11 +156,10 @@ def keyed(
 def look(
   layout: Layout,
   seen: Sequence[Seen],
+  packed: Packing,
   step: Int[Array, ""],
   key: Key | None,
 ) -> View:
-  """Returns the view of leaves, packed as their places on devices allow."""
-  arrays = [x for s in seen for x in (s.param, s.grad)]
-  packed = packing.choose(layout, arrays)
+  """Returns the view of leaves, with their masks packed."""
   masks_ = packed.pack([s.mask for s in seen])
   return View(layout, packed, seen, step, key, masks_)
