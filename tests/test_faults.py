@@ -343,9 +343,9 @@ def start_two(workdir, cache) -> list[subprocess.Popen]:
 
 
 def finish_two(started) -> tuple[list[int], str]:
-  """Both must end by themselves, well before a test would be given up."""
+  """Both must end by themselves."""
   try:
-    ended = [trainer.finish(process, seconds=90) for process in started]
+    ended = [trainer.finish(process) for process in started]
   finally:
     for process in started:
       process.kill()
