@@ -9,8 +9,16 @@ from typing import Any
 import numpy as np
 
 # Hues that stay apart for color-blind readers (Okabe and Ito, 2008).
-_HUES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_MARKERS = ("o", "s", "^", "D", "v", "P")
+_HUES = (
+  "#0072B2",
+  "#D55E00",
+  "#009E73",
+  "#CC79A7",
+  "#E69F00",
+  "#56B4E9",
+  "#000000",
+)
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _TICKS = (50, 80, 90, 95, 97, 98, 99, 99.5, 99.9)
 
 Runs = Sequence[Mapping[str, Any]]
