@@ -9,6 +9,7 @@ that say so (`side_by_side.OPTIMIZED`), compile as users do, and so do all with
 
 import os
 
+import hypothesis
 import jax
 import pytest
 
@@ -18,6 +19,10 @@ if jax.__version_info__ < (0, 11):  # Later there are no other emitters.
 
 # Read when the first device is used, and by processes that the tests start.
 os.environ.setdefault("XLA_FLAGS", QUICK)
+
+# What passes today passes tomorrow.
+hypothesis.settings.register_profile("same_cases", derandomize=True)
+hypothesis.settings.load_profile("same_cases")
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -57,7 +57,7 @@ def test_erdos_renyi_reaches_the_sparsity(solve, shapes, sparsity, power):
   found = solve(shapes, sparsity, power=power)
   assert all(0 <= s <= 1 for s in found.values())
   assert zeros(shapes, found) == pytest.approx(
-    total(shapes) * sparsity, rel=1e-9, abs=1e-6
+    total(shapes) * sparsity, rel=1e-9, abs=1e-9 * total(shapes)
   )
 
 
