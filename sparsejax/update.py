@@ -20,6 +20,7 @@ from sparsejax.view import View
 
 Memories = Mapping[str, PyTree]
 
+_SMALL = 2**17  # elements of an array that is joined with others
 # Integers that hold the bits of floating numbers.
 _WORDS = {
   np.dtype(floating): np.dtype(word)
@@ -465,7 +466,22 @@ def _unless(condition, new: PyTree, old: PyTree) -> PyTree:
 def _all_finite(tree: PyTree) -> Bool[Array, ""]:
   leaves = map(jnp.asarray, jax.tree.leaves(tree))
   inexact = [x for x in leaves if jnp.issubdtype(x.dtype, jnp.inexact)]
-  return jnp.all(jnp.stack([_is_finite(x) for x in inexact]))
+  return jnp.all(jnp.stack([_is_finite(x) for x in _few(inexact)]))
+
+
+def _few(arrays: list[Array]) -> list[Array]:
+  """Returns the numbers of arrays in fewer ones: small ones are joined.
+
+  Every array takes code of its own, and a network has many small leaves. Not
+  where they may lie on several devices, which that would gather.
+  """
+  if packing.is_apart(arrays):
+    return arrays
+  few = [x for x in arrays if x.size > _SMALL]
+  small = [x for x in arrays if x.size <= _SMALL]
+  for dtype in dict.fromkeys(x.dtype for x in small):
+    few.append(jnp.concatenate([x.ravel() for x in small if x.dtype == dtype]))
+  return few
 
 
 def _is_finite(x: Array) -> Bool[Array, ""]:

@@ -43,7 +43,11 @@ def test_a_cell_of_retraining_trains_the_run_before_it(tmp_path):
   path = tmp_path / "results.json"
   (record,) = sweep.run([cell], [4], path, jobs=1)
 
-  earlier = [*cell.before[0], "--config.seed=4", f"--workdir={tmp_path / 'one'}"]
+  earlier = [
+    *cell.before[0],
+    "--config.seed=4",
+    f"--workdir={tmp_path / 'one'}",
+  ]
   assert train.main(earlier) == 0
   argv = [
     *cell.argv,
