@@ -1,8 +1,9 @@
 """Lets XLA compile quickly: most of the time that the tests take is compiling.
 
 HLO passes, fusion among them, are those of users; LLVM optimizes less, and on
-jax 0.10 XLA's older emitters make its input. Runs of the trainer in a process of their own, and the tests
-that say so (`side_by_side.OPTIMIZED`), compile as users do, and so do all with
+jax 0.10 XLA's older emitters make its input. Runs of the trainer in a process
+of their own, and the tests that say so (`side_by_side.OPTIMIZED`), compile as
+users do, and so do all with
 
     XLA_FLAGS= python -m pytest
 """
