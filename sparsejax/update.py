@@ -10,7 +10,7 @@ import numpy as np
 from jax import core, lax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from sparsejax import criteria, draws, masks, packing, scopes
+from sparsejax import criteria, draws, finite, masks, packing, scopes
 from sparsejax import view as views
 from sparsejax.base import Key, MaskUpdate, Order, Scope, Update
 from sparsejax.bitmasks import Carrier
@@ -19,17 +19,6 @@ from sparsejax.trees import Layout
 from sparsejax.view import View
 
 Memories = Mapping[str, PyTree]
-
-_SMALL = 2**17  # elements of an array that is joined with others
-# Integers that hold the bits of floating numbers.
-_WORDS = {
-  np.dtype(floating): np.dtype(word)
-  for floating, word in (
-    (jnp.float32, np.int32),
-    (jnp.bfloat16, np.int16),
-    (jnp.float16, np.int16),
-  )
-}
 
 
 class Masked(NamedTuple):
@@ -284,14 +273,14 @@ def maybe_update(
 
     # Nested, so that all that reads the old masks ends before the new ones are
     # written in their place.
-    finite = _all_finite(watched)
-    masked = _cond(finite, update, stay)
+    sound = finite.all_finite(watched)
+    masked = _cond(sound, update, stay)
     new = packed.unpack(masked.masks)
     keep = new if masked.keep is None else packed.unpack(masked.keep)
     bits = _bits(method, lambda: carrier.pack(keep), lambda: carrier.pack(new))
     if holds_bits:
       new = carrier.pack(new) if bits.new is None else bits.new
-    return finite, masked.changed, new, bits, masked.found, masked.memory
+    return sound, masked.changed, new, bits, masked.found, masked.memory
 
   done, changed, new, bits, found, observed = _cond(due, change, same)
   if method.counts_as_found:
@@ -461,47 +450,6 @@ def _unless(condition, new: PyTree, old: PyTree) -> PyTree:
   if new is None:
     return None
   return jax.tree.map(lambda n, o: jnp.where(condition, n, o), new, list(old))
-
-
-def _all_finite(tree: PyTree) -> Bool[Array, ""]:
-  leaves = map(jnp.asarray, jax.tree.leaves(tree))
-  inexact = [x for x in leaves if jnp.issubdtype(x.dtype, jnp.inexact)]
-  return jnp.all(jnp.stack([_is_finite(x) for x in _few(inexact)]))
-
-
-def _few(arrays: list[Array]) -> list[Array]:
-  """Returns the numbers of arrays in fewer ones: small ones are joined.
-
-  Every array takes code of its own, and a network has many small leaves. Not
-  where they may lie on several devices, which that would gather.
-  """
-  if packing.is_apart(arrays):
-    return arrays
-  few = [x for x in arrays if x.size > _SMALL]
-  small = [x for x in arrays if x.size <= _SMALL]
-  for dtype in dict.fromkeys(x.dtype for x in small):
-    few.append(jnp.concatenate([x.ravel() for x in small if x.dtype == dtype]))
-  return few
-
-
-def _is_finite(x: Array) -> Bool[Array, ""]:
-  """Says whether all elements are finite.
-
-  By their extremes: XLA makes one kernel of a reduction with two outputs, and
-  three of one with a single output, half a second for a ResNet-50 on a CPU.
-  """
-  word = _WORDS.get(x.dtype)
-  if word is None:
-    return jnp.all(jnp.isfinite(x))
-  # The difference is +0, of which all bits are 0, or not a number.
-  bits = lax.bitcast_convert_type(x - x, word)
-  least, most = lax.reduce(
-    (bits, bits),
-    (word.type(0), word.type(0)),
-    lambda a, b: (lax.min(a[0], b[0]), lax.max(a[1], b[1])),
-    tuple(range(x.ndim)),
-  )
-  return (least == 0) & (most == 0)
 
 
 def _cond(condition, true_fn, false_fn):

@@ -13,6 +13,7 @@ import os
 import hypothesis
 import jax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 QUICK = "--xla_backend_optimization_level=0"
 if jax.__version_info__ < (0, 11):  # Later there are no other emitters.
@@ -45,3 +46,20 @@ def pytest_xdist_make_scheduler(config, log):
 
   config.option.loadscopereorder = False  # By the number of tests.
   return LoadFileScheduling(config, log)
+
+
+@pytest.fixture(scope="module")
+def compile_once(tmp_path_factory):
+  """Keeps compiled programs, so that a resume does not compile again."""
+  settings = {
+    "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
+    "jax_persistent_cache_min_compile_time_secs": 0.0,
+  }
+  before = {name: getattr(jax.config, name) for name in settings}
+  for name, value in settings.items():
+    jax.config.update(name, value)
+  compilation_cache.reset_cache()
+  yield
+  for name, value in before.items():
+    jax.config.update(name, value)
+  compilation_cache.reset_cache()

@@ -12,23 +12,12 @@ import jax
 import numpy as np
 import pytest
 import streamed
+from stopping import StopAfter
 
 from sparsejax.data import Split, streams
 from sparsejax.training import loop, mesh, processes, records, start, step
 
 SCRIPT = pathlib.Path(streamed.__file__)
-
-
-class StopAfter(processes.StopRequest):
-  """A request to stop that comes after some dispatches."""
-
-  def __init__(self, dispatches):
-    super().__init__()
-    self._left = dispatches
-
-  def agreed(self):
-    self._left -= 1
-    return self._left == 0
 
 
 def run(workdir, stop=None):

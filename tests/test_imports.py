@@ -11,7 +11,7 @@ ROOT = pathlib.Path(__file__).parents[1] / "sparsejax"
 FLOORS = [
   {"_version", "arguments", "checks", "base"},
   {"trees", "masks", "bitmasks", "criteria", "distributions", "schedules"},
-  {"packing", "draws", "patterns", "scopes", "costs", "gradients"},
+  {"packing", "finite", "draws", "patterns", "scopes", "costs", "gradients"},
   {"view"},
   {"memories", "storage", "state", "statistics"},
   {"exchange", "stats", "connectivity", "redistribution"},

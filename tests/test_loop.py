@@ -7,7 +7,7 @@ import pathlib
 import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
+from stopping import StopAfter
 
 import sparsejax
 from sparsejax.data import Split
@@ -43,34 +43,7 @@ def experiment(options, *changes):
   return build.build(command.parse(argv).config)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compile_once(tmp_path_factory):
-  """Keeps compiled programs, so that a resume does not compile again."""
-  folder = str(tmp_path_factory.mktemp("compiled"))
-  settings = {
-    "jax_compilation_cache_dir": folder,
-    "jax_persistent_cache_min_compile_time_secs": 0.0,
-  }
-  before = {name: getattr(jax.config, name) for name in settings}
-  for name, value in settings.items():
-    jax.config.update(name, value)
-  compilation_cache.reset_cache()
-  yield
-  for name, value in before.items():
-    jax.config.update(name, value)
-  compilation_cache.reset_cache()
-
-
-class StopAfter(processes.StopRequest):
-  """A request to stop that comes after some dispatches."""
-
-  def __init__(self, dispatches):
-    super().__init__()
-    self._left = dispatches
-
-  def agreed(self):
-    self._left -= 1
-    return self._left == 0
+pytestmark = pytest.mark.usefixtures("compile_once")
 
 
 def run(chosen, workdir, *, stop=None):

@@ -5,7 +5,7 @@ import pathlib
 import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
+from stopping import StopAfter
 
 import sparsejax
 from sparsejax.training import (
@@ -39,27 +39,7 @@ def experiment(method, *changes):
   return build.build(command.parse(argv).config)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compile_once(tmp_path_factory):
-  """Keeps compiled programs, so that a resume does not compile again."""
-  folder = str(tmp_path_factory.mktemp("compiled"))
-  jax.config.update("jax_compilation_cache_dir", folder)
-  compilation_cache.reset_cache()
-  yield
-  jax.config.update("jax_compilation_cache_dir", None)
-  compilation_cache.reset_cache()
-
-
-class StopAfter(processes.StopRequest):
-  """A request to stop that comes after some dispatches."""
-
-  def __init__(self, dispatches):
-    super().__init__()
-    self._left = dispatches
-
-  def agreed(self):
-    self._left -= 1
-    return self._left == 0
+pytestmark = pytest.mark.usefixtures("compile_once")
 
 
 def run(chosen, workdir, *, stop=None):

@@ -12,7 +12,7 @@ import optax
 import orbax.checkpoint as ocp
 import pytest
 import trainer
-from jax.experimental.compilation_cache import compilation_cache
+from stopping import StopAfter
 
 import sparsejax
 from sparsejax import imp, train
@@ -22,7 +22,6 @@ from sparsejax.training import (
   errors,
   loop,
   mesh,
-  processes,
   start,
   step,
 )
@@ -34,22 +33,7 @@ BASE = "granet,sparsity=0.7,model=cnn,seed=5,runlocal"
 RETRAIN = "retrain,model=cnn,seed=5,runlocal"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compile_once(tmp_path_factory):
-  """Keeps compiled programs: most runs here have the same step."""
-  folder = str(tmp_path_factory.mktemp("compiled"))
-  settings = {
-    "jax_compilation_cache_dir": folder,
-    "jax_persistent_cache_min_compile_time_secs": 0.0,
-  }
-  before = {name: getattr(jax.config, name) for name in settings}
-  for name, value in settings.items():
-    jax.config.update(name, value)
-  compilation_cache.reset_cache()
-  yield
-  for name, value in before.items():
-    jax.config.update(name, value)
-  compilation_cache.reset_cache()
+pytestmark = pytest.mark.usefixtures("compile_once")
 
 
 def argv(options, *changes):
@@ -194,18 +178,6 @@ def test_a_retrained_run_keeps_its_mask_to_the_end_and_says_where_from(
     command.parse(argv(RETRAIN, f"--config.init_from={workdir}")).config
   )
   assert again.earlier.method == "granet"
-
-
-class StopAfter(processes.StopRequest):
-  """A request to stop that comes after some dispatches."""
-
-  def __init__(self, dispatches):
-    super().__init__()
-    self.left = dispatches
-
-  def agreed(self):
-    self.left -= 1
-    return self.left == 0
 
 
 @pytest.mark.parametrize("method", ["retrain", "snip"])

@@ -11,7 +11,7 @@ import re
 import jax
 import pytest
 import tables
-from jax.experimental.compilation_cache import compilation_cache
+from stopping import StopAfter
 
 from sparsejax import papers, reproduce, train
 from sparsejax.training import (
@@ -20,7 +20,6 @@ from sparsejax.training import (
   command,
   forecast,
   loop,
-  processes,
   records,
 )
 
@@ -40,36 +39,6 @@ BUILT = [
   for kind in KINDS
   if ALL or "resnet50_cifar" not in kind.name or "optg" in kind.name
 ]
-
-
-@pytest.fixture(scope="module")
-def compile_once(tmp_path_factory):
-  """Keeps compiled programs, so that a resume does not compile again."""
-  settings = {
-    "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-    "jax_persistent_cache_min_compile_time_secs": 0.0,
-  }
-  before = {name: getattr(jax.config, name) for name in settings}
-  for name, value in settings.items():
-    jax.config.update(name, value)
-  compilation_cache.reset_cache()
-  yield
-  for name, value in before.items():
-    jax.config.update(name, value)
-  compilation_cache.reset_cache()
-  jax.clear_caches()
-
-
-class StopAfter(processes.StopRequest):
-  """A request to stop that comes after some dispatches."""
-
-  def __init__(self, dispatches):
-    super().__init__()
-    self._left = dispatches
-
-  def agreed(self):
-    self._left -= 1
-    return self._left == 0
 
 
 @pytest.mark.parametrize("name", tables.NAMES)

@@ -1,0 +1,15 @@
+"""Requests to stop, as a signal makes them."""
+
+from sparsejax.training import processes
+
+
+class StopAfter(processes.StopRequest):
+  """A request to stop that comes after some dispatches."""
+
+  def __init__(self, dispatches):
+    super().__init__()
+    self._left = dispatches
+
+  def agreed(self):
+    self._left -= 1
+    return self._left == 0
