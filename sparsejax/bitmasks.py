@@ -30,6 +30,7 @@ def packed_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
   return (*shape[:axis], -(-shape[axis] // _BITS), *shape[axis + 1 :])
 
 
+@jax.jit
 def pack(mask: Bool[Array, "*dims"]) -> UInt8[Array, "*bytes"]:
   """Returns bytes of shape `packed_shape(mask.shape)`, least bit first."""
   shape = mask.shape
@@ -47,6 +48,7 @@ def pack(mask: Bool[Array, "*dims"]) -> UInt8[Array, "*bytes"]:
   )
 
 
+@functools.partial(jax.jit, static_argnums=1)
 def unpack(
   packed: UInt8[Array, "*bytes"], shape: tuple[int, ...]
 ) -> Bool[Array, "*dims"]:
@@ -137,6 +139,11 @@ def _axis(shape: tuple[int, ...]) -> int:
   return min(axes, key=lambda d: (padded[d], -d))
 
 
-def _places(ndim: int, axis: int):
+def _places(ndim: int, axis: int) -> Array:
+  """Returns 0 to 7 along an axis, counted in the kernel that reads them.
+
+  As a constant they would be its operand, now before and now after another one,
+  and kernels of equal leaves would be compiled twice.
+  """
   shape = [_BITS if d == axis else 1 for d in range(ndim)]
-  return np.arange(_BITS, dtype=np.uint8).reshape(shape)
+  return lax.broadcasted_iota(jnp.uint8, shape, axis)

@@ -56,7 +56,6 @@ def exchange(
   regrow: Regrow,
   view: View,
   *,
-  due: Bool[Array, ""],
   performance: Float[Array, ""] | None,
   memory: Mapping[str, PyTree],
 ) -> Exchanged:
@@ -65,7 +64,6 @@ def exchange(
   Args:
     regrow: the slots.
     view: the leaves; its masks are those before.
-    due: where it is False nothing changes.
     performance: what `update` was given.
     memory: by name.
   """
@@ -81,7 +79,7 @@ def exchange(
     valid = [m & p for m, p in zip(before, part, strict=True)]
     there = masks.count_active(valid, contest)
     gone = regrow.lose(layers._replace(active=there))
-    gone = jnp.where(due, jnp.clip(gone, 0, there), 0)
+    gone = jnp.clip(gone, 0, there)
     left = masks.select(by, there - gone, contest, valid=valid)
     stays = _either(stays, left) if stays else left
     lost, active = lost + gone, active + there
@@ -89,7 +87,7 @@ def exchange(
   free = jnp.asarray(layers.sizes, jnp.int32) - active
   if not regrow.spare_pruned:
     free += lost
-  gained = jnp.where(due, jnp.clip(regrow.gain(layers, lost), 0, free), 0)
+  gained = jnp.clip(regrow.gain(layers, lost), 0, free)
   taken = before if regrow.spare_pruned else stays
   off = [
     ~t if i is None else ~t & i

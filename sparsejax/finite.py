@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, PyTree
 
 from sparsejax import packing
 
-_SMALL = 2**17  # elements of an array that is joined with others
+_SMALL = 2**20  # elements of an array that is joined with others
 # Integers that hold the bits of floating numbers.
 _WORDS = {
   np.dtype(floating): np.dtype(word)
@@ -50,6 +50,7 @@ def _few(arrays: list[Array]) -> list[Array]:
   return few
 
 
+@jax.jit
 def _is_finite(x: Array) -> Bool[Array, ""]:
   """Says whether all elements are finite.
 

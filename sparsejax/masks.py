@@ -57,16 +57,19 @@ class Competition:
       slices count in array order, then along the axis.
     offsets: int[slices]; what is added to the row-major index in the slice to
       give the place of an element among equal scores of its group.
+    at_least: how many groups there are at least; the last may be empty. Where
+      searches have as many groups, compilers find the same code in them.
   """
 
   axes: tuple[int | None, ...]
   groups: tuple[int, ...]
   offsets: tuple[int, ...]
+  at_least: int = 0
 
   @property
   def num_groups(self) -> int:
     """Number of competitions."""
-    return max(self.groups, default=-1) + 1
+    return max(max(self.groups, default=-1) + 1, self.at_least)
 
 
 def each_layer(axes: Sequence[int | None], num_layers: int) -> Competition:
@@ -279,7 +282,8 @@ def select(
   Args:
     scores: one array per leaf, or the recipe for it; floats of any dtype, or
       uint32 ranks.
-    counts: int32[num_groups], how many to keep; may be traced.
+    counts: int32[num_groups], how many to keep; may be traced. None are kept of
+      groups that it leaves out, the last.
     competition: the groups.
     valid: positions that take part; all of them where None.
     shuffle: makes uint32 ranks that put scores of exactly 0 in order; called
@@ -295,6 +299,7 @@ def select(
     return []
   on = [None] * len(scores) if valid is None else list(valid)
   counts = jnp.asarray(counts, jnp.int32)
+  counts = jnp.pad(counts, (0, competition.num_groups - len(counts)))
   search = _top_k if backend == "top_k" else _threshold
   return search(list(scores), counts, competition, on, shuffle)
 
@@ -370,6 +375,7 @@ def _joined(arrays, competition):
     (0,),
     tuple(np.repeat(competition.groups, cuts).tolist()),
     tuple((np.repeat(competition.offsets, cuts) + place * length).tolist()),
+    competition.at_least,
   )
   return [jnp.concatenate([x.reshape(-1, length) for x in arrays])], contest
 
@@ -428,11 +434,7 @@ def _threshold(scores, counts, competition, valid, shuffle):
 
   def last_tie():
     """The place in its group of the last of the ties that are kept."""
-    ties, contest = _joined(tied(), competition)
-    order = _order([t.shape for t in ties], contest)
-    return _kth_highest(_Field(order, ties), missing, contest, _FIRST_OF_RANKS)[
-      0
-    ]
+    return _kth_first(*_joined(tied(), competition), missing)
 
   def by_index():
     last = lax.cond(jnp.any(ambiguous), last_tie, lambda: jnp.zeros_like(found))
@@ -530,6 +532,14 @@ def _kth_highest(field, counts, competition, first):
   return low, above, reached
 
 
+@functools.partial(jax.jit, static_argnums=1)
+def _kth_first(ties, competition, counts):
+  """Finds the rank by `_order` of the k-th of some ties, in each group."""
+  order = _order([flags.shape for flags in ties], competition)
+  field = _Field(order, ties)
+  return _kth_highest(field, counts, competition, _FIRST_OF_RANKS)[0]
+
+
 def _probes(low, high, above, reached, counts):
   """Returns uint32[probes, groups], each in (low, high]."""
   width = high - low
@@ -614,7 +624,7 @@ def _group_counts(flags, competition):
   ]
   counts = _concatenate(counted, 1)
   groups, num_groups = np.asarray(competition.groups), competition.num_groups
-  if num_groups == len(groups):
+  if num_groups == len(np.unique(groups)) == len(groups):
     return counts[:, np.argsort(groups)]
   if num_groups == 1:
     return jnp.sum(counts, axis=1, keepdims=True, dtype=jnp.int32)
@@ -651,6 +661,8 @@ def _top_k(scores, counts, competition, valid, shuffle):
   chosen = jnp.zeros(everything.size, bool)
   for g in range(competition.num_groups):
     members = np.flatnonzero(group == g)
+    if not members.size:
+      continue
     best = jnp.asarray(members[np.argsort(order[members])])
     for key in (drawn, everything):  # stable: the last key decides first
       best = best[lax.top_k(key[best], len(members))[1]]

@@ -10,18 +10,21 @@
 """
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Bool
 
 from sparsejax import masks
 from sparsejax.trees import Layout, SparseLeaf
 
-_LARGEST_ROW = 8192
+_LARGEST_ROW = 4096
 _SMALLEST_ROW = 128
 _LARGE = 2**24  # weights of a leaf that is not copied
 
@@ -35,19 +38,33 @@ class Packing:
     layers: int[slices]; the layer of each slice, in tree order.
     offsets: int[slices]; the index in its layer of the first element.
     pack: leaves in layout order -> the arrays.
-    unpack: the arrays -> leaves in layout order.
+    cut: (the arrays, starts) -> leaves in layout order.
     inside: makes, for each array, bools of which elements are weights; None
       where all are.
     rows: the shape of each array of rows; None where arrays are leaves.
+    starts: where leaves that share an array begin in it, in layout order.
   """
 
   axes: tuple[int | None, ...]
   layers: np.ndarray
   offsets: np.ndarray
   pack: Callable[[Sequence[Array]], list[Array]]
-  unpack: Callable[[Sequence[Array]], list[Array]]
+  cut: Callable[[Sequence[Array], Sequence[Any]], list[Array]]
   inside: Callable[[], list[Bool[Array, "..."] | None]]
   rows: tuple[tuple[int, int], ...] | None = None
+  starts: tuple[np.uint32, ...] = ()
+
+  def unpack(
+    self, arrays: Sequence[Any], starts: Sequence[Any] | None = None
+  ) -> list[Any]:
+    """Returns the leaves in layout order.
+
+    Args:
+      arrays: packed.
+      starts: `starts` as numbers that compilers do not know, operands of a
+        branch: so one kernel cuts out all leaves of one shape.
+    """
+    return self.cut(arrays, self.starts if starts is None else starts)
 
   def contest(
     self, groups: Sequence[int] | np.ndarray, sizes: Sequence[int]
@@ -67,6 +84,7 @@ class Packing:
       self.axes,
       tuple(of_layer[self.layers].tolist()),
       tuple((before[self.layers] + self.offsets).tolist()),
+      at_least=len(size) if self.rows else 0,
     )
 
 
@@ -92,7 +110,7 @@ def leaves(layout: Layout) -> Packing:
     layers=np.arange(len(layout.sizes)),
     offsets=np.zeros(len(layout.sizes), np.int64),
     pack=list,
-    unpack=list,
+    cut=lambda arrays, starts: list(arrays),
     inside=lambda: [None] * len(layout.leaves),
   )
 
@@ -127,12 +145,13 @@ def rows(layout: Layout) -> Packing:
     ]
     return own + (rest.pack([leaves[i] for i in small]) if rest else [])
 
-  def unpack(arrays):
+  def cut(arrays, starts):
     leaves = [arrays[0]] * len(layout.leaves)
     for i, array in zip(large, arrays[: len(large)], strict=True):
       leaves[i] = array.reshape(layout.leaves[i].shape)
     if rest:
-      for i, leaf in zip(small, rest.unpack(arrays[len(large) :]), strict=True):
+      others = rest.unpack(arrays[len(large) :], starts)
+      for i, leaf in zip(small, others, strict=True):
         leaves[i] = leaf
     return leaves
 
@@ -141,9 +160,10 @@ def rows(layout: Layout) -> Packing:
     np.concatenate(layers),
     np.concatenate(offsets),
     pack,
-    unpack,
+    cut,
     lambda: [None] * len(large) + (rest.inside() if rest else []),
     tuple(shapes) + (rest.rows or () if rest else ()),
+    rest.starts if rest else (),
   )
 
 
@@ -166,25 +186,29 @@ def blocks(layout: Layout) -> Packing:
   def pack(leaves):
     parts = []
     for leaf, array in zip(layout.leaves, leaves, strict=True):
+      size = math.prod(leaf.layer_shape)
       if leaf.axis is not None:
         array = jnp.moveaxis(array, leaf.axis, 0)
-      size = math.prod(leaf.layer_shape)
-      flat = array.reshape(leaf.num_layers, size)
       if size % row:
-        flat = jnp.pad(flat, ((0, 0), (0, -size % row)))
-      parts.append(flat.ravel())
+        flat = array.reshape(leaf.num_layers, size)
+        array = jnp.pad(flat, ((0, 0), (0, -size % row)))
+      parts.append(array.ravel())
     flat = jnp.concatenate(parts) if len(parts) > 1 else parts[0]
     return [flat.reshape(total, row)]
 
-  def unpack(arrays):
+  lengths = [
+    leaf.num_layers * math.ceil(math.prod(leaf.layer_shape) / row) * row
+    for leaf in layout.leaves
+  ]
+
+  def cut(arrays, starts):
     (array,) = arrays
-    flat, leaves, start = array.ravel(), [], 0
-    for leaf in layout.leaves:
+    flat, leaves = array.ravel(), []
+    for leaf, start, length in zip(layout.leaves, starts, lengths, strict=True):
+      part = lax.dynamic_slice(flat, (start,), (length,))
       size = math.prod(leaf.layer_shape)
-      padded = size + -size % row
-      stop = start + leaf.num_layers * padded
-      part = flat[start:stop].reshape(leaf.num_layers, padded)[:, :size]
-      start = stop
+      if size % row:
+        part = part.reshape(leaf.num_layers, -1)[:, :size]
       if leaf.axis is None:
         leaves.append(part.reshape(leaf.shape))
       else:
@@ -192,7 +216,10 @@ def blocks(layout: Layout) -> Packing:
         leaves.append(jnp.moveaxis(part, 0, leaf.axis))
     return leaves
 
-  return Packing((0,), layers, offsets, pack, unpack, inside, ((total, row),))
+  starts = map(np.uint32, itertools.accumulate(lengths[:-1], initial=0))
+  return Packing(
+    (0,), layers, offsets, pack, cut, inside, ((total, row),), tuple(starts)
+  )
 
 
 def _own_row(leaf: SparseLeaf) -> int:

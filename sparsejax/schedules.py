@@ -11,6 +11,8 @@ import math
 from collections.abc import Callable
 
 import jax.numpy as jnp
+import numpy as np
+from jax import lax
 from jaxtyping import Array, Float, Int
 
 from sparsejax import checks
@@ -38,7 +40,7 @@ class Every:
 
   def __call__(self, step: Int[Array, ""]) -> Int[Array, ""]:
     """Returns the latest due step up to `step`, -1 where there was none."""
-    latest = jnp.minimum(step, self.until) // self.every_steps
+    latest = _intervals(jnp.minimum(step, self.until), self.every_steps)
     latest *= self.every_steps
     first = 0 if self.at_zero else self.begin_step + 1
     return jnp.where(latest >= first, latest, -1)
@@ -96,7 +98,8 @@ class Ramp:
     if self.last_index < 1:
       return (step >= self.end_step).astype(jnp.int32)
     first = self.begin_step // self.every_steps
-    return jnp.clip(step // self.every_steps - first, 0, self.last_index)
+    index = _intervals(step, self.every_steps) - first
+    return jnp.clip(index, 0, self.last_index)
 
   @property
   def when(self) -> Every:
@@ -310,6 +313,11 @@ def exponential(
 ) -> Fraction:
   """Falls as a power, RigL's `exponential_k`: `f + (r - f) (1 - t / T)^k`."""
   return _decay(lambda x: (1 - x) ** power, initial, total_steps, final)
+
+
+def _intervals(step: Int[Array, ""], every_steps: int) -> Int[Array, ""]:
+  """Returns how many whole intervals have passed; for steps from 0 on."""
+  return lax.div(jnp.asarray(step, jnp.int32), np.int32(every_steps))
 
 
 def _decay(

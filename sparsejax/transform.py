@@ -170,10 +170,8 @@ def sparsify(
       old=call.old,
       step=_after(state.step) if order is Order.STEP_FIRST else state.step,
       key=key,
-      # Unpacked there: masks that pass into a branch are written at each step.
-      scored=lambda: call._replace(
-        old=carrier.unpack(bits, layout.leaves)
-      ).scored(state.memory),
+      # Of the masks there: such as pass into a branch are written at each step.
+      scored=lambda on: call._replace(old=on).scored(state.memory),
       grads=updates,
       performance=performance,
       watched=(updates, extra_args.get("value")),

@@ -25,9 +25,9 @@ class Masked(NamedTuple):
   """What a mask update returns.
 
   Attributes:
-    masks: the new masks, packed.
-    keep: packed, weights that are on and go on with their value and statistics.
-      None where those are all that are on.
+    masks: the new masks, in layout order.
+    keep: likewise, weights that are on and go on with their value and
+      statistics. None where those are all that are on.
     found: int32[1 + layers], the counts that the method found by itself, as
       `SparseState.asked`; None where they are asked beforehand.
     memory: by name, the memories that a mask update changes.
@@ -194,7 +194,7 @@ def maybe_update(
   old: list[Bool[Array, "..."]],
   step: Int[Array, ""],
   key: Key | None,
-  scored: Callable[[], PyTree],
+  scored: Callable[[list[Array]], PyTree],
   grads: PyTree,
   performance: Float[Array, ""] | None,
   watched: PyTree,
@@ -212,7 +212,8 @@ def maybe_update(
     old: the masks before, for what reads them if none can change.
     step: int32[].
     key: for random scores.
-    scored: makes the tree of weights to score, inside the branch.
+    scored: makes the tree of weights to score, given the masks inside the
+      branch.
     grads: tree of dense gradients.
     performance: float32[], or None.
     watched: tree that must be finite; otherwise the update stays due.
@@ -243,11 +244,15 @@ def maybe_update(
     # Operands of the inner conditional, so that they are computed once. Made
     # anew by each part that compares them, a product and a sum may be rounded
     # together in one and apart in another, and counts would not be exact.
-    weights = layout.take(scored())
+    on = carrier.unpack(held, layout.leaves) if holds_bits else list(held)
+    weights = layout.take(scored(on))
     slopes = layout.take(grads)
     apart = packing.is_apart([*weights, *slopes])
-    packed = packing.choose(layout, apart)
-    on = carrier.unpack(held, layout.leaves) if holds_bits else list(held)
+    # Operands as well, so that one kernel cuts out all leaves of a shape.
+    starts = packing.choose(layout, apart).starts
+    starts = [jnp.asarray(start) for start in starts]
+    if starts:
+      starts = lax.optimization_barrier(starts)
 
     def update() -> Masked:
       return next_masks(
@@ -263,20 +268,20 @@ def maybe_update(
         key=key,
         performance=performance,
         apart=apart,
+        starts=starts,
       )
 
     def stay() -> Masked:
       _, no, _, _, found, observed = same()
-      as_before = packed.pack(on)
-      keep = None if method.regrow is None else list(as_before)
-      return Masked(as_before, keep, found, observed, no)
+      keep = None if method.regrow is None else list(on)
+      return Masked(on, keep, found, observed, no)
 
     # Nested, so that all that reads the old masks ends before the new ones are
     # written in their place.
     sound = finite.all_finite(watched)
     masked = _cond(sound, update, stay)
-    new = packed.unpack(masked.masks)
-    keep = new if masked.keep is None else packed.unpack(masked.keep)
+    new = masked.masks
+    keep = new if masked.keep is None else masked.keep
     bits = _bits(method, lambda: carrier.pack(keep), lambda: carrier.pack(new))
     if holds_bits:
       new = carrier.pack(new) if bits.new is None else bits.new
@@ -334,8 +339,9 @@ def next_masks(
   key: Key | None,
   performance: Float[Array, ""] | None = None,
   apart: bool = False,
+  starts: Sequence[Array] | None = None,
 ) -> Masked:
-  """Returns the masks after one update, as `packing.choose` packs them.
+  """Returns the masks after one update.
 
   Args:
     method: the slots.
@@ -350,27 +356,19 @@ def next_masks(
     key: for random scores.
     performance: what `update` was given, or None.
     apart: whether leaves may be sharded over devices.
+    starts: for `Packing.unpack`.
   """
   seen = views.seen_leaves(layout, params, grads, old, method.memory, memory)
   packed = packing.choose(layout, apart)
   view = views.look(layout, seen, packed, step, key)
-  pruned = _prune(method, view, budgets) if method.prunes else view.masks
-  new, keep, found = pruned, None, None
+  new = _prune(method, view, budgets) if method.prunes else view.masks
+  keep, found = None, None
   lost = jnp.zeros(len(layout.sizes), jnp.int32)
   if method.regrow is not None:
-    exchanged = exchange(
-      method.regrow,
-      view.with_masks(pruned),
-      due=exchange_due,
-      performance=performance,
-      memory=memory,
+    new, keep, lost, counts = _regrow(
+      method, view, new, exchange_due, performance, memory
     )
-    new, stays, lost, counts = exchanged
     found = _as_asked(counts)
-    goes_on = view.masks
-    if _sets_keep(method):
-      goes_on = stays if method.regrow.restart else pruned
-    keep = [n & g for n, g in zip(new, goes_on, strict=True)]
   if not method.counts_as_found:
     found = None
   elif found is None:
@@ -384,12 +382,12 @@ def next_masks(
     if found is not None:
       before = _as_asked(masks.count_active(view.masks, view.each_layer))
       found = jnp.where(changed, found, before)
+  new = packed.unpack(new, starts)
+  keep = None if keep is None else packed.unpack(keep, starts)
   update = Update(
     step=step,
     performance=performance,
-    seen=[
-      s._replace(mask=m) for s, m in zip(seen, packed.unpack(new), strict=True)
-    ],
+    seen=[s._replace(mask=m) for s, m in zip(seen, new, strict=True)],
     lost=lost,
     layout=layout,
   )
@@ -400,10 +398,33 @@ def next_masks(
   return Masked(new, keep, found, observed, changed)
 
 
-def _sets_keep(method: MaskUpdate) -> bool:
-  """Whether a weight may be on before and after and yet start again at 0."""
-  exchange_ = method.regrow
-  return exchange_ is not None and (exchange_.restart or method.prunes)
+def _regrow(method, view, pruned, due, performance, memory):
+  """Exchanges weights if that is due.
+
+  Returns:
+    The masks, packed; likewise what goes on; int32[layers], pruned and not
+    regrown; and int32[layers], how many are on.
+  """
+
+  def exchanged():
+    new, stays, lost, counts = exchange(
+      method.regrow,
+      view.with_masks(pruned),
+      performance=performance,
+      memory=memory,
+    )
+    goes_on = stays if method.regrow.restart else pruned
+    return new, _both(new, goes_on), lost, counts
+
+  def only_pruned():
+    counts = masks.count_active(pruned, view.each_layer)
+    return list(pruned), list(pruned), jnp.zeros_like(counts), counts
+
+  return _cond(due, exchanged, only_pruned)
+
+
+def _both(a, b):
+  return [x & y for x, y in zip(a, b, strict=True)]
 
 
 def _observing(method: MaskUpdate) -> dict[str, Callable]:
@@ -427,7 +448,7 @@ def _prune(method: MaskUpdate, view: View, budgets: Array) -> list[Array]:
     packed = view.packed.pack(chosen)
     if method.storage.prunes_all:
       return packed
-    return [p & m for p, m in zip(packed, before, strict=True)]
+    return _both(packed, before)
   scores = view.score(method.criterion, draws.PRUNE)
   return _compete(method.scope, view, scores, budgets, valid)
 

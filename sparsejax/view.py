@@ -20,23 +20,34 @@ class View(NamedTuple):
   Attributes:
     layout: the sparse leaves.
     packed: how they are packed.
-    seen: one entry per leaf, in layout order, without keys.
+    leaves: one entry per leaf, in layout order, without keys; with the masks
+      of the first look.
     step: int32[].
     key: typed key of the run; None where there is none.
+    params: the weights, packed.
+    grads: the gradients, packed.
     masks: the masks, packed.
+    changed: whether they are others than those of `leaves`.
   """
 
   layout: Layout
   packed: Packing
-  seen: Sequence[Seen]
+  leaves: Sequence[Seen]
   step: Int[Array, ""]
   key: Key | None
+  params: list[Array]
+  grads: list[Array]
   masks: list[Bool[Array, "..."]]
+  changed: bool = False
 
   @property
-  def params(self) -> list[Array]:
-    """The weights, packed."""
-    return self.packed.pack([seen.param for seen in self.seen])
+  def seen(self) -> Sequence[Seen]:
+    """One entry per leaf, in layout order, without keys."""
+    if not self.changed:
+      return self.leaves
+    masks_ = self.packed.unpack(self.masks)
+    pairs = zip(self.leaves, masks_, strict=True)
+    return [seen._replace(mask=mask) for seen, mask in pairs]
 
   @property
   def each_layer(self) -> Competition:
@@ -49,11 +60,7 @@ class View(NamedTuple):
 
   def with_masks(self, packed_masks: Sequence[Array]) -> "View":
     """Returns the same view with other masks, given packed."""
-    leaves = self.packed.unpack(packed_masks)
-    return self._replace(
-      seen=[s._replace(mask=m) for s, m in zip(self.seen, leaves, strict=True)],
-      masks=list(packed_masks),  # Packed once: packing slices again is slow.
-    )
+    return self._replace(masks=list(packed_masks), changed=True)
 
   def score(
     self, criterion: Criterion, purpose: int
@@ -84,20 +91,15 @@ class View(NamedTuple):
     return draws.bits(self.layout, self.packed, self.key, self.step, purpose)
 
   def _packed_seen(self) -> list[Seen]:
-    first = self.seen[0]
+    first = self.leaves[0]
     shaped = [
       name for name, x in first.memory.items() if x.shape == first.param.shape
     ]
     memory = {
-      name: self.packed.pack([seen.memory[name] for seen in self.seen])
+      name: self.packed.pack([seen.memory[name] for seen in self.leaves])
       for name in shaped
     }
-    columns = zip(
-      self.params,
-      self.packed.pack([seen.grad for seen in self.seen]),
-      self.masks,
-      strict=True,
-    )
+    columns = zip(self.params, self.grads, self.masks, strict=True)
     return [
       Seen(param, grad, mask, {name: memory[name][i] for name in shaped})
       for i, (param, grad, mask) in enumerate(columns)
@@ -160,6 +162,14 @@ def look(
   step: Int[Array, ""],
   key: Key | None,
 ) -> View:
-  """Returns the view of leaves, with their masks packed."""
-  masks_ = packed.pack([s.mask for s in seen])
-  return View(layout, packed, seen, step, key, masks_)
+  """Returns the view of leaves, packed once for all that looks at them."""
+  return View(
+    layout,
+    packed,
+    seen,
+    step,
+    key,
+    params=packed.pack([s.param for s in seen]),
+    grads=packed.pack([s.grad for s in seen]),
+    masks=packed.pack([s.mask for s in seen]),
+  )

@@ -36,8 +36,9 @@ def test_every_weight_once_and_in_its_layer(name, pack, axis):
   rng = np.random.default_rng(0)
   leaves = [rng.normal(size=x.shape).astype("f") for x in layout.leaves]
   arrays = packed.pack(leaves)
-  for a, b in zip(packed.unpack(arrays), leaves, strict=True):
-    np.testing.assert_array_equal(a, b)
+  for starts in (None, list(map(jnp.asarray, packed.starts))):
+    for a, b in zip(packed.unpack(arrays, starts), leaves, strict=True):
+      np.testing.assert_array_equal(a, b)
   inside = [
     np.ones(x.shape, bool) if i is None else np.asarray(i)
     for x, i in zip(arrays, packed.inside(), strict=True)
@@ -94,7 +95,7 @@ def test_selections_agree_in_any_packing():
       return packed.unpack(
         masks.select(
           [masks.recipe(jnp.abs, x) for x in packed.pack(leaves)],
-          counts[: contest.num_groups],
+          counts[: max(groups) + 1],
           contest,
           valid=packed.inside(),
           shuffle=lambda: draws.bits(layout, packed, key, 0, draws.REGROW),
