@@ -16,7 +16,8 @@ A run is known by its config: what is done is not repeated, also where another
 table has the same row, and what was stopped goes on. A row that starts from
 another one's weights or masks has that one trained first.
 
-Accuracies are in %: ours at the last step, and beside it the best one of the
+Accuracies are in %: ours at the last step (of the checkpoint that is selected,
+with --config.select_checkpoint=best), and beside it the best one of the
 evaluations after the last pruning, which is what GraNet's tables show; both
 are of the test split. FLOP ratios are to the dense network; those with a star
 were computed without a run, which is possible where the method fixes how many

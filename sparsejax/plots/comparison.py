@@ -51,7 +51,7 @@ class Result(NamedTuple):
     label: its method, and what else sets it apart.
     sparsity: the asked one, or that which a dense network stands for; the
       achieved one where there is neither.
-    accuracy: on the test split at the last step, in [0, 1].
+    accuracy: on the test split, at the step that was selected, in [0, 1].
     seed: of the run.
     summary: what `summary.json` holds.
   """

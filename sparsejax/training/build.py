@@ -63,8 +63,11 @@ _VALUES = {
   "keep_steps": list,
   "init_mode": str,
   "init_step": int,
+  "select_checkpoint": str,
 }
 _OPTIONAL = {"init_from": str, "performance": str}
+# Which state of a run its result is of.
+_CHECKPOINTS = ("last", "best")
 # One key for each purpose, folded from the seed.
 _MODEL_KEY, _DATA_KEY, _MASK_KEY = range(3)
 
@@ -229,7 +232,10 @@ def usual() -> dict[str, Any]:
     (`performance.source` has the rule); `microbatches`: parts of a batch whose
     gradients are taken one after the other; `sparsities`: layers with a
     sparsity of their own, as `("classifier/*=0.8",)`, which the others make up
-    for.
+    for; `select_checkpoint`: the state that the result, and a later run, takes:
+    "last", or "best", the checkpoint of highest accuracy among those with the
+    fewest active weights, on the validation part where there is one and else on
+    the test split.
   """
   return {
     "microbatches": 1,
@@ -240,6 +246,7 @@ def usual() -> dict[str, Any]:
     "init_step": 0,
     "keep_steps": (0,),
     "epochs_multiplier": 1.0,
+    "select_checkpoint": "last",
   }
 
 
@@ -277,6 +284,9 @@ def _check_keys(plain: Mapping[str, Any]) -> None:
       raise errors.InputError(
         f"`config.{key}` must be of type {kind.__name__}, got {value!r}."
       )
+  selected = plain["select_checkpoint"]
+  if selected not in _CHECKPOINTS:
+    raise errors.unknown("`config.select_checkpoint`", selected, _CHECKPOINTS)
 
 
 def _steps(plain: Mapping[str, Any], examples: int) -> Steps:

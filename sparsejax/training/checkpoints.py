@@ -27,7 +27,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from sparsejax.training import digests, echoes, identity, processes
+from sparsejax.training import best, digests, echoes, identity, processes
 
 PyTree = Any
 
@@ -45,12 +45,13 @@ class CheckpointError(Exception):
 
 
 class Restored(NamedTuple):
-  """What `Checkpoints.restore_newest` found.
+  """What `Checkpoints.restore_newest` or `restore_best` found.
 
   Attributes:
     state: the tree that was saved, placed as the abstract state asked.
     step: optimizer steps that were completed when it was saved.
-    skipped: one line for each newer checkpoint that is damaged, and why.
+    skipped: one line for each newer or better checkpoint that is damaged, and
+      why.
   """
 
   state: PyTree
@@ -80,8 +81,9 @@ def open(
     fingerprint: the resolved config as JSON text; a restore compares it key by
       key.
     sparse_leaves: names of the parameters that have a mask.
-    keep_best_by: the metric whose highest value marks a checkpoint that is kept
-      beside the newest two; None keeps the newest two alone.
+    keep_best_by: the accuracy by which one is the best of those with the fewest
+      active weights (`best`); that one is kept beside the newest two. None
+      keeps the newest two alone.
     keep_all: keeps every checkpoint instead.
     folder: name of their folder in `workdir`.
 
@@ -159,7 +161,8 @@ class Checkpoints:
     self._directory = directory
     self._run = run
     self._keep_all = keep_all
-    self._best = _Best(directory, keep_best_by)
+    self._keep_best_by = keep_best_by
+    self._best = best.KeepBest(keep_best_by, self._recorded_metrics)
     self._pending: int | None = None
     self._manager = self._new_manager()
     self._silence = contextlib.ExitStack()
@@ -176,7 +179,8 @@ class Checkpoints:
     Args:
       step: completed optimizer steps; above every step that is on disk.
       state: tree of arrays.
-      metrics: numbers that belong to this step, recorded with it.
+      metrics: numbers that belong to this step, recorded with it. Without the
+        accuracy it is never the best one.
 
     Raises:
       CheckpointError: if this save, or the one before it, failed. Every older
@@ -192,7 +196,7 @@ class Checkpoints:
         f"`step` must be above {newest}, the newest, got {step}."
       )
     record = self._record(step, state, metrics)
-    self._best.remember(step, record)
+    self._best.remember(step, record["metrics"])
     self._pending = step
     try:
       self._manager.save(
@@ -233,7 +237,7 @@ class Checkpoints:
       if why is None:
         self._set_aside(list(damaged))
         return Restored(state, step, tuple(damaged.values()))
-      damaged[step] = f"checkpoint {step} is damaged: {why}"
+      damaged[step] = _is_damaged(step, why)
       echoes.wait()
     if damaged:
       raise CheckpointError(
@@ -242,6 +246,44 @@ class Checkpoints:
         + ". Remove that folder to start from the beginning."
       )
     return None
+
+  def restore_best(self, abstract_state: PyTree, last: Restored) -> Restored:
+    """Restores the best checkpoint that is whole.
+
+    Damaged ones that would be better are moved to `checkpoints_damaged`.
+
+    Args:
+      abstract_state: as for `restore_newest`.
+      last: the newest step and its state, which need not be read.
+
+    Returns:
+      The state, its step and what was skipped; those of `last` where it is the
+      best one, or where no other can be told to be.
+
+    Raises:
+      CheckpointError: if the last save failed, or as in `restore_newest`.
+    """
+    assert self._keep_best_by is not None
+    self._wait()
+    damaged: dict[int, str] = {}
+    found: dict[int, best.Metrics | None] = {}
+    for step in sorted(self._manager.all_steps()):
+      try:
+        found[step] = self._read_metrics(step)
+      except _DamagedError as error:
+        damaged[step] = _is_damaged(step, error)
+    restored = last
+    for step in best.best_first(found, self._keep_best_by):
+      if step == last.step:
+        break
+      state, why = self._try_restore(step, abstract_state)
+      if why is None:
+        restored = Restored(state, step, ())
+        break
+      damaged[step] = _is_damaged(step, why)
+      echoes.wait()
+    self._set_aside(list(damaged))
+    return restored._replace(skipped=tuple(damaged.values()))
 
   def close(self) -> None:
     """Waits for the pending save.
@@ -324,6 +366,16 @@ class Checkpoints:
         f"{self._directory} cannot be used: {_cause(error)}."
       ) from error
 
+  def _recorded_metrics(self, step: int) -> best.Metrics | None:
+    try:
+      return _read_record(self._directory / str(step))["metrics"]
+    except _DamagedError:
+      return None
+
+  def _read_metrics(self, step: int) -> best.Metrics:
+    """Returns the same, or raises in every process."""
+    return _agreed(lambda: _read_record(self._directory / str(step)))["metrics"]
+
   def _try_restore(
     self, step: int, abstract_state: PyTree
   ) -> tuple[PyTree, str | None]:
@@ -374,40 +426,6 @@ class Checkpoints:
     self._reopen()
 
 
-class _Best:
-  """Keeps the checkpoint with the highest value of one metric, the newer first.
-
-  Orbax's own `BestN` reads a metrics file that nothing protects at the start,
-  where a damaged one would raise; this reads the sealed record.
-  """
-
-  def __init__(self, directory: pathlib.Path, metric: str | None):
-    self._directory = directory
-    self._metric = metric
-    self._values: dict[int, float] = {}
-
-  def remember(self, step: int, record: Mapping[str, Any]) -> None:
-    value = record["metrics"].get(self._metric, -np.inf)
-    self._values[step] = -np.inf if np.isnan(value) else value
-
-  def should_preserve(self, checkpoints, *, context) -> list[bool]:
-    del context  # Unused: the metric alone decides.
-    values = [self._value(checkpoint.step) for checkpoint in checkpoints]
-    best = max(values, default=-np.inf)
-    if self._metric is None or best == -np.inf:
-      return [False] * len(values)
-    newest_best = len(values) - 1 - values[::-1].index(best)
-    return [i == newest_best for i in range(len(values))]
-
-  def _value(self, step: int) -> float:
-    if step not in self._values:
-      try:
-        self.remember(step, _read_record(self._directory / str(step)))
-      except _DamagedError:
-        self._values[step] = -np.inf
-    return self._values[step]
-
-
 def _read_record(step_folder: pathlib.Path) -> identity.Record:
   # Read without Orbax: a preservation policy runs on a thread where Orbax's
   # barriers cannot be used.
@@ -415,6 +433,10 @@ def _read_record(step_folder: pathlib.Path) -> identity.Record:
     return identity.unseal((step_folder / "record" / "metadata").read_bytes())
   except (OSError, ValueError) as error:
     raise _DamagedError(f"its record cannot be read ({error})") from error
+
+
+def _is_damaged(step: int, why: object) -> str:
+  return f"checkpoint {step} is damaged: {why}"
 
 
 def _check_digests(record: identity.Record, found: Mapping[str, int]) -> None:

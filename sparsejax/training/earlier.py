@@ -2,7 +2,8 @@
 
     init_mode=rewind     its weights of `init_step` (0: the first ones), which
                          it kept in the folder `weights`
-    init_mode=lr_rewind  its last weights and batch statistics
+    init_mode=lr_rewind  weights and batch statistics of its result: of the
+                         last step, or of the one that it selected
     init_mode=reinit     newly drawn weights, of another seed
 
 The optimizer and its schedule start anew in all of them.
@@ -52,6 +53,11 @@ class Earlier(NamedTuple):
     return self.summary.get("init_method") or self.summary["method"]
 
   @property
+  def selected_step(self) -> int:
+    """The step that its result is of."""
+    return self.summary.get("selected_step", self.summary["steps"])
+
+  @property
   def first_step(self) -> int:
     """The step of the very first run whose weights this one began with."""
     return self.summary.get("init_step") or 0
@@ -69,7 +75,7 @@ class _Mode(NamedTuple):
 
   Attributes:
     check: (config, run) raises InputError where it cannot work.
-    weights: (run, its last state, step, drawn weights) -> the weights.
+    weights: (run, state of its result, step, drawn weights) -> the weights.
   """
 
   check: Callable[[Mapping[str, Any], Earlier], None]
@@ -135,7 +141,7 @@ def load(
     InputError: if parameters or masks do not fit.
     CheckpointError: if they cannot be read.
   """
-  last = checkpoints.read(earlier.workdir, earlier.summary["steps"])
+  last = checkpoints.read(earlier.workdir, earlier.selected_step)
   weights = MODES[mode].weights(earlier, last, at_step, drawn)
   _check_leaves(earlier, weights.params, drawn.params)
   _check_leaves(earlier, last["params"], drawn.params)

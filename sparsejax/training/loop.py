@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import json
+import math
 import pathlib
 import time
 from collections.abc import Callable, Mapping
@@ -13,8 +14,10 @@ from jax.sharding import Mesh
 
 import sparsejax
 from sparsejax.training import (
+  best,
   build,
   checkpoints,
+  clock,
   earlier,
   feeds,
   mesh,
@@ -35,21 +38,27 @@ class Outcome(NamedTuple):
     status: `DONE`, `NOT_FINITE` or `TERMINATED`, the exit status.
     message: why it stopped before its last step, "" where it did not.
     state: the newest state.
-    step: completed steps of it.
-    evaluation: losses and accuracies of `state`; empty unless it is done.
+    selected: the state that the result is of, the newest one or the best.
+    step: completed steps of `state`.
+    selected_step: completed steps of `selected`.
+    evaluation: losses and accuracies of `selected`; empty unless it is done.
     resumed_from_step: where it went on, `None` for a run from the start.
     compile_seconds: time spent tracing and compiling.
     train_seconds: time spent in dispatches, evaluations left out.
+    mask_update_seconds: what a mask update adds to them, as in `clock`.
   """
 
   status: int
   message: str
   state: step.TrainState
+  selected: step.TrainState
   step: int
+  selected_step: int
   evaluation: dict[str, float]
   resumed_from_step: int | None
   compile_seconds: float
   train_seconds: float
+  mask_update_seconds: float | None
 
 
 class Show(NamedTuple):
@@ -93,6 +102,7 @@ def run(
     workdir,
     fingerprint=json.dumps(experiment.config, sort_keys=True),
     sparse_leaves=_sparse_leaves(abstract),
+    keep_best_by=_accuracy(experiment),
   )
   with contextlib.closing(saved), contextlib.ExitStack() as stack:
     restored = saved.restore_newest(abstract)
@@ -134,6 +144,8 @@ def run(
       stop,
       show,
     )
+    if outcome.status == DONE:
+      outcome = _conclude(experiment, outcome, feed, saved, abstract, show)
     return outcome._replace(compile_seconds=seconds)
 
 
@@ -156,9 +168,9 @@ def _train(
   keep weights, save, show, stop.
   """
   at = resumed or 0
-  train_seconds = 0.0
+  dispatches: list[clock.Dispatch] = []
+  updates = int(mesh.fetch(state.meter.mask_updates))
   last_good = resumed
-  evaluation: dict[str, float] = {}
 
   def outcome(status: int, message: str = "") -> Outcome:
     return Outcome(
@@ -166,10 +178,13 @@ def _train(
       message=message,
       state=state,
       step=at,
-      evaluation=evaluation,
+      selected=state,
+      selected_step=at,
+      evaluation={},
       resumed_from_step=resumed,
       compile_seconds=0.0,
-      train_seconds=train_seconds,
+      train_seconds=math.fsum(each.seconds for each in dispatches),
+      mask_update_seconds=clock.mask_update_seconds(dispatches),
     )
 
   while at < steps.total:
@@ -179,8 +194,9 @@ def _train(
     with jax.transfer_guard("disallow"):
       state, stacked = jax.block_until_ready(feed.train(state))
     seconds = time.perf_counter() - started
-    train_seconds += seconds
     metrics = jax.tree.map(lambda x, n=at - first: x[:n], mesh.fetch(stacked))
+    before, updates = updates, int(metrics.meter.mask_updates[-1])
+    dispatches.append(clock.Dispatch(at - first, updates - before, seconds))
     rows = records.rows(metrics._asdict(), first=first, prices=prices)
     bad = next((row["step"] for row in rows if not row["finite"]), None)
     if bad is not None:
@@ -190,7 +206,7 @@ def _train(
       with jax.transfer_guard("disallow"):
         state = jax.block_until_ready(feed.hear(state))
     last = at == steps.total
-    evaluation = {}
+    evaluation: dict[str, float] = {}
     if last or _due(steps.eval_every, first, at):
       evaluation = _evaluate(feed, state)
       rows[-1] |= evaluation | {"steps_per_second": (at - first) / seconds}
@@ -198,12 +214,17 @@ def _train(
     _write(writer, [row for row in rows if _is_logged(row, steps, ends)])
     keep(at, step.Weights(state.params, state.model_state))
     stopping = stop.agreed()
-    if last or stopping or _due(steps.checkpoint_every, first, at):
+    regular = last or _due(steps.checkpoint_every, first, at)
+    if regular or stopping:
       if writer is not None:
         writer.sync()
-      # An evaluation for the checkpoint alone is not recorded: the records of
-      # a run that was stopped would differ from those of one that was not.
-      judged = evaluation or _evaluate(feed, state)
+      # A checkpoint that a run has only because it was stopped can not be its
+      # best one, and an evaluation for a checkpoint alone is not recorded: a
+      # run that was not stopped would end in another way.
+      judged: dict[str, float] = {}
+      if regular:
+        judged = dict(evaluation or _evaluate(feed, state))
+        judged[best.ACTIVE] = rows[-1]["active"]
       saved.save(at, state, metrics=judged)
       last_good = at
     show.progress(at, rows[-1])
@@ -212,8 +233,33 @@ def _train(
         TERMINATED,
         f"Stopped by SIGTERM; saved at step {at}. The same command goes on.",
       )
-  evaluation = _evaluate(feed, state) | _evaluate_train(feed, state)
   return outcome(DONE)
+
+
+def _conclude(
+  experiment: build.Experiment,
+  outcome: Outcome,
+  feed: feeds.Feed,
+  saved: checkpoints.Checkpoints,
+  abstract: step.TrainState,
+  show: Show,
+) -> Outcome:
+  """Selects and judges the state that the result of a run is of."""
+  found = checkpoints.Restored(outcome.state, outcome.step, ())
+  if experiment.config["select_checkpoint"] == "best":
+    found = saved.restore_best(abstract, found)
+    for line in found.skipped:
+      show.say(line)
+  evaluation = _evaluate(feed, found.state) | _evaluate_train(feed, found.state)
+  return outcome._replace(
+    selected=found.state, selected_step=found.step, evaluation=evaluation
+  )
+
+
+def _accuracy(experiment: build.Experiment) -> str:
+  """Returns what the best checkpoint is chosen by."""
+  held_out = experiment.dataset.validation is not None
+  return "validation_accuracy" if held_out else "test_accuracy"
 
 
 def _is_logged(row: Mapping[str, Any], steps: build.Steps, ends: int) -> bool:

@@ -26,11 +26,13 @@ class Meter(NamedTuple):
       the weights that were on when the step began: over steps that needed the
       gradient of those alone, and over steps that needed all of it.
     dense_gradients: int32[], number of the latter steps.
+    mask_updates: int32[], number of steps that updated masks.
   """
 
   active: jax.Array
   spent: jax.Array
   dense_gradients: jax.Array
+  mask_updates: jax.Array
 
 
 class Prices(NamedTuple):
@@ -61,6 +63,7 @@ def start(opt_state: Any) -> Meter:
     active=active,
     spent=jnp.zeros((2, 2, active.size), jnp.uint32),
     dense_gradients=jnp.zeros((), jnp.int32),
+    mask_updates=jnp.zeros((), jnp.int32),
   )
 
 
@@ -79,7 +82,11 @@ def advance(
   Returns:
     The meter after the step.
   """
-  needed = _needed(before, after, dense_gradient)
+  updated = _updated(before, after)
+  # Whether masks or step come first, and whether a step was spent.
+  needed = updated
+  if dense_gradient != "at updates":
+    needed = jnp.full((), dense_gradient == "every step")
   low, high = meter.spent
   active = meter.active.astype(jnp.uint32)
   added = low + jnp.stack(
@@ -89,6 +96,7 @@ def advance(
     active=_count(after),
     spent=jnp.stack([added, high + (added < low)]),
     dense_gradients=meter.dense_gradients + needed,
+    mask_updates=meter.mask_updates + updated,
   )
 
 
@@ -180,16 +188,12 @@ def training(meter: Meter, steps: int, prices: Prices) -> float:
   return costs.training(phases, dense=prices.costs.dense)
 
 
-def _needed(
-  before: Any, after: Any, dense_gradient: DenseGradient
-) -> jax.Array:
-  if dense_gradient == "at updates":
-    # Whether masks or step come first, and whether a step was spent.
-    old, new = (
-      sparsejax.stats(state)["last_update"] for state in (before, after)
-    )
-    return old != new
-  return jnp.full((), dense_gradient == "every step")
+def _updated(before: Any, after: Any) -> jax.Array:
+  """Returns bool[], whether there was a mask update in between."""
+  old, new = (
+    sparsejax.stats(state)["last_update"] for state in (before, after)
+  )
+  return old != new
 
 
 def _count(opt_state: Any) -> jax.Array:

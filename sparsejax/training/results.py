@@ -19,12 +19,14 @@ def summarize(
     outcome: how it ended; it is done.
 
   Returns:
-    Plain values. Accuracies are in [0, 1] and of the last step; counts and
-    sparsities are of the sparse leaves alone. Only `resumed_from_step` and
-    the keys that end in `_seconds` may differ between a run that was
-    interrupted and one that was not.
+    Plain values. Accuracies, counts, sparsities and the FLOPs of inference are
+    of `selected_step`; `training_flops`, `mask_updates` and times are of all
+    `steps`. Accuracies are in [0, 1]; counts and sparsities are of the sparse
+    leaves alone. Only `resumed_from_step` and the keys that end in `_seconds`
+    may differ between a run that was interrupted and one that was not.
   """
-  state, prices = mesh.fetch(outcome.state), experiment.prices
+  state, prices = mesh.fetch(outcome.selected), experiment.prices
+  spent = mesh.fetch(outcome.state.meter)
   found = sparsejax.summary(state.params, state.opt_state, costs=prices.costs)
   order = {name: index for index, name in enumerate(prices.costs.kernels)}
   config, before = experiment.config, experiment.earlier
@@ -34,6 +36,7 @@ def summarize(
     "data": config["data"]["name"],
     "seed": config["seed"],
     "steps": outcome.step,
+    "selected_step": outcome.selected_step,
     "epochs_multiplier": config["epochs_multiplier"],
     "init_method": before and before.method,
     "init_mode": before and config["init_mode"],
@@ -49,7 +52,10 @@ def summarize(
     "itop_rate": found.itop_rate,
     "inference_macs": found.macs,
     "dense_inference_macs": found.dense_macs,
-    **meter.row(state.meter, outcome.step, prices),
+    **meter.row(
+      spent._replace(active=state.meter.active), outcome.step, prices
+    ),
+    "mask_updates": int(spent.mask_updates),
     "layers": [_layer(layer, order) for layer in found.layers],
     "warnings": [*experiment.warnings, *found.warnings],
     "devices": jax.device_count(),
@@ -57,6 +63,7 @@ def summarize(
     "resumed_from_step": outcome.resumed_from_step,
     "compile_seconds": outcome.compile_seconds,
     "train_seconds": outcome.train_seconds,
+    "mask_update_seconds": outcome.mask_update_seconds,
   }
 
 

@@ -84,7 +84,9 @@ def result(
   table.add_section()
   table.add_row("all sparse layers", "", *_count_cells(summary))
   console.print(table)
+  selected = f"{summary['selected_step']} of {summary['steps']}, the best one"
   for name, value in (
+    *([("selected step", selected)] if _is_earlier(summary) else []),
     ("test accuracy", f"{summary['test_accuracy']:.2%}"),
     ("test loss", f"{summary['test_loss']:.4f}"),
     ("asked sparsity", "none" if asked is None else f"{asked:.4%}"),
@@ -93,6 +95,7 @@ def result(
     ("ever active (ITOP)", _percent(summary["itop_rate"])),
     ("inference FLOPs", _flops(summary, "inference_flops")),
     ("training FLOPs", _flops(summary, "training_flops")),
+    ("mask updates", _mask_updates(summary)),
     ("compiled in", f"{summary['compile_seconds']:.1f} s"),
     ("trained in", f"{summary['train_seconds']:.1f} s"),
     ("results", str(workdir / "summary.json")),
@@ -126,6 +129,24 @@ def _numbers(row: Mapping[str, Any], forms: Mapping[str, str]) -> str:
 def _flops(summary: Mapping[str, Any], name: str) -> str:
   """Returns FLOPs and their share of the dense network's."""
   return f"{summary[name]:.4g} ({summary[f'{name}_ratio']:.4f} of dense)"
+
+
+def _is_earlier(summary: Mapping[str, Any]) -> bool:
+  """Says whether the result is of a step before the last one."""
+  return summary["selected_step"] != summary["steps"]
+
+
+def _mask_updates(summary: Mapping[str, Any]) -> str:
+  """Returns their number, and what they took where that is known."""
+  number, seconds = summary["mask_updates"], summary["mask_update_seconds"]
+  told = f"{number:,}"
+  if seconds is None:
+    return told
+  told += f", {seconds:.2g} s each"
+  # Times are of this start, and what came before a resume is not in them.
+  if summary["resumed_from_step"] is None:
+    told += f", {number * seconds / summary['train_seconds']:.1%} of training"
+  return told
 
 
 def _percent(value: float | None) -> str:
