@@ -112,10 +112,9 @@ def move_alone(inner: optax.GradientTransformation, params: PyTree) -> bool:
 def _moves_alone(inner, treedef, leaves) -> bool:
   params = treedef.unflatten([jax.ShapeDtypeStruct(*leaf) for leaf in leaves])
   try:
-    if not _has_whole_statistics(inner, params):
-      return False
-    with jax.ensure_compile_time_eval():
-      return _shows_no_mixing(inner, params)
+    return _has_whole_statistics(inner, params) and _shows_no_mixing(
+      inner, params
+    )
   except (TypeError, ValueError, LookupError, AttributeError):
     return False
 
@@ -146,12 +145,12 @@ def _shows_no_mixing(inner, params) -> bool:
   def draw(leaf, scales):
     drawn = rng.normal(size=2**leaf.ndim) * scales[:, None]
     drawn[2::2, 0] = 0
-    return jnp.asarray(drawn.reshape(-1, *(2,) * leaf.ndim), leaf.dtype)
+    return drawn.reshape(-1, *(2,) * leaf.ndim).astype(leaf.dtype)
 
   weights = jax.tree.map(lambda leaf: draw(leaf, np.sign(scales)), params)
   grads = jax.tree.map(lambda leaf: draw(leaf, scales), params)
-  step = jax.jit(jax.vmap(inner.update))
-  first = state = jax.jit(jax.vmap(inner.init))(weights)
+  first = state = _compiled(jax.vmap(inner.init), weights)(weights)
+  step = _compiled(jax.vmap(inner.update), grads, state, weights)
   found = []
   for _ in range(_PROBE_STEPS):
     updates, state = step(grads, state, weights)
@@ -165,6 +164,11 @@ def _shows_no_mixing(inner, params) -> bool:
     np.array_equal(x[0], y[0])
     for x, y in zip(_of_weights(inner, first), stats, strict=True)
   ) and all(np.array_equal(x[::2], x[1::2]) for x in pairs)
+
+
+def _compiled(function, *args):
+  """Compiles for concrete arguments, so that it runs inside a trace too."""
+  return jax.jit(function).lower(*args).compile()
 
 
 def _of_weights(inner, state) -> list[np.ndarray]:
