@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import pathlib
+import re
 import shutil
 
 import jax
@@ -300,6 +301,17 @@ def test_a_later_run_starts_from_the_selected_checkpoint(tmp_path, capsys):
   del summary["selected_step"]
   old = earlier.Earlier(workdir, {}, summary)
   assert old.selected_step == 66
+
+
+def test_a_run_tells_how_long_its_mask_updates_took(tmp_path, capsys):
+  # Of five dispatches the second and the fourth hold one.
+  changes = "--config.method.every_steps=30", f"--workdir={tmp_path}"
+  assert train.main([*FALLING, *changes]) == 0
+  summary = records.finished(tmp_path)
+  assert summary["mask_updates"] == 2
+  assert 0 <= summary["mask_update_seconds"] < summary["train_seconds"]
+  told = capsys.readouterr().out
+  assert re.search(r"mask updates {8}2, \S+ s each, \S+% of training\n", told)
 
 
 def test_another_choice_is_refused():
