@@ -462,7 +462,6 @@ def side_by_side(
   for each in columns.values():
     header += [f"{each.title}: theirs", "ours"]
     if each.best is not None:
-      header[-1] = "ours, last step"
       header.append("best after pruning")
   lines = [tuple(header)]
   for row in rows:

@@ -14,10 +14,16 @@ def test_a_mask_update_costs_what_it_adds_to_a_dispatch():
     (10, 1, 1.75),  # 0.5
     (10, 0, 4.0),  # The machine had other things to do.
     (10, 1, 2.0),  # 0.75
-    (3, 1, 0.5),  # None of as many steps is without an update.
+    (3, 1, 0.5),  # None of as many steps has fewer.
   ]
   dispatches = [clock.Dispatch(*each) for each in told]
   assert clock.mask_update_seconds(dispatches) == 0.5
+
+
+def test_dispatches_that_all_hold_updates_are_compared_by_their_number():
+  told = [(10, 2, 9.0), (10, 2, 2.0), (10, 3, 2.5), (10, 2, 2.0), (10, 4, 3.5)]
+  dispatches = [clock.Dispatch(*each) for each in told]
+  assert clock.mask_update_seconds(dispatches) == 0.625  # of 0.5 and 0.75
 
 
 @pytest.mark.parametrize(

@@ -28,17 +28,21 @@ def mask_update_seconds(dispatches: Sequence[Dispatch]) -> float | None:
       it also warms up.
 
   Returns:
-    Of each dispatch with mask updates, what it took longer than the median one
-    of as many steps without any, over their number: the median of these, 0
-    where the clock is too coarse. `None` where there is no such pair.
+    Of each dispatch with more mask updates than others of as many steps, what
+    it took longer than the median of those with the fewest, for each update
+    more: the median of these, 0 where the clock is too coarse. `None` where no
+    two dispatches can be compared.
   """
-  plain = collections.defaultdict(list)
+  alike = collections.defaultdict(list)
   for each in dispatches[1:]:
-    if not each.updates:
-      plain[each.steps].append(each.seconds)
-  added = [
-    (each.seconds - statistics.median(plain[each.steps])) / each.updates
-    for each in dispatches[1:]
-    if each.updates and each.steps in plain
-  ]
+    alike[each.steps].append(each)
+  added = []
+  for some in alike.values():
+    fewest = min(each.updates for each in some)
+    base = statistics.median(e.seconds for e in some if e.updates == fewest)
+    added += [
+      (each.seconds - base) / (each.updates - fewest)
+      for each in some
+      if each.updates > fewest
+    ]
   return max(statistics.median(added), 0.0) if added else None
