@@ -22,8 +22,9 @@ def summarize(
     Plain values. Accuracies, counts, sparsities and the FLOPs of inference are
     of `selected_step`; `training_flops` and `mask_updates` are of all `steps`,
     times of those since the last start. Accuracies are in [0, 1]; counts and
-    sparsities are of the sparse leaves alone. Only `resumed_from_step` and the keys that end in `_seconds`
-    may differ between a run that was interrupted and one that was not.
+    sparsities are of the sparse leaves alone. Only `resumed_from_step` and the
+    keys that end in `_seconds` may differ between a run that was interrupted
+    and one that was not.
   """
   state, prices = mesh.fetch(outcome.selected), experiment.prices
   spent = mesh.fetch(outcome.state.meter)
