@@ -16,7 +16,7 @@ import timing
 from jax import lax
 
 import sparsejax
-from sparsejax import masks, packing, trees, update
+from sparsejax import masks, trees, update
 
 METHODS = {
   "global magnitude": sparsejax.gmp(0.9, end_step=1, every_steps=1),
