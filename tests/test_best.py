@@ -201,8 +201,8 @@ def test_a_result_tells_the_mask_updates_of_the_whole_run(whole):
   _, outcome, _ = whole
   found = results.summarize(experiment(), outcome)
   assert found["mask_updates"] == 66 // 6
-  # All dispatches hold some.
-  assert found["mask_update_seconds"] is None
+  # All dispatches hold some, not all as many.
+  assert found["mask_update_seconds"] >= 0
 
 
 @pytest.mark.parametrize("dispatches", [1, 3, 4])
@@ -280,7 +280,7 @@ def test_a_later_run_starts_from_the_selected_checkpoint(tmp_path, capsys):
   assert train.main([*FALLING, f"--workdir={workdir}"]) == 0
   told = capsys.readouterr().out
   assert "selected step       45 of 66, the best one" in told
-  assert "mask updates        11\n" in told
+  assert "mask updates        11" in told
   saved = checkpoints.read(workdir, 45)
   later = build.build(
     command.parse(
