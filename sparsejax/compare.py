@@ -40,7 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"error: {error}", file=sys.stderr)
     return BAD_INPUT
   except OSError as error:
-    print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+    where = f"{error.filename}: " if error.filename else ""  # Not a full disk.
+    print(f"error: {where}{error.strerror or error}", file=sys.stderr)
     return BAD_INPUT
   return 0
 

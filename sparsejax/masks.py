@@ -57,19 +57,19 @@ class Competition:
       slices count in array order, then along the axis.
     offsets: int[slices]; what is added to the row-major index in the slice to
       give the place of an element among equal scores of its group.
-    at_least: how many groups there are at least; the last may be empty. Where
-      searches have as many groups, compilers find the same code in them.
+    least_groups: how many groups there are at least; the last may be empty.
+      Where searches have as many groups, compilers find the same code in them.
   """
 
   axes: tuple[int | None, ...]
   groups: tuple[int, ...]
   offsets: tuple[int, ...]
-  at_least: int = 0
+  least_groups: int = 0
 
   @property
   def num_groups(self) -> int:
     """Number of competitions."""
-    return max(max(self.groups, default=-1) + 1, self.at_least)
+    return max(max(self.groups, default=-1) + 1, self.least_groups)
 
 
 def each_layer(axes: Sequence[int | None], num_layers: int) -> Competition:
@@ -375,7 +375,7 @@ def _joined(arrays, competition):
     (0,),
     tuple(np.repeat(competition.groups, cuts).tolist()),
     tuple((np.repeat(competition.offsets, cuts) + place * length).tolist()),
-    competition.at_least,
+    competition.least_groups,
   )
   return [jnp.concatenate([x.reshape(-1, length) for x in arrays])], contest
 

@@ -84,7 +84,7 @@ class Packing:
       self.axes,
       tuple(of_layer[self.layers].tolist()),
       tuple((before[self.layers] + self.offsets).tolist()),
-      at_least=len(size) if self.rows else 0,
+      least_groups=len(size) if self.rows else 0,
     )
 
 
