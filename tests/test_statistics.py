@@ -34,6 +34,12 @@ def test_move_alone(inner, alone):
   assert int(inside(0)) == alone
 
 
+def test_is_found_out_under_a_transfer_guard():
+  inner = optax.with_extra_args_support(optax.adam(2e-3))
+  with jax.transfer_guard("disallow"):
+    assert statistics.move_alone(inner, PARAMS)
+
+
 def test_reset_takes_the_first_value_where_off():
   inner = optax.adagrad(1e-3, initial_accumulator_value=0.25)
   state = inner.init(PARAMS)
