@@ -15,7 +15,7 @@ from collections.abc import Callable
 import report
 import sweep
 
-from sparsejax import imp
+from sparsejax.study import imp
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = ROOT / "configs" / "digits.py"
@@ -122,17 +122,17 @@ def cells(config: pathlib.Path = CONFIG, words: str = "") -> list[sweep.Cell]:
   found = [sweep.Cell("dense", None, (f"--config={config}:dense{words}",))]
   for title, (method, *changes) in METHODS.items():
     for sparsity in SPARSITIES:
-      asked = f",sparsity={sparsity}"
+      requested = f",sparsity={sparsity}"
       if title in FOUND:
         decay = FOUND[title][sparsity]
-        asked = ""
+        requested = ""
         changes = [f"--config.method.threshold_weight_decay={decay}"]
       earlier = BEFORE.get(title, _nothing)(sparsity, *changes)
       found.append(
         sweep.Cell(
           title,
           sparsity,
-          (f"--config={config}:{method}{asked}{words}", *changes),
+          (f"--config={config}:{method}{requested}{words}", *changes),
           before=tuple(
             (f"--config={config}:{options}{words}", *others)
             for options, *others in earlier
@@ -183,14 +183,14 @@ def main() -> None:
     default=ROOT / "benchmarks" / "results" / "digits",
     help="path of the results, without the ending",
   )
-  asked = parser.parse_args()
+  requested = parser.parse_args()
   runs = sweep.run(
-    cells(), SEEDS, asked.results.with_suffix(".json"), jobs=asked.jobs
+    cells(), SEEDS, requested.results.with_suffix(".json"), jobs=requested.jobs
   )
-  report.write_csv(runs, asked.results.with_suffix(".csv"))
+  report.write_csv(runs, requested.results.with_suffix(".csv"))
   table = report.table(runs, SPARSITIES)
-  asked.results.with_suffix(".md").write_text(table, encoding="utf-8")
-  report.plot(runs, PANELS, asked.results.with_suffix(".png"))
+  requested.results.with_suffix(".md").write_text(table, encoding="utf-8")
+  report.plot(runs, PANELS, requested.results.with_suffix(".png"))
   print(table)
 
 

@@ -21,7 +21,8 @@ import timing
 
 from sparsejax.data import Split, folders, imagenet, images, streams
 from sparsejax.data.imagenet import read_train
-from sparsejax.training import build, command, feeds, mesh, step
+from sparsejax.training import input_pipeline, mesh, step
+from sparsejax.training.config import build, command
 
 CONFIG = pathlib.Path(__file__).parents[1] / "configs" / "cifar.py"
 STEPS, BATCH = 8, 128
@@ -49,7 +50,7 @@ class Trainer:
     devices = mesh.data_mesh()
     setup = chosen.setup._replace(shard=mesh.batch_sharder(devices))
     self._state = first_state(chosen)
-    self._feed = feeds.open(
+    self._feed = input_pipeline.open(
       setup, chosen.dataset, self._state, devices, trains=True
     )
 

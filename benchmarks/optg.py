@@ -47,7 +47,7 @@ def train(alpha: float, workdir: pathlib.Path) -> dict[str, object]:
   }
 
 
-def asked(epoch: float, alpha: float) -> float:
+def requested(epoch: float, alpha: float) -> float:
   """Equation 16 of the paper."""
   return SPARSITY / (1 + math.exp(-alpha * (epoch - EPOCHS / 2)))
 
@@ -61,7 +61,7 @@ def plot(runs: list[dict], path: pathlib.Path) -> None:
   grid = [epoch / 4 for epoch in range(4 * EPOCHS + 1)]
   for run, hue in zip(runs, _HUES, strict=True):
     alpha = run["alpha"]
-    formula = [100 * asked(epoch, alpha) for epoch in grid]
+    formula = [100 * requested(epoch, alpha) for epoch in grid]
     axes.plot(grid, formula, color=hue, linestyle=":", linewidth=1)
     label = f"alpha {alpha:g}: {run['test_accuracy']:.1%} test accuracy"
     reached = [100 * sparsity for sparsity in run["sparsity"]]

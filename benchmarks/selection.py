@@ -16,7 +16,9 @@ import timing
 from jax import lax
 
 import sparsejax
-from sparsejax import masks, trees, update
+from sparsejax.components import trees
+from sparsejax.selection import search
+from sparsejax.updates import mask_update
 
 METHODS = {
   "global magnitude": sparsejax.gmp(0.9, end_step=1, every_steps=1),
@@ -44,10 +46,10 @@ def compiled_update(method, layout, params, grads):
   if method.prunes and method.regrow is not None:
     density = 0.15
   old = [jnp.asarray(rng.random(x.shape) < density) for x in params]
-  budgets = jnp.asarray(update.budget_table(method, layout)[-1])
+  budgets = jnp.asarray(mask_update.budget_table(method, layout)[-1])
 
   def change(params, grads, old, budgets, key):
-    masked = update.next_masks(
+    masked = mask_update.next_masks(
       method,
       layout,
       params,
@@ -120,10 +122,10 @@ def backends(sizes=SIZES, rounds=15):
   rows = []
   for size in sizes:
     scores = jnp.abs(jax.random.normal(jax.random.key(size), (size,)))
-    count, contest = size // 10, masks.each_layer([None], 1)
+    count, contest = size // 10, search.each_layer([None], 1)
 
     def threshold(scores, count=count, contest=contest):
-      return masks.select([scores], jnp.array([count]), contest)
+      return search.select([scores], jnp.array([count]), contest)
 
     def top_k(scores, count=count):
       kept = lax.top_k(scores, count)[1]

@@ -1,4 +1,4 @@
-"""SET and the methods that follow its performance: Scholte (2022), Table 2.
+"""SET and the methods that follow its metric: Scholte (2022), Table 2.
 
     python benchmarks/set_family.py digits
     TFDS_DATA_DIR=... python benchmarks/set_family.py cifar10 --epochs=1000
@@ -19,7 +19,8 @@ import jax
 import report
 import sweep
 
-from sparsejax.training import build, feeds, mesh, step
+from sparsejax.training import input_pipeline, mesh, step
+from sparsejax.training.config import build
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = ROOT / "configs" / "set_mlp.py"
@@ -85,7 +86,9 @@ def train(cell: sweep.Cell, seeds: Sequence[int]) -> list[dict[str, Any]]:
     if feed is None:
       sharder = mesh.batch_sharder(devices)
       setup = experiment.setup._replace(shard=sharder)
-      feed = feeds.open(setup, experiment.dataset, state, devices, trains=True)
+      feed = input_pipeline.open(
+        setup, experiment.dataset, state, devices, trains=True
+      )
     curves = _follow(feed, state, experiment.steps)
     found.append(
       {
@@ -106,7 +109,7 @@ def train(cell: sweep.Cell, seeds: Sequence[int]) -> list[dict[str, Any]]:
 
 
 def _follow(
-  feed: feeds.Feed, state: step.TrainState, steps: build.Steps
+  feed: input_pipeline.Feed, state: step.TrainState, steps: build.Steps
 ) -> dict[str, Any]:
   """Returns what a run shows after each of its epochs."""
   assert steps.dispatch == steps.per_epoch
@@ -242,22 +245,22 @@ def main() -> None:
   parser.add_argument(
     "--jobs", type=int, default=1, help="processes at a time (1)"
   )
-  asked = parser.parse_args()
+  requested = parser.parse_args()
   changes = {
-    "epochs": asked.epochs,
-    "model.hidden": asked.hidden,
-    "data.train_examples": asked.train_examples,
+    "epochs": requested.epochs,
+    "model.hidden": requested.hidden,
+    "data.train_examples": requested.train_examples,
   }
-  if asked.train_examples:
+  if requested.train_examples:
     # An epoch of the config's batches of 100.
-    changes["dispatch_steps"] = asked.train_examples // 100
+    changes["dispatch_steps"] = requested.train_examples // 100
   argv = [f"--config.{k}={v}" for k, v in changes.items() if v is not None]
-  results = ROOT / "benchmarks" / "results" / f"set_family_{asked.data}"
+  results = ROOT / "benchmarks" / "results" / f"set_family_{requested.data}"
   runs = sweep.run(
-    cells(asked.data, argv),
-    range(asked.seeds),
+    cells(requested.data, argv),
+    range(requested.seeds),
     results.with_suffix(".json"),
-    jobs=asked.jobs,
+    jobs=requested.jobs,
     trained_by=train,
   )
   text = table(runs)

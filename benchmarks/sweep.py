@@ -24,7 +24,8 @@ import numpy as np
 
 import sparsejax
 from sparsejax import train as trainer
-from sparsejax.training import build, command, mesh, start, step
+from sparsejax.training import initial_state, mesh, step
+from sparsejax.training.config import build, command
 
 
 class Cell(NamedTuple):
@@ -133,7 +134,7 @@ def train(cell: Cell, seeds: Sequence[int]) -> list[dict[str, Any]]:
         "test_loss": float(totals.loss) / dataset.test.examples,
         "steps": int(state.step),
         "active": counts.active,
-        "asked": counts.asked,
+        "requested": counts.requested,
         "total": counts.total,
         "parameters": counts.parameters,
         "itop_rate": counts.itop_rate,
@@ -216,7 +217,7 @@ def _begin(cell: Cell, seed: int) -> tuple[build.Experiment, step.TrainState]:
 
 def _first(config: Any) -> tuple[build.Experiment, step.TrainState]:
   experiment = build.build(config)
-  return experiment, start.begin(experiment, mesh.data_mesh())
+  return experiment, initial_state.begin(experiment, mesh.data_mesh())
 
 
 def _config(cell: Cell, seed: int, init_from: str | None) -> Any:

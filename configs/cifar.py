@@ -26,7 +26,7 @@ from typing import Any
 
 from ml_collections import ConfigDict, FieldReference
 
-from sparsejax.training import build, options
+from sparsejax.training.config import build, options
 
 _MODELS = (
   "resnet20",
@@ -211,17 +211,19 @@ def _optimizer(
 def _method(
   chosen: dict[str, Any], recipe: dict[str, Any], epochs: FieldReference
 ) -> dict[str, Any]:
-  """Returns the method's section; every sparse method is asked for 90 %."""
+  """Returns the method's section; every sparse method is requested 90 %."""
   name = chosen["method"]
   given = _timing(chosen, recipe, epochs).get(name, {})
   if chosen["runlocal"]:
     given = {**given, **_FEWER.get(name, {})}
   if name not in _UNASKED:
     given = {"sparsity": 0.9, **given}
-  asked = {key: chosen[key] for key in _METHOD_KEYS if chosen[key] is not None}
-  if "every_epochs" in asked:  # Steps would win.
+  requested = {
+    key: chosen[key] for key in _METHOD_KEYS if chosen[key] is not None
+  }
+  if "every_epochs" in requested:  # Steps would win.
     given.pop("every_steps", None)
-  return build.section("method", name, **{**given, **asked})
+  return build.section("method", name, **{**given, **requested})
 
 
 def _timing(

@@ -14,7 +14,8 @@ Methods that follow an accuracy hold a tenth of the images out for it.
 
 from ml_collections import ConfigDict, FieldReference
 
-from sparsejax.training import build, options, plans
+from sparsejax.training import plans
+from sparsejax.training.config import build, options
 
 # Methods that take no sparsity, or have one of their own.
 _UNASKED = ("dense", "retrain", "str")
@@ -65,7 +66,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
 def _method(
   name: str, sparsity: float | None, epochs: FieldReference
 ) -> dict[str, object]:
-  """Returns a method's section; every sparse method is asked for 90 %."""
+  """Returns a method's section; every sparse method is requested 90 %."""
   given = _methods(epochs, 0.9 if sparsity is None else sparsity)[name]
   if sparsity is not None:
     given["sparsity"] = sparsity

@@ -27,7 +27,7 @@ from typing import Any
 
 from ml_collections import ConfigDict, FieldReference
 
-from sparsejax.training import build, options
+from sparsejax.training.config import build, options
 
 _MODELS = ("resnet50", "mobilenet_v1")
 # Options that are handed to the method as they are.
@@ -225,7 +225,7 @@ def _optimizer(
 def _method(
   chosen: dict[str, Any], recipe: dict[str, Any], epochs: FieldReference
 ) -> dict[str, Any]:
-  """Returns the method's section; every sparse method is asked for 90 %."""
+  """Returns the method's section; every sparse method is requested 90 %."""
   name = chosen["method"]
   exchange = {"every_steps": 4} if chosen["runlocal"] else recipe["exchange"]
   # OptG's equation 16 rises over the whole run.
@@ -263,7 +263,9 @@ def _method(
     given = {**given, **_FEWER.get(name, {})}
   if name not in _UNASKED:
     given = {"sparsity": 0.9, **given}
-  asked = {key: chosen[key] for key in _METHOD_KEYS if chosen[key] is not None}
-  if "every_epochs" in asked:  # Steps would win.
+  requested = {
+    key: chosen[key] for key in _METHOD_KEYS if chosen[key] is not None
+  }
+  if "every_epochs" in requested:  # Steps would win.
     given.pop("every_steps", None)
-  return build.section("method", name, **{**given, **asked})
+  return build.section("method", name, **{**given, **requested})

@@ -1,4 +1,4 @@
-"""The perceptron of SET, and connectivity that follows its performance.
+"""The perceptron of SET, and connectivity that follows its metric.
 
     python -m sparsejax.train --config=configs/set_mlp.py:cifar10,dynset
 
@@ -23,11 +23,11 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from sparsejax.training import build, options
+from sparsejax.training.config import build, options
 
 # As the others, so that all are judged before their exchange.
 _EVERY_EPOCH = {"every_epochs": 1.0, "masks_first": True}
-# Row: method, its arguments, what `performance` it is told.
+# Row: method, its arguments, what `metric` it is told.
 _ROWS: dict[str, tuple[str, dict[str, Any], str | None]] = {
   "set": ("set", _EVERY_EPOCH, None),
   "accset": ("accset", {}, "validation_accuracy"),
@@ -84,7 +84,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   runlocal = chosen["runlocal"]
   name = "digits" if runlocal else chosen["data"]
   size = _SIZES[name]
-  method, given, performance = _ROWS[chosen["row"]]
+  method, given, metric = _ROWS[chosen["row"]]
   usual = 2.0 if runlocal else size["epochs"]
   epochs = usual if chosen["epochs"] is None else chosen["epochs"]
   return ConfigDict(
@@ -101,7 +101,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
       "label_smoothing": 0.0,
       "ema_decay": 0.0,
       **build.usual(),
-      "performance": performance,
+      "metric": metric,
       "data": build.section("data", name, **size["data"]),
       "model": build.section(
         "model",

@@ -1,18 +1,35 @@
 """Sparse training in JAX: masks that live in the optax state."""
 
-from sparsejax import at_init, connectivity, criteria
+from sparsejax import at_init
 from sparsejax._version import __version__
+from sparsejax.analysis.summary import (
+  LayerSummary,
+  Summary,
+  assert_sparse,
+  stats,
+  summary,
+)
 from sparsejax.at_init import prune_at_init
-from sparsejax.base import (
-  MaskUpdate,
+from sparsejax.components import connectivity, criteria
+from sparsejax.components.distributions import er, erk, uniform
+from sparsejax.components.schedules import cubic_curve, sigmoid_curve
+from sparsejax.components.scopes import (
+  global_magnitude,
+  global_scope,
+  keep_alive,
+  layerwise,
+)
+from sparsejax.components.storage import kept, zeroed
+from sparsejax.components.trees import Override
+from sparsejax.method import (
   Memory,
+  Method,
   Order,
   Regrow,
   Scope,
   Seen,
   Storage,
 )
-from sparsejax.distributions import er, erk, uniform
 from sparsejax.methods import (
   accset,
   deep_r,
@@ -39,13 +56,7 @@ from sparsejax.methods import (
   top_kast,
   track_ever_active,
 )
-from sparsejax.schedules import cubic_curve, sigmoid_curve
-from sparsejax.scopes import (
-  global_magnitude,
-  global_scope,
-  keep_alive,
-  layerwise,
-)
+from sparsejax.sparsify import sparsify
 from sparsejax.state import (
   SparseState,
   apply_masks,
@@ -53,14 +64,10 @@ from sparsejax.state import (
   get_masks,
   masks_from_params,
 )
-from sparsejax.stats import LayerSummary, Summary, assert_sparse, stats, summary
-from sparsejax.storage import kept, zeroed
-from sparsejax.transform import sparsify
-from sparsejax.trees import Override
 
 __all__ = [
   "LayerSummary",
-  "MaskUpdate",
+  "Method",
   "Memory",
   "Order",
   "Override",

@@ -15,10 +15,11 @@ import numpy as np
 from jax import core, lax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from sparsejax import checks, draws, packing, scopes, trees
-from sparsejax import masks as masks_lib
-from sparsejax.base import Key, Masks, Scope
-from sparsejax.trees import Layout, Overrides, Select
+from sparsejax.components import arguments, scopes, trees
+from sparsejax.components.trees import Layout, Overrides, Select
+from sparsejax.method import Key, Masks, Scope
+from sparsejax.selection import packing, random_bits
+from sparsejax.selection import search as masks_lib
 
 LossFn = Callable[[PyTree, Any], Array]
 
@@ -86,7 +87,7 @@ def prune_at_init(
     key: typed key, for criteria that draw.
 
   Returns:
-    A tree of bool like `params` with exactly the asked number of ones,
+    A tree of bool like `params` with exactly the requested number of ones,
     `MaskedNode` at dense leaves, for `sparsify(..., masks=masks)`.
 
   Raises:
@@ -101,7 +102,7 @@ def prune_at_init(
     >>> masks["kernel"].astype(int).tolist()
     [[0, 0, 0, 0], [0, 0, 0, 1], [0, 0, 1, 1]]
   """
-  checks.check_sparsity(sparsity)
+  arguments.check_sparsity(sparsity)
   criterion = snip if criterion is None else criterion
   if criterion.rounds < 1:
     raise ValueError(f"`rounds` must be at least 1, got {criterion.rounds}.")
@@ -207,7 +208,9 @@ def _random(loss_fn, params, batches, key):
   leaves, treedef = jax.tree.flatten(params)
   bits = [
     jax.random.bits(
-      draws.leaf_key(key, 0, index, draws.FIRST_MASKS), leaf.shape, jnp.uint32
+      random_bits.leaf_key(key, 0, index, random_bits.FIRST_MASKS),
+      leaf.shape,
+      jnp.uint32,
     )
     for index, leaf in enumerate(leaves)
   ]
@@ -339,10 +342,10 @@ def _first(params, layout, masks, scope, sparsity):
   first = [jnp.asarray(nodes[leaf.index], bool) for leaf in layout.leaves]
   contest = masks_lib.each_layer(layout.axes, len(layout.sizes))
   by_layer = np.asarray(masks_lib.count_active(first, contest), np.int64)
-  asked = masks_lib.asked_count(layout.sizes, sparsity)
-  if asked > by_layer.sum():
+  requested = masks_lib.requested_count(layout.sizes, sparsity)
+  if requested > by_layer.sum():
     raise ValueError(
-      f"`sparsity` of {sparsity} asks for {asked} weights, but `masks` has"
+      f"`sparsity` of {sparsity} asks for {requested} weights, but `masks` has"
       f" only {by_layer.sum()} on. Raise the sparsity."
     )
   groups = np.asarray(scope.groups(layout))

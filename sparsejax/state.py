@@ -1,4 +1,4 @@
-"""The state of `sparsify`, and what can be asked of it."""
+"""The state of `sparsify`, and what can be requested of it."""
 
 from typing import NamedTuple
 
@@ -7,8 +7,9 @@ import numpy as np
 import optax
 from jaxtyping import Array, Int, PyTree, UInt32
 
-from sparsejax import bitmasks, trees
-from sparsejax.base import Masks
+from sparsejax.components import trees
+from sparsejax.method import Masks
+from sparsejax.selection import bitmasks
 
 _FROZEN = np.int32(2**31 - 1)
 
@@ -23,7 +24,7 @@ class SparseState(NamedTuple):
     masks: tree of bool like the parameters, `True` = the weight is on;
       `MaskedNode` at dense leaves. `PackedMask` in place of bools where
       `sparsify` was called with `pack_masks=True`; `get_masks` unpacks them.
-    asked: int32[1 + layers]; the counts asked for. First that of all layers
+    requested: int32[1 + layers]; the counts requested. First that of all layers
       which compete together, then one per layer, -1 where it competes with
       others.
     axes: int32[leaves]; for each sparse leaf the axis along which every slice
@@ -37,7 +38,7 @@ class SparseState(NamedTuple):
   step: Int[Array, ""]
   last_update: Int[Array, ""]
   masks: PyTree
-  asked: Int[Array, " counts"]
+  requested: Int[Array, " counts"]
   axes: Int[Array, " leaves"]
   inner_state: optax.OptState
   latent: PyTree

@@ -23,18 +23,12 @@ from absl import flags
 from absl import logging as absl_logging
 from rich.console import Console
 
-from sparsejax import plots
-from sparsejax.training import (
-  build,
-  checkpoints,
-  command,
-  errors,
-  loop,
-  processes,
-  records,
-  results,
-  show,
-)
+from sparsejax import command_line, plots
+from sparsejax.training import loop, processes
+from sparsejax.training.checkpointing import checkpoints
+from sparsejax.training.config import build, command
+from sparsejax.training.reporting import console as reporting_console
+from sparsejax.training.reporting import records, results
 
 BAD_INPUT, INTERRUPTED = 2, 130
 
@@ -48,7 +42,7 @@ def main(
 
   Args:
     argv: the arguments without the program's name; `sys.argv` by default.
-    stop: asked at the end of each dispatch; SIGTERM is listened to where there
+    stop: requested at the end of each dispatch; SIGTERM is listened to where there
       is none.
 
   Returns:
@@ -65,7 +59,7 @@ def main(
       if stop is None:
         stop = stack.enter_context(processes.stop_on_sigterm())
       return _leave(train(command.parse(argv), stop))
-  except (errors.InputError, checkpoints.CheckpointError) as error:
+  except (command_line.InputError, checkpoints.CheckpointError) as error:
     print(f"error: {error}", file=sys.stderr)
     return _leave(BAD_INPUT, at_once=True)
   except OSError as error:  # A full disk, most of all.
@@ -106,12 +100,12 @@ def each(runs: Iterable[tuple[str, Sequence[str]]]) -> Iterator[int]:
       jax.clear_caches()  # No other run has the same programs.
 
 
-def train(asked: command.Command, stop: processes.StopRequest) -> int:
+def train(requested: command.Command, stop: processes.StopRequest) -> int:
   """Train what a command asks for.
 
   Args:
-    asked: the parsed command line.
-    stop: asked at the end of each dispatch.
+    requested: the parsed command line.
+    stop: requested at the end of each dispatch.
 
   Returns:
     The exit status.
@@ -120,19 +114,23 @@ def train(asked: command.Command, stop: processes.StopRequest) -> int:
     InputError: if the command cannot work.
     CheckpointError: if a checkpoint cannot be used.
   """
-  _join(asked.flags)
-  experiment = build.build(asked.config)
+  _join(requested.flags)
+  experiment = build.build(requested.config)
   console = Console(quiet=not processes.is_first())
   _warn(console, experiment, experiment.warnings)
-  workdir = _workdir(asked, experiment)
+  workdir = _workdir(requested, experiment)
   summary = records.finished(workdir)
   if summary is not None:
-    show.line(console, f"{workdir} is finished; nothing was changed.")
+    reporting_console.line(
+      console, f"{workdir} is finished; nothing was changed."
+    )
     _report(workdir)
-    show.result(console, summary, workdir)
+    reporting_console.result(console, summary, workdir)
     return loop.DONE
-  show.line(console, f"Results go to {workdir}")
-  with show.progress(console, total=experiment.steps.total) as display:
+  reporting_console.line(console, f"Results go to {workdir}")
+  with reporting_console.progress(
+    console, total=experiment.steps.total
+  ) as display:
     outcome = loop.run(experiment, workdir, stop=stop, show=display)
   if outcome.status != loop.DONE:
     if processes.is_first():
@@ -144,7 +142,7 @@ def train(asked: command.Command, stop: processes.StopRequest) -> int:
     records.write_json(workdir / records.SUMMARY, summary)
     _report(workdir)
   processes.wait("summary")  # A run that comes after it may look for it.
-  show.result(console, summary, workdir)
+  reporting_console.result(console, summary, workdir)
   return loop.DONE
 
 
@@ -163,22 +161,22 @@ def _join(values: flags.FlagValues) -> None:
 
 
 def _workdir(
-  asked: command.Command, experiment: build.Experiment
+  requested: command.Command, experiment: build.Experiment
 ) -> pathlib.Path:
   """Returns the run's folder, made and claimed by the first process."""
-  workdir = asked.workdir
+  workdir = requested.workdir
   if workdir is None:
     if jax.process_count() > 1:
-      raise errors.InputError(
+      raise command_line.InputError(
         "`--workdir` is needed where several processes train together."
       )
-    workdir = _new_folder(asked.name, experiment)
+    workdir = _new_folder(requested.name, experiment)
   if processes.is_first():
     try:
       workdir.mkdir(parents=True, exist_ok=True)
       records.claim(workdir, experiment.config)
     except OSError as error:
-      raise errors.InputError(
+      raise command_line.InputError(
         f"`--workdir` {workdir} cannot be used: {error.strerror}."
       ) from error
   processes.wait("workdir")
@@ -201,13 +199,13 @@ def _new_folder(name: str, experiment: build.Experiment) -> pathlib.Path:
 def _warn(
   console: Console, experiment: build.Experiment, warnings: Sequence[str]
 ) -> None:
-  """Tells warnings, or refuses what they warn of where that is asked for."""
+  """Tells warnings, or refuses what they warn of where that is requested."""
   if warnings and experiment.config["forbid_warnings"]:
-    raise errors.InputError(
+    raise command_line.InputError(
       "`config.forbid_warnings` is set: " + " ".join(warnings)
     )
   for warning in warnings:
-    show.line(console, f"warning: {warning}")
+    reporting_console.line(console, f"warning: {warning}")
 
 
 def _report(workdir: pathlib.Path) -> None:

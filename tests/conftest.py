@@ -41,7 +41,7 @@ def pytest_collection_modifyitems(items):
 def pytest_xdist_make_scheduler(config, log):
   """Keeps a file in one process: its tests share fixtures and compiled code."""
   if config.option.dist != "load":
-    return None  # Another way was asked for.
+    return None  # Another way was requested.
   from xdist.scheduler import LoadFileScheduling
 
   config.option.loadscopereorder = False  # By the number of tests.

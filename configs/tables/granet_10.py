@@ -1,13 +1,13 @@
 """GraNet, Table 10: the sparsity of every layer of ResNet-50 on ImageNet.
 
-    python -m sparsejax.reproduce granet_10 --list
+    python -m sparsejax.study.reproduce granet_10 --list
 
 A column of the paper's table is a row here, in % for each of the 54 kernels:
 the stem, then conv1, conv2, conv3 and, in the first block of a stage, the
 shortcut of each block, then the classifier. All have about 90 % of zeros.
 """
 
-from sparsejax import papers
+from sparsejax.study import papers
 
 _IMAGENET = "configs/imagenet.py"
 _STR = "from the STR repository; the table has them rounded"

@@ -1,6 +1,6 @@
 """GraNet, Table 2: VGG-19 and ResNet-50 on CIFAR-10 and CIFAR-100.
 
-    python -m sparsejax.reproduce granet_2 --seeds=3
+    python -m sparsejax.study.reproduce granet_2 --seeds=3
 
 Published is the best test accuracy of the epochs after the last pruning; those
 with a deviation are means of three seeds by GraNet's authors, the others are
@@ -8,7 +8,7 @@ quoted from the papers of SIS and GraSP, whose training differs: ours is
 GraNet's in all rows.
 """
 
-from sparsejax import papers
+from sparsejax.study import papers
 
 _CIFAR = "configs/cifar.py"
 _NETWORKS = (

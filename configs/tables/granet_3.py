@@ -1,6 +1,6 @@
 """GraNet, Table 3: ResNet-50 on ImageNet at 80 and 90 %.
 
-    python -m sparsejax.reproduce granet_3 --list
+    python -m sparsejax.study.reproduce granet_3 --list
 
 Rows of GraNet, and of GMP from its authors, are single runs of 100 epochs in
 batches of 128. The others are RigL's numbers, from 32,000 steps of 4,096. Both
@@ -9,7 +9,7 @@ small dense network is .10, that of a sparse stem, beside .23 at 80 %, that of a
 dense one; ours is dense at both.
 """
 
-from sparsejax import papers
+from sparsejax.study import papers
 
 _IMAGENET = "configs/imagenet.py"
 _COLUMNS = ("accuracy", "training", "inference")

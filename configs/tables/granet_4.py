@@ -1,9 +1,9 @@
 """GraNet, Table 4: which sparsity to start from, ResNet-50 on ImageNet.
 
-python -m sparsejax.reproduce granet_4 --list
+python -m sparsejax.study.reproduce granet_4 --list
 """
 
-from sparsejax import papers
+from sparsejax.study import papers
 
 _IMAGENET = "configs/imagenet.py"
 _COLUMNS = ("accuracy", "training", "inference")

@@ -1,9 +1,9 @@
 """GraNet, Table 5: extreme sparsities, ResNet-50 on ImageNet.
 
-python -m sparsejax.reproduce granet_5 --list
+python -m sparsejax.study.reproduce granet_5 --list
 """
 
-from sparsejax import papers
+from sparsejax.study import papers
 
 _IMAGENET = "configs/imagenet.py"
 _COLUMNS = ("accuracy", "training", "inference")

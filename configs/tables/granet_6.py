@@ -1,13 +1,13 @@
 """GraNet, Table 6: masks trained again, and twice the time.
 
-    python -m sparsejax.reproduce granet_6 --seeds=3
+    python -m sparsejax.study.reproduce granet_6 --seeds=3
 
 The masks of GraNet from a dense start are trained once more, from the first
 weights (lth) or with the learning rate rewound (lrr). The run that they come
 from is trained first.
 """
 
-from sparsejax import papers
+from sparsejax.study import papers
 
 _CIFAR = "configs/cifar.py"
 _CELLS = papers.across(

@@ -1,13 +1,13 @@
 """GraNet, Table 8: longer training, ResNet-50 on ImageNet.
 
-    python -m sparsejax.reproduce granet_8 --list
+    python -m sparsejax.study.reproduce granet_8 --list
 
 Training FLOPs are ratios to the dense run of the usual length. Those of GraNet
 are printed as 2.5 times the ratio of inference at the end: the denser network
 of the first epochs is not charged there, and is in ours.
 """
 
-from sparsejax import papers
+from sparsejax.study import papers
 
 _IMAGENET = "configs/imagenet.py"
 _COLUMNS = ("accuracy", "training", "inference")

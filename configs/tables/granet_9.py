@@ -1,11 +1,11 @@
 """GraNet, Table 9: the same sparsity in every layer.
 
-    python -m sparsejax.reproduce granet_9 --seeds=3
+    python -m sparsejax.study.reproduce granet_9 --seeds=3
 
 Its caption says ResNet-32; the rows are of ResNet-50.
 """
 
-from sparsejax import papers
+from sparsejax.study import papers
 
 _CIFAR = "configs/cifar.py"
 _CELLS = papers.across(

@@ -1,6 +1,6 @@
 """OptG, Table 1: VGG-19 and ResNet-50 on CIFAR-10 and CIFAR-100.
 
-    python -m sparsejax.reproduce optg_1 --list
+    python -m sparsejax.study.reproduce optg_1 --list
 
 Its other lines are those of GraNet's Table 2, some of them shifted by a column:
 `granet_2` has them. OptG's own code trains another ResNet-50 (`resnet50_6n2`, a
@@ -8,7 +8,7 @@ seventh as large); the dense accuracies beside which the table is printed are
 those of the bottleneck network, which is trained here.
 """
 
-from sparsejax import papers
+from sparsejax.study import papers
 
 _CIFAR = "configs/cifar.py"
 _SPARSITIES = ("sparsity=0.9", "sparsity=0.95")

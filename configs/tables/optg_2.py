@@ -1,12 +1,12 @@
 """OptG, Table 2: ResNet-50 on ImageNet.
 
-    python -m sparsejax.reproduce optg_2 --list
+    python -m sparsejax.study.reproduce optg_2 --list
 
 FLOPs are multiply-adds of one image, of which the dense network has 4,089
 million.
 """
 
-from sparsejax import papers
+from sparsejax.study import papers
 
 _IMAGENET = "configs/imagenet.py"
 _COLUMNS = ("accuracy", "million_macs")

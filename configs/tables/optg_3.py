@@ -1,12 +1,12 @@
 """OptG, Table 3: MobileNet-V1 on ImageNet.
 
-    python -m sparsejax.reproduce optg_3 --list
+    python -m sparsejax.study.reproduce optg_3 --list
 
 FLOPs are multiply-adds of one image, of which the dense network has 569
 million.
 """
 
-from sparsejax import papers
+from sparsejax.study import papers
 
 _IMAGENET = "configs/imagenet.py"
 _COLUMNS = ("accuracy", "million_macs")

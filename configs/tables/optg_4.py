@@ -1,12 +1,12 @@
 """OptG, Table 4: other methods on OptG's schedule, ResNet-50 on ImageNet.
 
-    python -m sparsejax.reproduce optg_4 --list
+    python -m sparsejax.study.reproduce optg_4 --list
 
 All start dense, and an update at the end of every epoch raises the sparsity to
 90 % along equation 16, over the whole run.
 """
 
-from sparsejax import papers
+from sparsejax.study import papers
 
 _IMAGENET = "configs/imagenet.py"
 _CELLS = papers.across(("resnet50",), ("sparsity=0.9",))

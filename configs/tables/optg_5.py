@@ -1,6 +1,6 @@
 """OptG, Table 5: OptG's scores inside other budgets, ResNet-50 on ImageNet.
 
-    python -m sparsejax.reproduce optg_5 --list
+    python -m sparsejax.study.reproduce optg_5 --list
 
 FLOPs are multiply-adds of one image. The budgets called GS are those of pruning
 all layers of a trained network together; ours are the column of Table 10 of
@@ -9,13 +9,13 @@ GraNet, where the printed FLOPs need others (596 million).
 
 import pathlib
 
-from sparsejax import papers
-from sparsejax.training import command
+from sparsejax.study import papers
+from sparsejax.training.config import command
 
 _IMAGENET = "configs/imagenet.py"
 _COLUMNS = ("accuracy", "million_macs")
 _CELLS = papers.across(("resnet50",), ("sparsity=0.9",))
-# It takes what the others leave, so that the sum is the asked one.
+# It takes what the others leave, so that the sum is the requested one.
 _FREE = "stage4_block0/conv2/kernel"
 
 

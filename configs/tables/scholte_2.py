@@ -1,13 +1,13 @@
-"""Scholte (2022), Table 2: SET whose connections follow its performance.
+"""Scholte (2022), Table 2: SET whose connections follow its metric.
 
-    python -m sparsejax.reproduce scholte_2
+    python -m sparsejax.study.reproduce scholte_2
 
 The perceptron of SET on CIFAR-10 for 1000 epochs; connections are those of the
 three sparse layers. The paper judges on the test split what the methods follow;
 ours holds a tenth of the training images out for that.
 """
 
-from sparsejax import papers
+from sparsejax.study import papers
 
 _COLUMNS = ("accuracy", "loss", "connections")
 _LINES = {

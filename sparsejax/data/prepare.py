@@ -83,15 +83,15 @@ def main(argv: Sequence[str] | None = None) -> int:
   Returns:
     The exit status.
   """
-  asked = _parser().parse_args(argv)
-  archive = ARCHIVES[asked.name]
-  folder = folders.places(asked.path)[0] / asked.name / _VERSION
+  requested = _parser().parse_args(argv)
+  archive = ARCHIVES[requested.name]
+  folder = folders.places(requested.path)[0] / requested.name / _VERSION
   if folder.exists():
     print(f"{folder} is there already; nothing was changed.")
     return 0
   try:
-    with _archive(asked, archive, folder.parent) as file:
-      prepare(file, folder, archive, sha256=asked.sha256 or archive.sha256)
+    with _archive(requested, archive, folder.parent) as file:
+      prepare(file, folder, archive, sha256=requested.sha256 or archive.sha256)
   except PrepareError as error:
     print(f"error: {error}", file=sys.stderr)
     return 2
@@ -125,7 +125,7 @@ def prepare(
     raise PrepareError(f"`--archive` {file}: {error.strerror}.") from error
   if found != sha256:
     raise PrepareError(
-      f"{file} is not the archive that was asked for, or is damaged: its"
+      f"{file} is not the archive that was requested, or is damaged: its"
       f" SHA-256 is {found} and should be {sha256}. Download it again from"
       f" {archive.url}."
     )
@@ -182,16 +182,16 @@ def _parser() -> argparse.ArgumentParser:
 
 @contextlib.contextmanager
 def _archive(
-  asked: argparse.Namespace, archive: Archive, place: pathlib.Path
+  requested: argparse.Namespace, archive: Archive, place: pathlib.Path
 ) -> Iterator[pathlib.Path]:
   """Gives the archive's file; one that was downloaded is removed at the end."""
-  if not asked.download:
-    yield asked.archive
+  if not requested.download:
+    yield requested.archive
     return
   place.mkdir(parents=True, exist_ok=True)
   with tempfile.TemporaryDirectory(prefix=".download-", dir=place) as folder:
     file = pathlib.Path(folder) / "archive.tar.gz"
-    _download(asked.url or archive.url, file)
+    _download(requested.url or archive.url, file)
     yield file
 
 

@@ -1,8 +1,8 @@
 """The methods, each a composition of slots, to be checked beside its paper."""
 
-from sparsejax import criteria, distributions, schedules, scopes
-from sparsejax import storage as storages
-from sparsejax.methods.common import (
+from sparsejax.components import criteria, distributions, schedules, scopes
+from sparsejax.components import storage as storages
+from sparsejax.methods.compositions import (
   composed,
   exchange,
   momentum,
@@ -12,8 +12,7 @@ from sparsejax.methods.common import (
   signs,
   track_ever_active,
 )
-from sparsejax.methods.following import accset, dynset, lset
-from sparsejax.methods.latent import (
+from sparsejax.methods.kept import (
   dnw,
   dpf,
   optg,
@@ -21,14 +20,15 @@ from sparsejax.methods.latent import (
   sr_ste,
   top_kast,
 )
-from sparsejax.methods.pruning import dense, gmp, granet, one_shot, static
-from sparsejax.methods.redistributing import deep_r, dsr, snfs
-from sparsejax.methods.swapping import (
+from sparsejax.methods.prune_and_regrow import (
   rigl,
   rigl_itop,
   set_itop,
   sparse_evolution,
 )
+from sparsejax.methods.pruning import dense, gmp, granet, one_shot, static
+from sparsejax.methods.redistribution import deep_r, dsr, snfs
+from sparsejax.methods.set_family import accset, dynset, lset
 
 METHODS = {
   "dense": dense,

@@ -1,26 +1,26 @@
 """Methods that prune, once or gradually, and GraNet, which also regrows."""
 
-from sparsejax import criteria, distributions, schedules, scopes
-from sparsejax import storage as storages
-from sparsejax.base import (
+from sparsejax.components import criteria, distributions, schedules, scopes
+from sparsejax.components import storage as storages
+from sparsejax.method import (
   Criterion,
   Curve,
   Distribution,
-  MaskUpdate,
+  Method,
   Scope,
   Storage,
 )
-from sparsejax.methods.common import composed, exchange
+from sparsejax.methods.compositions import composed, exchange
 
 
-def dense() -> MaskUpdate:
+def dense() -> Method:
   """No weight is ever off: the baseline."""
   return composed(schedules.held(0.0), scopes.layerwise(distributions.uniform))
 
 
 def static(
   sparsity: float, *, distribution: Distribution = distributions.erk
-) -> MaskUpdate:
+) -> Method:
   """Random masks that never change.
 
   Args:
@@ -39,7 +39,7 @@ def one_shot(
   *,
   at_step: int,
   scope: Scope = scopes.global_scope,
-) -> MaskUpdate:
+) -> Method:
   """Magnitude pruning at one step; the masks stay from then on.
 
   Args:
@@ -62,7 +62,7 @@ def gmp(
   scope: Scope = scopes.global_scope,
   curve: Curve = schedules.cubic_curve,
   storage: Storage = storages.zeroed,
-) -> MaskUpdate:
+) -> Method:
   """Gradual magnitude pruning.
 
   Zeroed storage is GraNet's baseline: a pruned weight never returns. Kept
@@ -111,7 +111,7 @@ def granet(
   scope: Scope = scopes.global_scope,
   curve: Curve = schedules.cubic_curve,
   regrow_by: Criterion = criteria.gradient,
-) -> MaskUpdate:
+) -> Method:
   """Gradual pruning with zero-cost neuroregeneration.
 
   Every update prunes all layers together to the sparsity of the schedule, then

@@ -49,7 +49,7 @@ class Result(NamedTuple):
   Attributes:
     workdir: its folder.
     label: its method, and what else sets it apart.
-    sparsity: the asked one, or that which a dense network stands for; the
+    sparsity: the requested one, or that which a dense network stands for; the
       achieved one where there is neither.
     accuracy: on the test split, at the step that was selected, in [0, 1].
     seed: of the run.
@@ -350,10 +350,10 @@ def _base(summary: Mapping[str, Any], config: Mapping[str, Any]) -> str:
 
 
 def _sparsity(summary: Mapping[str, Any]) -> float:
-  asked = summary["target_sparsity"]
-  if asked is None:
-    asked = summary.get("stands_for_sparsity")
-  return round(summary["sparsity"] if asked is None else asked, 6)
+  requested = summary["target_sparsity"]
+  if requested is None:
+    requested = summary.get("stands_for_sparsity")
+  return round(summary["sparsity"] if requested is None else requested, 6)
 
 
 def _varies(configs: Sequence[Mapping[str, Any]], key: str) -> bool:

@@ -71,7 +71,12 @@ def plot_run(run: Run, path: pathlib.Path | Any) -> None:
   top.set_ylim(_accuracy_floor(run), 1.005)
   curve(bottom, run, "sparsity", color=_ORANGE, label="achieved")
   curve(
-    bottom, run, "asked_sparsity", color=_GREY, linestyle="--", label="asked"
+    bottom,
+    run,
+    "requested_sparsity",
+    color=_GREY,
+    linestyle="--",
+    label="requested",
   )
   bottom.set_ylabel("sparsity")
   bottom.set_ylim(-0.02, 1.02)

@@ -14,19 +14,16 @@ from jax.sharding import Mesh
 
 import sparsejax
 from sparsejax.training import (
-  best,
-  build,
-  checkpoints,
-  clock,
-  earlier,
-  feeds,
+  flops,
+  initial_state,
+  input_pipeline,
   mesh,
-  meter,
   processes,
-  records,
-  start,
   step,
 )
+from sparsejax.training.checkpointing import best, checkpoints, init_from
+from sparsejax.training.config import build
+from sparsejax.training.reporting import records, timing
 
 DONE, NOT_FINITE, TERMINATED = 0, 3, 143
 
@@ -85,7 +82,7 @@ def run(
   Args:
     experiment: what to train.
     workdir: holds the run's config; all processes see it.
-    stop: asked at the end of each dispatch.
+    stop: requested at the end of each dispatch.
     show: how progress is shown.
 
   Returns:
@@ -108,7 +105,7 @@ def run(
     restored = saved.restore_newest(abstract)
     if restored is None:
       started = time.perf_counter()
-      state = start.begin(
+      state = initial_state.begin(
         experiment,
         devices,
         keep=functools.partial(_keep, experiment, workdir, 0),
@@ -123,7 +120,7 @@ def run(
     writer = None
     if processes.is_first():
       writer = stack.enter_context(records.Writer(workdir, start=resumed or 0))
-    feed = feeds.open(
+    feed = input_pipeline.open(
       setup,
       experiment.dataset,
       state,
@@ -150,9 +147,9 @@ def run(
 
 
 def _train(
-  feed: feeds.Feed,
+  feed: input_pipeline.Feed,
   steps: build.Steps,
-  prices: meter.Prices,
+  prices: flops.Prices,
   state: step.TrainState,
   resumed: int | None,
   writer: records.Writer | None,
@@ -168,7 +165,7 @@ def _train(
   keep weights, save, show, stop.
   """
   at = resumed or 0
-  dispatches: list[clock.Dispatch] = []
+  dispatches: list[timing.Dispatch] = []
   updates = int(mesh.fetch(state.meter.mask_updates))
   last_good = resumed
 
@@ -184,7 +181,7 @@ def _train(
       resumed_from_step=resumed,
       compile_seconds=0.0,
       train_seconds=math.fsum(each.seconds for each in dispatches),
-      mask_update_seconds=clock.mask_update_seconds(dispatches),
+      mask_update_seconds=timing.mask_update_seconds(dispatches),
     )
 
   while at < steps.total:
@@ -196,7 +193,7 @@ def _train(
     seconds = time.perf_counter() - started
     metrics = jax.tree.map(lambda x, n=at - first: x[:n], mesh.fetch(stacked))
     before, updates = updates, int(metrics.meter.mask_updates[-1])
-    dispatches.append(clock.Dispatch(at - first, updates - before, seconds))
+    dispatches.append(timing.Dispatch(at - first, updates - before, seconds))
     rows = records.rows(metrics._asdict(), first=first, prices=prices)
     bad = next((row["step"] for row in rows if not row["finite"]), None)
     if bad is not None:
@@ -239,7 +236,7 @@ def _train(
 def _conclude(
   experiment: build.Experiment,
   outcome: Outcome,
-  feed: feeds.Feed,
+  feed: input_pipeline.Feed,
   saved: checkpoints.Checkpoints,
   abstract: step.TrainState,
   show: Show,
@@ -278,7 +275,9 @@ def _write(writer: records.Writer | None, rows: list[dict[str, Any]]) -> None:
     writer.write(rows)
 
 
-def _evaluate(feed: feeds.Feed, state: step.TrainState) -> dict[str, float]:
+def _evaluate(
+  feed: input_pipeline.Feed, state: step.TrainState
+) -> dict[str, float]:
   """Returns mean losses and accuracies on what is not trained on."""
   names = [name for name in feed.judge if name != "train"]
   with jax.transfer_guard("disallow"):
@@ -287,7 +286,7 @@ def _evaluate(feed: feeds.Feed, state: step.TrainState) -> dict[str, float]:
 
 
 def _evaluate_train(
-  feed: feeds.Feed, state: step.TrainState
+  feed: input_pipeline.Feed, state: step.TrainState
 ) -> dict[str, float]:
   """Returns the same on the train split, where the feed judges it."""
   names = [name for name in feed.judge if name == "train"]
@@ -295,7 +294,7 @@ def _evaluate_train(
 
 
 def _means(
-  feed: feeds.Feed, totals: Mapping[str, step.Totals]
+  feed: input_pipeline.Feed, totals: Mapping[str, step.Totals]
 ) -> dict[str, float]:
   means: dict[str, float] = {}
   for name, sums in totals.items():
@@ -353,8 +352,8 @@ def _keep(
   at: int,
   weights: step.Weights,
 ) -> None:
-  """Keeps the weights of a step for later runs, where that is asked for."""
-  folder = earlier.WEIGHTS
+  """Keeps the weights of a step for later runs, where that is requested."""
+  folder = init_from.WEIGHTS
   if at not in experiment.steps.kept:
     return
   if processes.any_of(at in checkpoints.steps(workdir, folder=folder)):

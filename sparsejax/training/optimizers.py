@@ -12,10 +12,10 @@ from typing import Any
 import jax
 import optax
 
-from sparsejax import trees
-from sparsejax.training import rates
+from sparsejax.components import trees
+from sparsejax.training import lr_schedules
 
-Schedule = Callable[[rates.Course], optax.Schedule]
+Schedule = Callable[[lr_schedules.Course], optax.Schedule]
 
 
 def sgd(
@@ -25,7 +25,7 @@ def sgd(
   nesterov: bool = True,
   weight_decay: float = 0.0,
   undecayed: tuple[str, ...] = (),
-  schedule: Schedule = rates.cosine,
+  schedule: Schedule = lr_schedules.cosine,
   warmup_steps: int = 0,
   drop_at: tuple[float, ...] = (0.5, 0.75),
   drop_factor: float = 0.1,
@@ -82,7 +82,7 @@ def adamw(
   b2: float = 0.999,
   weight_decay: float = 1e-4,
   undecayed: tuple[str, ...] = (),
-  schedule: Schedule = rates.cosine,
+  schedule: Schedule = lr_schedules.cosine,
   warmup_steps: int = 0,
   drop_at: tuple[float, ...] = (0.5, 0.75),
   drop_factor: float = 0.1,
@@ -135,7 +135,7 @@ def adamw(
 def rate(
   *,
   learning_rate: float,
-  schedule: Schedule = rates.cosine,
+  schedule: Schedule = lr_schedules.cosine,
   warmup_steps: int = 0,
   drop_at: tuple[float, ...] = (0.5, 0.75),
   drop_factor: float = 0.1,
@@ -162,7 +162,7 @@ def rate(
     ValueError: if a number is out of its range.
   """
   del others
-  course = rates.Course(
+  course = lr_schedules.Course(
     learning_rate,
     warmup_steps,
     total_steps,
@@ -170,7 +170,7 @@ def rate(
     drop_at,
     drop_factor,
   )
-  rates.check(course)
+  lr_schedules.check(course)
   return schedule(course)
 
 

@@ -1,8 +1,8 @@
-"""What the methods that need more than a `MaskUpdate` ask of a run.
+"""What the methods that need more than a `Method` ask of a run.
 
 Pruning at initialisation looks at data before the first step, retraining at an
 earlier run, and a small dense network changes the model. A `Plan` has a slot
-for each; a plain `MaskUpdate` is a plan without them.
+for each; a plain `Method` is a plan without them.
 """
 
 import functools
@@ -16,9 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from sparsejax import at_init, masks, methods, scopes
-from sparsejax.base import MaskUpdate, Scope
+from sparsejax import at_init, methods
+from sparsejax.components import scopes
 from sparsejax.data import Split, batches
+from sparsejax.method import Method, Scope
+from sparsejax.selection import search
 from sparsejax.training import step
 
 
@@ -113,14 +115,14 @@ class Plan(NamedTuple):
     stands_for: the sparsity of the network that a dense one is compared with.
   """
 
-  method: MaskUpdate
+  method: Method
   first: First | None = None
   model: Model = as_configured
   retrains: bool = False
   stands_for: float | None = None
 
 
-def plan_of(made: MaskUpdate | Plan) -> Plan:
+def plan_of(made: Method | Plan) -> Plan:
   """Returns the plan of what a factory made."""
   return made if isinstance(made, Plan) else Plan(made)
 
@@ -495,7 +497,7 @@ def _narrow(
 ) -> nn.Module:
   """Returns the widest model within the bits of the sparse one."""
   sparse, parameters = size.sparse(make()), size.parameters(make())
-  kept = masks.asked_count(sparse, sparsity)
+  kept = search.requested_count(sparse, sparsity)
   budget = 32 * (kept + parameters - sparse) + mask_bits * sparse
   low, high = 0, _WIDTHS  # The model of width low / _WIDTHS fits.
   while low < high:

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from sparsejax.training import errors
+from sparsejax import command_line
 
 # What jax says where there is no cluster to detect, and where its devices are
 # in use: then whoever uses them has joined the processes, or stays alone.
@@ -42,7 +42,7 @@ def join(
   """
   given = (coordinator_address, num_processes, process_id)
   if None in given and given != (None, None, None):
-    raise errors.InputError(
+    raise command_line.InputError(
       "`--coordinator_address`, `--num_processes` and `--process_id` go"
       f" together, got {given}."
     )
@@ -56,7 +56,7 @@ def join(
   except (RuntimeError, ValueError) as error:
     if given == (None, None, None) and any(x in str(error) for x in _ALONE):
       return
-    raise errors.InputError(
+    raise command_line.InputError(
       f"Joining the other processes failed: {error}"
       " `--distributed=False` trains in this process alone."
     ) from error
@@ -114,14 +114,14 @@ def check_shared(folder: pathlib.Path) -> None:
   if is_first():
     probe.unlink()
   if missing:
-    raise errors.InputError(
+    raise command_line.InputError(
       f"`--workdir` {folder} is not shared by all processes. Give a folder on"
       " a file system that every one of them mounts."
     )
 
 
 class StopRequest:
-  """Whether SIGTERM has come: a fact of the outside, asked for at dispatches.
+  """Whether SIGTERM has come: a fact of the outside, requested at dispatches.
 
   Attributes:
     seen: whether this process got the signal.

@@ -14,8 +14,8 @@ import optax
 
 import sparsejax
 from sparsejax.data import Array, Augment, Split, batches
-from sparsejax.gradients import DenseGradient
-from sparsejax.training import meter, performance
+from sparsejax.training import flops, metric
+from sparsejax.updates.gradients import DenseGradient
 
 _EVAL_BATCH = 1024
 # Folded into the run's data key; order and augmentation fold 0 and 1.
@@ -42,8 +42,8 @@ class Setup(NamedTuple):
       for the parameters themselves.
     dense_gradient: in which steps the method reads the gradient of weights
       that are off.
-    performance: where the number comes from that the method follows, one of
-      `performance.SOURCES`; `None` where it follows nothing.
+    metric: where the number comes from that the method follows, one of
+      `metric.SOURCES`; `None` where it follows nothing.
     microbatches: parts of a batch whose gradients are taken one after the
       other, for networks whose activations do not fit at once; divides
       `batch_size`.
@@ -63,7 +63,7 @@ class Setup(NamedTuple):
   label_smoothing: float = 0.0
   ema_decay: float = 0.0
   dense_gradient: DenseGradient = "never"
-  performance: str | None = None
+  metric: str | None = None
   microbatches: int = 1
   shard: Callable[[jax.Array], jax.Array] = lambda x: x
 
@@ -92,7 +92,7 @@ class TrainState(NamedTuple):
       from.
     average: average of the parameters over the steps; `()` without one.
     meter: what the steps have cost.
-    performance: how well the epochs went, where the method follows that; `()`
+    metric: how well the epochs went, where the method follows that; `()`
       elsewhere.
   """
 
@@ -102,8 +102,8 @@ class TrainState(NamedTuple):
   opt_state: Any
   key: jax.Array
   average: Any
-  meter: meter.Meter
-  performance: performance.Performance | tuple[()]
+  meter: flops.Meter
+  metric: metric.EpochMetric | tuple[()]
 
 
 class Metrics(NamedTuple):
@@ -123,7 +123,7 @@ class Metrics(NamedTuple):
   grad_norm: jax.Array
   finite: jax.Array
   stats: dict[str, jax.Array]
-  meter: meter.Meter
+  meter: flops.Meter
 
 
 class Totals(NamedTuple):
@@ -173,8 +173,8 @@ def begin(
     opt_state=opt_state,
     key=jax.random.key_data(data_key),
     average=params if setup.ema_decay else (),
-    meter=meter.start(opt_state),
-    performance=performance.start(setup.performance),
+    meter=flops.start(opt_state),
+    metric=metric.start(setup.metric),
   )
 
 
@@ -324,11 +324,11 @@ def evaluate(setup: Setup, state: TrainState, split: Split) -> Totals:
 
 def hear(
   setup: Setup,
-  known: performance.Performance,
+  known: metric.EpochMetric,
   totals: Totals,
   *,
   examples: int,
-) -> performance.Performance:
+) -> metric.EpochMetric:
   """Take up how well an epoch went that has just ended.
 
   Args:
@@ -340,10 +340,10 @@ def hear(
   Returns:
     What is known from then on.
   """
-  assert setup.performance is not None
-  return performance.judged(
+  assert setup.metric is not None
+  return metric.judged(
     known,
-    setup.performance,
+    setup.metric,
     loss=totals.loss,
     correct=totals.correct,
     examples=examples,
@@ -446,10 +446,10 @@ def _train_step(
     grads,
     state.opt_state,
     state.params,
-    **performance.told(state.performance),
+    **metric.told(state.metric),
   )
   params = optax.apply_updates(state.params, updates)
-  spent = meter.advance(
+  spent = flops.advance(
     state.meter, state.opt_state, opt_state, setup.dense_gradient
   )
   grad_norm = optax.tree.norm(grads)
@@ -468,9 +468,9 @@ def _train_step(
     opt_state=opt_state,
     average=_averaged(setup, state.average, params),
     meter=spent,
-    performance=performance.after_step(
-      state.performance,
-      setup.performance,
+    metric=metric.after_step(
+      state.metric,
+      setup.metric,
       loss=metrics.loss,
       accuracy=metrics.accuracy,
       step=state.step + 1,

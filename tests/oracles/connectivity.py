@@ -1,4 +1,4 @@
-"""Connectivity that follows performance: AccSET, LSET, DynSET (Scholte, 2022).
+"""Connectivity that follows metric: AccSET, LSET, DynSET (Scholte, 2022).
 
 After an epoch each layer loses a share of its weights as in SET; how many grow
 depends on how good the network is. The number of connections is not constant.
@@ -47,7 +47,7 @@ class UpdateThenStep:
     leaves: the network at its first masks.
     sgd: the optimizer.
     events: list of (due, update); due: completed steps -> bool, and
-      update: (leaves, performance, completed steps) -> None changes masks in
+      update: (leaves, metric, completed steps) -> None changes masks in
       place and restarts what it removes.
   """
 
@@ -57,12 +57,12 @@ class UpdateThenStep:
     self.t = 0
     training.zero_where_off(leaves)
 
-  def step(self, gradients, performance=math.nan):
-    """One call; `performance` is that of the epoch that finished last."""
+  def step(self, gradients, metric=math.nan):
+    """One call; `metric` is that of the epoch that finished last."""
     for number, (due, update) in enumerate(self.events):
       self.pending[number] |= due(self.t)
       if self.pending[number] and network.all_finite(gradients):
-        update(self.leaves, np.float32(performance), self.t)
+        update(self.leaves, np.float32(metric), self.t)
         self.pending[number] = False
     training.zero_where_off(self.leaves)
     for leaf, gradient in zip(self.leaves, gradients, strict=True):
@@ -162,8 +162,8 @@ def evolve_each_epoch(
   def ends_at(t):
     return t % steps_per_epoch == 0 and 0 < t < total_steps
 
-  def evolve(leaves, performance, t):
-    history.append(performance)
+  def evolve(leaves, metric, t):
+    history.append(metric)
     for leaf in sparse_leaves(leaves):
       first.setdefault(leaf.index, leaf.active)
     if pauses(history):

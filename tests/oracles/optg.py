@@ -18,12 +18,12 @@ def sigmoid_of_epoch(k, alpha, epochs):
 
 def over_all_layers(leaves, scores, sparsity):
   """The highest scores of the whole network."""
-  asked = ranking.floor_tol(
+  requested = ranking.floor_tol(
     sum(leaf.size for leaf in leaves) * (1.0 - sparsity)
   )
   return ranking.keep_top_over(
     [ranking.canonical(score) for score in scores],
-    asked,
+    requested,
     [np.ones(leaf.mask.shape, bool) for leaf in leaves],
   )
 
@@ -92,7 +92,7 @@ class OptG:
     self.scores = {leaf.name: np.zeros_like(leaf.weights) for leaf in sparse}
     self.buffers = {leaf.name: np.zeros_like(leaf.weights) for leaf in sparse}
 
-  def asked_sparsity(self, k):
+  def requested_sparsity(self, k):
     if self.reach_target and k >= self.epochs - 1:
       return self.sparsity
     return self.sparsity * sigmoid_of_epoch(k, self.alpha, self.epochs)
@@ -102,7 +102,7 @@ class OptG:
     masks = self.choose(
       sparse,
       [self.scores[leaf.name] for leaf in sparse],
-      self.asked_sparsity(self.t // self.steps_per_epoch),
+      self.requested_sparsity(self.t // self.steps_per_epoch),
     )
     for leaf, mask in zip(sparse, masks, strict=True):
       leaf.mask = mask

@@ -8,12 +8,12 @@ from oracles.network import sparse_leaves
 
 def prune_global(leaves, sparsity):
   """Keeps the largest active weights of the whole network; never grows."""
-  asked = ranking.floor_tol(
+  requested = ranking.floor_tol(
     sum(leaf.size for leaf in leaves) * (1.0 - sparsity)
   )
   masks = ranking.keep_top_over(
     [ranking.magnitude(leaf.weights) for leaf in leaves],
-    asked,
+    requested,
     [leaf.mask for leaf in leaves],
   )
   for leaf, mask in zip(leaves, masks, strict=True):
@@ -23,7 +23,7 @@ def prune_global(leaves, sparsity):
 def prune_inside_layers(densities):
   """The same within each layer, by densities: shapes, density -> list.
 
-  Budgets are rounded so that they sum to the asked count, and none may exceed
+  Budgets are rounded so that they sum to the requested count, and none may exceed
   what its layer has left: a layer that cannot grow cannot make up for others.
   """
 

@@ -1,0 +1,337 @@
+"""Schedules: sparsity by update index, fractions by step, and due steps.
+
+Sparsities are known before the run, so they are computed on the host in
+float64, one for each update. Fractions are functions of the step on the device,
+called in float64.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from sparsejax.components import arguments
+from sparsejax.method import Curve, Fraction
+
+FOREVER = 2**31 - 1
+"""A step that no run reaches."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Every:
+  """Due at the multiples of `every_steps` in (begin_step, until].
+
+  Attributes:
+    every_steps: the interval.
+    begin_step: nothing is due at or before it, except step 0 with `at_zero`.
+    until: the last step at which something may be due.
+    at_zero: whether step 0 is due as well (RigL's own order).
+  """
+
+  every_steps: int
+  begin_step: int
+  until: int
+  at_zero: bool = False
+
+  def __call__(self, step: Int[Array, ""]) -> Int[Array, ""]:
+    """Returns the latest due step up to `step`, -1 where there was none."""
+    latest = _intervals(jnp.minimum(step, self.until), self.every_steps)
+    latest *= self.every_steps
+    first = 0 if self.at_zero else self.begin_step + 1
+    return jnp.where(latest >= first, latest, -1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Ramp:
+  """A sparsity that changes at the updates of an interval.
+
+  The update index is `t // every - begin // every`, and n the last one within
+  `end_step`; where no multiple of the interval lies in between, there is one
+  update at `end_step`.
+
+  Attributes:
+    curve: (i, n) -> share of the way from `initial` to `final`, in [0, 1].
+    initial: sparsity before the first update.
+    final: where the curve leads.
+    begin_step: no update at or before it.
+    end_step: no update after it.
+    every_steps: the interval.
+    reach_target: whether the sparsity is `final` from update n on, exactly.
+  """
+
+  curve: Curve
+  initial: float
+  final: float
+  begin_step: int
+  end_step: int
+  every_steps: int
+  reach_target: bool = True
+
+  @property
+  def last_index(self) -> int:
+    """The last index of the interval's grid, 0 where there is no grid point."""
+    first = self.begin_step // self.every_steps
+    return self.end_step // self.every_steps - first
+
+  @property
+  def sparsities(self) -> tuple[float, ...]:
+    """Sparsity before the first update and after each one."""
+    return self._sparsities
+
+  @functools.cached_property
+  def _sparsities(self) -> tuple[float, ...]:
+    n = max(1, self.last_index)
+    between = (self._at(i, n) for i in range(1, n))
+    last = self.final if self.reach_target else self._at(n, n)
+    return (self.initial, *between, last)
+
+  def _at(self, i: int, n: int) -> float:
+    return self.initial + (self.final - self.initial) * self.curve(i, n)
+
+  def index(self, step: Int[Array, ""]) -> Int[Array, ""]:
+    """Returns the update index in force at `step`."""
+    if self.last_index < 1:
+      return (step >= self.end_step).astype(jnp.int32)
+    first = self.begin_step // self.every_steps
+    index = _intervals(step, self.every_steps) - first
+    return jnp.clip(index, 0, self.last_index)
+
+  @property
+  def when(self) -> Every:
+    """The steps at which the sparsity changes."""
+    if self.last_index < 1:
+      return Every(self.end_step, 0, self.end_step)
+    return Every(self.every_steps, self.begin_step, self.end_step)
+
+
+@dataclasses.dataclass(frozen=True)
+class Held:
+  """A sparsity that never changes."""
+
+  sparsity: float
+
+  @property
+  def sparsities(self) -> tuple[float, ...]:
+    """The one sparsity."""
+    return (self.sparsity,)
+
+  def index(self, step: Int[Array, ""]) -> Int[Array, ""]:
+    """Returns 0, the only index."""
+    return jnp.zeros_like(step)
+
+  @property
+  def when(self) -> None:
+    """Never."""
+    return None
+
+
+def every(
+  every_steps: int, *, until: int, begin_step: int = 0, at_zero: bool = False
+) -> Every:
+  """Due at the multiples of `every_steps` in (begin_step, until].
+
+  Args:
+    every_steps: the interval, at least 1 optimizer step.
+    until: the last step at which something may be due.
+    begin_step: nothing is due at or before it.
+    at_zero: whether step 0 is due as well.
+  """
+  arguments.check_steps("every_steps", every_steps)
+  arguments.check_steps("begin_step", begin_step, least=0)
+  return Every(int(every_steps), int(begin_step), int(until), at_zero)
+
+
+def held(sparsity: float) -> Held:
+  """Keeps the sparsity of the first masks."""
+  arguments.check_sparsity(sparsity)
+  return Held(float(sparsity))
+
+
+def ramp(
+  initial_sparsity: float,
+  sparsity: float,
+  *,
+  curve: Curve,
+  begin_step: int = 0,
+  end_step: int,
+  every_steps: int,
+  reach_target: bool = True,
+) -> Ramp:
+  """A sparsity that rises along a curve.
+
+  Args:
+    initial_sparsity: sparsity before the first update, in [0, 1).
+    sparsity: where the curve leads, in [0, 1).
+    curve: (i, n) -> share of the way.
+    begin_step: first step of the ramp, in optimizer steps.
+    end_step: no update after it.
+    every_steps: interval of the updates.
+    reach_target: whether the last update reaches `sparsity` itself where the
+      curve ends below it.
+
+  Raises:
+    ValueError: if a number is out of its range, or the sparsity would fall.
+  """
+  arguments.check_sparsity(initial_sparsity, "initial_sparsity")
+  arguments.check_sparsity(sparsity)
+  arguments.check_steps("end_step", end_step)
+  arguments.check_steps("every_steps", every_steps)
+  arguments.check_steps("begin_step", begin_step, least=0)
+  if initial_sparsity > sparsity:
+    raise ValueError(
+      "`initial_sparsity` must not exceed `sparsity`, got"
+      f" {initial_sparsity} > {sparsity}. A schedule only prunes."
+    )
+  if begin_step >= end_step:
+    raise ValueError(
+      f"`begin_step` must be below `end_step`, got {begin_step} >= {end_step}."
+    )
+  return Ramp(
+    curve,
+    float(initial_sparsity),
+    float(sparsity),
+    int(begin_step),
+    int(end_step),
+    int(every_steps),
+    reach_target,
+  )
+
+
+def cubic_curve(i: int, n: int) -> float:
+  """Rises fast, then slowly: `1 - (1 - i/n)^3`.
+
+  References:
+    Zhu & Gupta, `To prune, or not to prune <https://arxiv.org/abs/1710.01878>`_,
+    2017, equation 1.
+  """
+  return 1 - (1 - i / n) ** 3
+
+
+@functools.cache
+def sigmoid_curve(alpha: float = 0.5, centre: float | None = None) -> Curve:
+  """Rises in the middle: `1 / (1 + exp(-alpha (i - n/2)))`.
+
+  Args:
+    alpha: steepness per update, above 0.
+    centre: the update at half of the way, n/2 where None.
+
+  References:
+    Zhang et al., OptG, 2022, equation 16.
+  """
+  if alpha <= 0:
+    raise ValueError(f"`alpha` must be above 0, got {alpha}.")
+
+  def curve(i: int, n: int) -> float:
+    middle = n / 2 if centre is None else centre
+    return 1 / (1 + math.exp(-alpha * (i - middle)))
+
+  return curve
+
+
+def cubic(
+  initial_sparsity: float,
+  sparsity: float,
+  *,
+  begin_step: int = 0,
+  end_step: int,
+  every_steps: int,
+) -> Ramp:
+  """The ramp along `cubic_curve`: `s_f + (s_0 - s_f) (1 - i/n)^3`."""
+  return ramp(
+    initial_sparsity,
+    sparsity,
+    curve=cubic_curve,
+    begin_step=begin_step,
+    end_step=end_step,
+    every_steps=every_steps,
+  )
+
+
+def sigmoid(
+  initial_sparsity: float,
+  sparsity: float,
+  *,
+  alpha: float = 0.5,
+  begin_step: int = 0,
+  end_step: int,
+  every_steps: int,
+) -> Ramp:
+  """The ramp along `sigmoid_curve`; its last update reaches `sparsity`."""
+  return ramp(
+    initial_sparsity,
+    sparsity,
+    curve=sigmoid_curve(float(alpha)),
+    begin_step=begin_step,
+    end_step=end_step,
+    every_steps=every_steps,
+  )
+
+
+def jump(sparsity: float, *, at_step: int) -> Ramp:
+  """Dense before `at_step`, at `sparsity` from then on."""
+  arguments.check_steps("at_step", at_step)
+  return ramp(
+    0.0,
+    sparsity,
+    curve=lambda i, n: 1.0,
+    end_step=at_step,
+    every_steps=at_step,
+  )
+
+
+def constant(value: float) -> Fraction:
+  """The same fraction at every step."""
+  arguments.check_fraction(value, "regrow_fraction")
+  return lambda step: jnp.full_like(step, value)
+
+
+def cosine(initial: float, total_steps: int, final: float = 0.0) -> Fraction:
+  """Falls along half a cosine: `f + (r - f) (1 + cos(pi t / T)) / 2`.
+
+  Args:
+    initial: fraction at step 0, in [0, 1].
+    total_steps: T, the step from which the fraction is `final`.
+    final: fraction from T on, in [0, 1].
+  """
+  return _decay(
+    lambda x: (1 + jnp.cos(jnp.pi * x)) / 2, initial, total_steps, final
+  )
+
+
+def linear(initial: float, total_steps: int, final: float = 0.0) -> Fraction:
+  """Falls along a line: `f + (r - f) (1 - t / T)`."""
+  return _decay(lambda x: 1 - x, initial, total_steps, final)
+
+
+def exponential(
+  initial: float, total_steps: int, power: float = 3.0, final: float = 0.0
+) -> Fraction:
+  """Falls as a power, RigL's `exponential_k`: `f + (r - f) (1 - t / T)^k`."""
+  return _decay(lambda x: (1 - x) ** power, initial, total_steps, final)
+
+
+def _intervals(step: Int[Array, ""], every_steps: int) -> Int[Array, ""]:
+  """Returns how many whole intervals have passed; for steps from 0 on."""
+  return lax.div(jnp.asarray(step, jnp.int32), np.int32(every_steps))
+
+
+def _decay(
+  shape: Callable[[Float[Array, ""]], Float[Array, ""]],
+  initial: float,
+  total_steps: int,
+  final: float,
+) -> Fraction:
+  arguments.check_fraction(initial, "regrow_fraction")
+  arguments.check_fraction(final, "final_regrow_fraction")
+  arguments.check_steps("total_steps", total_steps)
+
+  def fraction(step):
+    done = jnp.minimum(step / total_steps, 1.0)
+    return final + (initial - final) * shape(done)
+
+  return fraction

@@ -1,0 +1,113 @@
+"""The sweep gives the trainer's numbers, and repeats nothing."""
+
+import json
+import pathlib
+
+import digits
+import pytest
+import report
+import sweep
+
+from sparsejax import train
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def test_a_sweep_gives_the_numbers_of_the_trainer(tmp_path):
+  config = ROOT / "configs" / "digits.py"
+  cells = [c for c in digits.cells(config, ",runlocal") if c.title == "granet"]
+  cell, path = cells[0], tmp_path / "results.json"
+  (record,) = sweep.run([cell], [4], path, jobs=1)
+
+  argv = [*cell.argv, "--config.seed=4", f"--workdir={tmp_path / 'run'}"]
+  assert train.main(argv) == 0
+  summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+  shared = summary.keys() & record.keys() - {"sparsity", "train_seconds"}
+  assert len(shared) >= 7
+  assert {k: record[k] for k in shared} == {k: summary[k] for k in shared}
+  assert record["sparsity"] == summary["target_sparsity"]
+
+  # What is done is read from the file, and only that.
+  path.write_text(json.dumps([record | {"test_loss": -1.0}]))
+  again = sweep.run([cell], [4], path, jobs=1)
+  assert [r["test_loss"] for r in again] == [-1.0]
+  path.write_text(json.dumps([record | {"config": "another"}]))
+  assert sweep.run([cell], [4], path, jobs=1)[0]["config"] == record["config"]
+
+
+def test_a_cell_of_retraining_trains_the_run_before_it(tmp_path):
+  config = ROOT / "configs" / "digits.py"
+  cell = next(
+    c for c in digits.cells(config, ",runlocal") if c.title == "granet + reinit"
+  )
+  path = tmp_path / "results.json"
+  (record,) = sweep.run([cell], [4], path, jobs=1)
+
+  earlier = [
+    *cell.before[0],
+    "--config.seed=4",
+    f"--workdir={tmp_path / 'one'}",
+  ]
+  assert train.main(earlier) == 0
+  argv = [
+    *cell.argv,
+    "--config.seed=104",
+    f"--config.init_from={tmp_path / 'one'}",
+    f"--workdir={tmp_path / 'two'}",
+  ]
+  assert train.main(argv) == 0
+  summary = json.loads((tmp_path / "two" / "summary.json").read_text())
+  same = ("test_accuracy", "test_loss", "active", "total", "parameters")
+  assert {k: record[k] for k in same} == {k: summary[k] for k in same}
+  assert record["seed"] == 4
+
+  # What is done is known by both configs, and not by a folder.
+  path.write_text(json.dumps([record | {"test_loss": -1.0}]))
+  again = sweep.run([cell], [4], path, jobs=1)
+  assert [r["test_loss"] for r in again] == [-1.0]
+
+
+RUNS = [
+  {"title": title, "sparsity": sparsity, "seed": seed, "test_accuracy": value}
+  for title, sparsity, values in (
+    ("dense", None, (0.98, 0.99)),
+    ("granet", 0.8, (0.97, 0.99)),
+    ("granet", 0.9, (0.96,)),
+  )
+  for seed, value in enumerate(values)
+]
+
+
+def test_the_table_of_a_sweep():
+  assert report.table(RUNS, (0.8, 0.9)).splitlines() == [
+    "| method | 80% | 90% |",
+    "| --- | ---: | ---: |",
+    "| dense | 98.50 ± 0.71 at 0% |  |",
+    "| granet | 98.00 ± 1.41 | 96.00 ± nan (n=1) |",
+    "",
+    "Test accuracy at the last step in %: mean ± standard deviation over"
+    " n = 2 seeds (0, 1).",
+  ]
+
+
+def test_the_plot_and_the_numbers_of_a_sweep(tmp_path):
+  pytest.importorskip("matplotlib")
+  titles = {f"panel {i}": ("granet",) for i in range(4)}
+  report.plot(RUNS, titles, tmp_path / "plot.png")
+  assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+  report.write_csv(RUNS, tmp_path / "runs.csv")
+  lines = (tmp_path / "runs.csv").read_text().splitlines()
+  assert lines[:2] == ["title,sparsity,seed,test_accuracy", "dense,,0,0.98"]
+
+
+def test_every_curve_is_drawn_once():
+  drawn = [title for titles in digits.PANELS.values() for title in titles]
+  assert sorted(drawn) == sorted(digits.METHODS)
+
+
+def test_the_readme_shows_the_results():
+  results = ROOT / "benchmarks" / "results"
+  table = (results / "digits.md").read_text(encoding="utf-8")
+  runs = json.loads((results / "digits.json").read_text(encoding="utf-8"))
+  assert report.table(runs, digits.SPARSITIES) == table
+  assert table in (ROOT / "README.md").read_text(encoding="utf-8")

@@ -1,0 +1,59 @@
+"""One of several processes: trains by the command line, then step by step.
+
+    python process.py ID COUNT PORT WORKDIR
+
+Prints, for each step, the digest of the masks that each device holds.
+"""
+
+import functools
+import pathlib
+import sys
+import zlib
+
+import jax
+import numpy as np
+
+import sparsejax
+from sparsejax import train
+from sparsejax.training import initial_state, mesh, step
+from sparsejax.training.config import build, command
+
+CONFIG = pathlib.Path(__file__).parents[2] / "configs" / "digits.py"
+
+
+def main(index, count, port, workdir):
+  argv = [
+    f"--config={CONFIG}:granet,runlocal",
+    "--config.model.hidden=(32,)",
+    "--config.dispatch_steps=1",
+    "--config.method.every_steps=3",
+    f"--workdir={workdir}",
+    f"--coordinator_address=127.0.0.1:{port}",
+    f"--num_processes={count}",
+    f"--process_id={index}",
+  ]
+  assert train.main(argv) == 0
+  assert jax.process_count() == int(count)
+  chosen = build.build(command.parse(argv).config)
+  devices = mesh.data_mesh()
+  setup = chosen.setup._replace(shard=mesh.batch_sharder(devices))
+  state = initial_state.begin(chosen, devices)
+  split = mesh.replicate(chosen.dataset.train, devices)
+  steps = jax.jit(
+    functools.partial(step.train_steps, setup),
+    donate_argnums=0,
+    out_shardings=mesh.replicated(devices),
+  )
+  for _ in range(chosen.steps.total):
+    state, _ = jax.block_until_ready(steps(state, split))
+    masks = jax.tree.leaves(sparsejax.get_masks(state.opt_state))
+    for device in range(jax.local_device_count()):
+      digest = 0
+      for mask in masks:
+        held = np.asarray(mask.addressable_data(device))
+        digest = zlib.crc32(held.tobytes(), digest)
+      print("masks", int(mesh.fetch(state.step)), digest, flush=True)
+
+
+if __name__ == "__main__":
+  main(*sys.argv[1:])

@@ -1,0 +1,76 @@
+"""Trains on streamed data and tells what came out, as JSON.
+
+    python streamed.py ID COUNT PORT
+
+is one of several processes. Run by `test_feeds.py`.
+"""
+
+import json
+import pathlib
+import sys
+
+import jax
+import numpy as np
+
+from sparsejax.training import initial_state, input_pipeline, mesh, processes
+from sparsejax.training.config import build, command
+
+CONFIG = pathlib.Path(__file__).parents[2] / "configs" / "digits.py"
+STEPS, TEST = 5, 21
+CHANGES = (
+  "--config.data.name=synthetic",
+  "--config.data.streamed=True",
+  "--config.data.num_classes=4",
+  "--config.data.size=8",
+  # Three batches an epoch, and two examples that do not fill another.
+  "--config.data.train_examples=26",
+  f"--config.data.test_examples={TEST}",
+  "--config.batch_size=8",
+  f"--config.epochs={STEPS / 3}",
+  "--config.dispatch_steps=2",
+  "--config.log_every_steps=1",
+  "--config.eval_every_epochs=1",
+  "--config.checkpoint_every_epochs=1",
+  "--config.method.every_steps=2",
+)
+SMALL_MLP = ("--config.model.hidden=(16,)",)
+SMALL_CNN = ("--config.model.name=cnn", "--config.model.channels=(4,)")
+
+
+def experiment(*changes, model=SMALL_MLP):
+  argv = [f"--config={CONFIG}:set", *CHANGES, *model, *changes]
+  return build.build(command.parse(argv).config)
+
+
+def opened(chosen, state, devices):
+  setup = chosen.setup._replace(shard=mesh.batch_sharder(devices))
+  return input_pipeline.open(setup, chosen.dataset, state, devices, trains=True)
+
+
+def results():
+  """Trains to the end; returns sums over the test part and the parameters."""
+  chosen, devices = experiment(), mesh.data_mesh()
+  state = initial_state.begin(chosen, devices)
+  feed = opened(chosen, state, devices)
+  while int(mesh.fetch(state.step)) < chosen.steps.total:
+    state, _ = jax.block_until_ready(feed.train(state))
+  totals = mesh.fetch(feed.judge["test"](state))
+  weights = jax.tree.leaves(mesh.fetch(state.params))
+  return {
+    "correct": int(totals.correct),
+    "loss": float(totals.loss),
+    "sums": [float(np.abs(leaf, dtype=np.float64).sum()) for leaf in weights],
+  }
+
+
+def main(index, count, port):
+  processes.join(
+    coordinator_address=f"127.0.0.1:{port}",
+    num_processes=int(count),
+    process_id=int(index),
+  )
+  print("results", json.dumps(results()), flush=True)
+
+
+if __name__ == "__main__":
+  main(*sys.argv[1:])

@@ -1,0 +1,127 @@
+"""Starts the trainer as a user does, and compares what runs leave behind."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+ROOT = pathlib.Path(__file__).parents[2]
+_CLOCK = ("_seconds", "_per_second")
+
+
+def start(
+  workdir, *args, options="set,sparsity=0.9", cache=None, env=None
+) -> subprocess.Popen:
+  """Starts `python -m sparsejax.train` in a process of its own."""
+  command = [
+    sys.executable,
+    "-m",
+    "sparsejax.train",
+    f"--config=configs/digits.py:{options}",
+    f"--workdir={workdir}",
+    *args,
+  ]
+  return subprocess.Popen(
+    command,
+    cwd=ROOT,
+    # Compiled as users do, not as `conftest.py` does.
+    env={**os.environ, "XLA_FLAGS": "", **_cached(cache), **(env or {})},
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def finish(process: subprocess.Popen, *, seconds: float = 240):
+  """Waits, and returns (exit status, stdout, stderr)."""
+  out, err = process.communicate(timeout=seconds)
+  return process.returncode, out, err
+
+
+def run(workdir, *args, **kwargs):
+  return finish(start(workdir, *args, **kwargs))
+
+
+def _cached(cache) -> dict[str, str]:
+  """Compiled programs are kept between starts: only the first one compiles."""
+  if cache is None:
+    return {}
+  return {
+    "JAX_COMPILATION_CACHE_DIR": str(cache),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
+  }
+
+
+def wait_for(process: subprocess.Popen, condition, *, seconds: float = 180):
+  """Waits until `condition()` is true, which must be while the run goes on."""
+  deadline = time.monotonic() + seconds
+  while not condition():
+    assert time.monotonic() < deadline, "the run did not get there in time"
+    if process.poll() is not None:
+      raise AssertionError(f"the run ended before: {process.communicate()}")
+    time.sleep(0.0005)
+
+
+def last_step(workdir) -> int:
+  """The newest step in `metrics.jsonl`, without reading all of it."""
+  path = pathlib.Path(workdir) / "metrics.jsonl"
+  if not path.exists():
+    return 0
+  with open(path, "rb") as file:
+    file.seek(max(path.stat().st_size - 4096, 0))
+    lines = file.read().split(b"\n")[:-1]
+  return json.loads(lines[-1])["step"] if lines else 0
+
+
+def saved_steps(workdir) -> list[int]:
+  folder = pathlib.Path(workdir) / "checkpoints"
+  names = [path.name for path in folder.iterdir()] if folder.exists() else []
+  return sorted(int(name) for name in names if name.isdigit())
+
+
+def newest_state(workdir):
+  """The arrays of the newest checkpoint, read without the code under test."""
+  folder = pathlib.Path(workdir) / "checkpoints"
+  here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
+    return reader.restore(
+      folder / str(saved_steps(workdir)[-1]) / "state",
+      args=ocp.args.StandardRestore(fallback_sharding=here),
+    )
+
+
+def metrics(workdir) -> list[dict]:
+  text = (pathlib.Path(workdir) / "metrics.jsonl").read_text()
+  return [_without_clock(json.loads(line)) for line in text.splitlines()]
+
+
+def summary(workdir) -> dict:
+  text = (pathlib.Path(workdir) / "summary.json").read_text()
+  found = _without_clock(json.loads(text))
+  found.pop("resumed_from_step")
+  return found
+
+
+def _without_clock(row: dict) -> dict:
+  return {key: row[key] for key in row if not key.endswith(_CLOCK)}
+
+
+def assert_same_run(one, other) -> None:
+  """The states bit for bit, and every record but the times."""
+  assert saved_steps(one)[-1] == saved_steps(other)[-1]
+  left, right = newest_state(one), newest_state(other)
+  assert jax.tree.structure(left) == jax.tree.structure(right)
+  for (path, a), b in zip(
+    jax.tree.leaves_with_path(left), jax.tree.leaves(right), strict=True
+  ):
+    same = np.asarray(a).tobytes() == np.asarray(b).tobytes()
+    assert same, jax.tree_util.keystr(path)
+  assert metrics(one) == metrics(other)
+  assert summary(one) == summary(other)

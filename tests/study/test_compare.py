@@ -1,0 +1,203 @@
+"""Runs side by side, from their records alone."""
+
+import importlib.util
+import json
+
+import pytest
+
+from sparsejax.plots import comparison
+from sparsejax.study import compare
+
+
+def record(folder, method, accuracy, *, seed=0, sparsity=0.9, **changes):
+  """Writes what a run that is done leaves, as far as it is read."""
+  config = {
+    "seed": seed,
+    "epochs_multiplier": changes.pop("epochs_multiplier", 1.0),
+    "model": {"name": changes.pop("model", "mlp"), "width": 1.0},
+    "data": {"name": "digits"},
+    "method": {
+      "name": method,
+      "sparsity": sparsity,
+      "scope": changes.pop("scope", "global"),
+    },
+  }
+  summary = {
+    "method": method,
+    "seed": seed,
+    "test_accuracy": accuracy,
+    "sparsity": sparsity or 0.0,
+    "target_sparsity": sparsity,
+    "active": 100,
+    "layers": [],
+    **changes,
+  }
+  folder.mkdir(parents=True)
+  (folder / "config.json").write_text(json.dumps(config))
+  (folder / "summary.json").write_text(json.dumps(summary))
+  return folder
+
+
+@pytest.fixture
+def runs(tmp_path):
+  for seed, accuracy in enumerate((0.90, 0.92)):
+    record(tmp_path / f"gmp{seed}", "gmp", accuracy, seed=seed)
+  record(tmp_path / "gmp98", "gmp", 0.8, sparsity=0.98)
+  record(tmp_path / "dense", "dense", 0.95, sparsity=None)
+  retrained = {"init_method": "gmp", "init_mode": "rewind", "init_step": 0}
+  record(tmp_path / "lth", "retrain", 0.85, **retrained)
+  record(tmp_path / "early", "retrain", 0.86, **retrained | {"init_step": 44})
+  record(tmp_path / "twice", "gmp", 0.93, epochs_multiplier=2.0)
+  stands = {"sparsity": None, "stands_for_sparsity": 0.98}
+  record(tmp_path / "narrow", "small_dense", 0.7, **stands)
+  unfinished = record(tmp_path / "going_on", "gmp", 0.1)
+  (unfinished / "summary.json").unlink()
+  return tmp_path
+
+
+def test_the_table(runs, capsys):
+  assert compare.main([str(runs)]) == 0
+  assert capsys.readouterr().out.splitlines() == [
+    "| accuracy in %           |    0% |              90% |   98% |",
+    "| ----------------------- | ----: | ---------------: | ----: |",
+    "| dense                   | 95.00 |                  |       |",
+    "| gmp + rewind to step 44 |       |            86.00 |       |",
+    "| gmp                     |       | 91.00 ± 1.41 (2) | 80.00 |",
+    "| gmp + rewind            |       |            85.00 |       |",
+    "| small_dense             |       |                  | 70.00 |",
+    "| gmp 2x                  |       |            93.00 |       |",
+    f"note: 1 runs are not done and left out: {runs / 'going_on'}",
+  ]
+
+
+def test_globs_and_folders_give_each_run_once(runs, capsys):
+  requested = [str(runs / "gmp?"), str(runs / "gmp1"), str(runs / "lth")]
+  assert compare.main(requested) == 0
+  table = capsys.readouterr().out
+  assert "91.00 ± 1.41 (2)" in table
+  assert "dense" not in table
+
+
+def test_a_terminal_gets_the_same_numbers(runs, capsys, monkeypatch):
+  monkeypatch.setenv("FORCE_COLOR", "1")
+  assert compare.main([str(runs)]) == 0
+  told = capsys.readouterr().out
+  assert "91.00 ± 1.41 (2)" in told
+  assert "┃" in told
+
+
+def test_settings_that_set_runs_apart_are_in_their_label(tmp_path):
+  folders = [
+    record(tmp_path / "1", "gmp", 0.9),
+    record(tmp_path / "2", "gmp", 0.8, scope="uniform"),
+    record(tmp_path / "3", "rigl", 0.7),
+    record(tmp_path / "4", "rigl", 0.6, model="cnn"),
+  ]
+  labels = [result.label for result in comparison.read_results(folders)]
+  assert labels == [
+    "gmp, model=mlp, scope=global",
+    "gmp, model=mlp, scope=uniform",
+    "rigl, model=mlp",
+    "rigl, model=cnn",
+  ]
+
+
+def test_many_settings_are_told_by_a_number(tmp_path):
+  folders = [record(tmp_path / str(i), "gmp", 0.5 + i / 10) for i in range(3)]
+  for folder, value in zip(folders, (1, 2, 1), strict=True):
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    config["method"] |= {name: value for name in ("d", "c", "b", "end_epochs")}
+    path.write_text(json.dumps(config | {"epochs": value}))
+  labels = [result.label for result in comparison.read_results(folders)]
+  first = "gmp, epochs=1, b=1, c=1, ... #1"
+  assert labels == [first, "gmp, epochs=2, b=2, c=2, ... #2", first]
+
+
+@pytest.mark.parametrize(
+  ("value", "labels"),
+  [(None, ["gmp"] * 2), (1, ["gmp, new=null", "gmp, new=1"])],
+)
+def test_a_setting_that_older_runs_lack_is_as_good_as_none(
+  tmp_path, value, labels
+):
+  folders = [record(tmp_path / name, "gmp", 0.9) for name in ("old", "new")]
+  path = folders[1] / "config.json"
+  path.write_text(json.dumps(json.loads(path.read_text()) | {"new": value}))
+  assert [r.label for r in comparison.read_results(folders)] == labels
+
+
+def test_a_seed_that_stands_twice_is_told(tmp_path, capsys):
+  for name in ("1", "2"):
+    record(tmp_path / name, "gmp", 0.9, seed=3)
+  assert compare.main([str(tmp_path)]) == 0
+  assert "note: gmp at 90% has seed 3 2 times" in capsys.readouterr().out
+
+
+def test_many_sparsities_are_rows(tmp_path):
+  folders = [
+    record(tmp_path / str(i), "gmp", 0.5, sparsity=i / 10) for i in range(1, 8)
+  ]
+  table = comparison.rows(comparison.cells(comparison.read_results(folders)))
+  assert table[0] == ("method", "sparsity", "accuracy in %", "active")
+  assert table[1:3] == [
+    ("gmp", "10%", "50.00", "100"),
+    ("gmp", "20%", "50.00", "100"),
+  ]
+
+
+def test_csv_and_plot(runs, tmp_path_factory, capsys):
+  pytest.importorskip("matplotlib")
+  out = tmp_path_factory.mktemp("out")
+  requested = [str(runs), "--csv", f"{out}/x.csv", "--plot", f"{out}/x.png"]
+  assert compare.main(requested) == 0
+  header, *lines = (out / "x.csv").read_text().splitlines()
+  assert header.startswith("label,workdir,method,seed,test_accuracy,sparsity")
+  assert len(lines) == 8
+  assert "layers" not in header
+  assert (out / "x.png").read_bytes().startswith(b"\x89PNG")
+  del capsys  # The table is not looked at.
+
+
+@pytest.mark.parametrize(
+  ("requested", "message"),
+  [
+    ([], "RUN is missing"),
+    (["nothing/*"], "'nothing/*' names no run"),
+    (["{runs}/going_on"], "None of 1 runs is done"),
+    (["{runs}", "--plt", "x"], "unrecognized arguments: --plt x"),
+    (["{runs}", "--csv", "{runs}/no/x.csv"], "No such file or directory"),
+    (["{runs}/broken"], "summary.json cannot be read"),
+    (["{runs}/other"], "is not a run's summary"),
+  ],
+)
+def test_errors_are_one_line(runs, capsys, requested, message):
+  for name, text in (("broken", "{"), ("other", '{"a": 1}')):
+    (runs / name).mkdir()
+    (runs / name / "config.json").write_text("{}")
+    (runs / name / "summary.json").write_text(text)
+  keep = {"{runs}"} & set(
+    requested
+  )  # These name the folder with the broken ones.
+  for name in ("broken", "other") if keep else ():
+    (runs / name / "config.json").unlink()
+  assert (
+    compare.main([x.format(runs=runs) for x in requested]) == compare.BAD_INPUT
+  )
+  told = capsys.readouterr().err
+  assert told.startswith("error: ")
+  assert told.count("\n") == 1
+  assert message in told
+
+
+def test_a_plot_without_matplotlib_is_refused(runs, capsys, monkeypatch):
+  find_spec = importlib.util.find_spec
+  monkeypatch.setattr(
+    importlib.util,
+    "find_spec",
+    lambda name, *rest: (
+      None if name == "matplotlib" else find_spec(name, *rest)
+    ),
+  )
+  assert compare.main([str(runs), "--plot", "x.png"]) == compare.BAD_INPUT
+  assert "pip install 'sparsejax[plots]'" in capsys.readouterr().err

@@ -1,0 +1,321 @@
+"""Which checkpoint is the best one, and what a run does with it."""
+
+import contextlib
+import json
+import math
+import pathlib
+import re
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from helpers.stopping import StopAfter
+
+import sparsejax
+from sparsejax import command_line, train
+from sparsejax.training import initial_state, loop, mesh, processes
+from sparsejax.training.checkpointing import best, checkpoints, init_from
+from sparsejax.training.config import build, command
+from sparsejax.training.reporting import records, results
+
+CONFIG = pathlib.Path(__file__).parents[2] / "configs" / "digits.py"
+# The rate grows until the weights decay to nothing: accuracy first rises, then
+# falls. Masks are pruned until step 42, checkpoints are of the steps 15, 30,
+# 45, 60 and 66.
+FALLING = (
+  f"--config={CONFIG}:granet",
+  "--config.model.hidden=(32,)",
+  "--config.epochs=3",
+  "--config.dispatch_steps=15",
+  "--config.eval_every_epochs=0.5",
+  "--config.checkpoint_every_epochs=0.5",
+  "--config.optimizer.warmup_epochs=2.9",
+  "--config.optimizer.learning_rate=1.0",
+  "--config.optimizer.weight_decay=0.1",
+  "--config.method.every_steps=6",
+  "--config.method.end_epochs=1.9",
+  "--config.select_checkpoint=best",
+)
+SAVED = {"test_accuracy": 0.5}
+
+pytestmark = pytest.mark.usefixtures("compile_once")
+
+
+def test_the_best_is_one_of_the_sparsest_and_the_newer_on_ties():
+  found = {
+    1: {"a": 0.9, best.ACTIVE: 20.0},
+    2: {"a": 0.7, best.ACTIVE: 10.0},
+    3: {"a": 0.8, best.ACTIVE: 10.0},
+    4: {"a": 0.8, best.ACTIVE: 10.0},
+    5: {"a": math.nan, best.ACTIVE: 10.0},
+    6: {best.ACTIVE: 5.0},
+    7: None,
+  }
+  assert best.best_first(found, "a") == [4, 3, 2, 1]
+  assert best.best_first({1: {"a": 0.9}, 2: {"a": 0.8}}, "a") == [1, 2]
+
+
+def open_run(workdir):
+  return checkpoints.open(workdir, fingerprint="{}", sparse_leaves=())
+
+
+def state(number):
+  return {"w": jax.device_put(np.full(4, number, np.float32))}
+
+
+ABSTRACT = {
+  "w": jax.ShapeDtypeStruct(
+    (4,),
+    np.float32,
+    sharding=jax.sharding.SingleDeviceSharding(jax.devices()[0]),
+  )
+}
+# Accuracy and active weights of five checkpoints.
+COURSE = {1: (0.9, 20), 2: (0.7, 10), 3: (0.8, 10), 4: (0.6, 10), 5: (0.5, 10)}
+
+
+def save_course(workdir):
+  with contextlib.closing(open_run(workdir)) as run:
+    for at, (accuracy, active) in COURSE.items():
+      metrics = {"test_accuracy": accuracy, best.ACTIVE: float(active)}
+      run.save(at, state(at), metrics=metrics)
+
+
+def restore_best(workdir):
+  with contextlib.closing(open_run(workdir)) as run:
+    last = checkpoints.Restored(state(5), 5, ())
+    return run.restore_best(ABSTRACT, last)
+
+
+def test_a_denser_checkpoint_is_neither_kept_nor_restored(tmp_path):
+  save_course(tmp_path)
+  assert checkpoints.steps(tmp_path) == [3, 4, 5]
+  found = restore_best(tmp_path)
+  assert (found.step, found.skipped) == (3, ())
+  np.testing.assert_array_equal(found.state["w"], 3.0)
+
+
+@pytest.mark.parametrize("part", ["state", "record"])
+def test_after_a_damaged_best_checkpoint_comes_the_next_one(tmp_path, part):
+  save_course(tmp_path)
+  shutil.rmtree(tmp_path / "checkpoints" / "3" / part)
+  found = restore_best(tmp_path)
+  assert found.step == 4
+  (line,) = found.skipped
+  assert line.startswith("checkpoint 3 is damaged: ")
+  assert checkpoints.steps(tmp_path) == [4, 5]
+  assert (tmp_path / "checkpoints_damaged" / "3").is_dir()
+
+
+def test_the_last_is_the_best_where_no_other_is_whole(tmp_path):
+  save_course(tmp_path)
+  for at in (3, 4, 5):
+    shutil.rmtree(tmp_path / "checkpoints" / str(at) / "state")
+  found = restore_best(tmp_path)
+  assert (found.step, len(found.skipped)) == (5, 2)
+  np.testing.assert_array_equal(found.state["w"], 5.0)
+
+
+def test_a_checkpoint_without_an_accuracy_is_not_the_best(tmp_path):
+  with contextlib.closing(open_run(tmp_path)) as run:
+    for at, metrics in {1: SAVED, 2: {}, 3: {}, 4: {}}.items():
+      run.save(at, state(at), metrics=metrics)
+    last = checkpoints.Restored(state(4), 4, ())
+    assert run.restore_best(ABSTRACT, last).step == 1
+  assert checkpoints.steps(tmp_path) == [1, 3, 4]
+
+
+def experiment(*changes):
+  return build.build(command.parse([*FALLING, *changes]).config)
+
+
+def run(workdir, *changes, stop=None):
+  lines = []
+  show = loop.Show(say=lines.append, progress=lambda at, row: None)
+  outcome = loop.run(
+    experiment(*changes),
+    workdir,
+    stop=stop or processes.StopRequest(),
+    show=show,
+  )
+  return outcome, lines
+
+
+def evaluations(workdir):
+  return {
+    row["step"]: row
+    for row in records.read_metrics(workdir)
+    if "test_accuracy" in row
+  }
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("whole")
+  return workdir, *run(workdir)
+
+
+def without_clock(found):
+  return {
+    key: value
+    for key, value in found.items()
+    if not key.endswith("_seconds") and key != "resumed_from_step"
+  }
+
+
+def test_the_result_is_of_the_best_checkpoint(whole):
+  workdir, outcome, _ = whole
+  judged = evaluations(workdir)
+  # What this is about: the last is not the best, and the best is too dense.
+  assert max(judged, key=lambda at: judged[at]["test_accuracy"]) == 30
+  assert judged[30]["active"] > judged[45]["active"] == judged[66]["active"]
+  assert judged[45]["test_accuracy"] > judged[66]["test_accuracy"]
+  assert (outcome.step, outcome.selected_step) == (66, 45)
+  assert int(outcome.state.step) == 66
+  assert int(outcome.selected.step) == 45
+  assert outcome.evaluation["test_accuracy"] == judged[45]["test_accuracy"]
+  found = results.summarize(experiment(), outcome)
+  assert (found["steps"], found["selected_step"]) == (66, 45)
+  assert found["test_accuracy"] == judged[45]["test_accuracy"]
+  assert found["active"] == judged[45]["active"]
+  assert found["inference_flops"] == 2 * found["inference_macs"]
+  assert found["training_flops"] == judged[66]["training_flops"]
+  chosen = sparsejax.summary(
+    outcome.selected.params, outcome.selected.opt_state
+  )
+  assert found["itop_rate"] == chosen.itop_rate
+
+
+def test_a_result_tells_the_mask_updates_of_the_whole_run(whole):
+  _, outcome, _ = whole
+  found = results.summarize(experiment(), outcome)
+  assert found["mask_updates"] == 66 // 6
+  # All dispatches hold some, not all as many.
+  assert found["mask_update_seconds"] >= 0
+
+
+@pytest.mark.parametrize("dispatches", [1, 3, 4])
+def test_stopped_and_resumed_selects_the_same(whole, tmp_path, dispatches):
+  _, wanted, _ = whole
+  stopped, _ = run(tmp_path, stop=StopAfter(dispatches))
+  assert stopped.status == loop.TERMINATED
+  resumed, _ = run(tmp_path)
+  chosen = experiment()
+  one, other = (
+    without_clock(results.summarize(chosen, outcome))
+    for outcome in (resumed, wanted)
+  )
+  assert one == other
+  for a, b in zip(
+    *(jax.tree.leaves(mesh.fetch(o.selected)) for o in (resumed, wanted)),
+    strict=True,
+  ):
+    assert a.tobytes() == b.tobytes()
+
+
+def test_a_checkpoint_made_by_a_stop_is_not_selected(tmp_path):
+  # Without a checkpoint before the last step, but for that of the stop.
+  never = "--config.checkpoint_every_epochs=100"
+  stopped, _ = run(tmp_path, never, stop=StopAfter(3))
+  assert stopped.step == 45
+  outcome, _ = run(tmp_path, never)
+  assert checkpoints.steps(tmp_path) == [45, 66]
+  assert outcome.selected_step == 66
+  last = evaluations(tmp_path)[66]["test_accuracy"]
+  assert outcome.evaluation["test_accuracy"] == last
+
+
+def test_killed_after_its_last_step_selects_the_same(whole, tmp_path):
+  workdir, wanted, _ = whole
+  shutil.copytree(workdir, tmp_path / "run")
+  again, _ = run(tmp_path / "run")
+  assert again.resumed_from_step == 66
+  assert again.selected_step == 45
+  assert again.evaluation == wanted.evaluation
+
+
+def test_a_damaged_best_checkpoint_is_told_and_the_next_one_judged(
+  whole, tmp_path
+):
+  workdir, _, _ = whole
+  shutil.copytree(workdir, tmp_path / "run")
+  largest = max(
+    (tmp_path / "run" / "checkpoints" / "45").rglob("*"),
+    key=lambda path: path.stat().st_size * path.is_file(),
+  )
+  largest.write_bytes(b"")
+  outcome, lines = run(tmp_path / "run")
+  assert any(line.startswith("checkpoint 45 is damaged") for line in lines)
+  judged = evaluations(workdir)
+  assert outcome.selected_step in (60, 66)
+  found = outcome.evaluation["test_accuracy"]
+  assert found == max(judged[at]["test_accuracy"] for at in (60, 66))
+
+
+def test_the_validation_part_decides_where_there_is_one(tmp_path):
+  outcome, _ = run(tmp_path, "--config.data.validation=30")
+  judged = evaluations(tmp_path)
+  least = judged[66]["active"]
+  ranks = {
+    at: (row["validation_accuracy"], at)
+    for at, row in judged.items()
+    if row["active"] == least
+  }
+  assert outcome.selected_step == max(ranks, key=ranks.__getitem__)
+
+
+def test_a_later_run_starts_from_the_selected_checkpoint(tmp_path, capsys):
+  workdir = tmp_path / "run"
+  assert train.main([*FALLING, f"--workdir={workdir}"]) == 0
+  told = capsys.readouterr().out
+  assert "selected step       45 of 66, the best one" in told
+  assert "mask updates        11" in told
+  saved = checkpoints.read(workdir, 45)
+  later = build.build(
+    command.parse(
+      [
+        f"--config={CONFIG}:retrain",
+        "--config.model.hidden=(32,)",
+        f"--config.init_from={workdir}",
+        "--config.init_mode=lr_rewind",
+      ]
+    ).config
+  )
+  begun = initial_state.begin(later, mesh.data_mesh())
+  for name in ("Dense_0", "Dense_1"):
+    kernel = begun.params[name]["kernel"]
+    np.testing.assert_array_equal(kernel, saved["params"][name]["kernel"])
+  # Of a run before there was a choice.
+  summary = json.loads((workdir / records.SUMMARY).read_text())
+  del summary["selected_step"]
+  old = init_from.Earlier(workdir, {}, summary)
+  assert old.selected_step == 66
+
+
+def test_a_run_tells_how_long_its_mask_updates_took(tmp_path, capsys):
+  # Of five dispatches the second and the fourth hold one.
+  changes = "--config.method.every_steps=30", f"--workdir={tmp_path}"
+  assert train.main([*FALLING, *changes]) == 0
+  summary = records.finished(tmp_path)
+  assert summary["mask_updates"] == 2
+  assert 0 <= summary["mask_update_seconds"] < summary["train_seconds"]
+  told = capsys.readouterr().out
+  assert re.search(r"mask updates {8}2, \S+ s each, \S+% of training\n", told)
+
+
+def test_another_choice_is_refused():
+  with pytest.raises(command_line.InputError) as caught:
+    experiment("--config.select_checkpoint=bst")
+  assert str(caught.value) == (
+    "`config.select_checkpoint` got 'bst'. Did you mean 'best'? Valid: best,"
+    " last."
+  )
+
+
+def test_the_last_is_selected_where_nothing_else_is_requested(tmp_path):
+  outcome, _ = run(tmp_path, "--config.select_checkpoint=last")
+  assert outcome.selected_step == outcome.step == 66
+  assert outcome.selected is outcome.state
+  # The best of the sparsest is kept for whoever wants it.
+  assert checkpoints.steps(tmp_path) == [45, 60, 66]

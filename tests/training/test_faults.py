@@ -1,0 +1,424 @@
+"""Everything that can go wrong with a run, provoked for real.
+
+`SPARSEJAX_KILLS=10 pytest tests/test_faults.py` kills a run ten times instead
+of twice.
+"""
+
+import contextlib
+import os
+import pathlib
+import random
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+import time
+
+import pytest
+from helpers import trainer
+
+from sparsejax import train
+
+KILLS = int(os.environ.get("SPARSEJAX_KILLS", "2"))
+# Small dispatches and many saves: a random moment falls into each of them.
+MANY_SAVES = (
+  "--config.epochs=40",
+  "--config.dispatch_steps=20",
+  "--config.checkpoint_every_epochs=1",
+  "--config.log_every_steps=5",
+)
+STEPS = 40 * 22
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+  return tmp_path_factory.mktemp("compiled")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, cache):
+  """The workdir of a run that was left alone."""
+  workdir = tmp_path_factory.mktemp("runs") / "undisturbed"
+  status, out, err = trainer.run(workdir, *MANY_SAVES, cache=cache)
+  assert status == 0, out + err
+  assert trainer.last_step(workdir) == STEPS
+  return workdir
+
+
+def test_a_run_that_everything_happens_to_ends_like_one_left_alone(
+  tmp_path, undisturbed, cache
+):
+  workdir = tmp_path / "run"
+  kill_while_it_starts(workdir, cache)
+  kill_at_random_moments(workdir, cache)
+  break_the_last_line(workdir)
+  kill_during_a_save(workdir, cache)
+  terminate(workdir, cache)
+  newest, older = damage_the_newest_checkpoint(workdir)
+  # Without the cache: what is compiled anew goes on just the same.
+  status, out, err = trainer.run(workdir, *MANY_SAVES)
+  assert status == 0, out + err
+  assert f"checkpoint {newest} is damaged" in out
+  assert f"Going on from step {older}" in out
+  trainer.assert_same_run(workdir, undisturbed)
+
+
+def kill_while_it_starts(workdir, cache) -> None:
+  process = trainer.start(workdir, *MANY_SAVES, cache=cache)
+  trainer.wait_for(process, (workdir / "config.json").exists)
+  process.kill()
+  trainer.finish(process)
+  assert trainer.saved_steps(workdir) == []
+
+
+def kill_at_random_moments(workdir, cache) -> None:
+  """Kills at a random step of the first two thirds, and random times after."""
+  moments = random.Random(7)
+  for left in range(KILLS, 0, -1):
+    done = max(trainer.saved_steps(workdir), default=0)
+    reach = max((2 * STEPS // 3 - done) // left, 2)
+    step = done + moments.randrange(1, reach)
+    process = trainer.start(workdir, *MANY_SAVES, cache=cache)
+    trainer.wait_for(process, lambda at=step: trainer.last_step(workdir) >= at)
+    time.sleep(moments.uniform(0, 0.03))
+    process.kill()
+    trainer.finish(process)
+
+
+def break_the_last_line(workdir) -> None:
+  """Leaves what a power loss in the middle of a write leaves."""
+  with open(workdir / "metrics.jsonl", "a") as file:
+    file.write('{"step": 99999, "loss": 0.1')
+
+
+def kill_during_a_save(workdir, cache) -> None:
+  folder = workdir / "checkpoints"
+  older = trainer.saved_steps(workdir)
+
+  def is_saving() -> bool:
+    return any("orbax-checkpoint-tmp" in p.name for p in folder.iterdir())
+
+  for leftover in folder.glob("*orbax-checkpoint-tmp*"):
+    shutil.rmtree(leftover)  # Of the kills before, so that it is not waited on.
+  process = trainer.start(workdir, *MANY_SAVES, cache=cache)
+  trainer.wait_for(process, is_saving)
+  process.kill()
+  trainer.finish(process)
+  assert set(trainer.saved_steps(workdir)) >= set(older[-1:])
+
+
+def terminate(workdir, cache) -> None:
+  process = trainer.start(workdir, *MANY_SAVES, cache=cache)
+  trainer.wait_for(
+    process, lambda: trainer.last_step(workdir) >= 3 * STEPS // 4
+  )
+  process.send_signal(signal.SIGTERM)
+  status, out, err = trainer.finish(process)
+  assert status == 143, out + err
+  newest = trainer.saved_steps(workdir)[-1]
+  assert f"saved at step {newest}" in err
+  assert newest < STEPS
+  assert not (workdir / "summary.json").exists()
+
+
+def damage_the_newest_checkpoint(workdir) -> tuple[int, int]:
+  """Flips one bit of its array data; returns its step and the one before."""
+  older, newest = trainer.saved_steps(workdir)[-2:]
+  files = (workdir / "checkpoints" / str(newest)).rglob("*")
+  largest = max(files, key=lambda path: path.stat().st_size)
+  data = bytearray(largest.read_bytes())
+  data[len(data) // 2] ^= 1
+  largest.write_bytes(bytes(data))
+  return newest, older
+
+
+@contextlib.contextmanager
+def small_disk(folder: pathlib.Path, size_bytes: int):
+  """Mounts a file system of this size, or skips where that is not allowed."""
+  folder.mkdir()
+  mount = ["mount", "-t", "tmpfs", "-o", f"size={size_bytes}", "tmpfs"]
+  if subprocess.run([*mount, str(folder)], capture_output=True).returncode:
+    pytest.skip("mounting a small file system needs root")
+  try:
+    yield
+  finally:
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def fill(file: pathlib.Path) -> None:
+  with contextlib.suppress(OSError), open(file, "wb", buffering=0) as ballast:
+    while ballast.write(bytes(65536)):
+      pass
+
+
+def test_a_full_disk_stops_a_run_that_goes_on_when_there_is_room(
+  tmp_path, undisturbed, cache
+):
+  disk = tmp_path / "disk"
+  workdir = disk / "run"
+  with small_disk(disk, 16_000_000):
+    process = trainer.start(workdir, *MANY_SAVES, cache=cache)
+    trainer.wait_for(process, lambda: len(trainer.saved_steps(workdir)) >= 2)
+    fill(disk / "ballast")
+    status, out, err = trainer.finish(process)
+    assert status == 2, out + err
+    assert "Traceback" not in err
+    assert "disk is full" in err or "No space left" in err
+    newest = trainer.saved_steps(workdir)[-1]
+    (disk / "ballast").unlink()
+    status, out, err = trainer.run(workdir, *MANY_SAVES, cache=cache)
+    assert status == 0, out + err
+    assert f"Going on from step {newest}" in out
+    assert "damaged" not in out
+    trainer.assert_same_run(workdir, undisturbed)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_its_checkpoint(
+  tmp_path, cache
+):
+  # Decay alone moves the weights: by a factor of -1.3 a step, from step 1.
+  status, out, err = trainer.run(
+    tmp_path,
+    *MANY_SAVES,
+    "--config.optimizer.learning_rate=1e-9",
+    "--config.optimizer.weight_decay=1.5e9",
+    cache=cache,
+  )
+  assert status == 3, out + err
+  newest = trainer.saved_steps(tmp_path)[-1]
+  assert f"stopped after steps {newest + 1} to {newest + 20}" in err
+  assert f"Last good checkpoint: step {newest}" in err
+  assert "Traceback" not in err
+  assert not (tmp_path / "summary.json").exists()
+  last = trainer.metrics(tmp_path)[-1]
+  assert not last["finite"] and newest < last["step"] <= newest + 20
+
+
+def main(capsys, *args) -> tuple[int, str, str]:
+  """Runs a command line in this process; it must end before any compile."""
+  status = train.main([*args, "--distributed=False"])
+  out, err = capsys.readouterr()
+  return status, out, err
+
+
+@pytest.fixture
+def here(monkeypatch):
+  monkeypatch.chdir(trainer.ROOT)
+
+
+DIGITS = "--config=configs/digits.py"
+
+
+@pytest.mark.parametrize(
+  ("args", "told"),
+  [
+    ([f"{DIGITS}:granett"], ["'granett'", "'granet'", "rigl_itop"]),
+    ([f"{DIGITS}:runlocall"], ["'runlocall'", "'runlocal'"]),
+    ([f"{DIGITS}:set,sparsty=0.9"], ["'sparsty'", "'sparsity'"]),
+    ([f"{DIGITS}:set,model=mpl"], ["'mpl'", "'mlp'", "cnn"]),
+    ([f"{DIGITS}:set,sparsity=high"], ["sparsity=high", "float"]),
+    (
+      [f"{DIGITS}:granet,sparsity=90"],
+      ["`sparsity` must be in [0, 1), got 90", "0.9"],
+    ),
+    (
+      [DIGITS, "--config.optimzer.learning_rate=1"],
+      ["optimzer", "'--config.optimizer.learning_rate'"],
+    ),
+    ([DIGITS, "config.seed=1"], ["'config.seed=1'", "--config.seed=1"]),
+    ([DIGITS, "--config.seed=abc"], ["config.seed=abc"]),
+    ([DIGITS, "--config.epochs=-1"], ["`config.epochs`", "-1"]),
+    ([DIGITS, "--config.batch_size=0"], ["`config.batch_size`", "got 0"]),
+    ([DIGITS, "--config.data.name=digit"], ["'digit'", "'digits'"]),
+    ([DIGITS, "--config.model.name=mpl"], ["'mpl'", "'mlp'"]),
+    ([DIGITS, "--config.method.name=rigel"], ["'rigel'", "'rigl'"]),
+    ([DIGITS, "--config.optimizer.name=adm"], ["'adm'", "'adamw'"]),
+    (
+      [DIGITS, "--config.optimizer.learning_rate=nan"],
+      ["`learning_rate`", "nan"],
+    ),
+    (
+      [DIGITS, "--config.select=('Dense_9/*',)"],
+      ["'Dense_9/*'", "matches no leaf", "Dense_1/kernel"],
+    ),
+    (
+      [
+        DIGITS,
+        "--config.method.end_epochs=1000",
+        "--config.forbid_warnings=True",
+      ],
+      ["`config.forbid_warnings`", "after the last step"],
+    ),
+    (["--config=configs/digit.py"], ["'configs/digit.py'", "digits.py"]),
+    ([], ["--config=FILE"]),
+  ],
+)
+def test_bad_input_is_told_in_one_line(args, told, tmp_path, capsys, here):
+  workdir = tmp_path / "run"
+  status, _, err = main(capsys, *args, f"--workdir={workdir}")
+  assert status == 2
+  assert err.startswith("error: ") and len(err.splitlines()) == 1
+  assert [text for text in told if text not in err] == [], err
+  assert not workdir.exists()
+
+
+def test_bad_input_exits_with_2_and_without_a_traceback(tmp_path):
+  status, out, err = trainer.run(tmp_path, options="granet,sparsity=90")
+  assert (status, out) == (2, "")
+  assert err.startswith("error: ") and len(err.splitlines()) == 1
+
+
+def test_a_workdir_that_is_a_file_is_told(tmp_path, capsys, here):
+  (tmp_path / "run").write_text("")
+  status, _, err = main(capsys, DIGITS, f"--workdir={tmp_path / 'run'}")
+  assert status == 2
+  assert f"`--workdir` {tmp_path / 'run'}" in err
+
+
+def test_a_workdir_of_another_config_is_refused(undisturbed, capsys, here):
+  before = (undisturbed / "summary.json").read_bytes()
+  status, _, err = main(
+    capsys,
+    f"{DIGITS}:set,sparsity=0.8",
+    *MANY_SAVES,
+    "--config.seed=5",
+    f"--workdir={undisturbed}",
+  )
+  assert status == 2
+  assert "`seed` is 0 there and 5 here" in err
+  assert "`method.sparsity` is 0.9 there and 0.8 here" in err
+  assert (undisturbed / "summary.json").read_bytes() == before
+
+
+def test_checkpoints_of_another_config_are_refused(
+  undisturbed, tmp_path, capsys, here
+):
+  shutil.copytree(undisturbed / "checkpoints", tmp_path / "checkpoints")
+  status, _, err = main(
+    capsys,
+    f"{DIGITS}:set,sparsity=0.9,model=cnn",
+    *MANY_SAVES,
+    f"--workdir={tmp_path}",
+  )
+  assert status == 2
+  assert '`model.name` is "mlp" there and "cnn" here' in err
+
+
+def test_a_finished_run_is_shown_again_and_left_alone(
+  undisturbed, capsys, here
+):
+  status, out, _ = main(
+    capsys,
+    f"{DIGITS}:set,sparsity=0.9",
+    *MANY_SAVES,
+    f"--workdir={undisturbed}",
+  )
+  assert status == 0
+  assert "finished; nothing was changed" in " ".join(out.split())
+
+
+def start_two(workdir, cache) -> list[subprocess.Popen]:
+  with socket.socket() as probe:
+    probe.bind(("127.0.0.1", 0))
+    port = probe.getsockname()[1]
+  return [
+    trainer.start(
+      workdir,
+      "--config.epochs=8",
+      "--config.dispatch_steps=4",
+      "--config.eval_every_epochs=1",
+      "--config.checkpoint_every_epochs=1",
+      "--config.log_every_steps=1",
+      "--config.model.hidden=(32,)",
+      f"--coordinator_address=127.0.0.1:{port}",
+      "--num_processes=2",
+      f"--process_id={index}",
+      "--heartbeat_timeout_seconds=10",
+      options="static,sparsity=0.9",  # The quickest to compile.
+      cache=cache,
+    )
+    for index in range(2)
+  ]
+
+
+def finish_two(started) -> tuple[list[int], str]:
+  """Both must end by themselves."""
+  try:
+    ended = [trainer.finish(process) for process in started]
+  finally:
+    for process in started:
+      process.kill()
+  return [status for status, _, _ in ended], str(ended)
+
+
+def wait_for_a_save(workdir, started) -> int:
+  """Waits until a step is saved that was not; returns the newest."""
+  before = trainer.saved_steps(workdir)
+  trainer.wait_for(
+    started[0], lambda: trainer.saved_steps(workdir)[-1:] > before[-1:]
+  )
+  return trainer.saved_steps(workdir)[-1]
+
+
+@pytest.fixture(scope="module")
+def two_undisturbed(tmp_path_factory, cache):
+  """The workdir of two processes that were left alone."""
+  workdir = tmp_path_factory.mktemp("runs") / "two"
+  statuses, told = finish_two(start_two(workdir, cache))
+  assert statuses == [0, 0], told
+  return workdir
+
+
+def assert_goes_on(workdir, cache, newest, two_undisturbed) -> None:
+  """Two more processes go on from a step, or a later one, to the same end."""
+  assert not (workdir / "summary.json").exists()
+  step = max(trainer.saved_steps(workdir))
+  assert step >= newest
+  statuses, told = finish_two(start_two(workdir, cache))
+  assert statuses == [0, 0], told
+  assert f"Going on from step {step}" in told
+  assert "damaged" not in told
+  trainer.assert_same_run(workdir, two_undisturbed)
+
+
+def test_sigterm_to_one_of_two_processes_saves_and_ends_both(
+  tmp_path, two_undisturbed, cache
+):
+  started = start_two(tmp_path, cache)
+  trainer.wait_for(started[0], lambda: trainer.last_step(tmp_path) >= 8)
+  started[1].send_signal(signal.SIGTERM)
+  statuses, told = finish_two(started)
+  assert statuses == [143, 143], told
+  newest = trainer.saved_steps(tmp_path)[-1]
+  assert f"saved at step {newest}" in told
+  assert_goes_on(tmp_path, cache, newest, two_undisturbed)
+
+
+def test_a_kill_of_one_of_two_processes_ends_the_other(
+  tmp_path, two_undisturbed, cache
+):
+  """First the one that only trains, then the one that writes."""
+  for victim in (1, 0):
+    started = start_two(tmp_path, cache)
+    newest = wait_for_a_save(tmp_path, started)
+    started[victim].kill()
+    statuses, told = finish_two(started)
+    assert statuses[victim] == -signal.SIGKILL, told
+    assert statuses[1 - victim] not in (0, 143), told
+  assert_goes_on(tmp_path, cache, newest, two_undisturbed)
+
+
+def test_a_disk_that_is_full_for_one_of_two_processes_ends_both(
+  tmp_path, two_undisturbed, cache
+):
+  """A quota on what it may write, which the other one does not have."""
+  for victim in (1, 0):
+    started = start_two(tmp_path, cache)
+    newest = wait_for_a_save(tmp_path, started)
+    resource.prlimit(started[victim].pid, resource.RLIMIT_FSIZE, (0, 0))
+    statuses, told = finish_two(started)
+    assert statuses[victim] == 2, told
+    assert statuses[1 - victim] not in (0, 143), told
+    assert "disk is full or a quota" in told or "File too large" in told
+  assert_goes_on(tmp_path, cache, newest, two_undisturbed)

@@ -1,0 +1,231 @@
+"""A run that is stopped and goes on equals one that was never stopped."""
+
+import functools
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+from helpers.stopping import StopAfter
+
+import sparsejax
+from sparsejax.data import Split
+from sparsejax.training import initial_state, loop, mesh, processes, step
+from sparsejax.training.checkpointing import checkpoints
+from sparsejax.training.config import build, command
+from sparsejax.training.reporting import records, results
+
+CONFIG = pathlib.Path(__file__).parents[2] / "configs" / "digits.py"
+# Three epochs of 22 steps in dispatches of 15: the last one is shorter, and no
+# dispatch ends with an epoch.
+SHORT = (
+  "--config.epochs=3",
+  "--config.dispatch_steps=15",
+  "--config.log_every_steps=4",
+  "--config.eval_every_epochs=1",
+  "--config.checkpoint_every_epochs=1.5",
+)
+
+
+def experiment(options, *changes):
+  argv = [f"--config={CONFIG}:{options}", *SHORT, *changes]
+  if "cnn" not in options:
+    argv.append("--config.model.hidden=(32,)")
+  return build.build(command.parse(argv).config)
+
+
+pytestmark = pytest.mark.usefixtures("compile_once")
+
+
+def run(chosen, workdir, *, stop=None):
+  lines = []
+  show = loop.Show(
+    say=lines.append, progress=lambda step, row: lines.append((step, row))
+  )
+  outcome = loop.run(
+    chosen, workdir, stop=stop or processes.StopRequest(), show=show
+  )
+  return outcome, lines
+
+
+def rows(workdir):
+  return [
+    {key: row[key] for key in row if not key.endswith("_per_second")}
+    for row in records.read_metrics(workdir)
+  ]
+
+
+def assert_same_state(one, other):
+  one, other = mesh.fetch(one), mesh.fetch(other)
+  assert jax.tree.structure(one) == jax.tree.structure(other)
+  for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+    assert a.dtype == b.dtype
+    assert a.tobytes() == b.tobytes()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("whole")
+  outcome, lines = run(experiment("granet"), workdir)
+  return workdir, outcome, lines
+
+
+def test_a_run_ends_with_its_last_step(whole):
+  workdir, outcome, lines = whole
+  assert outcome.status == loop.DONE
+  assert outcome.step == int(outcome.state.step) == 66
+  assert outcome.resumed_from_step is None
+  assert [line[0] for line in lines if isinstance(line, tuple)] == [
+    15,
+    30,
+    45,
+    60,
+    66,
+  ]
+  evaluated = [row["step"] for row in rows(workdir) if "test_loss" in row]
+  assert evaluated == [30, 45, 66]
+  logged = {row["step"] for row in rows(workdir)}
+  assert logged == {*range(4, 67, 4), 30, 45, 66}
+  assert outcome.evaluation["test_accuracy"] > 0.5
+  assert set(outcome.evaluation) == {
+    "test_loss",
+    "test_accuracy",
+    "train_loss",
+    "train_accuracy",
+  }
+
+
+def test_a_run_ends_as_sparse_as_it_was_requested(whole):
+  _, outcome, _ = whole
+  state = outcome.state
+  found = sparsejax.summary(state.params, state.opt_state)
+  assert found.active == found.requested
+  assert found.sparsity == pytest.approx(0.9, abs=1e-3)
+  sparsejax.assert_sparse(state.params, state.opt_state)
+
+
+def test_a_result_tells_what_the_run_cost(whole):
+  workdir, outcome, _ = whole
+  chosen = experiment("granet")
+  found, last = results.summarize(chosen, outcome), rows(workdir)[-1]
+  for key in ("inference_flops", "training_flops"):
+    assert found[key] == pytest.approx(last[key], rel=1e-12)
+    assert 0 < found[f"{key}_ratio"] == last[f"{key}_ratio"] < 1
+  assert found["inference_flops"] == 2 * found["inference_macs"]
+  macs = {layer["name"]: layer["macs"] for layer in found["layers"]}
+  assert macs == {"Dense_0/kernel": 64 * 32, "Dense_1/kernel": 32 * 10}
+  assert [layer["position"] for layer in found["layers"]] == [0, 1]
+  assert found["dense_inference_macs"] == sum(macs.values())
+
+
+@pytest.mark.parametrize("dispatches", [1, 4])
+def test_stopped_and_resumed_equals_never_stopped(whole, tmp_path, dispatches):
+  workdir, wanted, _ = whole
+  chosen = experiment("granet")
+  stopped, _ = run(chosen, tmp_path, stop=StopAfter(dispatches))
+  assert stopped.status == loop.TERMINATED
+  assert stopped.step == 15 * dispatches
+  # Half a line and a whole one of steps that are taken again.
+  with open(tmp_path / records.METRICS, "a") as file:
+    file.write(json.dumps({"step": 65}) + '\n{"step": 66, "lo')
+  resumed, lines = run(chosen, tmp_path)
+  assert resumed.status == loop.DONE
+  assert resumed.resumed_from_step == 15 * dispatches
+  assert f"Going on from step {15 * dispatches}." in lines
+  assert_same_state(resumed.state, wanted.state)
+  assert resumed.evaluation == wanted.evaluation
+  assert rows(tmp_path) == rows(workdir)
+
+
+def test_a_run_killed_after_its_last_step_only_finishes(whole):
+  workdir, wanted, _ = whole
+  before = rows(workdir)
+  again, _ = run(experiment("granet"), workdir)
+  assert again.resumed_from_step == 66
+  assert again.train_seconds == 0
+  assert again.evaluation == wanted.evaluation
+  assert rows(workdir) == before
+
+
+def test_another_config_is_refused_before_training(whole):
+  workdir, _, _ = whole
+  with pytest.raises(checkpoints.CheckpointError, match="`seed` is 0 there"):
+    run(experiment("granet,seed=1"), workdir)
+
+
+def test_the_seed_changes_the_run(whole, tmp_path):
+  workdir, _, _ = whole
+  run(experiment("granet,seed=1"), tmp_path, stop=StopAfter(1))
+  assert rows(tmp_path)[0] != rows(workdir)[0]
+
+
+def test_a_number_that_is_not_finite_stops_the_run(tmp_path):
+  chosen = experiment("gmp", "--config.optimizer.learning_rate=1e20")
+  outcome, _ = run(chosen, tmp_path)
+  assert outcome.status == loop.NOT_FINITE
+  assert "is not finite; stopped after steps 1 to 15" in outcome.message
+  assert "Last good checkpoint: none" in outcome.message
+  assert rows(tmp_path)[-1]["finite"] is False
+  assert list((tmp_path / "checkpoints").iterdir()) == []
+
+
+@pytest.mark.parametrize("model", ["mlp", "set_mlp"])  # one draws, one not
+def test_training_does_not_depend_on_the_dispatches(model):
+  states = []
+  for dispatch_steps in (3, 5):
+    chosen = experiment(
+      f"dense,model={model}", f"--config.dispatch_steps={dispatch_steps}"
+    )
+    devices = mesh.data_mesh()
+    state = initial_state.begin(chosen, devices)
+    train = mesh.replicate(chosen.dataset.train, devices)
+    steps = jax.jit(functools.partial(step.train_steps, chosen.setup))
+    while int(state.step) < 15:
+      state, _ = steps(state, train)
+    states.append(state)
+  assert int(states[0].step) == int(states[1].step) == 15
+  for a, b in zip(*(jax.tree.leaves(s.params) for s in states), strict=True):
+    np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5)
+
+
+def test_dropout_is_a_function_of_the_step():
+  chosen = experiment("dense,model=set_mlp", "--config.data.max_shift=0")
+  state = initial_state.begin(chosen, mesh.data_mesh())
+  batch = Split(*(x[:64] for x in chosen.dataset.train))
+  one_step = jax.jit(functools.partial(step._train_step, chosen.setup))
+  losses = [
+    float(one_step(state._replace(step=state.step + later), batch)[1].loss)
+    for later in [0, 0, 1]
+  ]
+  assert losses[0] == losses[1] != losses[2]
+
+
+def test_batch_statistics_are_learned_and_only_when_training():
+  chosen = experiment("static,model=cnn", "--config.model.channels=(4,)")
+  state = initial_state.begin(chosen, mesh.data_mesh())
+  batch = Split(*(x[:64] for x in chosen.dataset.train))
+  new, _ = jax.jit(functools.partial(step._train_step, chosen.setup))(
+    state, batch
+  )
+  before, after = (
+    jax.tree.leaves(s.model_state["batch_stats"]) for s in (state, new)
+  )
+  assert all((a != b).any() for a, b in zip(before, after, strict=True))
+  totals = step.evaluate(chosen.setup, new, chosen.dataset.test)
+  assert 0 <= int(totals.correct) <= chosen.dataset.test.labels.size
+
+
+def test_a_part_that_is_held_out_is_evaluated_beside_the_test_split(tmp_path):
+  chosen = experiment(
+    "static", "--config.data.validation=100", "--config.epochs=1"
+  )
+  outcome, _ = run(chosen, tmp_path)
+  assert outcome.step == (1438 - 100) // 64
+  assert 0 <= outcome.evaluation["validation_accuracy"] <= 1
+  last = rows(tmp_path)[-1]
+  assert last["validation_loss"] == outcome.evaluation["validation_loss"]
+  held_out = chosen.dataset.validation
+  totals = step.evaluate(chosen.setup, outcome.state, held_out)
+  accuracy = int(totals.correct) / held_out.examples
+  assert outcome.evaluation["validation_accuracy"] == accuracy

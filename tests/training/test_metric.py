@@ -1,0 +1,225 @@
+"""What a method is told of the epochs, and that a resume tells it the same."""
+
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+from helpers.stopping import StopAfter
+
+import sparsejax
+from sparsejax import command_line
+from sparsejax.training import loop, mesh, metric, processes
+from sparsejax.training.config import build, command
+from sparsejax.training.reporting import records
+
+CONFIG = pathlib.Path(__file__).parents[2] / "configs" / "digits.py"
+EPOCH = 20  # steps
+# Dispatches of 15 steps end within epochs.
+SHORT = (
+  "--config.epochs=4",
+  "--config.dispatch_steps=15",
+  "--config.log_every_steps=1",
+  "--config.eval_every_epochs=1",
+  "--config.checkpoint_every_epochs=100",
+  "--config.model.hidden=(16,)",
+  "--config.data.validation=144",
+)
+BY_VALIDATION = "--config.metric=validation_loss"
+
+
+def experiment(method, *changes):
+  argv = [f"--config={CONFIG}:{method},sparsity=0.7", *SHORT, *changes]
+  return build.build(command.parse(argv).config)
+
+
+pytestmark = pytest.mark.usefixtures("compile_once")
+
+
+def run(chosen, workdir, *, stop=None):
+  return loop.run(
+    chosen,
+    workdir,
+    stop=stop or processes.StopRequest(),
+    show=loop.Show(say=lambda text: None, progress=lambda step, row: None),
+  )
+
+
+def rows(workdir):
+  return [
+    {key: row[key] for key in row if not key.endswith("_per_second")}
+    for row in records.read_metrics(workdir)
+  ]
+
+
+def assert_same_state(one, other):
+  one, other = mesh.fetch(one), mesh.fetch(other)
+  assert jax.tree.structure(one) == jax.tree.structure(other)
+  for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+    assert a.tobytes() == b.tobytes()
+
+
+@pytest.fixture(scope="module")
+def by_train_loss(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("train")
+  return workdir, run(experiment("dynset"), workdir)
+
+
+@pytest.fixture(scope="module")
+def by_validation(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("validation")
+  return workdir, run(experiment("lset", BY_VALIDATION), workdir)
+
+
+def counts_by_recursion(first, metrics, zeta=0.3):
+  """n <- left + theta (first - left), left = (1 - zeta) n; theta = L / L_0."""
+  counts = [first]
+  for loss in metrics:
+    theta = min(loss / metrics[0], 1.0)
+    left = (1 - zeta) * counts[-1]
+    counts.append(left + theta * (first - left))
+  return counts
+
+
+def test_the_training_loss_of_every_epoch_is_told(by_train_loss):
+  """Connections follow the recursion of the paper within 1 %."""
+  workdir, outcome = by_train_loss
+  losses = [row["loss"] for row in rows(workdir)]
+  means = [np.mean(losses[i : i + EPOCH]) for i in range(0, 4 * EPOCH, EPOCH)]
+  told = outcome.state.metric
+  assert float(told.last) == pytest.approx(means[-1], rel=1e-6)
+  assert float(told.sum) == 0
+  history = outcome.state.opt_state.memory["metric"]
+  np.testing.assert_allclose(history.recent[1:], means[:3], rtol=1e-6)
+  assert int(history.epochs) == 3  # None follows the last epoch.
+  active = [row["active"] for row in rows(workdir)]
+  # An update comes before the first step of the next epoch.
+  found = [active[i] for i in range(0, 4 * EPOCH, EPOCH)]
+  assert found[0] > found[2] > found[3]
+  np.testing.assert_allclose(
+    found, counts_by_recursion(found[0], means[:3]), rtol=0.01
+  )
+  assert active[EPOCH - 1] == active[0] != active[-1]
+
+
+def test_the_validation_loss_of_every_epoch_is_told(by_validation):
+  workdir, outcome = by_validation
+  found = {
+    row["step"]: row["validation_loss"]
+    for row in rows(workdir)
+    if "validation_loss" in row
+  }
+  assert list(found) == [20, 40, 60, 80]  # Dispatches end with the epochs.
+  last = float(outcome.state.metric.last)
+  assert last == pytest.approx(found[80], rel=1e-6)
+  history = outcome.state.opt_state.memory["metric"]
+  assert float(history.first) == pytest.approx(found[20], rel=1e-6)
+  assert float(history.recent[-1]) == pytest.approx(found[60], rel=1e-6)
+  active = [row["active"] for row in rows(workdir)]
+  counts = counts_by_recursion(active[0], [found[i] for i in (20, 40, 60)])
+  np.testing.assert_allclose(active[::EPOCH], counts, rtol=0.01)
+
+
+@pytest.mark.parametrize("dispatches", [1, 2])
+def test_stopped_within_an_epoch_and_resumed_equals_never_stopped(
+  by_train_loss, tmp_path, dispatches
+):
+  workdir, wanted = by_train_loss
+  stopped = run(experiment("dynset"), tmp_path, stop=StopAfter(dispatches))
+  assert stopped.step == 15 * dispatches
+  resumed = run(experiment("dynset"), tmp_path)
+  assert resumed.resumed_from_step == 15 * dispatches
+  assert_same_state(resumed.state, wanted.state)
+  assert rows(tmp_path) == rows(workdir)
+
+
+def test_stopped_between_epochs_and_resumed_equals_never_stopped(
+  by_validation, tmp_path
+):
+  workdir, wanted = by_validation
+  chosen = experiment("lset", BY_VALIDATION)
+  assert run(chosen, tmp_path, stop=StopAfter(2)).step == 40
+  assert_same_state(run(chosen, tmp_path).state, wanted.state)
+  assert rows(tmp_path) == rows(workdir)
+
+
+def test_what_is_told_does_not_depend_on_the_dispatches(
+  by_train_loss, tmp_path
+):
+  other = run(experiment("dynset", "--config.dispatch_steps=80"), tmp_path)
+  assert_same_state(other.state, by_train_loss[1].state)
+
+
+def test_a_summary_has_the_counts_that_were_reached(by_train_loss):
+  workdir, outcome = by_train_loss
+  state = outcome.state
+  counted = sparsejax.summary(state.params, state.opt_state)
+  last = rows(workdir)[-1]
+  assert counted.active == counted.requested == last["active"]
+  assert counted.warnings == ()
+  assert (
+    last["sparsity"] == last["requested_sparsity"] == counted.sparsity > 0.7
+  )
+
+
+def test_what_a_run_cost_follows_the_counts_of_every_step(by_train_loss):
+  workdir, _ = by_train_loss
+  active = [row["active"] for row in rows(workdir)]
+  at_begin = [active[0], *active[:-1]]
+  # Forward and two backward products, two FLOPs each, batches of 64.
+  assert rows(workdir)[-1]["training_flops"] == 6 * 64 * sum(at_begin)
+  assert rows(workdir)[-1]["inference_flops"] == 2 * active[-1]
+
+
+def test_dispatches_end_with_epochs_only_where_they_have_to():
+  assert experiment("dynset").steps.dispatch == 15
+  judged = experiment("lset", BY_VALIDATION)
+  assert judged.steps.dispatch == EPOCH
+  divides = experiment("lset", BY_VALIDATION, "--config.dispatch_steps=5")
+  assert divides.steps.dispatch == 5
+  assert experiment("set").setup.metric is None
+  with pytest.raises(command_line.InputError, match="multiples of 20"):
+    experiment("lset", BY_VALIDATION, "--config.keep_steps=(15,)")
+
+
+def test_a_method_that_follows_nothing_carries_nothing():
+  chosen = experiment("set", BY_VALIDATION)
+  assert metric.start(chosen.setup.metric) == ()
+  assert metric.told(()) == {}
+
+
+@pytest.mark.parametrize(
+  "method, changes, message",
+  [
+    ("accset", ["--config.metric=train_loss"], "follows the accuracy"),
+    ("lset", ["--config.metric=validation_accuracy"], "follows the loss"),
+    ("lset", ["--config.metric=los"], "Valid: .*train_loss"),
+    ("accset", ["--config.data.validation=0"], "has no validation part"),
+  ],
+)
+def test_what_cannot_be_told_is_refused(method, changes, message):
+  with pytest.raises(command_line.InputError, match=message):
+    experiment(method, *changes)
+
+
+def test_accuracies_are_told():
+  known = metric.start("train_accuracy")
+  for step, value in enumerate([0.5, 1.0, 0.25, 0.75], start=1):
+    known = metric.after_step(
+      known,
+      "train_accuracy",
+      loss=jax.numpy.float32(9.0),
+      accuracy=jax.numpy.float32(value),
+      step=jax.numpy.int32(step),
+      steps_per_epoch=2,
+    )
+    expected = {1: 0.0, 2: 0.75, 3: 0.75, 4: 0.5}[step]
+    assert float(known.last) == expected
+  known = metric.judged(
+    metric.start("validation_accuracy"),
+    "validation_accuracy",
+    loss=jax.numpy.float32(9.0),
+    correct=jax.numpy.int32(30),
+    examples=40,
+  )
+  assert metric.told(known) == {"metric": np.float32(0.75)}

@@ -1,0 +1,107 @@
+"""A batch in parts is a step of the whole batch; layers of an own sparsity."""
+
+import functools
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+import sparsejax
+from sparsejax import command_line
+from sparsejax.data import Split
+from sparsejax.training import step
+from sparsejax.training.config import build, command
+
+CONFIG = pathlib.Path(__file__).parents[2] / "configs" / "digits.py"
+
+
+def experiment(options, *changes):
+  argv = [f"--config={CONFIG}:{options}", *changes]
+  return build.build(command.parse(argv).config)
+
+
+def steps(chosen, count):
+  """States after each of some steps, and their metrics."""
+  setup = chosen.setup
+  state = step.initial_state(
+    setup, chosen.init_key, chosen.data_key, chosen.dataset.example
+  )
+  train = jax.tree.map(np.asarray, chosen.dataset.train)
+  history = step.empty_history(
+    setup, state, Split(train.images[:64], train.labels[:64])
+  )
+  take = jax.jit(functools.partial(step.train_next, setup))
+  for _ in range(count):
+    state, history = take(state, history, train)
+    yield state, history
+
+
+def test_parts_of_a_batch_give_its_gradient_and_one_mask_update():
+  # Every 4 steps: 8 steps of 4 parts have two mask updates, not eight.
+  options = ("granet,runlocal", "--config.method.every_steps=4")
+  whole = experiment(*options)
+  parts = experiment(*options, "--config.microbatches=4")
+  for at, ((one, _), (other, _)) in enumerate(
+    zip(steps(whole, 8), steps(parts, 8), strict=True), 1
+  ):
+    for a, b in zip(
+      jax.tree.leaves(one.params), jax.tree.leaves(other.params), strict=True
+    ):
+      np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-6)
+    found = sparsejax.stats(other.opt_state)
+    assert int(found["last_update"]) == (at // 4 * 4 or -1)
+    assert int(other.step) == at
+    assert int(found["active"]) == int(sparsejax.stats(one.opt_state)["active"])
+
+
+def test_loss_and_accuracy_are_those_of_the_whole_batch():
+  options = ("static,runlocal",)
+  *_, (_, one) = steps(experiment(*options), 1)
+  *_, (_, other) = steps(experiment(*options, "--config.microbatches=8"), 1)
+  np.testing.assert_allclose(one.loss[0], other.loss[0], rtol=1e-5)
+  assert float(one.accuracy[0]) == pytest.approx(float(other.accuracy[0]))
+  np.testing.assert_allclose(one.grad_norm[0], other.grad_norm[0], rtol=1e-5)
+
+
+def test_batch_statistics_pass_from_part_to_part():
+  options = ("static,model=cnn,runlocal", "--config.model.channels=(4, 6)")
+  chosen = experiment(*options, "--config.microbatches=2")
+  *_, (state, _) = steps(chosen, 1)
+  *_, (whole, _) = steps(experiment(*options), 1)
+  moved, once = (
+    jax.tree.leaves(s.model_state["batch_stats"]) for s in (state, whole)
+  )
+  # Running averages start at 0 and 1 and move by a share of the way at a time.
+  for a, b in zip(moved, once, strict=True):
+    assert np.isfinite(a).all() and not np.array_equal(a, b)
+  assert sum(np.abs(a).sum() for a in moved[::2]) > sum(
+    np.abs(b).sum() for b in once[::2]
+  )
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    ("--config.microbatches=0", "at least 1, got 0"),
+    ("--config.microbatches=3", "must divide 64"),
+    ("--config.sparsities=('Dense_2/*',)", "items like 'classifier"),
+    ("--config.sparsities=('Dense_9/*=0.5',)", "Dense_9"),
+  ],
+)
+def test_what_cannot_be_is_refused(change, message):
+  with pytest.raises(command_line.InputError, match=message):
+    experiment("gmp,runlocal", change)
+
+
+def test_a_layer_has_a_sparsity_of_its_own_and_the_others_make_up_for_it():
+  chosen = experiment(
+    "static,runlocal", "--config.sparsities=('Dense_2/kernel=0.5',)"
+  )
+  state = step.initial_state(
+    chosen.setup, chosen.init_key, chosen.data_key, chosen.dataset.example
+  )
+  counts = sparsejax.summary(state.params, state.opt_state)
+  by_name = {layer.name: layer for layer in counts.layers}
+  assert by_name["Dense_2/kernel"].active == 1280
+  assert counts.active == counts.total // 10

@@ -1,0 +1,82 @@
+"""Two real processes of two devices train one network with the same masks."""
+
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from sparsejax import command_line
+from sparsejax.training import processes
+
+SCRIPT = pathlib.Path(__file__).with_name("process.py")
+
+
+def free_port():
+  with socket.socket() as server:
+    server.bind(("127.0.0.1", 0))
+    return server.getsockname()[1]
+
+
+def test_two_processes_agree_at_every_step(tmp_path):
+  port = free_port()
+  started = [
+    subprocess.Popen(
+      [sys.executable, SCRIPT, str(index), "2", str(port), str(tmp_path)],
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+      env={
+        **os.environ,
+        "JAX_NUM_CPU_DEVICES": "2",
+        # The second training in a process compiles nothing anew.
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+      },
+    )
+    for index in range(2)
+  ]
+  told = []
+  try:
+    for process in started:
+      out, err = process.communicate(timeout=240)
+      assert process.returncode == 0, out + err
+      told.append(out)
+  finally:
+    for process in started:
+      process.kill()
+  masks = [
+    [line for line in out.splitlines() if line.startswith("masks ")]
+    for out in told
+  ]
+  assert masks[0] == masks[1]
+  assert masks[0][::2] == masks[0][1::2]  # The devices of a process agree.
+  assert len(masks[0]) == 2 * 22
+  assert len({line.split()[2] for line in masks[0]}) > 3  # They do change.
+  # Only the first process tells and writes.
+  assert "test accuracy" in told[0]
+  # Gloo prints by itself, and sometimes in pieces.
+  lines = [
+    line
+    for line in told[1].splitlines()
+    if "Gloo" not in line and "peer ranks" not in line
+  ]
+  assert lines == masks[1]
+  lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+  assert [json.loads(line)["step"] for line in lines] == list(range(1, 23))
+  summary = json.loads((tmp_path / "summary.json").read_text())
+  assert summary["processes"] == 2
+  assert summary["active"] == summary["requested"]
+
+
+def test_processes_are_described_whole_or_not_at_all():
+  with pytest.raises(command_line.InputError, match="go together"):
+    processes.join(num_processes=2)
+
+
+def test_one_process_agrees_with_itself():
+  assert processes.any_of(True) is True
+  assert processes.any_of(False) is False

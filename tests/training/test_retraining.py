@@ -1,0 +1,411 @@
+"""What an earlier run found is trained again, from exactly what it left."""
+
+import functools
+import json
+import pathlib
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+import pytest
+from helpers import trainer
+from helpers.stopping import StopAfter
+
+import sparsejax
+from sparsejax import command_line, train
+from sparsejax.study import imp
+from sparsejax.training import initial_state, loop, mesh, step
+from sparsejax.training.config import build, command
+
+CONFIG = pathlib.Path(__file__).parents[2] / "configs" / "digits.py"
+# Batch norm, so that there is a model state; 22 steps in two dispatches.
+MODEL = ("--config.model.channels=(4, 6)",)
+BASE = "granet,sparsity=0.7,model=cnn,seed=5,runlocal"
+RETRAIN = "retrain,model=cnn,seed=5,runlocal"
+
+
+pytestmark = pytest.mark.usefixtures("compile_once")
+
+
+def argv(options, *changes):
+  # A tuple that is given twice has the values of both.
+  model = [] if any("channels" in change for change in changes) else MODEL
+  return [f"--config={CONFIG}:{options}", *model, *changes]
+
+
+def run(workdir, options, *changes):
+  status = train.main(argv(options, f"--workdir={workdir}", *changes))
+  assert status == 0
+  return workdir
+
+
+@pytest.fixture(scope="module")
+def earlier(tmp_path_factory):
+  """A run that kept its first weights and those of step 11."""
+  workdir = tmp_path_factory.mktemp("runs") / "earlier"
+  return run(workdir, BASE, "--config.keep_steps=(0, 11)")
+
+
+def raw(workdir, folder, at):
+  """A checkpoint's arrays, read without the code under test."""
+  here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
+    return reader.restore(
+      workdir / folder / str(at) / "state",
+      args=ocp.args.StandardRestore(fallback_sharding=here),
+    )
+
+
+def first_state(options, *changes):
+  chosen = build.build(command.parse(argv(options, *changes)).config)
+  return chosen, initial_state.begin(chosen, mesh.data_mesh())
+
+
+def same_bits(got, want):
+  pairs = zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True)
+  for one, other in pairs:
+    assert np.asarray(one).tobytes() == np.asarray(other).tobytes()
+
+
+def masked(params, masks):
+  """The weights where a mask is on, zeros elsewhere, by numpy."""
+  return jax.tree.map(
+    lambda p, m: p if m is None else np.where(m, p, np.float32(0)),
+    params,
+    masks,
+    is_leaf=lambda x: x is None,
+  )
+
+
+def starts_from(state, weights, masks):
+  """Whether a state at step 0 has these weights, masks, and nothing else."""
+  assert int(state.step) == 0
+  same_bits(state.params, masked(weights["params"], masks))
+  same_bits(state.model_state, weights["model_state"])
+  same_bits(sparsejax.get_masks(state.opt_state), masks)
+  traces = optax.tree.get_all_with_path(state.opt_state, "trace")
+  assert traces
+  assert not any(np.any(x) for _, t in traces for x in jax.tree.leaves(t))
+
+
+def test_the_first_weights_are_kept_dense_and_as_they_were_drawn(earlier):
+  chosen = build.build(command.parse(argv(BASE)).config)
+  drawn = jax.jit(functools.partial(step.initial_weights, chosen.setup))(
+    chosen.init_key, chosen.dataset.example
+  )
+  kept = raw(earlier, "weights", 0)
+  same_bits(kept["params"], drawn.params)
+  same_bits(kept["model_state"], drawn.model_state)
+
+
+def test_weights_of_a_step_are_those_that_the_run_had(earlier):
+  kept = raw(earlier, "weights", 11)
+  saved = raw(earlier, "checkpoints", 11)
+  same_bits(kept["params"], saved["params"])
+  same_bits(kept["model_state"], saved["model_state"])
+
+
+@pytest.mark.parametrize("at", [0, 11])
+def test_a_rewound_run_starts_from_the_kept_weights_and_the_mask(earlier, at):
+  masks = raw(earlier, "checkpoints", 22)["opt_state"]["masks"]
+  chosen, state = first_state(
+    RETRAIN, f"--config.init_from={earlier}", f"--config.init_step={at}"
+  )
+  starts_from(state, raw(earlier, "weights", at), masks)
+  total = sum(m.size for m in jax.tree.leaves(masks))
+  active = sum(int(m.sum()) for m in jax.tree.leaves(masks))
+  assert active == sparsejax.selection.search.requested_count(total, 0.7)
+  assert chosen.target_sparsity == 0.7
+
+
+def test_rewinding_a_learning_rate_keeps_weights_and_statistics(earlier):
+  last = raw(earlier, "checkpoints", 22)
+  _, state = first_state(
+    RETRAIN, f"--config.init_from={earlier}", "--config.init_mode=lr_rewind"
+  )
+  starts_from(state, last, last["opt_state"]["masks"])
+  same_bits(state.params, last["params"])
+  fresh = raw(earlier, "weights", 0)["model_state"]
+  pairs = zip(*map(jax.tree.leaves, (state.model_state, fresh)), strict=True)
+  assert any((np.asarray(a) != np.asarray(b)).any() for a, b in pairs)
+
+
+def test_reinitializing_takes_the_mask_alone(earlier):
+  masks = raw(earlier, "checkpoints", 22)["opt_state"]["masks"]
+  _, state = first_state(
+    RETRAIN.replace("seed=5", "seed=6"),
+    f"--config.init_from={earlier}",
+    "--config.init_mode=reinit",
+  )
+  chosen = build.build(
+    command.parse(argv(BASE.replace("seed=5", "seed=6"))).config
+  )
+  drawn = jax.jit(functools.partial(step.initial_weights, chosen.setup))(
+    chosen.init_key, chosen.dataset.example
+  )
+  starts_from(state, drawn._asdict(), masks)
+
+
+def test_a_retrained_run_keeps_its_mask_to_the_end_and_says_where_from(
+  earlier, tmp_path
+):
+  workdir = run(tmp_path / "lth", RETRAIN, f"--config.init_from={earlier}")
+  same_bits(
+    raw(workdir, "checkpoints", 22)["opt_state"]["masks"],
+    raw(earlier, "checkpoints", 22)["opt_state"]["masks"],
+  )
+  same_bits(raw(workdir, "weights", 0), raw(earlier, "weights", 0))
+  summary = json.loads((workdir / "summary.json").read_text())
+  wanted = {
+    "method": "retrain",
+    "init_method": "granet",
+    "init_mode": "rewind",
+    "init_step": 0,
+    "target_sparsity": 0.7,
+  }
+  assert {key: summary[key] for key in wanted} == wanted
+  # A run that retrains this one still tells the method that found the mask.
+  again = build.build(
+    command.parse(argv(RETRAIN, f"--config.init_from={workdir}")).config
+  )
+  assert again.earlier.method == "granet"
+
+
+@pytest.mark.parametrize("method", ["retrain", "snip"])
+def test_resume_equals_a_run_left_alone(method, earlier, tmp_path):
+  options = f"{method},model=cnn,seed=5,runlocal"
+  changes = [f"--config.init_from={earlier}"] if method == "retrain" else []
+  chosen = build.build(command.parse(argv(options, *changes)).config)
+  show = loop.Show(say=lambda text: None, progress=lambda step, row: None)
+  outcomes = []
+  for name, stops in (("alone", [9]), ("stopped", [1, 9])):
+    (tmp_path / name).mkdir()
+    for after in stops:
+      outcome = loop.run(
+        chosen, tmp_path / name, stop=StopAfter(after), show=show
+      )
+    outcomes.append(outcome)
+  alone, resumed = outcomes
+  assert resumed.resumed_from_step == 11
+  assert alone.resumed_from_step is None
+  same_bits(alone.state, resumed.state)
+  assert trainer.metrics(tmp_path / "alone") == trainer.metrics(
+    tmp_path / "stopped"
+  )
+
+
+def test_rounds_of_pruning_and_rewinding(tmp_path):
+  requested = [
+    "--sparsity=0.5",
+    "--prune_fraction=0.3",
+    f"--workdir={tmp_path}",
+  ]
+  arguments = argv("dense,model=cnn,seed=5,runlocal", *requested)
+  assert imp.main(arguments) == 0
+  rounds = [
+    raw(tmp_path / f"round_{number:02d}", "checkpoints", 22)
+    for number in range(3)
+  ]
+  for number, sparsity in enumerate((0.0, 0.3, 0.5)):
+    masks = [m for m in jax.tree.leaves(rounds[number]["opt_state"]["masks"])]
+    total = sum(mask.size for mask in masks)
+    active = sum(int(mask.sum()) for mask in masks)
+    assert active == sparsejax.selection.search.requested_count(total, sparsity)
+    folder = tmp_path / f"round_{number:02d}"
+    kept = raw(tmp_path / "round_00", "weights", 0)
+    same_bits(raw(folder, "weights", 0), kept)
+  for before, after in zip(rounds, rounds[1:], strict=False):
+    # The largest weights that the round before ended with, of all layers.
+    values = np.concatenate(
+      [np.abs(k).ravel() for k in kernels(before["params"])]
+    )
+    mask = np.concatenate(
+      [m.ravel() for m in jax.tree.leaves(after["opt_state"]["masks"])]
+    )
+    assert values[mask].min() > values[~mask].max()
+  summaries = [
+    json.loads(path.read_text())
+    for path in sorted(tmp_path.glob("*/summary.json"))
+  ]
+  assert [s["init_method"] for s in summaries] == [None, "dense", "dense"]
+  # The same command finds all of it done.
+  assert imp.main(arguments) == 0
+
+
+def kernels(params):
+  leaves = jax.tree_util.tree_leaves_with_path(params)
+  return [np.asarray(x) for path, x in leaves if "kernel" in str(path)]
+
+
+def test_rounds_rewind_to_an_early_step_of_the_first(tmp_path):
+  first, second, third = imp.commands(
+    [
+      "--config=x.py:granet",
+      "--config.method.end_epochs=3",
+      "--config.seed=2",
+      "--sparsity=0.36",
+      "--init_step=11",
+      f"--workdir={tmp_path}",
+    ]
+  )
+  assert "--config.keep_steps=(0, 11)" in first
+  assert "--config.method.end_epochs=3" in first
+  assert "--config.init_step=11" in second
+  assert f"--config.init_from={tmp_path}/round_00" in second
+  assert "--config.init_step=0" in third
+  assert "--config.method.sparsity=0.36" in third
+  for later in (second, third):
+    assert "--config.seed=2" in later
+    assert "--config.method.end_epochs=3" not in later
+
+
+@pytest.mark.parametrize(
+  ("sparsity", "rounds"), [(0.9, 11), (0.95, 14), (0.98, 18), (0.1, 1)]
+)
+def test_the_papers_numbers_of_rounds(sparsity, rounds):
+  found = imp.sparsities(sparsity, 0.2)
+  assert (len(found), found[-1]) == (rounds, sparsity)
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    (["--sparsity=0.9"], "the following arguments are required: --workdir"),
+    (["--workdir=x", "--sparsity=90"], "`--sparsity` must be in (0, 1)"),
+    (["--workdir=x", "--sparsity=.9", "--init_mode=reinit"], "`--init_mode`"),
+  ],
+)
+def test_rounds_that_cannot_work_are_refused(arguments, message, capsys):
+  assert imp.main([f"--config={CONFIG}", *arguments]) == train.BAD_INPUT
+  told = capsys.readouterr().err
+  assert told.startswith("error: ")
+  assert message in told
+
+
+# What does not fit
+
+
+def refused(options, *changes):
+  with pytest.raises(command_line.InputError) as caught:
+    build.build(command.parse(argv(options, *changes)).config)
+  return str(caught.value)
+
+
+@pytest.mark.parametrize(
+  ("options", "changes", "message"),
+  [
+    ("granet", [], "'granet' takes no mask of an earlier run. 'retrain' does"),
+    (RETRAIN, ["init_mode=rewnd"], "Did you mean 'rewind'?"),
+    (
+      RETRAIN,
+      ["model.channels=(4, 8)"],
+      "`model.channels` is [4, 6] there and [4, 8] here",
+    ),
+    (RETRAIN, ["select=Conv*"], '`select` is [] there and ["Conv*"] here'),
+    (RETRAIN, ["dense=Dense*"], '`dense` is [] there and ["Dense*"] here'),
+    (RETRAIN, ["init_step=5"], "kept weights of the steps [0, 11]"),
+    (
+      RETRAIN,
+      ["init_mode=lr_rewind", "init_step=11"],
+      "for `config.init_mode`",
+    ),
+    (RETRAIN, ["init_mode=reinit"], "`config.seed` must not be 5"),
+    (RETRAIN, ["method.sparsity=0.5"], "asks for 156 weights, but the mask in"),
+  ],
+)
+def test_what_does_not_fit_is_named(earlier, options, changes, message):
+  options = options if "," in options else f"{options},model=cnn,runlocal"
+  told = refused(
+    options,
+    f"--config.init_from={earlier}",
+    *(f"--config.{change}" for change in changes),
+  )
+  assert message in told
+
+
+def test_a_run_that_is_missing_or_not_done_is_refused(earlier, tmp_path):
+  assert "`config.init_from` is missing" in refused(RETRAIN)
+  told = refused(RETRAIN, f"--config.init_from={tmp_path}")
+  assert f"{tmp_path} holds no run: there is no config.json" in told
+  shutil.copy(earlier / "config.json", tmp_path)
+  told = refused(RETRAIN, f"--config.init_from={tmp_path}")
+  assert "holds a run that is not done" in told
+
+
+def test_parameters_of_another_network_are_named(earlier, tmp_path):
+  """As if the code of the model had changed since."""
+  shutil.copytree(earlier, tmp_path / "earlier")
+  path = tmp_path / "earlier" / "config.json"
+  config = json.loads(path.read_text())
+  config["model"]["channels"] = [4, 8]
+  path.write_text(json.dumps(config))
+  changes = (
+    f"--config.init_from={tmp_path / 'earlier'}",
+    "--config.model.channels=(4, 8)",
+  )
+  with pytest.raises(
+    command_line.InputError, match="has another network"
+  ) as caught:
+    first_state(RETRAIN, *changes)
+  assert "float32[3,3,4,6]" in str(caught.value)
+  assert "float32[3,3,4,8]" in str(caught.value)
+
+
+def test_damaged_weights_are_refused(earlier, tmp_path, capsys):
+  shutil.copytree(earlier, tmp_path / "earlier")
+  files = (tmp_path / "earlier" / "weights" / "0" / "state").rglob("*")
+  largest = max(filter(pathlib.Path.is_file, files), key=_size)
+  data = bytearray(largest.read_bytes())
+  data[len(data) // 2] ^= 1
+  largest.write_bytes(bytes(data))
+  status = train.main(
+    argv(
+      RETRAIN,
+      f"--config.init_from={tmp_path / 'earlier'}",
+      f"--workdir={tmp_path / 'run'}",
+    )
+  )
+  assert status == train.BAD_INPUT
+  assert "weights/0 cannot be read" in capsys.readouterr().err
+
+
+def _size(path):
+  return path.stat().st_size
+
+
+@pytest.mark.parametrize("steps", ["(5,)", "(33,)", "(-11,)", "(1.5,)"])
+def test_steps_that_cannot_be_kept_are_refused(steps):
+  told = refused(BASE, f"--config.keep_steps={steps}")
+  assert "`config.keep_steps` must hold multiples of 11" in told
+
+
+# Extended training
+
+
+def test_extended_training_stretches_what_ends_and_no_interval():
+  options = "granet,runlocal"
+  argv_ = [f"--config={CONFIG}:{options}"]
+  plain = build.build(command.parse(argv_).config)
+  changes = [
+    "--config.epochs_multiplier=2.0",
+    "--config.optimizer.warmup_epochs=0.5",
+  ]
+  longer = build.build(command.parse([*argv_, *changes]).config)
+  assert (plain.steps.total, longer.steps.total) == (22, 44)
+  short, long = plain.plan.method, longer.plan.method
+  late = [long.regrow.when(jnp.int32(at)) for at in (30, 43)]
+  assert late[1] > late[0]
+  assert len(long.sparsity.sparsities) - 1 == 2 * (
+    len(short.sparsity.sparsities) - 1
+  )
+  assert longer.config["epochs"] == plain.config["epochs"]
+  assert longer.steps.eval_every == plain.steps.eval_every
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "inf"])
+def test_a_multiplier_that_cannot_be_is_refused(value):
+  told = refused(BASE, f"--config.epochs_multiplier={value}")
+  assert "`config.epochs_multiplier` must be above 0 and finite" in told

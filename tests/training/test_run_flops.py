@@ -1,0 +1,259 @@
+"""What a run costs: counted on the device, and again by hand on the host."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import sparsejax
+from sparsejax.analysis import flops as counting
+from sparsejax.training import flops, step
+from sparsejax.training.config import build, command
+from sparsejax.training.reporting import records
+
+STEPS = 12
+CONFIG = (
+  "--config=configs/digits.py:gmp,sparsity=0.8",
+  "--config.model.hidden=(8,)",
+  "--config.epochs=0.545",  # 12 of 22 steps.
+  "--config.method.every_steps=3",
+  "--config.method.end_epochs=0.3",
+  "--config.eval_every_epochs=1",
+  "--config.checkpoint_every_epochs=1",
+)
+
+
+# A run that smooths its labels and averages its parameters: one compilation.
+SMOOTH = ("--config.label_smoothing=0.2", "--config.ema_decay=0.9")
+
+
+@functools.cache
+def experiment(*changes):
+  return build.build(command.parse([*CONFIG, *changes]).config)
+
+
+def first_state(chosen, setup):
+  return step.initial_state(
+    setup, chosen.init_key, chosen.data_key, chosen.dataset.example
+  )
+
+
+@functools.cache
+def by_steps(*changes):
+  """Every state of a run, its steps taken one by one."""
+  chosen = experiment(*changes)
+  setup = chosen.setup._replace(dispatch_steps=1, dense_gradient="at updates")
+  train = jax.jit(functools.partial(step.train_steps, setup))
+  states, metrics = [first_state(chosen, setup)], []
+  for _ in range(STEPS):
+    state, stacked = train(states[-1], chosen.dataset.train)
+    states.append(state)
+    metrics.append(jax.tree.map(lambda x: np.asarray(x[0]), stacked))
+  return states, metrics
+
+
+@pytest.mark.parametrize(
+  "dense_gradient", ["never", "at updates", "every step"]
+)
+def test_a_run_costs_what_its_masks_say(dense_gradient):
+  chosen = experiment()
+  prices = chosen.prices
+  states, metrics = by_steps()
+  now = flops.start(states[0].opt_state)
+  table = counting.Costs({"Dense_0/kernel": 512, "Dense_1/kernel": 80})
+  assert prices.costs == table
+  phases, at_updates = [], 0
+  for index, (before, after) in enumerate(
+    zip(states[:-1], states[1:], strict=True)
+  ):
+    updated = int(after.opt_state.last_update) == index + 1
+    at_updates += updated
+    full = {"never": 0, "at updates": int(updated), "every step": 1}
+    phases.append(
+      counting.Phase(1, forward(before, table), full[dense_gradient])
+    )
+    now = flops.advance(now, before.opt_state, after.opt_state, dense_gradient)
+    if dense_gradient == "at updates":
+      jax.tree.map(np.testing.assert_array_equal, now, metrics[index].meter)
+    row = flops.row(now, index + 1, prices)
+    spent = counting.training(phases, dense=table.dense)
+    assert row == {
+      "inference_flops": pytest.approx(2 * forward(after, table)),
+      "inference_flops_ratio": pytest.approx(
+        forward(after, table) / table.dense
+      ),
+      "training_flops": pytest.approx(2 * chosen.setup.batch_size * spent),
+      "training_flops_ratio": pytest.approx(
+        spent / (3 * table.dense * (index + 1))
+      ),
+    }
+  assert at_updates == 2
+  assert row["inference_flops_ratio"] < 0.4 < row["training_flops_ratio"] < 1
+
+
+def forward(state, table):
+  """Multiply-adds of one example, from the masks themselves."""
+  masks = jax.tree.leaves(sparsejax.get_masks(state.opt_state))
+  densities = [float(np.asarray(mask).mean()) for mask in masks]
+  return counting.inference(
+    table, dict(zip(table.kernels, densities, strict=True))
+  )
+
+
+def test_a_dispatch_counts_what_its_steps_do():
+  chosen = experiment()
+  setup = chosen.setup._replace(dense_gradient="at updates")
+  assert setup.dispatch_steps == STEPS
+  whole = jax.jit(functools.partial(step.train_steps, setup))
+  state, stacked = whole(first_state(chosen, setup), chosen.dataset.train)
+  states, metrics = by_steps()
+  # A dispatch of one step has no loop, and trains the same.
+  jax.tree.map(
+    functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6),
+    state.params,
+    states[-1].params,
+  )
+  for index, one in enumerate(metrics):
+    for a, b in zip(one.meter, stacked.meter, strict=True):
+      np.testing.assert_array_equal(a, b[index])
+  rows = records.rows(
+    jax.tree.map(np.asarray, stacked)._asdict(), first=0, prices=chosen.prices
+  )
+  found = sparsejax.summary(
+    state.params, state.opt_state, costs=chosen.prices.costs
+  )
+  assert rows[-1]["inference_flops"] == pytest.approx(found.flops)
+  assert rows[-1]["training_flops"] > 0
+
+
+def test_sums_go_on_past_32_bits():
+  chosen = experiment()
+  state = first_state(chosen, chosen.setup)
+  full = state.meter._replace(
+    spent=state.meter.spent.at[0].set(2**32 - 100),
+    active=jnp.array([300, 40], jnp.int32),
+  )
+  after = flops.advance(full, state.opt_state, state.opt_state, "never")
+  assert after.spent.tolist() == [
+    [[200, 2**32 - 60], [2**32 - 100, 2**32 - 100]],
+    [[1, 0], [0, 0]],
+  ]
+  assert int(after.dense_gradients) == 0
+  prices = chosen.prices
+  phase = flops.training(after, 7, prices)
+  total = 512 / 512 * (2**32 + 200) + 80 / 80 * (2**32 - 60)
+  assert phase == pytest.approx(3 * total, rel=1e-15)
+
+
+@pytest.mark.parametrize(
+  "method, updates",
+  [
+    (sparsejax.rigl(0.5, end_step=9, every_steps=3), [1, 5, 9]),
+    (
+      sparsejax.rigl(0.5, end_step=9, every_steps=3, skip_step_on_update=False),
+      [3, 6],
+    ),
+    (
+      sparsejax.optg(0.5, steps_per_epoch=3, epochs=3, score_learning_rate=0.1),
+      [4, 7],
+    ),
+  ],
+)
+def test_a_mask_update_is_seen_in_any_order_of_step_and_masks(method, updates):
+  params = {"kernel": jnp.ones((4, 3))}
+  tx = sparsejax.sparsify(optax.sgd(0.1), method, key=jax.random.key(0))
+  state = tx.init(params)
+  update = jax.jit(lambda state: tx.update(params, state, params)[1])
+  now, found = flops.start(state), []
+  for call in range(1, 10):
+    new = update(state)
+    after = flops.advance(now, state, new, "at updates")
+    found += [call] * int(after.dense_gradients - now.dense_gradients)
+    state, now = new, after
+  assert found == updates
+
+
+def test_a_dense_leaf_is_paid_in_full():
+  chosen = experiment("--config.dense=('Dense_1/*',)")
+  state = first_state(chosen, chosen.setup)
+  state = state._replace(meter=flops.start(state.opt_state))
+  assert chosen.prices.other_macs == 80
+  assert chosen.prices.macs == (512,)
+  zero = state.meter._replace(active=jnp.zeros(1, jnp.int32))
+  assert flops.row(zero, 1, chosen.prices)["inference_flops"] == 2 * 80
+
+
+# The loss, and what is judged
+
+
+def test_smoothed_labels_are_those_of_pytorch():
+  logits = jnp.array([[2.0, -1.0, 0.5], [0.0, 0.0, 3.0]])
+  labels = jnp.array([0, 1])
+  found = step._losses(logits, labels, 0.3)
+  targets = 0.7 * np.eye(3)[[0, 1]] + 0.3 / 3
+  shifted = np.exp(np.asarray(logits, np.float64))
+  expected = -(targets * np.log(shifted / shifted.sum(1, keepdims=True))).sum(1)
+  np.testing.assert_allclose(found, expected, rtol=1e-6)
+  plain = step._losses(logits, labels)
+  np.testing.assert_array_equal(plain, step._losses(logits, labels, 0.0))
+
+
+def test_smoothing_is_for_training_alone():
+  chosen = experiment(*SMOOTH)
+  state = first_state(chosen, chosen.setup)
+  _, (smoothed, *_) = by_steps(*SMOOTH)
+  _, (bare, *_) = by_steps()
+  assert smoothed.loss != bare.loss
+  assert smoothed.loss == pytest.approx(bare.loss, rel=0.1)
+  totals = step.no_totals()
+  batch = jax.tree.map(lambda x: x[:64], chosen.dataset.test)
+  counted = jnp.ones(64, bool)
+  assert (
+    step.judge_batch(chosen.setup, state, totals, batch, counted).loss
+    == step.judge_batch(experiment().setup, state, totals, batch, counted).loss
+  )
+
+
+def test_the_average_is_judged_with_the_masks_of_now():
+  chosen = experiment(*SMOOTH)
+  setup = chosen.setup
+  states, _ = by_steps(*SMOOTH)
+  expected = jax.tree.map(np.asarray, states[0].params)
+  for state in states[1:]:
+    expected = jax.tree.map(
+      lambda e, p: 0.9 * e + 0.1 * np.asarray(p), expected, state.params
+    )
+  last = states[-1]
+  jax.tree.map(
+    functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-7),
+    last.average,
+    expected,
+  )
+  with pytest.raises(AssertionError, match="off but not 0"):
+    sparsejax.assert_sparse(last.average, last.opt_state)
+  masked = sparsejax.apply_masks(last.average, last.opt_state)
+  batch = jax.tree.map(lambda x: x[:64], chosen.dataset.test)
+
+  def loss(setup, state):
+    counted = jnp.ones(64, bool)
+    return step.judge_batch(setup, state, step.no_totals(), batch, counted).loss
+
+  bare = setup._replace(ema_decay=0.0)
+  wanted = loss(bare, last._replace(params=masked))
+  assert loss(setup, last) == wanted != loss(bare, last)
+  sparsejax.assert_sparse(last.params, last.opt_state)
+
+
+def test_without_a_decay_there_is_no_average():
+  chosen = experiment()
+  assert first_state(chosen, chosen.setup).average == ()
+
+
+@pytest.mark.parametrize("key", ["label_smoothing", "ema_decay"])
+@pytest.mark.parametrize("value", [-0.1, 1.0])
+def test_a_share_out_of_range_is_refused(key, value):
+  with pytest.raises(ValueError, match=rf"`config.{key}` must be in \[0, 1\)"):
+    experiment(f"--config.{key}={value}")

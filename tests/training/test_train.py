@@ -1,0 +1,103 @@
+"""Bad input is one line that names the argument, the value and the rule."""
+
+import pathlib
+
+import pytest
+
+from sparsejax import train
+
+CONFIG = pathlib.Path(__file__).parents[2] / "configs" / "digits.py"
+
+
+def refused(capsys, tmp_path, options, *arguments):
+  """Returns what a command line that is refused prints."""
+  workdir = tmp_path / "run"
+  status = train.main(
+    [f"--config={CONFIG}{options}", f"--workdir={workdir}", *arguments]
+  )
+  captured = capsys.readouterr()
+  assert status == train.BAD_INPUT
+  assert captured.err.startswith("error: ")
+  assert captured.err.count("\n") == 1
+  assert "Traceback" not in captured.err
+  assert captured.out == ""
+  assert not workdir.exists()
+  return captured.err
+
+
+@pytest.mark.parametrize(
+  ("options", "message"),
+  [
+    (":granett", "Did you mean 'granet'?"),
+    (":granet,sparsity=90", "must be in [0, 1), got 90.0. Give a fraction"),
+    (":granet,sparsity=high", "'sparsity=high' needs a value of type float"),
+    (":dense,sparsity=0.5", "An argument of method 'dense' got 'sparsity'"),
+    (":rigl,model=cn", "`model` got 'cn'. Did you mean 'cnn'?"),
+  ],
+)
+def test_bad_options(capsys, tmp_path, options, message):
+  assert message in refused(capsys, tmp_path, options)
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    (["--config.epoch=3"], "Did you mean '--config.epochs'?"),
+    (["--config.method.scop=erk"], "'--config.method.scope'?"),
+    (["--config.method=rigl"], "'--config.method.name'?"),
+    (["--workdr=x"], "Did you mean '--workdir'?"),
+    (["config.seed=1"], "Did you mean --config.seed=1?"),
+    (["--config.seed=1.5"], "--config.seed=1.5: invalid literal for int"),
+    (["--config.optimizer.learning_rate=fast"], "learning_rate=fast: could"),
+    (["--config.seed"], "Missing value for flag --config.seed"),
+    (["--config.model.name=mpl"], "`model` got 'mpl'. Did you mean 'mlp'?"),
+    (["--config.data.name=mnist"], "`data` got 'mnist'. Valid: "),
+    (["--config.method.name=granit"], "Did you mean 'granet'?"),
+    (["--config.method.scope=glob"], "Did you mean 'global'?"),
+    (["--config.seed=-1"], "`config.seed` must be at least 0, got -1"),
+    (["--config.epochs=0"], "`config.epochs` must be above 0"),
+    (["--config.epochs=inf"], "`config.epochs` must be above 0 and finite"),
+    (["--config.batch_size=2000"], "must be at most 1438"),
+    (["--config.batch_size=none"], "`config.batch_size` is missing"),
+    (["--config.optimizer.learning_rate=-1"], "`learning_rate` must be in"),
+    (["--config.optimizer.warmup_epochs=999"], "`warmup_steps` must be in"),
+    (["--config.method.every_steps=0"], "`every_steps` must be"),
+    (["--config.method.end_epochs=-1"], "`config.method.end_epochs` must"),
+    (["--config.data.max_shift=9"], "`max_shift` must be in [0, 7]"),
+    (["--config.model.hidden=0"], "`hidden` must hold positive widths"),
+    (["--config.select=Conv*"], "Dense_0/kernel"),
+    (["--config.dense=Conv*"], "Dense_0/kernel"),
+    (
+      ["--config.method.end_epochs=300", "--config.forbid_warnings"],
+      "`config.forbid_warnings` is set: `config.method.end_step` is step",
+    ),
+    (["--process_id=0"], "go together, got (None, None, 0)"),
+  ],
+)
+def test_bad_arguments(capsys, tmp_path, arguments, message):
+  assert message in refused(capsys, tmp_path, "", *arguments)
+
+
+@pytest.mark.parametrize(
+  ("argv", "message"),
+  [
+    ([], "must be given once, got 0 times"),
+    ([f"--config={CONFIG}", f"--config={CONFIG}"], "once, got 2 times"),
+    (["--config=nowhere/digits.py"], "`--config` got 'nowhere/digits.py'"),
+  ],
+)
+def test_bad_config_files(capsys, argv, message):
+  assert train.main(argv) == train.BAD_INPUT
+  assert message in capsys.readouterr().err
+
+
+def test_a_workdir_that_cannot_be_made_is_told(capsys, tmp_path):
+  (tmp_path / "file").touch()
+  argv = [f"--config={CONFIG}", f"--workdir={tmp_path}/file/run"]
+  assert train.main(argv) == train.BAD_INPUT
+  assert "Not a directory" in capsys.readouterr().err
+
+
+def test_help_is_not_an_error(capsys):
+  assert train.main(["--help"]) == 0
+  assert "--workdir" in capsys.readouterr().out
