@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-SCRIPT = pathlib.Path(__file__).parent / "sharded.py"
+SCRIPT = pathlib.Path(__file__).parent / "helpers" / "sharded.py"
 KERNEL = 500  # the smallest kernel of the script has more weights
 
 

@@ -388,7 +388,7 @@ def test_stats_count_inside_jit():
   )
   tx = sparsejax.sparsify(optax.sgd(0.1), method, key=jax.random.key(0))
   params, state = train(tx, network(), 6)
-  found = jax.jit(sparsejax.analysis.summary)(state)
+  found = jax.jit(sparsejax.stats)(state)
   result = sparsejax.summary(params, state)
   assert int(found["active"]) == result.active == 66
   assert int(found["requested"]) == 66 and int(found["total"]) == 664

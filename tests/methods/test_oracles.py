@@ -265,7 +265,7 @@ def test_ever_active_is_the_union_of_all_masks():
   case, key = case_named("rigl_itop"), jax.random.key(5)
   tree = plain_layers(3, 5)
   oracle, library = oracle_run(case, tree, key), LibraryRun(case, tree, key)
-  stats = jax.jit(sparsejax.analysis.summary)
+  stats = jax.jit(sparsejax.stats)
   ever = [leaf.mask for leaf in oracle.leaves]
   for call in range(40):
     held = {leaf.name: leaf.held for leaf in oracle.leaves}

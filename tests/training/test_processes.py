@@ -12,7 +12,7 @@ import pytest
 from sparsejax import command_line
 from sparsejax.training import processes
 
-SCRIPT = pathlib.Path(__file__).with_name("process.py")
+SCRIPT = pathlib.Path(__file__).parents[1] / "helpers" / "process.py"
 
 
 def free_port():
