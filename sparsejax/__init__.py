@@ -1,7 +1,6 @@
 """Sparse training in JAX: masks that live in the optax state."""
 
 from sparsejax import at_init
-from sparsejax._version import __version__
 from sparsejax.analysis.summary import (
   LayerSummary,
   Summary,
@@ -64,6 +63,8 @@ from sparsejax.state import (
   get_masks,
   masks_from_params,
 )
+
+__version__ = "0.1.0"
 
 __all__ = [
   "LayerSummary",
