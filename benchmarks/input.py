@@ -19,8 +19,8 @@ import jax
 import numpy as np
 import timing
 
-from sparsejax.data import Split, folders, imagenet, images, streams
-from sparsejax.data.imagenet import read_train
+from sparsejax.data import Split, imagenet, images, streams, tfds_writer
+from sparsejax.data.imagenet import random_crop
 from sparsejax.training import input_pipeline, mesh, step
 from sparsejax.training.config import build, command
 
@@ -124,12 +124,14 @@ def write_pictures(place: pathlib.Path) -> None:
 
   examples = [{"image": picture(), "label": i} for i in range(FILES)]
   features = {
-    "image": folders.Feature("jpeg", shape=(None, None, 3)),
-    "label": folders.Feature("label", names=[str(i) for i in range(1000)]),
+    "image": tfds_writer.Feature("jpeg", shape=(None, None, 3)),
+    "label": tfds_writer.Feature("label", names=[str(i) for i in range(1000)]),
   }
   splits = {"train": examples, "validation": examples[:1]}
   folder = place / "imagenet2012" / "5.1.0"
-  folders.write(folder, features, splits, description="made for a benchmark")
+  tfds_writer.write(
+    folder, features, splits, description="made for a benchmark"
+  )
 
 
 def measure_streamed(rounds: int) -> list[dict]:
@@ -141,15 +143,15 @@ def measure_streamed(rounds: int) -> list[dict]:
     records = [train.records[i] for i in range(FILES)]
     kilobytes = np.mean([len(record["image"]) for record in records]) / 1000
     random = np.random.default_rng(0)
-    alone = streams.Share(0, 1)
+    whole = streams.Shard(0, 1)
 
     def pillow() -> None:
       for record in records:
-        read_train(SIZE, record, random)
+        random_crop(SIZE, record, random)
 
     def stream() -> None:
       # Each file once, so that nothing that is read ahead is left over.
-      for _ in streams.in_order(train, batch_size=BATCH // 4, share=alone):
+      for _ in streams.eval_batches(train, batch_size=BATCH // 4, shard=whole):
         pass
 
     spent = {

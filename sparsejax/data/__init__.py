@@ -1,7 +1,4 @@
-"""Data sets by name, and batches as pure functions of (key, step).
-
-A factory's keyword arguments are the keys of `config.data`.
-"""
+"""The built-in data sets; a factory's keyword arguments are `config.data`."""
 
 from collections.abc import Callable
 

@@ -1,8 +1,7 @@
-"""Augmentations: (key, images) -> images, pure and meant for inside jit.
+"""Data augmentation: pure functions (key, images) -> images, run inside jit.
 
-Each factory returns a function of the `Augment` signature. Images are moved by
-gathering their pixels by index: on two CPU cores that took 0.4 to 0.6 times
-what one `dynamic_slice` an image takes.
+Each factory returns an `Augment`. Crops gather pixels by index, which takes 0.4
+to 0.6 times as long as one `dynamic_slice` per image on two CPU cores.
 """
 
 from typing import Protocol, runtime_checkable
@@ -15,60 +14,59 @@ _PADDINGS = {"reflect": "reflect", "zero": "constant"}
 
 @runtime_checkable
 class Augment(Protocol):
-  """Changes the images of one batch."""
+  """Augments one batch of images."""
 
   def __call__(self, key: jax.Array, images: jax.Array) -> jax.Array:
-    """Change a batch.
+    """Augment a batch.
 
     Args:
-      key: typed key of this batch.
+      key: typed PRNG key of this batch.
       images: uint8[B, H, W, C].
 
     Returns:
-      [B, H, W, C] in the same units, uint8 or float32.
+      [B, H, W, C], uint8 or float32, in the same units.
     """
     ...
 
 
-def nothing(key: jax.Array, images: jax.Array) -> jax.Array:
-  """Returns the images as they are."""
-  del key  # Nothing is drawn.
+def identity(key: jax.Array, images: jax.Array) -> jax.Array:
+  """Returns the images unchanged."""
+  del key  # Unused: there is no randomness.
   return images
 
 
 def shift(max_shift: int) -> Augment:
-  """Move each image by up to `max_shift` pixels along both axes.
+  """Shift each image at random by up to `max_shift` pixels along each axis.
 
   Args:
-    max_shift: at least 0; 0 is `nothing`. What moves in from outside is 0.
+    max_shift: at least 0; 0 is `identity`. Pixels from outside the image are 0.
 
   Returns:
-    The augmentation; it keeps uint8.
+    The augmentation; uint8 stays uint8.
   """
   if not max_shift:
-    return nothing
+    return identity
 
   def augment(key: jax.Array, images: jax.Array) -> jax.Array:
-    moves = _moves(key, images, max_shift)
-    return _gather(_padded(images, max_shift, "constant"), *moves)
+    window = _random_window(key, images, max_shift)
+    return _gather(_pad(images, max_shift, "constant"), *window)
 
   return augment
 
 
 def crop_and_flip(border: int = 4, padding: str = "reflect") -> Augment:
-  """Crop from the padded image, and mirror every other image.
+  """Pad, crop at random to the original size, and flip with probability 1/2.
 
   Args:
-    border: pixels that are added on each side before cropping the original
-      size at random.
+    border: pixels of padding on each side.
     padding: "reflect" mirrors the image at its outermost pixels, as GraNet's
       code does for CIFAR-10; "zero" is black, as for CIFAR-100.
 
   Returns:
-    The augmentation; it keeps uint8.
+    The augmentation; uint8 stays uint8.
 
   Raises:
-    ValueError: if the padding is not known.
+    ValueError: if `padding` is unknown.
   """
   if padding not in _PADDINGS:
     raise ValueError(
@@ -76,11 +74,11 @@ def crop_and_flip(border: int = 4, padding: str = "reflect") -> Augment:
     )
 
   def augment(key: jax.Array, images: jax.Array) -> jax.Array:
-    move_key, flip_key = jax.random.split(key)
-    rows, columns = _moves(move_key, images, border)
+    crop_key, flip_key = jax.random.split(key)
+    rows, columns = _random_window(crop_key, images, border)
     flip = jax.random.bernoulli(flip_key, shape=(images.shape[0], 1))
     columns = jnp.where(flip, columns[:, ::-1], columns)
-    return _gather(_padded(images, border, _PADDINGS[padding]), rows, columns)
+    return _gather(_pad(images, border, _PADDINGS[padding]), rows, columns)
 
   return augment
 
@@ -88,18 +86,18 @@ def crop_and_flip(border: int = 4, padding: str = "reflect") -> Augment:
 def rotate_shift_flip(
   max_degrees: float = 10.0, max_shift: float = 0.1
 ) -> Augment:
-  """Rotate about the middle, shift, and mirror every other image.
+  """Rotate about the center, shift, and flip with probability 1/2.
 
-  As Keras's generator does in the code of SET: bilinear interpolation, and
-  what lies outside is the nearest pixel of the edge.
+  Like Keras's ImageDataGenerator in SET's code: bilinear interpolation; pixels
+  outside the image take the value of the nearest edge pixel.
 
   Args:
     max_degrees: the angle is uniform in [-max_degrees, max_degrees].
-    max_shift: shifts are uniform in [-max_shift, max_shift], as shares of
+    max_shift: shifts are uniform in [-max_shift, max_shift], as fractions of
       height and width.
 
   Returns:
-    The augmentation; it gives float32.
+    The augmentation; it returns float32.
   """
 
   def augment(key: jax.Array, images: jax.Array) -> jax.Array:
@@ -122,10 +120,10 @@ def rotate_shift_flip(
 def rotate_and_shift(
   image: jax.Array, angle: jax.Array, shifts: jax.Array
 ) -> jax.Array:
-  """Rotate one image about its middle after shifting it.
+  """Shift one image, then rotate it about its center.
 
-  The pixel at x of the result is read at `R(angle) (x - c + shifts) + c`, with
-  c the middle (H/2 - 1/2, W/2 - 1/2).
+  The output pixel at x is sampled at `R(angle) (x - c + shifts) + c`, with the
+  center c = (H/2 - 1/2, W/2 - 1/2).
 
   Args:
     image: [H, W, C].
@@ -133,15 +131,15 @@ def rotate_and_shift(
     shifts: float32[2], rows and columns.
 
   Returns:
-    float32[H, W, C], bilinear, edges repeated.
+    float32[H, W, C], bilinear, with edge pixels repeated.
   """
   height, width, _ = image.shape
-  middle = jnp.array([height - 1, width - 1], jnp.float32) / 2
-  rows = jnp.arange(height, dtype=jnp.float32)[:, None] - middle[0] + shifts[0]
-  columns = jnp.arange(width, dtype=jnp.float32) - middle[1] + shifts[1]
+  center = jnp.array([height - 1, width - 1], jnp.float32) / 2
+  rows = jnp.arange(height, dtype=jnp.float32)[:, None] - center[0] + shifts[0]
+  columns = jnp.arange(width, dtype=jnp.float32) - center[1] + shifts[1]
   cos, sin = jnp.cos(angle), jnp.sin(angle)
-  row = jnp.clip(cos * rows - sin * columns + middle[0], 0, height - 1)
-  column = jnp.clip(sin * rows + cos * columns + middle[1], 0, width - 1)
+  row = jnp.clip(cos * rows - sin * columns + center[0], 0, height - 1)
+  column = jnp.clip(sin * rows + cos * columns + center[1], 0, width - 1)
   top, left = jnp.floor(row).astype(int), jnp.floor(column).astype(int)
   bottom = jnp.minimum(top + 1, height - 1)
   right = jnp.minimum(left + 1, width - 1)
@@ -152,16 +150,16 @@ def rotate_and_shift(
   return upper * (1 - down) + lower * down
 
 
-def _moves(
-  key: jax.Array, images: jax.Array, reach: int
+def _random_window(
+  key: jax.Array, images: jax.Array, border: int
 ) -> tuple[jax.Array, jax.Array]:
   """Returns int32[B, H] rows and int32[B, W] columns of a random crop."""
   count, height, width, _ = images.shape
-  moves = jax.random.randint(key, (2, count, 1), 0, 2 * reach + 1)
-  return moves[0] + jnp.arange(height), moves[1] + jnp.arange(width)
+  offsets = jax.random.randint(key, (2, count, 1), 0, 2 * border + 1)
+  return offsets[0] + jnp.arange(height), offsets[1] + jnp.arange(width)
 
 
-def _padded(images: jax.Array, border: int, mode: str) -> jax.Array:
+def _pad(images: jax.Array, border: int, mode: str) -> jax.Array:
   edge = (border, border)
   return jnp.pad(images, ((0, 0), edge, edge, (0, 0)), mode=mode)
 

@@ -1,7 +1,7 @@
-"""Batches, their order and their augmentation, as functions of (key, step).
+"""Shuffling, batching and normalization as pure functions of (key, step).
 
-Nothing here remembers anything, so there is nothing to checkpoint: the batch
-of a step is the same whether the run was interrupted before it or not.
+There is no iterator state to checkpoint: a resumed run sees the same batches as
+an uninterrupted one.
 """
 
 import jax
@@ -9,31 +9,31 @@ import jax.numpy as jnp
 
 from sparsejax.data.dataset import Array, Split
 
-# Folded into the key, so that order and augmentation draw different bits.
-_ORDER, _AUGMENT = 0, 1
+# Folded into the key, so that shuffling and augmentation use different bits.
+_SHUFFLE, _AUGMENT = 0, 1
 
 
-def orders(
+def permutations(
   key: jax.Array, first_epoch: jax.Array, *, epochs: int, examples: int
 ) -> jax.Array:
-  """Draw the order of the examples in several epochs.
+  """Sample the order of the examples for several epochs.
 
   Args:
-    key: typed key of the run's data.
-    first_epoch: int32[], may be traced.
-    epochs: how many epochs to draw, static.
-    examples: N, static.
+    key: typed PRNG key of the run's data.
+    first_epoch: int32[]; may be traced.
+    epochs: number of epochs; static.
+    examples: number of examples N; static.
 
   Returns:
-    int32[epochs, N]; row i is the order of epoch `first_epoch + i`, a
-    permutation that depends on the key and that epoch alone.
+    int32[epochs, N]; row i is the permutation of epoch `first_epoch + i` and
+    depends only on the key and that epoch.
   """
-  key = jax.random.fold_in(key, _ORDER)
+  key = jax.random.fold_in(key, _SHUFFLE)
 
-  def order(epoch: jax.Array) -> jax.Array:
+  def permutation(epoch: jax.Array) -> jax.Array:
     return jax.random.permutation(jax.random.fold_in(key, epoch), examples)
 
-  return jax.vmap(order)(first_epoch + jnp.arange(epochs))
+  return jax.vmap(permutation)(first_epoch + jnp.arange(epochs))
 
 
 def take(split: Split, order: jax.Array, batch: jax.Array, size: int) -> Split:
@@ -41,9 +41,9 @@ def take(split: Split, order: jax.Array, batch: jax.Array, size: int) -> Split:
 
   Args:
     split: uint8[N, H, W, C] images, int32[N] labels.
-    order: int32[N], a row of `orders`.
+    order: int32[N], one row of `permutations`.
     batch: int32[], index of the batch within the epoch, below N // size.
-    size: examples in a batch B, static.
+    size: batch size B; static.
 
   Returns:
     The batch as a `Split` of B examples.
@@ -54,18 +54,18 @@ def take(split: Split, order: jax.Array, batch: jax.Array, size: int) -> Split:
 
 
 def augment_key(key: jax.Array, step: jax.Array) -> jax.Array:
-  """Returns the key that the augmentation of a step's batch draws from."""
+  """Returns the PRNG key for augmenting the batch of a step."""
   return jax.random.fold_in(jax.random.fold_in(key, _AUGMENT), step)
 
 
 def stream_seed(key: jax.Array) -> int:
-  """Returns the seed, in [0, 2^32), of a streamed run's order and crops."""
-  # Grain orders epoch e by seed + e: neighbouring seeds would share epochs.
-  return int(jax.random.bits(jax.random.fold_in(key, _ORDER)))
+  """Returns the seed, in [0, 2^32), for the order and crops of a stream."""
+  # Grain shuffles epoch e with seed + e: adjacent seeds would share epochs.
+  return int(jax.random.bits(jax.random.fold_in(key, _SHUFFLE)))
 
 
 def normalize(
   images: Array, mean: Array | float, std: Array | float
 ) -> jax.Array:
-  """Returns float32 images with the train split's mean 0 and deviation 1."""
+  """Returns float32 images, standardized with the mean and std of training."""
   return (jnp.asarray(images, jnp.float32) - mean) / std

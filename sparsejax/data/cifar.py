@@ -1,7 +1,7 @@
-"""CIFAR-10 and CIFAR-100: 60,000 color images of 32 by 32 pixels.
+"""CIFAR-10 and CIFAR-100: 60,000 color images of 32x32 pixels.
 
-Read from a folder in the format of TensorFlow Datasets, as `python -m
-sparsejax.data.prepare` writes it.
+Read from a folder in the format of TensorFlow Datasets, which `python -m
+sparsejax.data.prepare` writes.
 """
 
 import concurrent.futures
@@ -9,23 +9,48 @@ import functools
 import os
 import pathlib
 import re
+from typing import NamedTuple
 
 import numpy as np
 
 from sparsejax.data import augment as augments
-from sparsejax.data import folders
+from sparsejax.data import tfds_folders
 from sparsejax.data.dataset import Array, Dataset, Split, hold_out
 
-# Channel means and deviations as the papers' code has them (GraNet's loaders
-# for CIFAR-10 and CIFAR-100); the deviations for CIFAR-10 are not those of its
-# pixels (.2470 .2435 .2616), but what the published results were made with.
-_MEAN_10, _STD_10 = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
-_MEAN_100 = (0.507076, 0.486549, 0.440918)
-_STD_100 = (0.267334, 0.256438, 0.276150)
 _SHAPE = (32, 32, 3)
-# How TensorFlow Datasets names the examples that it shuffles when it writes.
+# The ids of TensorFlow Datasets, which shuffles the examples when it writes.
 _OFFICIAL_ID = re.compile(rb"(?:train|test)_(\d+)")
 _CHUNK = 1000
+
+
+class _Variant(NamedTuple):
+  """What sets CIFAR-10 and CIFAR-100 apart.
+
+  Attributes:
+    name: name in TensorFlow Datasets.
+    classes: number of classes K.
+    mean: channel means of pixels in [0, 1].
+    std: channel standard deviations of the same.
+  """
+
+  name: str
+  classes: int
+  mean: tuple[float, ...]
+  std: tuple[float, ...]
+
+
+# Channel statistics of GraNet's data loaders. The deviations for CIFAR-10 are
+# not those of its pixels (.2470 .2435 .2616), but the published results were
+# obtained with them.
+_CIFAR10 = _Variant(
+  "cifar10", 10, (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
+)
+_CIFAR100 = _Variant(
+  "cifar100",
+  100,
+  (0.507076, 0.486549, 0.440918),
+  (0.267334, 0.256438, 0.276150),
+)
 
 
 def cifar10(
@@ -39,29 +64,27 @@ def cifar10(
   """Load CIFAR-10.
 
   Args:
-    path: folder that holds `cifar10/VERSION`; "" looks in $TFDS_DATA_DIR and
+    path: folder that contains `cifar10/VERSION`; "" looks in $TFDS_DATA_DIR and
       ~/tensorflow_datasets.
-    train_examples: the first so many of the 50,000 are trained on and the
-      others held out, in the order of the original archive where the folder
-      tells it. GraNet's code trains on 45,000.
-    augment: "crop" (padded by 4, and flipped), "affine" (rotated by up to 10
-      degrees, shifted by up to a tenth, and flipped, as for SET's MLP) or
-      "none".
+    train_examples: size of the training split: the first examples of the
+      50,000, in the order of the original archive if the ids give it. The rest
+      is the validation split. GraNet's code trains on 45,000.
+    augment: "crop" (pad by 4, crop and flip), "affine" (rotate by up to 10
+      degrees, shift by up to a tenth and flip, as for SET's MLP) or "none".
     padding: "reflect" or "zero", for "crop".
-    per_pixel: whether each pixel of each channel is standardized by its own
-      statistics over the images that are trained on, as for SET's MLP,
-      instead of the channels by the papers' constants.
+    per_pixel: whether to standardize every pixel of every channel by its own
+      mean and std over the training split, as for SET's MLP, instead of each
+      channel by the constants of the papers' code.
 
   Returns:
-    The data set: 10,000 images to test on.
+    The data set, with 10,000 test images.
 
   Raises:
-    ValueError: if it is not on the disk, is damaged, or an argument is wrong.
+    ValueError: if it is not on disk, is damaged, or an argument is out of
+      range.
   """
   return _cifar(
-    "cifar10",
-    10,
-    (_MEAN_10, _STD_10),
+    _CIFAR10,
     path=path,
     train_examples=train_examples,
     augment=augment,
@@ -81,22 +104,20 @@ def cifar100(
   """Load CIFAR-100, with its 100 fine labels.
 
   Args:
-    path: as of `cifar10`; the folder holds `cifar100/VERSION`.
-    train_examples: as of `cifar10`; GraNet's code trains on all 50,000.
-    augment: as of `cifar10`.
-    padding: as of `cifar10`.
-    per_pixel: as of `cifar10`.
+    path: as in `cifar10`; the folder contains `cifar100/VERSION`.
+    train_examples: as in `cifar10`; GraNet's code trains on all 50,000.
+    augment: as in `cifar10`.
+    padding: as in `cifar10`.
+    per_pixel: as in `cifar10`.
 
   Returns:
-    The data set: 10,000 images to test on.
+    The data set, with 10,000 test images.
 
   Raises:
-    ValueError: as `cifar10` raises it.
+    ValueError: as in `cifar10`.
   """
   return _cifar(
-    "cifar100",
-    100,
-    (_MEAN_100, _STD_100),
+    _CIFAR100,
     path=path,
     train_examples=train_examples,
     augment=augment,
@@ -106,9 +127,7 @@ def cifar100(
 
 
 def _cifar(
-  name: str,
-  classes: int,
-  statistics: tuple[tuple[float, ...], tuple[float, ...]],
+  variant: _Variant,
   *,
   path: str,
   train_examples: int,
@@ -117,23 +136,26 @@ def _cifar(
   per_pixel: bool,
 ) -> Dataset:
   augmentation = _augmentation(augment, padding)
-  remedy = (
-    f"Prepare it with `python -m sparsejax.data.prepare {name} --download`"
-    " (or --archive=FILE), or give the folder that holds it as `path`."
+  hint = (
+    f"Prepare it with `python -m sparsejax.data.prepare {variant.name}"
+    " --download` (or --archive=FILE), or set `path` to the folder that"
+    " contains it."
   )
-  folder = folders.find(name, path, remedy=remedy)
-  everything = read(folder, "train", classes)
-  examples = everything.examples
+  folder = tfds_folders.find(variant.name, path, hint=hint)
+  original = read(folder, "train", variant.classes)
+  examples = original.examples
   if not 0 < train_examples <= examples:
     raise ValueError(
       f"`train_examples` must be in [1, {examples}], got {train_examples}."
     )
-  train, validation = hold_out(everything, examples - train_examples)
-  mean, std = _pixel_statistics(train) if per_pixel else _in_uint8(*statistics)
+  train, validation = hold_out(original, examples - train_examples)
+  mean, std = (
+    _pixel_statistics(train) if per_pixel else _channel_statistics(variant)
+  )
   return Dataset(
     train=train,
-    test=read(folder, "test", classes),
-    classes=classes,
+    test=read(folder, "test", variant.classes),
+    classes=variant.classes,
     mean=mean,
     std=std,
     augment=augmentation,
@@ -145,7 +167,7 @@ def _augmentation(name: str, padding: str) -> augments.Augment:
   known = {
     "crop": augments.crop_and_flip(padding=padding),
     "affine": augments.rotate_shift_flip(),
-    "none": augments.nothing,
+    "none": augments.identity,
   }
   if name not in known:
     raise ValueError(
@@ -154,38 +176,38 @@ def _augmentation(name: str, padding: str) -> augments.Augment:
   return known[name]
 
 
-# A search over seeds or rows builds many experiments in one process.
+# A sweep over seeds or table rows builds many experiments in one process.
 @functools.lru_cache(maxsize=4)
 def read(folder: pathlib.Path, split: str, classes: int) -> Split:
   """Read and decode one split.
 
   Args:
-    folder: as `folders.find` gives it.
+    folder: as returned by `tfds_folders.find`.
     split: "train" or "test".
-    classes: labels must be below it.
+    classes: number of classes; labels must be smaller.
 
   Returns:
-    The images in the order of the original archive where ids tell it, and of
-    the folder otherwise. The arrays are shared: they cannot be written.
+    The images in the order of the original archive if the ids give it, else of
+    the folder. The arrays are cached and read-only.
 
   Raises:
-    ValueError: if the folder is damaged or holds something else.
+    ValueError: if the folder is damaged or contains something else.
   """
-  source = folders.records(folder, split, raw=["image"])
+  source = tfds_folders.open_split(folder, split, raw=["image"])
   if not len(source):
     raise ValueError(f"The split {split!r} in {folder} is empty.")
   try:
-    images, labels, ids = _decoded(source)
+    images, labels, ids = _decode(source)
   except (OSError, RuntimeError, IndexError) as error:
     raise ValueError(
-      f"{folder} cannot be read: {error}. Remove it and prepare it again."
+      f"{folder} cannot be read: {error}. Delete it and prepare it again."
     ) from error
   if images.shape[1:] != _SHAPE or not 0 <= labels.min() <= labels.max() < (
     classes
   ):
     raise ValueError(
-      f"{folder} must hold images of {_SHAPE} and labels below {classes}, got"
-      f" images of {images.shape[1:]} and labels in [{labels.min()},"
+      f"{folder} must contain images of {_SHAPE} and labels below {classes},"
+      f" got images of {images.shape[1:]} and labels in [{labels.min()},"
       f" {labels.max()}]."
     )
   order = _original_order(ids)
@@ -194,13 +216,13 @@ def read(folder: pathlib.Path, split: str, classes: int) -> Split:
   return Split(images, labels)
 
 
-def _decoded(
-  source: folders.Source,
+def _decode(
+  source: tfds_folders.Source,
 ) -> tuple[np.ndarray, np.ndarray, list[bytes]]:
-  """Returns images, labels and ids; Pillow decodes in all cores at once."""
-  from sparsejax.data import images  # It needs Pillow; digits need none of it.
+  """Returns images, labels and ids; Pillow decodes on all cores."""
+  from sparsejax.data import images  # Needs Pillow, which digits do not.
 
-  def part(start: int) -> list[tuple[np.ndarray, int, bytes]]:
+  def decode_chunk(start: int) -> list[tuple[np.ndarray, int, bytes]]:
     stop = min(start + _CHUNK, len(source))
     return [
       (images.decode(example["image"]), example["label"], example["id"])
@@ -208,32 +230,30 @@ def _decoded(
     ]
 
   with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-    parts = list(pool.map(part, range(0, len(source), _CHUNK)))
+    chunks = list(pool.map(decode_chunk, range(0, len(source), _CHUNK)))
   pixels, labels, ids = zip(
-    *(row for rows in parts for row in rows), strict=True
+    *(example for chunk in chunks for example in chunk), strict=True
   )
   return np.stack(pixels), np.array(labels, np.int32), list(ids)
 
 
 def _original_order(ids: list[bytes]) -> np.ndarray:
-  """Returns int[N], the order in which the archive held the examples."""
-  found = [_OFFICIAL_ID.fullmatch(name) for name in ids]
-  if not all(found):
+  """Returns int[N], the permutation to the order of the original archive."""
+  matches = [_OFFICIAL_ID.fullmatch(name) for name in ids]
+  if not all(matches):
     return np.arange(len(ids))
-  return np.argsort([int(match[1]) for match in found if match], kind="stable")
+  numbers = [int(match[1]) for match in matches if match]
+  return np.argsort(numbers, kind="stable")
 
 
-def _in_uint8(
-  mean: tuple[float, ...], std: tuple[float, ...]
-) -> tuple[np.ndarray, np.ndarray]:
-  return (
-    (255 * np.array(mean)).astype(np.float32),
-    (255 * np.array(std)).astype(np.float32),
-  )
+def _channel_statistics(variant: _Variant) -> tuple[Array, Array]:
+  """Returns float32[C] means and deviations, in uint8 units."""
+  mean, std = np.array(variant.mean), np.array(variant.std)
+  return (255 * mean).astype(np.float32), (255 * std).astype(np.float32)
 
 
 def _pixel_statistics(train: Split) -> tuple[Array, Array]:
-  """Returns float32[H, W, C] means and deviations; no deviation is 0."""
+  """Returns float32[H, W, C] means and deviations; a zero deviation is 1."""
   mean = train.images.mean(0, dtype=np.float64)
   std = train.images.std(0, dtype=np.float64)
   return mean.astype(np.float32), np.where(std == 0, 1, std).astype(np.float32)

@@ -1,4 +1,4 @@
-"""What a data set is: parts of labelled uint8 images, and how to read them."""
+"""`Dataset`: splits of labeled uint8 images, and their normalization."""
 
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ Array = jax.Array | np.ndarray
 
 
 class Split(NamedTuple):
-  """Images with their labels, small enough for a device.
+  """Labeled images in memory, small enough to live on a device.
 
   Attributes:
     images: uint8[N, H, W, C], numpy or jax.
@@ -34,20 +34,19 @@ class Split(NamedTuple):
 
 
 class Dataset(NamedTuple):
-  """What is trained on and judged by, and how to read its pixels.
+  """The splits of a data set, its normalization and its augmentation.
 
-  A `Split` lies on every device as a whole, a `Stream` is decoded while it is
-  used.
+  A `Split` is replicated on every device; a `Stream` is decoded on the fly.
 
   Attributes:
-    train: what the parameters are trained on.
-    test: what they are judged on; never trained on.
+    train: the training split.
+    test: the test split.
     classes: number of classes K.
-    mean: of the train pixels, in uint8 units; broadcasts against an image.
-    std: standard deviation of the train pixels, likewise.
-    augment: changes the images of a training batch, inside jit.
-    validation: held out of `train`, for methods that follow an accuracy and
-      for choices; `None` where nothing is held out.
+    mean: mean training pixel in uint8 units; broadcasts against an image.
+    std: standard deviation of the training pixels, likewise.
+    augment: augments a training batch, inside jit.
+    validation: held out of the training split, for performance-driven methods
+      and for model selection; `None` without one.
   """
 
   train: Split | Stream
@@ -60,31 +59,31 @@ class Dataset(NamedTuple):
 
   @property
   def example(self) -> np.ndarray:
-    """A blank batch of one, uint8[1, H, W, C], for shapes."""
+    """A blank batch of one image, uint8[1, H, W, C], for shape inference."""
     return np.zeros((1, *self.train.image_shape), np.uint8)
 
 
 def hold_out(split: Split, count: int) -> tuple[Split, Split | None]:
-  """Cut the last examples off a split.
+  """Split off the last examples.
 
   Args:
     split: N examples.
-    count: how many to cut off, in [0, N).
+    count: number of examples to hold out, in [0, N).
 
   Returns:
-    What is left, and what was cut off or `None` where that is nothing.
+    The remaining examples, and the held-out ones (`None` if `count` is 0).
 
   Raises:
     ValueError: if `count` is out of range.
   """
-  left = split.examples - count
-  if not 0 < left <= split.examples:
+  remaining = split.examples - count
+  if not 0 < remaining <= split.examples:
     raise ValueError(
       f"`validation` must be in [0, {split.examples}), got {count}."
     )
   if not count:
     return split, None
   return (
-    Split(split.images[:left], split.labels[:left]),
-    Split(split.images[left:], split.labels[left:]),
+    Split(split.images[:remaining], split.labels[:remaining]),
+    Split(split.images[remaining:], split.labels[remaining:]),
   )

@@ -1,7 +1,7 @@
-"""scikit-learn's digits: 1,797 handwritten digits of 8 by 8 pixels.
+"""scikit-learn's digits: 1,797 handwritten digits of 8x8 pixels.
 
-They ship inside the scikit-learn package, so no network is needed. Pixels are
-integers in [0, 16].
+They ship with scikit-learn, so no download is needed. Pixels are integers in
+[0, 16].
 """
 
 from typing import Any
@@ -11,8 +11,8 @@ import numpy as np
 from sparsejax.data import augment
 from sparsejax.data.dataset import Dataset, Split, hold_out
 
-# The split is part of the data set, not of a run: every seed of every
-# experiment is judged on the same 359 images.
+# The split belongs to the data set, not to a run: every seed of every
+# experiment is tested on the same 359 images.
 _SPLIT_SEED = 0
 _TEST_FRACTION = 0.2
 
@@ -21,23 +21,23 @@ def digits(*, max_shift: int = 1, validation: int = 0) -> Dataset:
   """Load the digits with their fixed, stratified split.
 
   Args:
-    max_shift: augmentation moves each training image by up to this many
-      pixels along each axis, filling with background. In [0, 7].
-    validation: this many of the images to train on, the last ones, are held
-      out of them.
+    max_shift: augmentation shifts each training image by up to this many pixels
+      along each axis and fills with background; in [0, 7].
+    validation: number of training images, the last ones, to hold out for
+      validation.
 
   Returns:
-    The data set: 1,438 images to train on and 359 to test on, one fifth of
-    each class (rounded).
+    The data set: 1,438 training and 359 test images; a fifth of each class
+    (rounded) is in the test split.
 
   Raises:
-    ValueError: if a number is out of range.
+    ValueError: if an argument is out of range.
   """
   if not 0 <= max_shift <= 7:
     raise ValueError(
       f"`max_shift` must be in [0, 7] for images of 8 pixels, got {max_shift}."
     )
-  # Here and not above: scikit-learn takes a second to import.
+  # Imported here: scikit-learn takes a second to import.
   from sklearn import datasets
 
   bunch: Any = datasets.load_digits()
@@ -57,8 +57,8 @@ def digits(*, max_shift: int = 1, validation: int = 0) -> Dataset:
 
 
 def _stratified(labels: np.ndarray) -> np.ndarray:
-  """Returns bool[N]: the same share of every class, drawn by a fixed seed."""
-  # RandomState's streams are frozen; those of default_rng may change.
+  """Returns bool[N], the test split: the same fraction of every class."""
+  # RandomState is frozen; the stream of default_rng may change.
   random = np.random.RandomState(_SPLIT_SEED)
   test = np.zeros(labels.shape, bool)
   for label in np.unique(labels):

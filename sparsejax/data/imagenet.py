@@ -1,7 +1,7 @@
-"""ImageNet-1k (ILSVRC 2012), streamed: 1.28 million JPEG files, 1,000 classes.
+"""ImageNet-1k (ILSVRC 2012): 1.28 million JPEGs of 1,000 classes, streamed.
 
-Read from the folder that TensorFlow Datasets prepares as `imagenet2012`, in
-the format array_record.
+Read from the `imagenet2012` folder that TensorFlow Datasets prepares in
+array_record format.
 """
 
 import functools
@@ -9,18 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from sparsejax.data import folders
-from sparsejax.data.augment import nothing
+from sparsejax.data import tfds_folders
+from sparsejax.data.augment import identity
 from sparsejax.data.dataset import Dataset
 from sparsejax.data.streams import Example, Stream
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _NAME, _CLASSES = "imagenet2012", 1000
-_REMEDY = (
-  "Where TensorFlow is installed, `tfds build imagenet2012"
+_HINT = (
+  "On a machine with TensorFlow, `tfds build imagenet2012"
   " --file_format=array_record --manual_dir=DIR` prepares it from"
-  " ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar in DIR; reading it"
-  " needs no TensorFlow. Or give the folder that holds it as `path`."
+  " ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar in DIR (reading it"
+  " needs no TensorFlow). Or set `path` to the folder that contains it."
 )
 
 
@@ -35,24 +35,22 @@ def imagenet(
   """Open ImageNet.
 
   Training images are cropped at random (8 to 100 % of the area), resized and
-  mirrored; test images, the 50,000 of the validation split, are resized and
-  cropped in the middle. `config.data.workers` and `threads` change the speed
-  and nothing else.
+  flipped; test images, the 50,000 of ILSVRC's validation split, are resized and
+  center-cropped. `workers` and `threads` affect the speed alone.
 
   Args:
-    path: folder that holds `imagenet2012/VERSION`; "" looks in $TFDS_DATA_DIR
-      and ~/tensorflow_datasets.
-    image_size: height and width of what the model sees.
-    resize: the shorter side of a test image before its middle is cropped.
-    workers: processes that decode beside this one; 0 decodes in threads.
-    threads: threads of each process; 0 takes one per core, or one in each
-      worker.
+    path: folder that contains `imagenet2012/VERSION`; "" looks in
+      $TFDS_DATA_DIR and ~/tensorflow_datasets.
+    image_size: height and width of the model's input.
+    resize: shorter side of a test image before the center crop.
+    workers: decoding processes; 0 decodes in threads of this process.
+    threads: threads per process; 0 is one per core, or one per worker.
 
   Returns:
-    The data set, both parts streamed.
+    The data set, both splits streamed.
 
   Raises:
-    ValueError: if it is not on the disk, or a number is out of range.
+    ValueError: if it is not on disk, or an argument is out of range.
   """
   if not 0 < image_size <= resize:
     raise ValueError(
@@ -63,7 +61,7 @@ def imagenet(
       "`workers` and `threads` must be at least 0, got"
       f" {workers} and {threads}."
     )
-  folder = folders.find(_NAME, path, remedy=_REMEDY)
+  folder = tfds_folders.find(_NAME, path, hint=_HINT)
   stream = functools.partial(
     Stream,
     image_shape=(image_size, image_size, 3),
@@ -72,31 +70,31 @@ def imagenet(
   )
   return Dataset(
     train=stream(
-      folders.records(folder, "train", raw=["image"]),
-      functools.partial(read_train, image_size),
+      tfds_folders.open_split(folder, "train", raw=["image"]),
+      functools.partial(random_crop, image_size),
     ),
     test=stream(
-      folders.records(folder, "validation", raw=["image"]),
-      functools.partial(read_test, resize, image_size),
+      tfds_folders.open_split(folder, "validation", raw=["image"]),
+      functools.partial(center_crop, resize, image_size),
     ),
     classes=_CLASSES,
     mean=(255 * np.array(_MEAN)).astype(np.float32),
     std=(255 * np.array(_STD)).astype(np.float32),
-    augment=nothing,
+    augment=identity,
   )
 
 
-def read_train(
+def random_crop(
   size: int, record: dict[str, Any], random: np.random.Generator
 ) -> Example:
-  """Returns a random crop of an encoded image, mirrored or not, and its label.
+  """Returns a random crop of an encoded image, flipped or not, and its label.
 
   Args:
-    size: height and width of the result.
-    record: "image", the bytes of a file, and "label".
-    random: what is drawn from.
+    size: height and width of the crop.
+    record: "image", an encoded image, and "label".
+    random: the generator for crop and flip.
   """
-  from sparsejax.data import images  # It needs Pillow; digits need none of it.
+  from sparsejax.data import images  # Needs Pillow, which digits do not.
 
   return (
     images.random_resized_crop(record["image"], size, random),
@@ -104,21 +102,21 @@ def read_train(
   )
 
 
-def read_test(
+def center_crop(
   resize: int, size: int, record: dict[str, Any], random: np.random.Generator
 ) -> Example:
-  """Returns the middle of an encoded image after resizing, and its label.
+  """Returns the center crop of a resized image, and its label.
 
   Args:
-    resize: the shorter side before cropping.
-    size: height and width of the result.
-    record: "image", the bytes of a file, and "label".
-    random: not used.
+    resize: shorter side before cropping.
+    size: height and width of the crop.
+    record: "image", an encoded image, and "label".
+    random: unused.
   """
   from sparsejax.data import images
 
-  del random  # Nothing is drawn where a part is judged.
+  del random  # Unused: evaluation is deterministic.
   return (
-    images.resize_and_center(record["image"], resize, size),
+    images.resize_and_center_crop(record["image"], resize, size),
     int(record["label"]),
   )

@@ -1,4 +1,4 @@
-"""Encoded images to uint8 arrays and back, with Pillow."""
+"""Image decoding, encoding, cropping and resizing, with Pillow."""
 
 import io
 
@@ -10,7 +10,7 @@ def decode(data: bytes) -> np.ndarray:
   """Decode an image file.
 
   Args:
-    data: a JPEG, PNG or another format that Pillow knows, of any color mode.
+    data: a JPEG, PNG or any other format that Pillow reads, in any color mode.
 
   Returns:
     uint8[H, W, 3].
@@ -24,10 +24,10 @@ def encode(image: np.ndarray, kind: str = "png", **options: int) -> bytes:
   Args:
     image: uint8[H, W, 3].
     kind: "png" or "jpeg".
-    **options: of Pillow's encoder, such as `quality`.
+    **options: options of Pillow's encoder, such as `quality`.
 
   Returns:
-    The bytes of the file.
+    The encoded file.
   """
   file = io.BytesIO()
   Image.fromarray(image).save(file, kind, **options)
@@ -37,16 +37,16 @@ def encode(image: np.ndarray, kind: str = "png", **options: int) -> bytes:
 def random_resized_crop(
   data: bytes, size: int, random: np.random.Generator
 ) -> np.ndarray:
-  """Decode, crop at random, resize, and mirror every other image.
+  """Decode, crop at random, resize, and flip with probability 1/2.
 
-  As torchvision's RandomResizedCrop and RandomHorizontalFlip: the crop has 8
-  to 100 % of the area and an aspect of 3/4 to 4/3 (uniform in its logarithm);
-  if ten draws do not fit into the image, the largest one in the middle.
+  Like torchvision's RandomResizedCrop and RandomHorizontalFlip: the crop covers
+  8 to 100 % of the area with an aspect ratio from 3/4 to 4/3 (log-uniform). If
+  ten samples do not fit into the image, take the largest center crop.
 
   Args:
-    data: an image file.
-    size: height and width of the result.
-    random: what is drawn from.
+    data: an encoded image.
+    size: height and width of the output.
+    random: the generator for crop and flip.
 
   Returns:
     uint8[size, size, 3], bilinear with antialiasing.
@@ -60,13 +60,13 @@ def random_resized_crop(
   return np.asarray(cropped)
 
 
-def resize_and_center(data: bytes, resize: int, size: int) -> np.ndarray:
-  """Decode, resize the shorter side, and crop the middle.
+def resize_and_center_crop(data: bytes, resize: int, size: int) -> np.ndarray:
+  """Decode, resize the shorter side, and take the center crop.
 
   Args:
-    data: an image file.
-    resize: the shorter side after resizing; at least `size`.
-    size: height and width of the result.
+    data: an encoded image.
+    resize: length of the shorter side after resizing; at least `size`.
+    size: height and width of the output.
 
   Returns:
     uint8[size, size, 3], bilinear with antialiasing.
@@ -81,7 +81,7 @@ def resize_and_center(data: bytes, resize: int, size: int) -> np.ndarray:
 
 
 def _open(data: bytes) -> Image.Image:
-  # A few images of ImageNet are grey or CMYK.
+  # A few ImageNet images are grayscale or CMYK.
   return Image.open(io.BytesIO(data)).convert("RGB")
 
 

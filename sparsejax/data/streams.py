@@ -1,9 +1,8 @@
-"""Examples that are decoded while they are used, read by Grain.
+"""Batches decoded on the fly by Grain, for data sets larger than memory.
 
-The order is a function of a seed and the position in the run: the images that
-a batch holds, and their crops, do not depend on threads, workers, processes,
-or where the run was interrupted. So a pipeline has no state to save; a resume
-opens it at its step.
+Order and crops are functions of a seed and the position in the run: they do not
+depend on threads, workers, processes or interruptions. So there is no iterator
+state to checkpoint; a resumed run opens the stream at its step.
 """
 
 import functools
@@ -19,17 +18,16 @@ Example = tuple[np.ndarray, int]
 
 
 class Stream(NamedTuple):
-  """Examples by their index, and how one is read.
+  """Encoded examples, and the function that decodes one.
 
   Attributes:
-    records: anything with a length N that gives a record for an index.
-    read: turns a record and a random generator into uint8[H, W, C] and its
-      label; a part that is only judged ignores the generator. With `workers`
-      it must be picklable, as the records.
-    image_shape: H, W, C of what `read` returns.
-    workers: processes that read beside this one; 0 reads in threads alone.
-    threads: threads of each process; 0 takes one per core, or one in each
-      worker.
+    records: a sequence of N encoded examples.
+    read: (record, random generator) -> uint8[H, W, C] image and label; splits
+      for evaluation ignore the generator. `workers` need it, and the records,
+      to be picklable.
+    image_shape: H, W, C of the images that `read` returns.
+    workers: decoding processes; 0 decodes in threads of this process.
+    threads: threads per process; 0 is one per core, or one per worker.
   """
 
   records: Sequence[Any]
@@ -44,56 +42,56 @@ class Stream(NamedTuple):
     return len(self.records)
 
 
-class Share(NamedTuple):
-  """Which part of every batch a process reads.
+class Shard(NamedTuple):
+  """The part of every batch that one process reads.
 
   Attributes:
-    process: index of this process.
-    processes: how many there are; they divide a batch.
+    process_index: as `jax.process_index()`.
+    process_count: as `jax.process_count()`; divides the batch size.
   """
 
-  process: int
-  processes: int
+  process_index: int
+  process_count: int
 
 
-class Counted(NamedTuple):
-  """A process's share of a batch whose end may be padding.
+class PaddedBatch(NamedTuple):
+  """A shard of a batch that may end in padding.
 
   Attributes:
     images: uint8[b, H, W, C].
     labels: int32[b].
-    counted: bool[b], false where there is no example.
+    valid: bool[b], false for padding.
   """
 
   images: np.ndarray
   labels: np.ndarray
-  counted: np.ndarray
+  valid: np.ndarray
 
 
-def shuffled(
+def train_batches(
   stream: Stream,
   *,
   seed: int,
   batch_size: int,
   first_batch: int,
-  share: Share,
-) -> Iterator[Counted]:
-  """Read the batches of a run, from any of them on, without end.
+  shard: Shard,
+) -> Iterator[PaddedBatch]:
+  """Iterate over shuffled batches forever, from any batch of a run on.
 
-  Each epoch is a new permutation of all examples, before they are shared
-  among the processes; what does not fill a batch at its end is left out.
+  Each epoch is a new permutation of all examples, sampled before they are split
+  over processes; the last incomplete batch of an epoch is dropped.
 
   Args:
     stream: N examples.
-    seed: in [0, 2^32); decides the orders and what `read` draws.
-    batch_size: examples B of a batch over all processes, at most N.
-    first_batch: how many batches of the run are skipped, unread.
-    share: of this process.
+    seed: in [0, 2^32); determines permutations and crops.
+    batch_size: global batch size B, at most N.
+    first_batch: number of batches to skip, without reading them.
+    shard: the shard of this process.
 
   Returns:
-    The shares of this process, everything in them counted.
+    The shards of this process, without padding.
   """
-  import grain  # Here and not above: a run on a small data set needs no Grain.
+  import grain  # Imported here: small data sets do not need Grain.
 
   epoch = stream.examples // batch_size * batch_size
   examples = (
@@ -101,46 +99,48 @@ def shuffled(
     .seed(seed)
     .shuffle()[:epoch]
     .repeat()
-    .random_map(functools.partial(_read_counted, stream.read))
+    .random_map(functools.partial(_read_valid, stream.read))
   )
-  mine = examples[share.process :: share.processes]
-  size = batch_size // share.processes
-  return _batches(stream, mine[first_batch * size :], size)
+  local = examples[shard.process_index :: shard.process_count]
+  size = batch_size // shard.process_count
+  return _prefetch(stream, local[first_batch * size :], size)
 
 
-def in_order(
-  stream: Stream, *, batch_size: int, share: Share
-) -> Iterator[Counted]:
-  """Read every example once, padded to whole batches.
+def eval_batches(
+  stream: Stream, *, batch_size: int, shard: Shard
+) -> Iterator[PaddedBatch]:
+  """Iterate over every example once, in order, padded to full batches.
 
   Args:
     stream: N examples.
-    batch_size: examples B of a batch over all processes.
-    share: of this process.
+    batch_size: global batch size B.
+    shard: the shard of this process.
 
   Returns:
-    The shares of this process of ceil(N / B) batches, in which each example
-    is counted once over all processes.
+    The shards of this process of ceil(N / B) batches; over all processes, each
+    example is valid exactly once.
   """
   import grain
 
-  size = batch_size // share.processes
+  size = batch_size // shard.process_count
   batches = math.ceil(stream.examples / batch_size)
   positions = np.arange(batches * batch_size).reshape(
-    batches, share.processes, size
+    batches, shard.process_count, size
   )
   read = functools.partial(_read_or_pad, stream)
   examples = grain.MapDataset.source(
-    [int(position) for position in positions[:, share.process].ravel()]
+    [int(position) for position in positions[:, shard.process_index].ravel()]
   ).map(read)
-  return _batches(stream, examples, size)
+  return _prefetch(stream, examples, size)
 
 
-def _batches(stream: Stream, examples: Any, size: int) -> Iterator[Counted]:
-  """Reads examples ahead and stacks them, in order.
+def _prefetch(
+  stream: Stream, examples: Any, size: int
+) -> Iterator[PaddedBatch]:
+  """Decodes ahead and stacks batches, in order.
 
-  Threads read single examples, two batches ahead. A worker process reads whole
-  batches, every so many of them, so that the order stays.
+  Threads decode single examples, two batches ahead. Of W worker processes each
+  decodes every W-th batch, which keeps the order.
   """
   import grain
 
@@ -148,7 +148,7 @@ def _batches(stream: Stream, examples: Any, size: int) -> Iterator[Counted]:
     threads = stream.threads or os.cpu_count() or 1
     options = grain.ReadOptions(threads, max(threads, 2 * size))
     return iter(examples.to_iter_dataset(options).batch(size, batch_fn=_stack))
-  # Grain asks absl for a flag before it starts them.
+  # Grain reads an absl flag before it starts them.
   if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()
   threads = stream.threads or 1
@@ -161,7 +161,7 @@ def _batches(stream: Stream, examples: Any, size: int) -> Iterator[Counted]:
   )
 
 
-def _read_counted(
+def _read_valid(
   read: Callable[[Any, np.random.Generator], Example],
   record: Any,
   random: np.random.Generator,
@@ -172,13 +172,13 @@ def _read_counted(
 def _read_or_pad(stream: Stream, position: int) -> tuple[np.ndarray, int, bool]:
   if position >= stream.examples:
     return np.zeros(stream.image_shape, np.uint8), 0, False
-  # Nothing is drawn where a part is judged; were it, it would be repeatable.
+  # Evaluation ignores the generator; if it did not, it would still be fixed.
   random = np.random.default_rng(position)
   return *stream.read(stream.records[position], random), True
 
 
-def _stack(examples: Sequence[tuple[np.ndarray, int, bool]]) -> Counted:
-  images, labels, counted = zip(*examples, strict=True)
-  return Counted(
-    np.stack(images), np.array(labels, np.int32), np.array(counted, bool)
+def _stack(examples: Sequence[tuple[np.ndarray, int, bool]]) -> PaddedBatch:
+  images, labels, valid = zip(*examples, strict=True)
+  return PaddedBatch(
+    np.stack(images), np.array(labels, np.int32), np.array(valid, bool)
   )

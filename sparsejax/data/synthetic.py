@@ -1,7 +1,6 @@
-"""Made-up images that can be learned: nothing has to be on the disk.
+"""Synthetic images that a model can learn, for smoke tests without any data.
 
-For runs that only show that all works. The class is a coarse random pattern,
-drawn once for each class, under noise.
+An image is the coarse random pattern of its class plus noise.
 """
 
 import functools
@@ -10,7 +9,7 @@ import numpy as np
 
 from sparsejax.data import augment
 from sparsejax.data.dataset import Dataset, Split
-from sparsejax.data.imagenet import read_test, read_train
+from sparsejax.data.imagenet import center_crop, random_crop
 from sparsejax.data.streams import Stream
 
 _SEED = 0
@@ -27,22 +26,23 @@ def synthetic(
   validation_examples: int = 0,
   streamed: bool = False,
 ) -> Dataset:
-  """Make a data set; it is the same every time.
+  """Generate a data set; it is always the same one.
 
   Args:
-    num_classes: K, at least 2.
+    num_classes: number of classes K, at least 2.
     size: height and width of an image, a multiple of 4.
-    train_examples: images to train on, at least K.
-    test_examples: images to test on, at least K.
-    validation_examples: images that are held out beside those to train on.
-    streamed: whether images are kept as JPEG files in memory, slightly larger
-      than `size`, and stream like those of ImageNet.
+    train_examples: number of training images, at least K.
+    test_examples: number of test images, at least K.
+    validation_examples: number of validation images, in addition to the
+      training images.
+    streamed: whether to encode the images as JPEG, slightly larger than `size`,
+      and stream them like ImageNet.
 
   Returns:
     The data set.
 
   Raises:
-    ValueError: if a number is out of range.
+    ValueError: if an argument is out of range.
   """
   if (
     num_classes < 2
@@ -51,7 +51,7 @@ def synthetic(
   ):
     raise ValueError(
       "`num_classes` must be at least 2, `train_examples` and `test_examples`"
-      " not below it, and `validation_examples` not below 0, got"
+      " at least `num_classes`, and `validation_examples` at least 0, got"
       f" {num_classes}, {train_examples}, {test_examples} and"
       f" {validation_examples}."
     )
@@ -59,42 +59,38 @@ def synthetic(
     raise ValueError(
       f"`size` must be a positive multiple of {_PATCHES}, got {size}."
     )
-  random = np.random.RandomState(_SEED)  # Its streams are frozen.
+  encoded_size = size + size // _PATCHES
+  encoded_size += -encoded_size % _PATCHES
+  random = np.random.RandomState(_SEED)  # Frozen, unlike default_rng.
   patterns = random.uniform(64, 192, (num_classes, _PATCHES, _PATCHES, 3))
-  larger = size + size // _PATCHES
-  larger += -larger % _PATCHES
-  drawn = {
-    name: _draw(random, patterns, count, larger if streamed else size)
-    for name, count in {
-      "train": train_examples,
-      "test": test_examples,
-      "validation": validation_examples,
-    }.items()
+  counts = {
+    "train": train_examples,
+    "test": test_examples,
+    "validation": validation_examples,
+  }
+  generated = {
+    name: _generate(random, patterns, count, encoded_size if streamed else size)
+    for name, count in counts.items()
     if count
   }
-  parts: dict[str, Split | Stream] = dict(drawn)
+  splits: dict[str, Split | Stream] = dict(generated)
   if streamed:
-    reads = {"train": functools.partial(read_train, size)}
-    judged = functools.partial(read_test, larger, size)
-    parts = {
-      name: Stream(_encoded(part), reads.get(name, judged), (size, size, 3))
-      for name, part in drawn.items()
-    }
+    splits = _streamed(generated, encoded_size, size)
   return Dataset(
-    train=parts["train"],
-    test=parts["test"],
+    train=splits["train"],
+    test=splits["test"],
     classes=num_classes,
     mean=128.0,
     std=64.0,
-    augment=augment.nothing if streamed else augment.crop_and_flip(),
-    validation=parts.get("validation"),
+    augment=augment.identity if streamed else augment.crop_and_flip(),
+    validation=splits.get("validation"),
   )
 
 
-def _draw(
+def _generate(
   random: np.random.RandomState, patterns: np.ndarray, count: int, size: int
 ) -> Split:
-  """Returns images of all classes in turn."""
+  """Returns noisy patterns; labels cycle through the classes."""
   labels = (np.arange(count) % len(patterns)).astype(np.int32)
   patch = np.ones((size // _PATCHES, size // _PATCHES, 1))
   clean = np.stack([np.kron(pattern, patch) for pattern in patterns])
@@ -103,8 +99,22 @@ def _draw(
   return Split(images, labels)
 
 
-def _encoded(split: Split) -> list[dict[str, bytes | int]]:
-  """Returns the examples as records of JPEG files."""
+def _streamed(
+  splits: dict[str, Split], resize: int, size: int
+) -> dict[str, Split | Stream]:
+  """Returns the splits as streams of JPEG images, cropped like ImageNet's."""
+  train = functools.partial(random_crop, size)
+  test = functools.partial(center_crop, resize, size)
+  return {
+    name: Stream(
+      _encode(split), train if name == "train" else test, (size, size, 3)
+    )
+    for name, split in splits.items()
+  }
+
+
+def _encode(split: Split) -> list[dict[str, bytes | int]]:
+  """Returns the examples as records with a JPEG image each."""
   from sparsejax.data import images
 
   return [

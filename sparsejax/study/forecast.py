@@ -190,7 +190,7 @@ def _blank(
     classes=classes,
     mean=0.0,
     std=1.0,
-    augment=augment.nothing,
+    augment=augment.identity,
     validation=part(validation) if validation else None,
   )
 

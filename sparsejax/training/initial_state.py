@@ -116,12 +116,12 @@ def _examples(dataset: Dataset, key: jax.Array, size: int) -> Iterator[Split]:
       f" got {size}."
     )
   if isinstance(train, Stream):
-    for batch in streams.shuffled(
+    for batch in streams.train_batches(
       train,
       seed=batches.stream_seed(key),
       batch_size=size,
       first_batch=0,
-      share=streams.Share(0, 1),
+      shard=streams.Shard(0, 1),
     ):
       yield Split(batch.images, batch.labels)
     return

@@ -266,10 +266,10 @@ def _judge_streamed(setup: step.Setup, part: Stream, devices: Mesh) -> Judge:
 
   def judge(state: step.TrainState) -> step.Totals:
     totals = no_totals()
-    for local in streams.in_order(part, batch_size=size, share=_share()):
+    for local in streams.eval_batches(part, batch_size=size, shard=_shard()):
       batch = mesh.put_batch(local, devices)
       images = Split(batch.images, batch.labels)
-      totals = judge_batch(state, totals, images, batch.counted)
+      totals = judge_batch(state, totals, images, batch.valid)
     return totals
 
   return judge
@@ -290,20 +290,20 @@ def _placed(
 ) -> Iterator[Split]:
   """Yields the batches of steps from `first` on, a few on the devices early."""
   ahead: collections.deque[Split] = collections.deque()
-  for local in streams.shuffled(
+  for local in streams.train_batches(
     stream,
     seed=seed,
     batch_size=batch_size,
     first_batch=first,
-    share=_share(),
+    shard=_shard(),
   ):
     ahead.append(mesh.put_batch(Split(local.images, local.labels), devices))
     if len(ahead) > _AHEAD:
       yield ahead.popleft()
 
 
-def _share() -> streams.Share:
-  return streams.Share(jax.process_index(), jax.process_count())
+def _shard() -> streams.Shard:
+  return streams.Shard(jax.process_index(), jax.process_count())
 
 
 def _blank_batch(stream: Stream, size: int, devices: Mesh) -> Any:

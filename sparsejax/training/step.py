@@ -217,7 +217,7 @@ def train_steps(
   grid = setup.dispatch_steps
   end = jnp.minimum((first // grid + 1) * grid, setup.total_steps)
   first_epoch = first // setup.steps_per_epoch
-  orders = batches.orders(
+  orders = batches.permutations(
     jax.random.wrap_key_data(state.key),
     first_epoch,
     epochs=(grid - 1) // setup.steps_per_epoch + 2,
@@ -258,7 +258,7 @@ def train_next(
   """
   epoch, position = jnp.divmod(state.step, setup.steps_per_epoch)
   key = jax.random.wrap_key_data(state.key)
-  (order,) = batches.orders(key, epoch, epochs=1, examples=train.examples)
+  (order,) = batches.permutations(key, epoch, epochs=1, examples=train.examples)
   batch = batches.take(train, order, position, setup.batch_size)
   return train_batch(setup, state, history, batch)
 

@@ -1,4 +1,4 @@
-"""Augmentations against what a reader does by hand, pixel by pixel."""
+"""Augmentations against pixel-by-pixel references."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ def run(augmentation, images=IMAGES, seed=0):
 @pytest.mark.parametrize(
   ("padding", "mode"), [("reflect", "reflect"), ("zero", "constant")]
 )
-def test_crops_are_windows_of_the_padded_image_or_its_mirror(padding, mode):
+def test_crops_are_windows_of_the_padded_or_flipped_image(padding, mode):
   border = 2
   moved = run(augment.crop_and_flip(border, padding))
   assert moved.dtype == np.uint8 and moved.shape == IMAGES.shape
@@ -35,7 +35,7 @@ def test_crops_are_windows_of_the_padded_image_or_its_mirror(padding, mode):
     ]
     assert len(found) == 1
     seen[found[0]] += 1
-  # 300 draws of 50 windows: each comes up, and both sides evenly.
+  # 300 samples of 50 windows: all occur, and flips about half of the time.
   assert (seen > 0).all()
   assert 110 < seen[..., 1].sum() < 190
 
@@ -46,18 +46,18 @@ def window(padded, row, column, flip):
 
 
 @pytest.mark.parametrize("degrees", [0.0, 10.0, 33.0])
-def test_rotation_and_shift_are_those_of_scipy(degrees):
-  # Keras's generator: rotate after shifting, about the middle, nearest fill.
+def test_rotation_and_shift_match_scipy(degrees):
+  # As in Keras: shift, then rotate about the center; nearest-pixel fill.
   angle, shifts = np.deg2rad(degrees), np.array([0.7, -1.3])
   cos, sin = np.cos(angle), np.sin(angle)
-  turn = np.array([[cos, -sin], [sin, cos]])
-  middle = (np.array(IMAGES.shape[1:3]) - 1) / 2
-  offset = turn @ (shifts - middle) + middle
+  rotation = np.array([[cos, -sin], [sin, cos]])
+  center = (np.array(IMAGES.shape[1:3]) - 1) / 2
+  offset = rotation @ (shifts - center) + center
   image = IMAGES[0].astype(np.float32)
-  wanted = np.stack(
+  expected = np.stack(
     [
       ndimage.affine_transform(
-        image[..., c], turn, offset, order=1, mode="nearest"
+        image[..., c], rotation, offset, order=1, mode="nearest"
       )
       for c in range(3)
     ],
@@ -66,18 +66,17 @@ def test_rotation_and_shift_are_those_of_scipy(degrees):
   found = augment.rotate_and_shift(
     jnp.asarray(IMAGES[0]), jnp.float32(angle), jnp.asarray(shifts, jnp.float32)
   )
-  np.testing.assert_allclose(found, wanted, atol=1e-2)
+  np.testing.assert_allclose(found, expected, atol=1e-2)
 
 
-def test_turned_images_stay_within_their_bounds():
+def test_shifts_stay_within_their_bounds():
   height, width = IMAGES.shape[1:3]
   rows = np.broadcast_to(np.arange(height)[:, None, None], (height, width, 1))
   columns = np.broadcast_to(np.arange(width)[:, None], (height, width, 1))
   positions = np.concatenate([rows, columns], -1).astype(np.uint8)
   images = np.repeat(positions[None], 400, 0)
   moved = run(augment.rotate_shift_flip(0.0, 0.1), images)
-  # The middle row shows by how much each image was shifted, columns mirrored
-  # or not.
+  # The center row gives the shift, the order of its columns the flip.
   down = moved[:, 4, 2, 0] - 4
   assert (abs(down) <= 0.1 * height + 1e-5).all()
   assert down.min() < -0.7 and down.max() > 0.7
@@ -85,18 +84,18 @@ def test_turned_images_stay_within_their_bounds():
   assert 150 < flipped.sum() < 250
 
 
-def test_nothing_and_a_shift_by_nothing_change_nothing():
-  for augmentation in (augment.nothing, augment.shift(0)):
+def test_identity_and_a_zero_shift_change_nothing():
+  for augmentation in (augment.identity, augment.shift(0)):
     np.testing.assert_array_equal(run(augmentation), IMAGES)
 
 
-def test_each_key_draws_its_own():
+def test_augmentation_depends_on_the_key():
   augmentation = augment.crop_and_flip()
   np.testing.assert_array_equal(run(augmentation), run(augmentation))
   assert (run(augmentation) != run(augmentation, seed=1)).any()
 
 
-def test_an_unknown_padding_is_refused():
+def test_unknown_padding_raises():
   with pytest.raises(
     ValueError, match="`padding` must be one of reflect, zero"
   ):

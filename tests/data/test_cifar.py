@@ -1,4 +1,4 @@
-"""CIFAR from its original archive to batches, on archives made here."""
+"""CIFAR from the original archive to a `Dataset`, with generated archives."""
 
 import hashlib
 import io
@@ -10,16 +10,22 @@ import tarfile
 import numpy as np
 import pytest
 
-from sparsejax.data import cifar10, cifar100, folders, prepare
+from sparsejax.data import (
+  cifar10,
+  cifar100,
+  prepare,
+  tfds_folders,
+  tfds_writer,
+)
 
 CLASSES_10 = "airplane automobile bird cat deer dog frog horse ship truck"
 COUNTS = {"train": 100, "test": 20}
 
 
-class Made:
-  """An archive as CIFAR's authors pack it, with random pixels."""
+class Archive:
+  """An archive in the layout of the original, with random pixels."""
 
-  def __init__(self, file, name, cut=0):
+  def __init__(self, file, name, truncate=0):
     random = np.random.default_rng(7)
     labels = {"cifar10": 1, "cifar100": 2}[name]
     classes = {"cifar10": 10, "cifar100": 100}[name]
@@ -36,7 +42,7 @@ class Made:
     with tarfile.open(file, "w:gz") as archive:
       for member, content in members.items():
         info = tarfile.TarInfo(f"{name}-batches-bin/{member}")
-        info.size = len(content) - cut
+        info.size = len(content) - truncate
         archive.addfile(info, io.BytesIO(content[: info.size]))
     self.sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
 
@@ -51,11 +57,11 @@ class Made:
         "train.bin": train,
         "test.bin": test,
       }
-    part = len(train) // 5
+    size = len(train) // 5
     return {
       "batches.meta.txt": CLASSES_10.replace(" ", "\n").encode() + b"\n\n",
       **{
-        f"data_batch_{i + 1}.bin": train[i * part : (i + 1) * part]
+        f"data_batch_{i + 1}.bin": train[i * size : (i + 1) * size]
         for i in range(5)
       },
       "test_batch.bin": test,
@@ -70,21 +76,23 @@ class Made:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
-  return Made(tmp_path_factory.mktemp("archive") / "made.tar.gz", "cifar10")
+def archive(tmp_path_factory):
+  return Archive(
+    tmp_path_factory.mktemp("archive") / "archive.tar.gz", "cifar10"
+  )
 
 
 @pytest.fixture(scope="module")
-def place(made, tmp_path_factory):
-  """A folder of data sets that holds the archive, prepared."""
-  place = tmp_path_factory.mktemp("data")
-  assert run(made, place, f"--archive={made.file}") == 0
-  return place
+def data_dir(archive, tmp_path_factory):
+  """A folder of data sets with the prepared archive."""
+  data_dir = tmp_path_factory.mktemp("data")
+  assert run(archive, data_dir, f"--archive={archive.file}") == 0
+  return data_dir
 
 
-def run(made, place, *args, name="cifar10"):
+def run(archive, data_dir, *args, name="cifar10"):
   return prepare.main(
-    [name, f"--path={place}", f"--sha256={made.sha256}", *args]
+    [name, f"--path={data_dir}", f"--sha256={archive.sha256}", *args]
   )
 
 
@@ -92,67 +100,73 @@ def load(factory=cifar10, **kwargs):
   return factory(**{"train_examples": 100, **kwargs})
 
 
-def test_prepared_pixels_and_labels_are_those_of_the_archive(made, place):
-  dataset = load(path=str(place))
+def test_preparing_preserves_pixels_and_labels(archive, data_dir):
+  dataset = load(path=str(data_dir))
   for split in COUNTS:
     found = getattr(dataset, split)
-    np.testing.assert_array_equal(found.images, made.images(split))
-    np.testing.assert_array_equal(found.labels, made.targets(split))
+    np.testing.assert_array_equal(found.images, archive.images(split))
+    np.testing.assert_array_equal(found.labels, archive.targets(split))
   assert dataset.classes == 10
   assert found.images.dtype == np.uint8 and found.labels.dtype == np.int32
 
 
-def test_the_fine_labels_of_cifar100_are_read(tmp_path):
-  made = Made(tmp_path / "made.tar.gz", "cifar100")
-  assert run(made, tmp_path, f"--archive={made.file}", name="cifar100") == 0
+def test_cifar100_has_the_fine_labels(tmp_path):
+  archive = Archive(tmp_path / "archive.tar.gz", "cifar100")
+  assert (
+    run(archive, tmp_path, f"--archive={archive.file}", name="cifar100") == 0
+  )
   dataset = load(cifar100, path=str(tmp_path))
-  np.testing.assert_array_equal(dataset.train.labels, made.targets("train"))
-  np.testing.assert_array_equal(dataset.test.images, made.images("test"))
+  np.testing.assert_array_equal(dataset.train.labels, archive.targets("train"))
+  np.testing.assert_array_equal(dataset.test.images, archive.images("test"))
   assert dataset.classes == 100
   assert dataset.validation is None
 
 
-def test_the_last_examples_are_held_out(made, place):
-  dataset = load(path=str(place), train_examples=90)
-  np.testing.assert_array_equal(dataset.train.images, made.images("train")[:90])
+def test_validation_is_the_last_training_examples(archive, data_dir):
+  dataset = load(path=str(data_dir), train_examples=90)
   np.testing.assert_array_equal(
-    dataset.validation.images, made.images("train")[90:]
+    dataset.train.images, archive.images("train")[:90]
+  )
+  np.testing.assert_array_equal(
+    dataset.validation.images, archive.images("train")[90:]
   )
 
 
-def test_shuffled_folders_with_official_ids_are_put_in_order(made, tmp_path):
+def test_official_ids_restore_the_original_order(archive, tmp_path):
   folder = tmp_path / "cifar10" / "3.0.2"
-  source = folders.records(
-    prepared(made, tmp_path / "once"), "train", ["image"]
+  source = tfds_folders.open_split(
+    prepared(archive, tmp_path / "once"), "train", ["image"]
   )
   order = np.random.default_rng(0).permutation(len(source))
   shuffled = [source[int(i)] for i in order]
   features = {
-    "id": folders.Feature("text"),
-    "image": folders.Feature("png", shape=(32, 32, 3)),
-    "label": folders.Feature("label", names=CLASSES_10.split()),
+    "id": tfds_writer.Feature("text"),
+    "image": tfds_writer.Feature("png", shape=(32, 32, 3)),
+    "label": tfds_writer.Feature("label", names=CLASSES_10.split()),
   }
   splits = {"train": shuffled, "test": shuffled}
-  folders.write(folder, features, splits, description="shuffled", shards=3)
+  tfds_writer.write(folder, features, splits, description="shuffled", shards=3)
   dataset = load(path=str(tmp_path))
-  np.testing.assert_array_equal(dataset.train.images, made.images("train"))
+  np.testing.assert_array_equal(dataset.train.images, archive.images("train"))
 
 
-def prepared(made, place) -> pathlib.Path:
-  assert run(made, place, f"--archive={made.file}") == 0
-  return folders.find("cifar10", str(place), remedy="")
+def prepared(archive, data_dir) -> pathlib.Path:
+  assert run(archive, data_dir, f"--archive={archive.file}") == 0
+  return tfds_folders.find("cifar10", str(data_dir), hint="")
 
 
-def test_a_download_is_checked_and_prepared(made, tmp_path):
-  assert run(made, tmp_path, "--download", f"--url={made.file.as_uri()}") == 0
+def test_download_is_verified_and_prepared(archive, tmp_path):
+  assert (
+    run(archive, tmp_path, "--download", f"--url={archive.file.as_uri()}") == 0
+  )
   np.testing.assert_array_equal(
-    load(path=str(tmp_path)).test.images, made.images("test")
+    load(path=str(tmp_path)).test.images, archive.images("test")
   )
   assert [path.name for path in (tmp_path / "cifar10").iterdir()] == ["3.0.2"]
 
 
-def test_what_is_there_is_left_alone(made, place, capsys):
-  assert run(made, place, "--archive=nothing") == 0
+def test_an_existing_folder_is_left_unchanged(archive, data_dir, capsys):
+  assert run(archive, data_dir, "--archive=nothing") == 0
   assert "is there already; nothing was changed" in capsys.readouterr().out
 
 
@@ -165,59 +179,59 @@ def test_what_is_there_is_left_alone(made, place, capsys):
     (["--download", "--url=nonsense"], "could not be downloaded"),
   ],
 )
-def test_bad_archives_end_with_status_2_and_leave_nothing(
-  made, tmp_path, capsys, args, message
+def test_bad_archives_exit_with_status_2_and_leave_nothing(
+  archive, tmp_path, capsys, args, message
 ):
-  known = {
-    "file": made.file,
+  paths = {
+    "file": archive.file,
     "missing": tmp_path / "missing",
     "missing_url": (tmp_path / "missing").as_uri(),
   }
-  args = [arg.format(**known) for arg in args]
-  assert run(made, tmp_path / "data", *args) == 2
+  args = [arg.format(**paths) for arg in args]
+  assert run(archive, tmp_path / "data", *args) == 2
   error = capsys.readouterr().err
   assert error.startswith("error: ") and message in error
   assert [p for p in (tmp_path / "data").rglob("*") if p.is_file()] == []
 
 
-def test_an_archive_that_is_cut_short_is_refused(tmp_path, capsys):
-  made = Made(tmp_path / "cut.tar.gz", "cifar10", cut=1)
-  assert run(made, tmp_path / "data", f"--archive={made.file}") == 2
-  assert "does not hold examples of 3073" in capsys.readouterr().err
-  whole = made.file.read_bytes()
-  made.file.write_bytes(whole[: len(whole) // 2])
-  half = hashlib.sha256(made.file.read_bytes()).hexdigest()
+def test_a_truncated_archive_raises(tmp_path, capsys):
+  archive = Archive(tmp_path / "truncated.tar.gz", "cifar10", truncate=1)
+  assert run(archive, tmp_path / "data", f"--archive={archive.file}") == 2
+  assert "not a multiple of 3073-byte examples" in capsys.readouterr().err
+  whole = archive.file.read_bytes()
+  archive.file.write_bytes(whole[: len(whole) // 2])
+  half = hashlib.sha256(archive.file.read_bytes()).hexdigest()
   argv = ["cifar10", f"--path={tmp_path / 'data'}", f"--sha256={half}"]
-  assert prepare.main([*argv, f"--archive={made.file}"]) == 2
-  assert "does not hold what it should" in capsys.readouterr().err
+  assert prepare.main([*argv, f"--archive={archive.file}"]) == 2
+  assert "has unexpected contents" in capsys.readouterr().err
 
 
-def test_a_folder_that_was_not_finished_is_not_found(made, place, tmp_path):
-  whole = place / "cifar10" / "3.0.2"
+def test_an_incomplete_folder_is_not_found(archive, data_dir, tmp_path):
+  whole = data_dir / "cifar10" / "3.0.2"
   partial = tmp_path / "cifar10" / ".3.0.2.incomplete-1"
   partial.mkdir(parents=True)
   for file in whole.iterdir():
     if file.name != "dataset_info.json":
       (partial / file.name).write_bytes(file.read_bytes())
-  with pytest.raises(ValueError, match=r"cifar10 is not on the disk"):
+  with pytest.raises(ValueError, match=r"cifar10 is not on disk"):
     load(path=str(tmp_path))
-  assert run(made, tmp_path, f"--archive={made.file}") == 0
+  assert run(archive, tmp_path, f"--archive={archive.file}") == 0
   load(path=str(tmp_path))
 
 
-def test_a_failed_write_leaves_nothing(made, tmp_path):
+def test_a_failed_write_leaves_nothing_behind(archive, tmp_path):
   def examples():
     yield {"id": b"train_00000"}
     raise OSError(28, "No space left on device")
 
   folder = tmp_path / "cifar10" / "3.0.2"
-  features = {"id": folders.Feature("text")}
+  features = {"id": tfds_writer.Feature("text")}
   with pytest.raises(OSError, match="No space left"):
-    folders.write(folder, features, {"train": examples()}, description="")
+    tfds_writer.write(folder, features, {"train": examples()}, description="")
   assert list((tmp_path / "cifar10").iterdir()) == []
 
 
-def test_a_missing_data_set_says_where_it_looked_and_what_to_do(
+def test_a_missing_data_set_says_where_it_searched_and_what_to_do(
   tmp_path, monkeypatch
 ):
   monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "one"))
@@ -230,12 +244,12 @@ def test_a_missing_data_set_says_where_it_looked_and_what_to_do(
   assert "python -m sparsejax.data.prepare cifar10 --download" in message
 
 
-def test_the_usual_place_is_searched(made, place, monkeypatch):
-  monkeypatch.setenv("TFDS_DATA_DIR", str(place))
-  np.testing.assert_array_equal(load().test.images, made.images("test"))
+def test_tfds_data_dir_is_searched(archive, data_dir, monkeypatch):
+  monkeypatch.setenv("TFDS_DATA_DIR", str(data_dir))
+  np.testing.assert_array_equal(load().test.images, archive.images("test"))
 
 
-def test_data_in_another_format_is_told(tmp_path):
+def test_another_file_format_raises(tmp_path):
   folder = tmp_path / "cifar10" / "3.0.2"
   folder.mkdir(parents=True)
   (folder / "dataset_info.json").write_text('{"fileFormat": "tfrecord"}')
@@ -243,10 +257,10 @@ def test_data_in_another_format_is_told(tmp_path):
     load(path=str(tmp_path))
 
 
-def test_a_damaged_folder_is_told(place, tmp_path):
+def test_a_damaged_folder_raises(data_dir, tmp_path):
   folder = tmp_path / "cifar10" / "3.0.2"
   folder.mkdir(parents=True)
-  for file in (place / "cifar10" / "3.0.2").iterdir():
+  for file in (data_dir / "cifar10" / "3.0.2").iterdir():
     content = file.read_bytes()
     if "array_record" in file.name:
       content = content[: len(content) // 2]
@@ -264,24 +278,24 @@ def test_a_damaged_folder_is_told(place, tmp_path):
     ({"padding": "mirror"}, "`padding` must be one of reflect, zero"),
   ],
 )
-def test_arguments_out_of_range_are_refused(place, kwargs, message):
+def test_arguments_out_of_range_raise(data_dir, kwargs, message):
   with pytest.raises(ValueError, match=message):
-    load(path=str(place), **kwargs)
+    load(path=str(data_dir), **kwargs)
 
 
-def test_statistics_are_the_papers_or_of_each_pixel(made, place):
-  channels = load(path=str(place))
+def test_normalization_by_channel_constants_or_per_pixel(archive, data_dir):
+  channels = load(path=str(data_dir))
   np.testing.assert_allclose(
     channels.mean / 255, (0.4914, 0.4822, 0.4465), 1e-6
   )
-  pixels = load(path=str(place), per_pixel=True, train_examples=90)
-  images = made.images("train")[:90].astype(np.float64)
+  pixels = load(path=str(data_dir), per_pixel=True, train_examples=90)
+  images = archive.images("train")[:90].astype(np.float64)
   np.testing.assert_allclose(pixels.mean, images.mean(0), rtol=1e-6)
   np.testing.assert_allclose(pixels.std, images.std(0), rtol=1e-6)
 
 
-def test_cifar10_as_its_authors_made_it():
-  """The statistics of the pixels, where the data is on the disk."""
+def test_statistics_of_the_real_cifar10():
+  """Runs only if the data is on disk."""
   try:
     dataset = cifar10(train_examples=50_000)
   except ValueError as error:
@@ -296,7 +310,7 @@ def test_cifar10_as_its_authors_made_it():
   np.testing.assert_allclose(stds, (0.2470, 0.2435, 0.2616), atol=1e-4)
 
 
-def test_runs_on_digits_load_no_library_for_images():
+def test_digits_import_no_image_library():
   heavy = {"tensorflow_datasets", "array_record", "grain", "PIL", "tensorflow"}
   code = (
     "import sys; from sparsejax.data import DATASETS; DATASETS['digits']();"

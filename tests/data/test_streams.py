@@ -1,4 +1,4 @@
-"""Streamed data: from JPEG files to a trainer that is stopped and goes on."""
+"""Streams: decoding, shuffling, sharding, and opening at any batch."""
 
 import collections
 
@@ -6,37 +6,39 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sparsejax.data import folders, imagenet, images, streams
+from sparsejax.data import imagenet, images, streams, tfds_writer
 
 TRAIN, TEST, SIZE = 46, 13, 16
-ALONE = streams.Share(0, 1)
+WHOLE = streams.Shard(0, 1)
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
-  """A folder of data sets with a small `imagenet2012` of real JPEG files."""
-  place = tmp_path_factory.mktemp("data")
-  write(place, TRAIN, TEST)
-  return place
+def data_dir(tmp_path_factory):
+  """A folder of data sets with a small `imagenet2012` of real JPEGs."""
+  data_dir = tmp_path_factory.mktemp("data")
+  write(data_dir, TRAIN, TEST)
+  return data_dir
 
 
-def write(place, train, test):
+def write(data_dir, train, test):
   random = np.random.default_rng(5)
   features = {
-    "file_name": folders.Feature("text"),
-    "image": folders.Feature("jpeg", shape=(None, None, 3)),
-    "label": folders.Feature("label", names=[f"n{i:04d}" for i in range(1000)]),
+    "file_name": tfds_writer.Feature("text"),
+    "image": tfds_writer.Feature("jpeg", shape=(None, None, 3)),
+    "label": tfds_writer.Feature(
+      "label", names=[f"n{i:04d}" for i in range(1000)]
+    ),
   }
   splits = {
     "train": [example(random, i) for i in range(train)],
     "validation": [example(random, i) for i in range(test)],
   }
-  folder = place / "imagenet2012" / "5.1.0"
-  folders.write(folder, features, splits, description="made", shards=3)
+  folder = data_dir / "imagenet2012" / "5.1.0"
+  tfds_writer.write(folder, features, splits, description="generated", shards=3)
 
 
 def example(random, index):
-  """A smooth picture of any size; its label is its index."""
+  """A smooth image of random size, labeled with its index."""
   height, width = random.integers(20, 60, 2)
   coarse = random.integers(0, 256, (4, 5, 3), np.uint8)
   picture = Image.fromarray(coarse).resize((int(width), int(height)))
@@ -46,13 +48,13 @@ def example(random, index):
 
 
 @pytest.fixture(scope="module")
-def dataset(place):
-  return imagenet(path=str(place), image_size=SIZE, resize=20)
+def dataset(data_dir):
+  return imagenet(path=str(data_dir), image_size=SIZE, resize=20)
 
 
-def take(stream, count, *, seed=1, size=8, first=0, share=ALONE):
-  batches = streams.shuffled(
-    stream, seed=seed, batch_size=size, first_batch=first, share=share
+def take(stream, count, *, seed=1, size=8, first=0, shard=WHOLE):
+  batches = streams.train_batches(
+    stream, seed=seed, batch_size=size, first_batch=first, shard=shard
   )
   return [next(batches) for _ in range(count)]
 
@@ -64,16 +66,16 @@ def assert_same(one, other):
       np.testing.assert_array_equal(a, b)
 
 
-def test_the_data_set_is_what_the_folder_holds(dataset):
+def test_imagenet_reads_the_folder(dataset):
   assert dataset.train.examples == TRAIN and dataset.test.examples == TEST
   assert dataset.classes == 1000
   (batch,) = take(dataset.train, 1)
   assert batch.images.shape == (8, SIZE, SIZE, 3)
   assert batch.images.dtype == np.uint8 and batch.labels.dtype == np.int32
-  assert batch.counted.all()
+  assert batch.valid.all()
 
 
-def test_an_epoch_shows_each_example_once_and_the_next_another_order(dataset):
+def test_every_epoch_is_a_new_permutation(dataset):
   epoch = TRAIN // 8
   labels = [batch.labels for batch in take(dataset.train, 2 * epoch)]
   first, second = np.stack(labels).reshape(2, -1)
@@ -84,54 +86,53 @@ def test_an_epoch_shows_each_example_once_and_the_next_another_order(dataset):
   assert (first[:8] != other).any()
 
 
-def test_the_whole_set_is_shuffled_not_a_shard_of_it(dataset):
+def test_shuffling_is_global_not_within_a_shard(dataset):
   # Over many epochs each process sees every example.
   stream = dataset.train._replace(read=only_label, image_shape=(1, 1, 1))
   seen = [set(), set()]
   for process in (0, 1):
-    share = streams.Share(process, 2)
-    for batch in take(stream, 40 * (TRAIN // 8), share=share):
+    shard = streams.Shard(process, 2)
+    for batch in take(stream, 40 * (TRAIN // 8), shard=shard):
       seen[process] |= set(batch.labels.tolist())
   assert seen[0] == seen[1] == set(range(TRAIN))
 
 
 def only_label(record, random):
-  del random  # Nothing is drawn.
+  del random  # Unused.
   return np.zeros((1, 1, 1), np.uint8), record["label"]
 
 
 @pytest.mark.parametrize("first", [1, 4, 5, 13])
-def test_a_stream_that_is_opened_later_goes_on_exactly(dataset, first):
+def test_a_stream_opened_at_a_later_batch_continues_exactly(dataset, first):
   whole = take(dataset.train, 16)
   assert_same(take(dataset.train, 16 - first, first=first), whole[first:])
 
 
-def test_processes_share_the_batches_of_one(dataset):
-  alone = take(dataset.train, 7)
-  parts = [take(dataset.train, 7, share=streams.Share(p, 4)) for p in range(4)]
-  for batch, shares in zip(alone, zip(*parts, strict=True), strict=True):
-    one = contents(batch)
-    together = [row for share in shares for row in contents(share)]
-    assert sorted(together) == sorted(one)
+def test_shards_add_up_to_the_global_batch(dataset):
+  whole = take(dataset.train, 7)
+  local = [take(dataset.train, 7, shard=streams.Shard(p, 4)) for p in range(4)]
+  for batch, shards in zip(whole, zip(*local, strict=True), strict=True):
+    rows = [row for shard in shards for row in contents(shard)]
+    assert sorted(rows) == sorted(contents(batch))
 
 
 def contents(batch):
-  """What a batch holds, crops included, in any order."""
+  """The (label, crop) pairs of a batch."""
   return [
     (int(label), image.tobytes())
     for image, label in zip(batch.images, batch.labels, strict=True)
   ]
 
 
-def test_crops_do_not_depend_on_threads(dataset):
+def test_batches_do_not_depend_on_threads(dataset):
   one = dataset.train._replace(threads=1)
   many = dataset.train._replace(threads=7)
   assert_same(take(one, 9, first=3), take(many, 9, first=3))
 
 
-def test_crops_do_not_depend_on_worker_processes(dataset):
-  apart = dataset.train._replace(workers=2)
-  assert_same(take(apart, 9, first=3), take(dataset.train, 9, first=3))
+def test_batches_do_not_depend_on_worker_processes(dataset):
+  workers = dataset.train._replace(workers=2)
+  assert_same(take(workers, 9, first=3), take(dataset.train, 9, first=3))
 
 
 def test_crops_differ_from_epoch_to_epoch(dataset):
@@ -145,20 +146,22 @@ def test_crops_differ_from_epoch_to_epoch(dataset):
 
 @pytest.mark.parametrize("processes", [1, 2, 4])
 @pytest.mark.parametrize("size", [4, 8, 16, 64])
-def test_every_test_example_is_counted_once(dataset, processes, size):
+def test_every_test_example_is_valid_once(dataset, processes, size):
   seen = collections.Counter()
   for process in range(processes):
-    share = streams.Share(process, processes)
-    batches = list(streams.in_order(dataset.test, batch_size=size, share=share))
+    shard = streams.Shard(process, processes)
+    batches = list(
+      streams.eval_batches(dataset.test, batch_size=size, shard=shard)
+    )
     assert len(batches) == -(-TEST // size)
     for batch in batches:
       assert batch.images.shape == (size // processes, SIZE, SIZE, 3)
-      seen.update(batch.labels[batch.counted].tolist())
+      seen.update(batch.labels[batch.valid].tolist())
   assert seen == collections.Counter(range(TEST))
 
 
-def test_missing_images_are_told(tmp_path):
-  with pytest.raises(ValueError, match="imagenet2012 is not on the disk.*tfds"):
+def test_a_missing_folder_says_how_to_prepare_it(tmp_path):
+  with pytest.raises(ValueError, match="imagenet2012 is not on disk.*tfds"):
     imagenet(path=str(tmp_path))
 
 
@@ -169,24 +172,24 @@ def test_missing_images_are_told(tmp_path):
     ({"workers": -1}, "`workers` and `threads` must be at least 0"),
   ],
 )
-def test_numbers_out_of_range_are_refused(place, kwargs, message):
+def test_arguments_out_of_range_raise(data_dir, kwargs, message):
   with pytest.raises(ValueError, match=message):
-    imagenet(path=str(place), **kwargs)
+    imagenet(path=str(data_dir), **kwargs)
 
 
 def gradient(height, width):
-  """A picture whose red tells the column and green the row."""
+  """An image whose red channel encodes the column and green the row."""
   red = np.broadcast_to(np.linspace(0, 255, width), (height, width))
   green = np.broadcast_to(np.linspace(0, 255, height)[:, None], red.shape)
   return np.stack([red, green, red], -1).astype(np.uint8)
 
 
 @pytest.mark.parametrize(("height", "width"), [(60, 90), (90, 60), (64, 64)])
-def test_test_images_are_the_middle_after_resizing(height, width):
+def test_test_images_are_center_crops(height, width):
   data = images.encode(gradient(height, width))
-  found = images.resize_and_center(data, 32, 24)
+  found = images.resize_and_center_crop(data, 32, 24)
   assert found.shape == (24, 24, 3)
-  # The middle of the picture stays in the middle: it shows half the range.
+  # The center of the image stays in the center, at half the range.
   red, green = found[..., 0].astype(float), found[..., 1].astype(float)
   assert abs(red.mean() - 127) < 2 and abs(green.mean() - 127) < 2
   scale = 32 / min(height, width)
@@ -198,7 +201,7 @@ def test_test_images_are_the_middle_after_resizing(height, width):
   np.testing.assert_allclose(got, spread, rtol=0.05)
 
 
-def test_random_crops_have_the_areas_and_aspects_of_the_papers():
+def test_random_crops_have_the_areas_and_aspect_ratios_of_torchvision():
   random = np.random.default_rng(0)
   boxes = np.array([images._crop_box(500, 375, random) for _ in range(2000)])
   left, top, right, bottom = boxes.T
@@ -213,12 +216,12 @@ def test_random_crops_have_the_areas_and_aspects_of_the_papers():
   assert fits.size > 100 and 0.47 < fits.mean() < 0.6
 
 
-def test_a_crop_that_cannot_fit_is_the_largest_in_the_middle():
+def test_the_fallback_is_the_largest_center_crop():
   box = images._crop_box(1000, 10, np.random.default_rng(0))
   assert box == (493, 0, 506, 10)
 
 
-def test_crops_come_from_the_picture_mirrored_half_of_the_time():
+def test_half_of_the_random_crops_are_flipped():
   data = images.encode(gradient(40, 80))
   random = np.random.default_rng(1)
   crops = [images.random_resized_crop(data, 12, random) for _ in range(200)]
@@ -230,7 +233,7 @@ def test_crops_come_from_the_picture_mirrored_half_of_the_time():
 
 
 @pytest.mark.parametrize("mode", ["L", "CMYK", "RGBA", "P"])
-def test_every_color_mode_is_read_as_three_channels(mode, tmp_path):
+def test_every_color_mode_decodes_to_three_channels(mode, tmp_path):
   kind = {"RGBA": "png", "P": "png"}.get(mode, "jpeg")
   file = tmp_path / f"picture.{kind}"
   Image.fromarray(gradient(30, 20)).convert(mode).save(file, kind)

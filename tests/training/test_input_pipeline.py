@@ -78,12 +78,12 @@ def test_each_step_trains_on_the_batch_of_the_stream():
     first = int(state.step)
     state, stacked = feed.train(state)
     metrics += list(stacked.loss[: int(state.step) - first])
-  batches = streams.shuffled(
+  batches = streams.train_batches(
     stream,
     seed=streams_seed(wanted),
     batch_size=8,
     first_batch=0,
-    share=streams.Share(0, 1),
+    shard=streams.Shard(0, 1),
   )
   one = jax.jit(lambda s, h, b: step.train_batch(chosen.setup, s, h, b))
   for at in range(streamed.STEPS):

@@ -163,7 +163,7 @@ def test_data_that_is_missing_is_told_before_any_compile(
   monkeypatch.setenv("HOME", str(tmp_path))
   argv = [f"--config={CONFIGS / config}.py:granet"]
   with pytest.raises(
-    command_line.InputError, match="is not on the disk"
+    command_line.InputError, match="is not on disk"
   ) as caught:
     build.build(command.parse(argv).config)
   assert str(tmp_path) in str(caught.value)
