@@ -1,8 +1,8 @@
-"""The built-in models, in Flax Linen, by name.
+"""The built-in models, in Flax Linen.
 
 A factory takes the number of classes; its keyword arguments are the keys of
-`config.model`. A model maps float[B, H, W, C] to float32[B, K] logits and
-takes `train=` (bool, static).
+`config.model`. A model maps float[B, H, W, C] images to float32[B, K] logits
+and takes `train=` (bool, static).
 """
 
 from collections.abc import Callable

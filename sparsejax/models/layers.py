@@ -1,4 +1,4 @@
-"""What the networks share: PyTorch's initialisers, convolution, batch norm."""
+"""Layers shared by the models, with PyTorch's initializers and padding."""
 
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
@@ -10,19 +10,19 @@ from flax.typing import Initializer
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
-# Normal with variance 2 / fan, as `kaiming_normal_` for ReLU.
+# Normal with variance 2 / fan: `kaiming_normal_` for ReLU.
 kaiming_fan_in = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 kaiming_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-# Uniform within 1 / sqrt(fan_in): PyTorch's default of convolutions and linear
-# layers, which it writes as `kaiming_uniform_` with a = sqrt(5).
+# Uniform within 1 / sqrt(fan_in): PyTorch's default for convolutions and linear
+# layers, where it is spelled `kaiming_uniform_` with a = sqrt(5).
 torch_kernel = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 def torch_bias(fan_in: int) -> Initializer:
-  """PyTorch's default of biases: uniform within 1 / sqrt(fan_in).
+  """PyTorch's default for biases: uniform within 1 / sqrt(fan_in).
 
   Args:
-    fan_in: inputs of one output, at least 1.
+    fan_in: inputs per output, at least 1.
 
   Returns:
     The initializer.
@@ -35,16 +35,16 @@ def torch_bias(fan_in: int) -> Initializer:
   return init
 
 
-def at_least_float32(x: jax.Array) -> jax.Array:
-  """Returns logits in float32, or in float64 where the model computes in it."""
+def promote_logits(x: jax.Array) -> jax.Array:
+  """Returns logits in float32, or in float64 if the model computes in it."""
   return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def narrowed(counts: tuple[int, ...], width: float) -> tuple[int, ...]:
-  """Returns numbers of channels or units times a factor, each at least 1.
+def scale_widths(counts: tuple[int, ...], width: float) -> tuple[int, ...]:
+  """Returns channel or unit counts times a width multiplier, each at least 1.
 
   Raises:
-    ValueError: if the factor is not in (0, 1].
+    ValueError: if `width` is not in (0, 1].
   """
   if not 0 < width <= 1:
     raise ValueError(f"`width` must be in (0, 1], got {width}.")
@@ -52,10 +52,10 @@ def narrowed(counts: tuple[int, ...], width: float) -> tuple[int, ...]:
 
 
 def compute_dtype(name: str) -> Any:
-  """Returns the type that a config names; parameters are always float32.
+  """Returns the dtype of the computation; parameters are always float32.
 
   Raises:
-    ValueError: if it is not one of `DTYPES`.
+    ValueError: if the name is not in `DTYPES`.
   """
   if name not in DTYPES:
     raise ValueError(f"`dtype` must be one of {sorted(DTYPES)}, got {name!r}.")
@@ -66,28 +66,22 @@ def convolution(
   features: int,
   size: int,
   *,
-  name: str,
-  kernel_init: Initializer,
-  dtype: Any,
   stride: int = 1,
   padding: int | None = None,
-  groups: int = 1,
   bias_init: Initializer | None = None,
+  **options: Any,
 ) -> nn.Conv:
-  """A square convolution that pads like PyTorch: alike on both sides.
+  """A square convolution with PyTorch's symmetric padding.
 
-  "SAME" would pad a stride of 2 on the far side only.
+  "SAME" would pad one side only when the stride is 2.
 
   Args:
     features: output channels.
-    size: of the kernel in both directions.
-    name: of the submodule.
-    kernel_init: of the kernel.
-    dtype: of the computation.
-    stride: in both directions.
-    padding: pixels on each side; `size // 2` if not given.
-    groups: feature groups; as many as channels for a depthwise convolution.
-    bias_init: of the bias; without it there is none.
+    size: kernel height and width.
+    stride: stride in both directions.
+    padding: pixels on each side; `size // 2` by default.
+    bias_init: initializer of the bias; without one there is no bias.
+    **options: options of `nn.Conv`: `name`, `kernel_init`, `dtype`, ...
 
   Returns:
     The submodule.
@@ -98,22 +92,19 @@ def convolution(
     (size, size),
     strides=(stride, stride),
     padding=((pixels, pixels), (pixels, pixels)),
-    feature_group_count=groups,
     use_bias=bias_init is not None,
-    dtype=dtype,
-    kernel_init=kernel_init,
     bias_init=bias_init or nn.initializers.zeros,
-    name=name,
+    **options,
   )
 
 
 def batch_norm(*, name: str, train: bool, dtype: Any) -> nn.BatchNorm:
-  """Batch norm with PyTorch's defaults; its statistics are float32.
+  """Batch norm with PyTorch's defaults and float32 running averages.
 
   Args:
-    name: of the submodule.
-    train: whether the batch's own statistics are used and averaged.
-    dtype: of the result.
+    name: name of the submodule.
+    train: whether to normalize by the batch and update the running averages.
+    dtype: dtype of the output.
 
   Returns:
     The submodule.
@@ -130,15 +121,15 @@ def batch_norm(*, name: str, train: bool, dtype: Any) -> nn.BatchNorm:
 def max_pool(
   x: jax.Array, size: int, *, stride: int, padding: int = 0
 ) -> jax.Array:
-  """Returns the maxima of square windows; padding is never the maximum."""
-  # Flax takes pixels as well as the names that its annotation tells of.
+  """Max-pools square windows; padding is never the maximum."""
+  # Flax also accepts pixels, though its annotation says "SAME" or "VALID".
   pixels: Any = ((padding, padding), (padding, padding))
   return nn.max_pool(x, (size, size), strides=(stride, stride), padding=pixels)
 
 
 @runtime_checkable
 class Classifier(Protocol):
-  """The last layer of a network, called `classifier`."""
+  """The last layer of a model, named `classifier`."""
 
   def __call__(self, x: jax.Array, classes: int, dtype: Any, /) -> jax.Array:
     """Returns [B, classes] logits of [B, C] features."""
@@ -148,12 +139,11 @@ class Classifier(Protocol):
 def linear(
   kernel_init: Initializer, bias_init: Callable[[int], Initializer] | None
 ) -> Classifier:
-  """A dense layer as classifier.
+  """A dense classifier.
 
   Args:
-    kernel_init: of the kernel.
-    bias_init: makes the bias's initializer from the number of features;
-      without it there is no bias.
+    kernel_init: initializer of the kernel.
+    bias_init: fan-in -> initializer of the bias; without one there is no bias.
 
   Returns:
     The classifier.
@@ -178,12 +168,11 @@ def pointwise(
   kernel_init: Initializer,
   bias_init: Callable[[int], Initializer] | None = None,
 ) -> Classifier:
-  """A 1x1 convolution as classifier, so that its kernel has four dimensions.
+  """A classifier by 1x1 convolution, whose kernel has four dimensions.
 
   Args:
-    kernel_init: of the kernel.
-    bias_init: makes the bias's initializer from the number of features;
-      without it there is no bias.
+    kernel_init: initializer of the kernel.
+    bias_init: fan-in -> initializer of the bias; without one there is no bias.
 
   Returns:
     The classifier.

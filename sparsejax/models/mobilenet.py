@@ -7,7 +7,7 @@ import jax
 
 from sparsejax.models import layers
 
-# Output channels and stride of each of the 13 blocks.
+# Output channels and stride of the 13 blocks.
 _BLOCKS = (
   (64, 1),
   (128, 2),
@@ -22,13 +22,13 @@ _BLOCKS = (
 
 
 class MobileNetV1(nn.Module):
-  """Blocks of a 3x3 depthwise and a 1x1 convolution, each with norm and ReLU.
+  """3x3 depthwise and 1x1 convolutions, each with batch norm and ReLU.
 
   Attributes:
     classes: number of logits K.
-    stem: channels of the first convolution.
+    stem: output channels of the first convolution.
     channels: output channels of each block.
-    dtype: of the computation.
+    dtype: dtype of the computation.
   """
 
   classes: int
@@ -58,41 +58,48 @@ class MobileNetV1(nn.Module):
     for index, (channels, (_, stride)) in enumerate(
       zip(self.channels, _BLOCKS, strict=True)
     ):
-      # Two digits, so that the order of the names is that of the blocks.
+      # Two digits, so that names sort in the order of the blocks.
       name, depth = f"block{index:02d}", x.shape[-1]
-      x = layer(x, depth, 3, f"{name}_depthwise", stride=stride, groups=depth)
+      x = layer(
+        x,
+        depth,
+        3,
+        f"{name}_depthwise",
+        stride=stride,
+        feature_group_count=depth,
+      )
       x = layer(x, channels, 1, f"{name}_pointwise")
     classify = layers.pointwise(layers.kaiming_fan_in)
     logits = classify(x.mean(axis=(1, 2)), self.classes, self.dtype)
-    return layers.at_least_float32(logits)
+    return layers.promote_logits(logits)
 
 
 def mobilenet_v1(
   classes: int, *, width: float = 1.0, dtype: str = "float32"
 ) -> MobileNetV1:
-  """MobileNet-V1 of width 1 with a 1x1 convolution without bias at the end.
+  """Build MobileNet-V1 with a 1x1 convolution without bias as classifier.
 
-  On 1000 classes it has 4,230,976 parameters, 4,209,088 of them in kernels,
-  the depthwise ones included: OptG and STR prune those, RigL keeps them dense
-  (`config.dense=("*_depthwise/kernel",)`). PyTorch's default initialisation;
-  the classifier is drawn from N(0, 2 / fan_in).
+  With 1000 classes it has 4,230,976 parameters, 4,209,088 of them in kernels
+  including the depthwise ones: OptG and STR prune those, RigL keeps them dense
+  (`config.dense=("*_depthwise/kernel",)`). Kernels have PyTorch's default
+  initialization, the classifier N(0, 2 / fan_in).
 
   Args:
     classes: number of logits.
-    width: factor of the width of every layer but the last, in (0, 1].
-    dtype: of the computation, "float32" or "bfloat16".
+    width: width multiplier of every layer but the last, in (0, 1].
+    dtype: dtype of the computation, "float32" or "bfloat16".
 
   Returns:
     The module.
 
   Raises:
-    ValueError: if the width is out of range or the dtype not known.
+    ValueError: if `width` is out of range or `dtype` unknown.
 
   References:
     Howard et al., `MobileNets <https://arxiv.org/abs/1704.04861>`_, 2017, as in
-    the code of STR and OptG.
+    STR's and OptG's code.
   """
-  stem, *channels = layers.narrowed((32, *(c for c, _ in _BLOCKS)), width)
+  stem, *channels = layers.scale_widths((32, *(c for c, _ in _BLOCKS)), width)
   return MobileNetV1(
     classes=classes,
     stem=stem,

@@ -1,4 +1,4 @@
-"""The perceptron of SET and of the methods that followed it."""
+"""The multilayer perceptron of SET and its descendants."""
 
 import flax.linen as nn
 import jax
@@ -12,7 +12,7 @@ _LEAKY_SLOPE = 0.3
 
 
 class SReLU(nn.Module):
-  """The S-shaped rectified linear unit: two kinks and two slopes a unit.
+  """The S-shaped rectified linear unit: two thresholds and two slopes per unit.
 
   With t_r = t_left + |t_right|:
 
@@ -20,8 +20,8 @@ class SReLU(nn.Module):
              x                              in between
              t_r + a_right (x - t_r)        for x >= t_r
 
-  Initialised as in keras-contrib, which SET's code uses: t_left 0, a_left
-  uniform in [0, 1), t_right uniform in [0, 5), a_right 1.
+  Initialized as in keras-contrib, which SET's code uses: t_left = 0, a_left
+  uniform in [0, 1), t_right uniform in [0, 5), a_right = 1.
 
   References:
     Jin et al., `Deep Learning with S-shaped Rectified Linear Activation Units
@@ -45,17 +45,17 @@ class SReLU(nn.Module):
 
 
 class SetMLP(nn.Module):
-  """Dense layers, each hidden one with its activation and dropout after it.
+  """Dense hidden layers, each followed by an activation and dropout.
 
-  The hidden layers are called `hidden_0`, `hidden_1`, ..., the last one
-  `output`, which the papers leave dense. Kernels are Glorot uniform and biases
-  0, as Keras draws them.
+  The hidden layers are named `hidden_0`, `hidden_1`, ...; the last layer is
+  `output`, which the papers keep dense. As in Keras, kernels are Glorot uniform
+  and biases 0.
 
   Attributes:
     classes: number of logits K.
     hidden: width of each hidden layer.
     activation: one of `ACTIVATIONS`.
-    dropout: share of the units that are dropped while training.
+    dropout: fraction of hidden units dropped during training.
   """
 
   classes: int
@@ -67,7 +67,7 @@ class SetMLP(nn.Module):
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """Returns float[B, K] logits of float[B, ...] images.
 
-    While training it draws from the key `dropout`.
+    Training needs the RNG stream `dropout`.
     """
     x = x.reshape(x.shape[0], -1)
     for layer, width in enumerate(self.hidden):
@@ -90,15 +90,15 @@ def set_mlp(
 ) -> SetMLP:
   """Build a `SetMLP`; on CIFAR-10 the default is 3072-4000-1000-4000-10.
 
-  Its four kernels hold 20,328,000 weights there, and 9,010 biases.
+  That is 20,328,000 weights in four kernels, and 9,010 biases.
 
   Args:
     classes: number of logits.
     hidden: width of each hidden layer, each at least 1.
     activation: "leaky_relu" with a slope of 0.3, as in Scholte (2022), or
       "srelu", as in SET's code; its parameters are vectors and stay dense.
-    dropout: share of the hidden units dropped in each step, in [0, 1).
-    width: factor of the widths, in (0, 1].
+    dropout: fraction of hidden units dropped in each step, in [0, 1).
+    width: width multiplier of the hidden layers, in (0, 1].
 
   Returns:
     The module.
@@ -112,7 +112,7 @@ def set_mlp(
     <https://www.nature.com/articles/s41467-018-04316-3>`_, 2018.
   """
   if not hidden or any(width < 1 for width in hidden):
-    raise ValueError(f"`hidden` must hold positive widths, got {hidden}.")
+    raise ValueError(f"`hidden` must be positive widths, got {hidden}.")
   if activation not in ACTIVATIONS:
     raise ValueError(
       f"`activation` must be one of {', '.join(ACTIVATIONS)}, got"
@@ -122,7 +122,7 @@ def set_mlp(
     raise ValueError(f"`dropout` must be in [0, 1), got {dropout}.")
   return SetMLP(
     classes=classes,
-    hidden=layers.narrowed(hidden, width),
+    hidden=layers.scale_widths(hidden, width),
     activation=activation,
     dropout=dropout,
   )

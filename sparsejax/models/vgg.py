@@ -1,4 +1,4 @@
-"""VGG with batch norm as the papers' code has it, for images of 32 pixels."""
+"""VGG with batch norm for 32x32 images, as in the papers' code."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +9,7 @@ from flax.typing import Initializer
 
 from sparsejax.models import layers
 
-# Convolutions of each stage, as (channels, size of the kernel).
+# The convolutions of each stage as (output channels, kernel size).
 Plan = tuple[tuple[tuple[int, int], ...], ...]
 
 _VGG19: Plan = (
@@ -36,21 +36,21 @@ _VGG_C: Plan = (
 
 
 class VGG(nn.Module):
-  """Stages of convolutions with batch norm and ReLU; each halves the image.
+  """Stages of convolutions with batch norm and ReLU, then 2x2 pooling.
 
-  A padding of one pixel stands around all kernels, those of 1x1 too.
+  All convolutions pad by one pixel, 1x1 ones too.
 
   Attributes:
     classes: number of logits K.
-    plan: channels and kernel sizes of the convolutions of each stage.
-    last_pool: halves the image after the last stage; all others take maxima.
-    hidden: widths of dense layers before the classifier, each followed by ReLU
-      and then batch norm.
-    kernel_init: of the convolutions and the hidden layers.
-    bias_init: of their biases, from the number of inputs; without it the
-      convolutions have none.
+    plan: output channels and kernel sizes of the convolutions of each stage.
+    last_pool: pooling after the last stage; all others are max-pooling.
+    hidden: widths of the dense layers before the classifier, each followed by
+      ReLU and batch norm.
+    kernel_init: initializer of the convolutions and the hidden layers.
+    bias_init: fan-in -> initializer of the convolutions' biases; without one
+      they have no bias.
     classifier: the last layer.
-    dtype: of the computation.
+    dtype: dtype of the computation.
   """
 
   classes: int
@@ -68,7 +68,7 @@ class VGG(nn.Module):
     index = 0
     for stage in self.plan:
       for channels, size in stage:
-        x = self._convolution(x, channels, size, index)
+        x = self._conv(x, channels, size, index)
         x = nn.relu(self._norm(f"norm{index}", train)(x))
         index += 1
       pool = self.last_pool if stage is self.plan[-1] else nn.max_pool
@@ -77,9 +77,9 @@ class VGG(nn.Module):
     for index, width in enumerate(self.hidden):
       x = nn.relu(self._hidden(x, width, index))
       x = self._norm(f"hidden{index}_norm", train)(x)
-    return layers.at_least_float32(self.classifier(x, self.classes, self.dtype))
+    return layers.promote_logits(self.classifier(x, self.classes, self.dtype))
 
-  def _convolution(
+  def _conv(
     self, x: jax.Array, channels: int, size: int, index: int
   ) -> jax.Array:
     fan_in = x.shape[-1] * size**2
@@ -107,29 +107,29 @@ class VGG(nn.Module):
 
 
 def vgg19(classes: int, *, width: float = 1.0, dtype: str = "float32") -> VGG:
-  """VGG-19 with batch norm: 16 convolutions without bias, one dense layer.
+  """Build VGG-19: 16 convolutions without bias and one dense layer.
 
-  The mean stands for the fifth max-pooling. On 10 classes it has 20,035,018
-  parameters, 20,024,000 of them in kernels. Convolutions are drawn from
-  N(0, 2 / fan_out), the classifier from N(0, 0.01^2) with a bias of 0.
+  The fifth pooling takes the mean. With 10 classes it has 20,035,018
+  parameters, 20,024,000 of them in kernels. Convolutions are initialized from
+  N(0, 2 / fan_out), the classifier from N(0, 0.01^2) with zero bias.
 
   Args:
     classes: number of logits.
-    width: factor of the width of every layer but the last, in (0, 1].
-    dtype: of the computation, "float32" or "bfloat16".
+    width: width multiplier of every layer but the last, in (0, 1].
+    dtype: dtype of the computation, "float32" or "bfloat16".
 
   Returns:
     The module.
 
   Raises:
-    ValueError: if the width is out of range or the dtype not known.
+    ValueError: if `width` is out of range or `dtype` unknown.
 
   References:
-    GraNet's code, which has it from GraSP.
+    GraNet's code, after GraSP's.
   """
   return VGG(
     classes=classes,
-    plan=_narrowed(_VGG19, width),
+    plan=_scale_plan(_VGG19, width),
     last_pool=nn.avg_pool,
     hidden=(),
     kernel_init=layers.kaiming_fan_out,
@@ -144,27 +144,28 @@ def vgg19(classes: int, *, width: float = 1.0, dtype: str = "float32") -> VGG:
 def vgg19_optg(
   classes: int, *, width: float = 1.0, dtype: str = "float32"
 ) -> VGG:
-  """VGG-19 of OptG's code: five max-poolings, a 1x1 convolution at the end.
+  """Build OptG's VGG-19: five max-poolings and a 1x1 convolution as classifier.
 
-  As many parameters as `vgg19`; all kernels are drawn from N(0, 2 / fan_in).
+  Same parameter counts as `vgg19`. Kernels are initialized from
+  N(0, 2 / fan_in).
 
   Args:
     classes: number of logits.
-    width: factor of the width of every layer but the last, in (0, 1].
-    dtype: of the computation, "float32" or "bfloat16".
+    width: width multiplier of every layer but the last, in (0, 1].
+    dtype: dtype of the computation, "float32" or "bfloat16".
 
   Returns:
     The module.
 
   Raises:
-    ValueError: if the width is out of range or the dtype not known.
+    ValueError: if `width` is out of range or `dtype` unknown.
 
   References:
     OptG's code, `models/vgg_cifar.py`.
   """
   return VGG(
     classes=classes,
-    plan=_narrowed(_VGG19, width),
+    plan=_scale_plan(_VGG19, width),
     last_pool=nn.max_pool,
     hidden=(),
     kernel_init=layers.kaiming_fan_in,
@@ -175,55 +176,56 @@ def vgg19_optg(
 
 
 def vgg_d(classes: int, *, width: float = 1.0, dtype: str = "float32") -> VGG:
-  """VGG-D: 13 convolutions with bias and three dense layers.
+  """Build VGG-D: 13 convolutions with bias and three dense layers.
 
-  On 10 classes it has 15,255,626 parameters. PyTorch's default
-  initialisation.
+  With 10 classes it has 15,255,626 parameters. PyTorch's default
+  initialization.
 
   Args:
     classes: number of logits.
-    width: factor of the width of every layer but the last, in (0, 1].
-    dtype: of the computation, "float32" or "bfloat16".
+    width: width multiplier of every layer but the last, in (0, 1].
+    dtype: dtype of the computation, "float32" or "bfloat16".
 
   Returns:
     The module.
 
   Raises:
-    ValueError: if the width is out of range or the dtype not known.
+    ValueError: if `width` is out of range or `dtype` unknown.
 
   References:
-    The code of ITOP and SNFS, after SNIP's.
+    ITOP's and SNFS's code, after SNIP's.
   """
   return _vgg16(classes, _VGG_D, width, dtype)
 
 
 def vgg_c(classes: int, *, width: float = 1.0, dtype: str = "float32") -> VGG:
-  """VGG-C: as VGG-D, the last convolution of three stages 1x1.
+  """Build VGG-C: VGG-D with 1x1 kernels at the end of the last three stages.
 
-  They are padded as the others, so that 2x2 pixels reach the dense layers. On
-  10 classes it has 11,323,466 parameters. PyTorch's default initialisation.
+  They are padded like the others, so 2x2 pixels reach the dense layers. With 10
+  classes it has 11,323,466 parameters. PyTorch's default initialization.
 
   Args:
     classes: number of logits.
-    width: factor of the width of every layer but the last, in (0, 1].
-    dtype: of the computation, "float32" or "bfloat16".
+    width: width multiplier of every layer but the last, in (0, 1].
+    dtype: dtype of the computation, "float32" or "bfloat16".
 
   Returns:
     The module.
 
   Raises:
-    ValueError: if the width is out of range or the dtype not known.
+    ValueError: if `width` is out of range or `dtype` unknown.
 
   References:
-    The code of ITOP and SNFS, after SNIP's.
+    ITOP's and SNFS's code, after SNIP's.
   """
   return _vgg16(classes, _VGG_C, width, dtype)
 
 
-def _narrowed(plan: Plan, width: float) -> Plan:
+def _scale_plan(plan: Plan, width: float) -> Plan:
   return tuple(
     tuple(
-      (layers.narrowed((channels,), width)[0], size) for channels, size in stage
+      (layers.scale_widths((channels,), width)[0], size)
+      for channels, size in stage
     )
     for stage in plan
   )
@@ -232,9 +234,9 @@ def _narrowed(plan: Plan, width: float) -> Plan:
 def _vgg16(classes: int, plan: Plan, width: float, dtype: str) -> VGG:
   return VGG(
     classes=classes,
-    plan=_narrowed(plan, width),
+    plan=_scale_plan(plan, width),
     last_pool=nn.max_pool,
-    hidden=layers.narrowed((512, 512), width),
+    hidden=layers.scale_widths((512, 512), width),
     kernel_init=layers.torch_kernel,
     bias_init=layers.torch_bias,
     classifier=layers.linear(layers.torch_kernel, layers.torch_bias),

@@ -1,4 +1,4 @@
-"""The models are what their names say, and their sizes are as documented."""
+"""Shapes, parameter counts, initialization and layers of the models."""
 
 import functools
 
@@ -10,7 +10,7 @@ import pytest
 from sparsejax.components import trees
 from sparsejax.models import MODELS, cnn, layers, mlp, set_mlp
 from sparsejax.models.cnn import _convolve
-from sparsejax.models.resnet import zero_padding
+from sparsejax.models.residual_blocks import zero_padding
 from sparsejax.models.set_mlp import SReLU
 
 DIGITS = (8, 8, 1)
@@ -18,14 +18,14 @@ CIFAR = (32, 32, 3)
 IMAGENET = (224, 224, 3)
 
 
-def images(shape, count=2):
+def image_spec(shape, count=2):
   return jax.ShapeDtypeStruct((count, *shape), jnp.float32)
 
 
 @functools.cache
 def variables(model, shape):
   return jax.eval_shape(
-    lambda x: model.init(jax.random.key(0), x, train=False), images(shape)
+    lambda x: model.init(jax.random.key(0), x, train=False), image_spec(shape)
   )
 
 
@@ -74,27 +74,27 @@ def test_cnn_has_a_kernel_for_each_stage():
     ("set_mlp", 10, CIFAR, 4, 20_328_000, 20_337_010),
   ],
 )
-def test_counts_are_those_of_the_papers(
+def test_parameter_counts_match_the_papers(
   name, classes, shape, layers, sparse, parameters
 ):
   params = variables(MODELS[name](classes), shape)["params"]
-  chosen = trees.layout(params, trees.select_leaves(params, None))
-  assert len(chosen.leaves) == layers
-  assert sum(chosen.sizes) == sparse
+  layout = trees.layout(params, trees.select_leaves(params, None))
+  assert len(layout.leaves) == layers
+  assert sum(layout.sizes) == sparse
   assert sum(leaf.size for leaf in jax.tree.leaves(params)) == parameters
 
 
 @pytest.mark.parametrize(
   "name", sorted(set(MODELS) - {"mlp", "cnn", "set_mlp"})
 )
-def test_bfloat16_computes_with_float32_parameters_and_statistics(name):
+def test_bfloat16_keeps_float32_parameters_and_running_averages(name):
   model = MODELS[name](10, dtype="bfloat16")
   found = variables(model, CIFAR)
   norms = sum(leaf.endswith("/scale") for leaf in shapes(model, CIFAR))
   assert {str(leaf.dtype) for leaf in jax.tree.leaves(found)} == {"float32"}
   traced = jax.make_jaxpr(
     lambda v, x: model.apply(v, x, train=True, mutable="batch_stats")
-  )(found, images(CIFAR))
+  )(found, image_spec(CIFAR))
   kernels = [
     eqn.invars[1].aval.dtype
     for eqn in traced.eqns
@@ -109,26 +109,26 @@ def test_bfloat16_computes_with_float32_parameters_and_statistics(name):
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))
-def test_models_give_float32_logits(name):
+def test_models_return_float32_logits(name):
   model = MODELS[name](7)
   logits = jax.eval_shape(
     lambda x: model.init_with_output(jax.random.key(0), x, train=False)[0],
-    images(CIFAR),
+    image_spec(CIFAR),
   )
   assert (logits.shape, logits.dtype) == ((2, 7), jnp.float32)
 
 
 @pytest.mark.parametrize("size", [7, 8])
 @pytest.mark.parametrize("stride", [1, 2])
-def test_convolution_by_shifts_is_the_convolution(size, stride):
+def test_im2col_matches_the_convolution(size, stride):
   x = jax.random.normal(jax.random.key(0), (2, size, size, 3))
   kernel = jax.random.normal(jax.random.key(1), (3, 3, 3, 5))
   strides = (stride, stride)
-  wanted = jax.lax.conv_general_dilated(
+  expected = jax.lax.conv_general_dilated(
     x, kernel, strides, "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
   )
   found = _convolve(x, kernel, strides, "SAME")
-  np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -140,8 +140,8 @@ def test_convolution_by_shifts_is_the_convolution(size, stride):
     (set_mlp, "hidden", (8, 0)),
   ],
 )
-def test_sizes_that_cannot_be_are_refused(factory, name, value):
-  with pytest.raises(ValueError, match=f"`{name}` must hold positive"):
+def test_invalid_sizes_raise(factory, name, value):
+  with pytest.raises(ValueError, match=f"`{name}` must be positive"):
     factory(10, **{name: value})
 
 
@@ -153,20 +153,20 @@ def test_sizes_that_cannot_be_are_refused(factory, name, value):
     (layers.torch_kernel, (1 / 3 / (9 * 64)) ** 0.5),
   ],
 )
-def test_initialisers_have_the_deviations_of_pytorch(init, deviation):
+def test_initializers_match_pytorch(init, deviation):
   kernel = init(jax.random.key(0), (3, 3, 64, 128))
   assert np.std(kernel) == pytest.approx(deviation, rel=0.01)
   if init is layers.torch_kernel:
     assert np.abs(kernel).max() == pytest.approx((9 * 64) ** -0.5, rel=1e-3)
 
 
-def test_a_bias_of_pytorch_is_within_its_bound():
+def test_bias_initializer_matches_pytorch():
   bias = layers.torch_bias(64)(jax.random.key(0), (10_000,))
   assert np.abs(bias).max() == pytest.approx(1 / 8, rel=1e-2)
   assert np.abs(bias).max() <= 1 / 8
 
 
-def test_padding_is_alike_on_both_sides_at_a_stride_of_2():
+def test_padding_is_symmetric_at_stride_2():
   x = jnp.zeros((1, 4, 4, 1)).at[0, 0, 0].set(1.0)
   conv = layers.convolution(
     1,
@@ -177,11 +177,11 @@ def test_padding_is_alike_on_both_sides_at_a_stride_of_2():
     name="conv",
   )
   out, _ = conv.init_with_output(jax.random.key(0), x)
-  # The first window is centred on the first pixel: its middle weight is 4.
+  # The first window is centered on the first pixel, where the kernel is 4.
   assert out[0, :, :, 0].tolist() == [[4.0, 0.0], [0.0, 0.0]]
 
 
-def test_a_shortcut_of_zeros_has_them_on_both_sides():
+def test_zero_padding_shortcut_pads_both_sides():
   x = jnp.ones((1, 4, 4, 2))
   out = zero_padding(
     x, 5, 2, train=True, kernel_init=layers.torch_kernel, dtype=jnp.float32
@@ -190,7 +190,7 @@ def test_a_shortcut_of_zeros_has_them_on_both_sides():
   assert out[0, 0, 0].tolist() == [0, 1, 1, 0, 0]
 
 
-def test_layers_of_the_set_mlp_say_what_they_are():
+def test_set_mlp_names_its_layers():
   assert shapes(set_mlp(10, hidden=(6, 5))) == {
     "hidden_0/bias": (6,),
     "hidden_0/kernel": (64, 6),
@@ -203,22 +203,22 @@ def test_layers_of_the_set_mlp_say_what_they_are():
   assert with_srelu["srelu_1/a_left"] == (5,)
 
 
-def test_set_mlp_initialises_as_keras_does():
-  drawn = set_mlp(10, hidden=(400,), activation="srelu").init(
+def test_set_mlp_initializes_like_keras():
+  params = set_mlp(10, hidden=(400,), activation="srelu").init(
     jax.random.key(0), jnp.zeros((1, *DIGITS)), train=False
   )["params"]
-  kernel, bound = drawn["hidden_0"]["kernel"], (6 / (64 + 400)) ** 0.5
+  kernel, bound = params["hidden_0"]["kernel"], (6 / (64 + 400)) ** 0.5
   assert 0.99 * bound < jnp.abs(kernel).max() <= bound
-  assert not drawn["hidden_0"]["bias"].any()
-  unit = drawn["srelu_0"]
+  assert not params["hidden_0"]["bias"].any()
+  unit = params["srelu_0"]
   assert not unit["t_left"].any() and (unit["a_right"] == 1).all()
   for name, top in [("a_left", 1), ("t_right", 5)]:
     assert unit[name].min() >= 0
     assert 0.95 * top < unit[name].max() < top
 
 
-def test_srelu_bends_at_its_two_kinks():
-  # Kinks at -1 and -1 + |-3| = 2; slopes 1/2 to the left and 2 to the right.
+def test_srelu_on_worked_numbers():
+  # Thresholds -1 and -1 + |-3| = 2; slopes 1/2 on the left, 2 on the right.
   params = {"t_left": -1.0, "a_left": 0.5, "t_right": -3.0, "a_right": 2.0}
   params = {name: jnp.full(1, value) for name, value in params.items()}
   x = jnp.array([[-3.0], [-1.0], [0.5], [2.0], [3.0]])
@@ -226,11 +226,11 @@ def test_srelu_bends_at_its_two_kinks():
   np.testing.assert_array_equal(found, [[-2], [-1], [0.5], [2], [4]])
 
 
-def test_dropout_scales_what_it_keeps_and_rests_while_judged():
+def test_dropout_rescales_and_is_off_in_evaluation():
   model = set_mlp(3, hidden=(2000,), dropout=0.3)
   x = jnp.ones((1, *DIGITS))
   params = model.init(jax.random.key(0), x, train=False)["params"]
-  # Every hidden unit is 1, so that a logit counts the units that are kept.
+  # Every hidden unit is 1, so a logit counts the units that are kept.
   params["hidden_0"] = {"kernel": jnp.zeros((64, 2000)), "bias": jnp.ones(2000)}
   params["output"] = {"kernel": jnp.ones((2000, 3)), "bias": jnp.zeros(3)}
 
@@ -253,6 +253,6 @@ def test_dropout_scales_what_it_keeps_and_rests_while_judged():
   "argument, value",
   [("dropout", 1.0), ("dropout", -0.1), ("activation", "tanh")],
 )
-def test_a_set_mlp_that_cannot_be_is_refused(argument, value):
+def test_invalid_set_mlp_arguments_raise(argument, value):
   with pytest.raises(ValueError, match=f"`{argument}` must be"):
     set_mlp(10, **{argument: value})
