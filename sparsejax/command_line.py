@@ -1,23 +1,32 @@
-"""Command lines that tell of an error in one line."""
+"""What all command lines share: arguments, error messages, exit statuses.
+
+Nothing here needs more than the standard library, so a command can say what to
+install when a library is missing.
+"""
 
 import argparse
 import difflib
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from typing import NoReturn
+
+DONE, BAD_INPUT, INTERRUPTED = 0, 2, 130
+
+_MAX_LISTED, _MAX_SUGGESTED = 40, 5
 
 
 class InputError(ValueError):
-  """Bad input: its message alone is shown, and the exit status is 2.
+  """Bad input: the user sees the message alone, and the exit status is 2.
 
   The message names the argument, the value, the rule and the way out.
   """
 
 
 class Parser(argparse.ArgumentParser):
-  """A parser that raises where argparse would print its usage and leave.
+  """An argument parser that raises `InputError` instead of exiting.
 
-  Options are not abbreviated, and `--help` is left to the command, which shows
-  its own docstring.
+  Options cannot be abbreviated. `run` handles `--help`: it prints the
+  command's docstring.
   """
 
   def __init__(self) -> None:
@@ -28,25 +37,22 @@ class Parser(argparse.ArgumentParser):
     raise InputError(message)
 
 
-_MANY, _FEW = 40, 5
-
-
 def unknown(what: str, name: str, known: Iterable[str]) -> InputError:
-  """Make the error for a name that is not known.
+  """Make the error for an unknown name.
 
   Args:
-    what: what the name was given for, e.g. "`config.method.name`".
+    what: where the name was given, e.g. "`config.method.name`".
     name: the name that was given.
-    known: the names that are valid there.
+    known: the valid names.
 
   Returns:
-    An error that tells the nearest valid name and all of them, or the
-    nearest few where all would fill the screen.
+    An error with the nearest valid name and all valid names, or the nearest
+    few if there are too many to list.
   """
   known = sorted(known)
-  near = difflib.get_close_matches(name, known, n=_FEW, cutoff=0.4)
+  near = difflib.get_close_matches(name, known, n=_MAX_SUGGESTED, cutoff=0.4)
   guess = f" Did you mean {near[0]!r}?" if near else ""
-  if len(known) <= _MANY:
+  if len(known) <= _MAX_LISTED:
     return InputError(
       f"{what} got {name!r}.{guess} Valid: {', '.join(known) or 'none'}."
     )
@@ -54,4 +60,81 @@ def unknown(what: str, name: str, known: Iterable[str]) -> InputError:
   return InputError(
     f"{what} got {name!r}, which is none of the {len(known)} valid"
     f" names.{guess}{nearest}"
+  )
+
+
+def run(
+  command: Callable[[list[str]], int],
+  argv: Sequence[str] | None = None,
+  *,
+  name: str,
+  doc: str | None,
+  hint: str = "",
+) -> int:
+  """Run a command and turn errors that users cause into one line.
+
+  Args:
+    command: arguments -> exit status. It imports what `import sparsejax` does
+      not need, so that a missing library is reported as well.
+    argv: arguments without the program's name; `sys.argv` by default.
+    name: the command's module, as in `python -m NAME`.
+    doc: what `--help` prints.
+    hint: what to do after an interruption or a full disk.
+
+  Returns:
+    The exit status.
+  """
+  arguments = list(sys.argv[1:] if argv is None else argv)
+  if {"--help", "-h", "--helpfull"} & set(arguments):
+    print(doc)
+    return DONE
+  try:
+    return command(arguments)
+  except (Exception, KeyboardInterrupt) as error:
+    status = report(error, name=name, hint=hint)
+    if status is None:
+      raise
+    return status
+
+
+def report(error: BaseException, *, name: str, hint: str = "") -> int | None:
+  """Print one line about an error that a user can fix.
+
+  Args:
+    error: what a command raised.
+    name: the command's module.
+    hint: what to do after an interruption or a full disk.
+
+  Returns:
+    The exit status; `None` for a bug, of which nothing is printed.
+  """
+  if isinstance(error, KeyboardInterrupt):
+    print(" ".join(["Interrupted.", hint]).strip(), file=sys.stderr)
+    return INTERRUPTED
+  message = _message(error, name, hint)
+  if message is None:
+    return None
+  print(f"error: {message}", file=sys.stderr)
+  return BAD_INPUT
+
+
+def _message(error: BaseException, name: str, hint: str) -> str | None:
+  if isinstance(error, InputError):
+    return str(error)
+  if isinstance(error, ModuleNotFoundError):
+    return _missing_library(error, name)
+  if isinstance(error, OSError):  # Most of all a full disk.
+    path = f"{error.filename}: " if error.filename else ""
+    return f"{path}{error.strerror or error}. {hint}".strip()
+  return None
+
+
+def _missing_library(error: ModuleNotFoundError, name: str) -> str | None:
+  library = (error.name or "sparsejax").partition(".")[0]
+  if library == "sparsejax":
+    return None  # A bug of ours.
+  extra = "plots" if library == "matplotlib" else "train"
+  return (
+    f"`python -m {name}` needs the extra `{extra}`: pip install"
+    f" 'sparsejax[{extra}]' (there is no module {library!r})."
   )

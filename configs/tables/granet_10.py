@@ -9,7 +9,7 @@ shortcut of each block, then the classifier. All have about 90 % of zeros.
 
 from sparsejax.study import papers
 
-_IMAGENET = "configs/imagenet.py"
+_IMAGENET = "imagenet"
 _STR = "from the STR repository; the table has them rounded"
 
 

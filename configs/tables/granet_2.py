@@ -10,7 +10,7 @@ GraNet's in all rows.
 
 from sparsejax.study import papers
 
-_CIFAR = "configs/cifar.py"
+_CIFAR = "cifar"
 _NETWORKS = (
   "vgg19,cifar10",
   "vgg19,cifar100",

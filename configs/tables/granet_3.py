@@ -11,7 +11,7 @@ dense one; ours is dense at both.
 
 from sparsejax.study import papers
 
-_IMAGENET = "configs/imagenet.py"
+_IMAGENET = "imagenet"
 _COLUMNS = ("accuracy", "training", "inference")
 _CELLS = papers.across(("resnet50",), ("sparsity=0.8", "sparsity=0.9"))
 _RIGL = "quoted from RigL"

@@ -5,7 +5,7 @@ python -m sparsejax.study.reproduce granet_4 --list
 
 from sparsejax.study import papers
 
-_IMAGENET = "configs/imagenet.py"
+_IMAGENET = "imagenet"
 _COLUMNS = ("accuracy", "training", "inference")
 
 TABLE = papers.Table(

@@ -5,7 +5,7 @@ python -m sparsejax.study.reproduce granet_5 --list
 
 from sparsejax.study import papers
 
-_IMAGENET = "configs/imagenet.py"
+_IMAGENET = "imagenet"
 _COLUMNS = ("accuracy", "training", "inference")
 _CELLS = papers.across(("resnet50",), ("sparsity=0.95", "sparsity=0.965"))
 _RIGL = "quoted from RigL"

@@ -9,7 +9,7 @@ from is trained first.
 
 from sparsejax.study import papers
 
-_CIFAR = "configs/cifar.py"
+_CIFAR = "cifar"
 _CELLS = papers.across(
   (
     "vgg19,cifar10",

@@ -7,7 +7,7 @@ Its caption says ResNet-32; the rows are of ResNet-50.
 
 from sparsejax.study import papers
 
-_CIFAR = "configs/cifar.py"
+_CIFAR = "cifar"
 _CELLS = papers.across(
   (
     "vgg19,cifar10",

@@ -10,7 +10,7 @@ those of the bottleneck network, which is trained here.
 
 from sparsejax.study import papers
 
-_CIFAR = "configs/cifar.py"
+_CIFAR = "cifar"
 _SPARSITIES = ("sparsity=0.9", "sparsity=0.95")
 
 

@@ -8,7 +8,7 @@ million.
 
 from sparsejax.study import papers
 
-_IMAGENET = "configs/imagenet.py"
+_IMAGENET = "imagenet"
 _COLUMNS = ("accuracy", "million_macs")
 _STR = "quoted from STR"
 _GRANET = "quoted from GraNet"

@@ -8,7 +8,7 @@ All start dense, and an update at the end of every epoch raises the sparsity to
 
 from sparsejax.study import papers
 
-_IMAGENET = "configs/imagenet.py"
+_IMAGENET = "imagenet"
 _CELLS = papers.across(("resnet50",), ("sparsity=0.9",))
 _EQUATION_16 = "recipe=optg,curve=sigmoid,every_epochs=1"
 

@@ -10,9 +10,9 @@ GraNet, where the printed FLOPs need others (596 million).
 import pathlib
 
 from sparsejax.study import papers
-from sparsejax.training.config import command
+from sparsejax.training.config import files
 
-_IMAGENET = "configs/imagenet.py"
+_IMAGENET = "imagenet"
 _COLUMNS = ("accuracy", "million_macs")
 _CELLS = papers.across(("resnet50",), ("sparsity=0.9",))
 # It takes what the others leave, so that the sum is the requested one.
@@ -22,7 +22,7 @@ _FREE = "stage4_block0/conv2/kernel"
 def _budgets(name: str) -> str:
   """Returns the sparsities of a row of GraNet's Table 10, as a change."""
   path = pathlib.Path(__file__).with_name("granet_10.py")
-  rows = {row.name: row for row in command.load_module(path).TABLE.rows}
+  rows = {row.name: row for row in files.load(path).TABLE.rows}
   shares = tuple(
     f"{layer}={figure.value / 100:.4f}"
     for layer, figure in rows[name].published.items()

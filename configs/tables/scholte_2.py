@@ -28,7 +28,7 @@ TABLE = papers.Table(
     for name, published in _LINES.items()
     for row in papers.line(
       name,
-      f"configs/set_mlp.py:{name}",
+      f"set_mlp:{name}",
       papers.across(("cifar10",)),
       published,
       columns=_COLUMNS,

@@ -1,54 +1,63 @@
-"""Tables and figures of several runs, from their folders.
+"""Tables and figures of several runs.
 
-    python -m sparsejax.plots budgets WORKDIR... [--out FILE]
-    python -m sparsejax.plots flops WORKDIR... --out FILE
+  python -m sparsejax.plots budgets WORKDIR... [--out FILE]
+  python -m sparsejax.plots flops WORKDIR... --out FILE
 
-`budgets` prints the sparsity of every layer of runs that are done, and plots it
-where there is a file to write; `flops` plots what they cost over their steps.
-A run is called after its folder, by the whole path where two are alike.
+`budgets` prints the sparsity of every layer of finished runs, and plots it with
+`--out`. `flops` plots inference and training FLOPs over the steps. A run is
+named after its folder, or by the whole path if two folders have the same name.
+Figures need matplotlib: pip install 'sparsejax[plots]'.
+
+Exit status: 0 done, 2 bad input.
 """
 
-import argparse
 import pathlib
 import sys
+from collections.abc import Callable, Sequence
+from typing import Any
 
-from sparsejax import plots
+from sparsejax import command_line, plots
+
+_FIGURES: dict[str, Callable[..., Any]] = {
+  "budgets": plots.plot_budgets,
+  "flops": plots.plot_flops,
+}
 
 
-def main(argv: list[str] | None = None) -> int:
-  """Make what the command line asks for.
+def main(argv: Sequence[str] | None = None) -> int:
+  """Run a command line.
 
   Args:
-    argv: arguments; the process's own if not given.
+    argv: arguments without the program's name; `sys.argv` by default.
 
   Returns:
-    The exit status: 0, or 2 where there is nothing to make it from.
+    The exit status.
   """
-  parser = argparse.ArgumentParser(
-    prog="python -m sparsejax.plots",
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
-  parser.add_argument("what", choices=("budgets", "flops"))
+  return command_line.run(_plot, argv, name="sparsejax.plots", doc=__doc__)
+
+
+def _plot(argv: list[str]) -> int:
+  parser = command_line.Parser()
+  parser.add_argument("figure", metavar="budgets|flops")
   parser.add_argument("workdirs", nargs="+", type=pathlib.Path)
-  parser.add_argument("--out", type=pathlib.Path, help="figure to write")
-  given = parser.parse_args(argv)
-  if given.what == "flops" and given.out is None:
-    parser.error("flops needs --out, the figure to write.")
+  parser.add_argument("--out", type=pathlib.Path)
+  parsed = parser.parse_args(argv)
+  if parsed.figure not in _FIGURES:
+    raise command_line.unknown("The figure", parsed.figure, _FIGURES)
+  if parsed.figure == "flops" and parsed.out is None:
+    raise command_line.InputError("`flops` needs `--out`, the file to write.")
   try:
     runs = {
       title: plots.read_run(folder)
-      for title, folder in _titles(given.workdirs).items()
+      for title, folder in _titles(parsed.workdirs).items()
     }
-    if given.what == "budgets":
+    if parsed.figure == "budgets":
       print(plots.budget_table(runs), end="")
-    if given.out is not None:
-      draw = {"budgets": plots.plot_budgets, "flops": plots.plot_flops}
-      draw[given.what](runs, given.out)
-  except (OSError, ValueError, ImportError) as error:
-    print(f"error: {error}", file=sys.stderr)
-    return 2
-  return 0
+    if parsed.out is not None:
+      _FIGURES[parsed.figure](runs, parsed.out)
+  except ValueError as error:
+    raise command_line.InputError(str(error)) from error
+  return command_line.DONE
 
 
 def _titles(folders: list[pathlib.Path]) -> dict[str, pathlib.Path]:

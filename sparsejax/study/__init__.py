@@ -1,1 +1,1 @@
-"""TODO."""
+"""Studies of many runs: comparing, iterative pruning, papers' tables."""

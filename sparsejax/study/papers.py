@@ -1,19 +1,18 @@
-"""A paper's table as data: what makes each row, and what was published.
+"""A paper's table as data: how to train each row, and what was published.
 
-A file in `configs/tables/` holds one `TABLE`, written to be laid beside the
-paper: a line of the paper's table, with the options of its method, over the
-cells that stand across, with the options of each network. `reproduce` trains
-it.
+A file in `configs/tables/` defines one `TABLE`, written to be compared with the
+printed page: each line of the paper's table (a method and its options) over the
+cells of its header (networks and their options). `reproduce` trains the rows.
 """
 
 import itertools
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Figure(NamedTuple):
-  """A published number, with its standard deviation where there is one."""
+  """A published number, with its standard deviation if there is one."""
 
   value: float
   deviation: float | None = None
@@ -23,14 +22,14 @@ class Row(NamedTuple):
   """One network that a paper trained.
 
   Attributes:
-    name: parts joined by slashes, as `granet-0.5/vgg19/cifar10/0.98`.
-    config: FILE:OPTIONS as `--config` of the trainer takes it, the file seen
-      from the root of the project; `None` for what the library does not train.
+    name: parts joined by slashes, such as `granet-0.5/vgg19/cifar10/0.98`.
+    config: what `--config` of the trainer takes; `None` for what the library
+      does not train.
     published: column -> figure.
-    changes: further arguments of the trainer.
+    changes: more arguments of the trainer.
     after: name of the row whose run this one starts from, with the same seed.
     source: whose numbers the paper quotes; "" for its own.
-    note: what differs from what was published, and what else has to be known.
+    note: how our run differs from the paper's, or what else to know.
   """
 
   name: str
@@ -48,8 +47,8 @@ class Table(NamedTuple):
   Attributes:
     title: what it shows.
     reference: paper and number.
-    columns: names of what is published, as `reproduce.COLUMNS` has them.
-    rows: in the paper's order; a row stands behind the one that it starts from.
+    columns: published columns, names in `results.COLUMNS` or of layers.
+    rows: in the paper's order; a row comes after the one that it starts from.
   """
 
   title: str
@@ -59,20 +58,20 @@ class Table(NamedTuple):
 
 
 class Cell(NamedTuple):
-  """What stands across a paper's table: the end of a name, and its options."""
+  """A cell of a table's header: the end of the rows' names, and options."""
 
   name: str
   options: str
 
 
 def across(*options: Sequence[str]) -> tuple[Cell, ...]:
-  """Makes the cells of a table's header.
+  """Make the cells of a table's header.
 
   Args:
-    *options: alternatives from the outer header to the inner one.
+    *options: alternatives, from the outer header to the inner one.
 
   Returns:
-    A cell for each combination, the last one changing first.
+    One cell per combination; the last alternative changes fastest.
 
   Examples:
     >>> across(("vgg19,cifar10",), ("sparsity=0.9", "sparsity=0.98"))[1]
@@ -86,11 +85,12 @@ def across(*options: Sequence[str]) -> tuple[Cell, ...]:
 
 
 def without(key: str, cells: Sequence[Cell]) -> tuple[Cell, ...]:
-  """Takes an option away from cells, for a method that has no such argument.
+  """Remove an option from cells, for a method that has no such argument.
 
   Args:
-    key: of the option.
-    cells: their names stay; those that differ in the option are one run.
+    key: the option.
+    cells: they keep their names; those that differ only in the option become
+      one run.
 
   Examples:
     >>> without("sparsity", [Cell("vgg19/0.9", "vgg19,sparsity=0.9")])
@@ -109,39 +109,34 @@ def line(
   published: str,
   *,
   columns: Sequence[str] = ("accuracy",),
-  changes: Sequence[str] = (),
   after: str | None = None,
-  source: str = "",
-  note: str = "",
+  **fields: Any,
 ) -> tuple[Row, ...]:
-  """Makes the rows of one line of a paper's table.
+  """Make the rows of one line of a paper's table.
 
   Args:
-    name: how the rows' names begin.
-    config: FILE:OPTIONS without those of the cells; `None` where the library
-      does not train it.
-    cells: what stands across.
-    published: one item for each cell: `-` for none, else as many numbers as
-      there are columns, joined by slashes, as `76.0/.37/.35`; `-` in it for
-      what is not published, `93.73±.08` with a deviation. Bars are for the
-      reader.
-    columns: of the numbers.
-    changes: as `Row` has them.
+    name: the start of the rows' names.
+    config: as in `Row`, without the options of the cells.
+    cells: the header's cells.
+    published: one item per cell: `-` for none, or one number per column,
+      joined by slashes, such as `76.0/.37/.35`. A number may be `-` (not
+      published) or have a deviation: `93.73±.08`. Bars are ignored.
+    columns: what the numbers are.
     after: name of the line whose runs these start from.
-    source: as `Row` has it.
-    note: likewise.
+    **fields: other fields of `Row`: `changes`, `source`, `note`.
 
   Returns:
-    A row for each cell where something is published.
+    One row per cell in which something is published.
 
   Raises:
-    ValueError: if the numbers are not as many as the cells, or are none.
+    ValueError: if the number of items is not the number of cells, or an item
+      is not a number.
 
   Examples:
-    >>> (row,) = line("snip", "configs/cifar.py:snip", [Cell("vgg19", "vgg19")],
+    >>> (row,) = line("snip", "cifar:snip", [Cell("vgg19", "vgg19")],
     ...               "93.63±.1")
     >>> row.name, row.config
-    ('snip/vgg19', 'configs/cifar.py:snip,vgg19')
+    ('snip/vgg19', 'cifar:snip,vgg19')
     >>> row.published
     {'accuracy': Figure(value=93.63, deviation=0.1)}
   """
@@ -155,10 +150,8 @@ def line(
       name=f"{name}/{cell.name}",
       config=None if config is None else f"{config},{cell.options}",
       published=figures(item, columns),
-      changes=tuple(changes),
       after=None if after is None else f"{after}/{cell.name}",
-      source=source,
-      note=note,
+      **fields,
     )
     for item, cell in zip(items, cells, strict=True)
     if item != "-"
@@ -166,14 +159,14 @@ def line(
 
 
 def figures(text: str, columns: Sequence[str]) -> dict[str, Figure]:
-  """Reads the numbers of a cell, by column; `line` has the form.
+  """Parse the numbers of a cell by column; `line` describes the format.
 
   Raises:
-    ValueError: if they are not as many as the columns, or are none.
+    ValueError: if the count is not that of the columns, or one is not a number.
   """
   numbers = text.split("/")
   if len(numbers) != len(columns):
-    raise ValueError(f"{text!r} has not a number for each of {columns}.")
+    raise ValueError(f"{text!r} does not have a number for each of {columns}.")
   return {
     column: _figure(number)
     for column, number in zip(columns, numbers, strict=True)

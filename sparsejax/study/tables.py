@@ -1,4 +1,4 @@
-"""Tables of text, for people and for other programs."""
+"""Text tables for the console, and CSV files."""
 
 import csv
 import pathlib
@@ -6,26 +6,32 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
 
-
-def show(rows: Sequence[Sequence[str]]) -> None:
-  """Print a table; columns between bars where no terminal shows it.
+def print_table(rows: Sequence[Sequence[str]]) -> None:
+  """Print a table: boxes in a terminal, Markdown otherwise.
 
   Args:
-    rows: cells of text, the header first; the first column is left-aligned.
+    rows: cells of text, the header first. The first column is left-aligned,
+      the others are right-aligned.
   """
+  from rich.console import Console  # Of the extra `train`.
+  from rich.table import Table
+
   console = Console()
-  header, *body = rows
-  if console.is_terminal:
-    table = Table()
-    for number, name in enumerate(header):
-      table.add_column(name, justify="right" if number else "left")
-    for row in body:
-      table.add_row(*row)
-    console.print(table)
+  if not console.is_terminal:
+    print(markdown(rows))
     return
+  header, *body = rows
+  table = Table()
+  for number, name in enumerate(header):
+    table.add_column(name, justify="right" if number else "left")
+  for row in body:
+    table.add_row(*row)
+  console.print(table)
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+  """Returns a Markdown table whose columns line up."""
   widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
 
   def line(row: Sequence[str]) -> str:
@@ -36,15 +42,15 @@ def show(rows: Sequence[Sequence[str]]) -> None:
     return f"| {' | '.join([first, *others])} |"
 
   rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-  for row in (header, rule, *body):
-    print(line(row))
+  header, *body = rows
+  return "\n".join(line(row) for row in (header, rule, *body))
 
 
 def write_csv(records: Sequence[Mapping[str, Any]], path: pathlib.Path) -> None:
-  """Write records, a line for each; what one of them lacks is left empty.
+  """Write one line per record; values that a record lacks are empty.
 
   Args:
-    records: values by column, which stand in the order in which they come.
+    records: column -> value; columns appear in the order of first use.
     path: file to write.
   """
   names = list(dict.fromkeys(name for record in records for name in record))
@@ -54,12 +60,21 @@ def write_csv(records: Sequence[Mapping[str, Any]], path: pathlib.Path) -> None:
     writer.writerows(records)
 
 
+def scalars(summary: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns the values of a run's summary that fit into a CSV file."""
+  return {
+    key: value
+    for key, value in summary.items()
+    if not isinstance(value, list | dict)
+  }
+
+
 def mean(values: Sequence[float], digits: int = 2) -> str:
-  """Returns `mean ± deviation (runs)`; a single run has neither of the last.
+  """Returns `mean ± standard deviation (n)`, or the value if n is 1.
 
   Args:
-    values: one of each run, at least one.
-    digits: behind the point.
+    values: one per run, at least one.
+    digits: decimal places.
   """
   found = f"{statistics.mean(values):.{digits}f}"
   if len(values) == 1:

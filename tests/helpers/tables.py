@@ -1,11 +1,11 @@
-"""The rows of all tables, and what of them is one program."""
+"""The rows of all tables, grouped by the program that they compile to."""
 
 import functools
 import json
 import pathlib
 from typing import NamedTuple
 
-from sparsejax.study import papers, reproduce
+from sparsejax.study import papers, reproduce, runs
 
 ROOT = pathlib.Path(__file__).parents[2]
 PATHS = sorted((ROOT / "configs" / "tables").glob("*.py"))
@@ -13,7 +13,7 @@ NAMES = [path.stem for path in PATHS]
 
 
 class Kind(NamedTuple):
-  """Rows whose programs differ in numbers alone; the first one of them."""
+  """Rows whose programs differ only in numbers; the first of them."""
 
   table: str
   row: papers.Row
@@ -26,23 +26,18 @@ class Kind(NamedTuple):
 
 @functools.cache
 def table(name: str) -> papers.Table:
-  return reproduce.load(str(ROOT / "configs" / "tables" / f"{name}.py"))[0]
+  return reproduce.load(name)[0]
 
 
-def plan(name, rows, workdir, *changes, runlocal=False) -> list[reproduce.Run]:
-  return reproduce.plan(
-    table(name),
-    rows,
-    root=ROOT,
-    workdir=workdir,
-    changes=changes,
-    runlocal=runlocal,
+def plan(name, rows, workdir, *changes, runlocal=False) -> list[runs.Run]:
+  return runs.plan(
+    table(name), rows, workdir=workdir, changes=changes, runlocal=runlocal
   )
 
 
 @functools.cache
 def kinds() -> tuple[Kind, ...]:
-  """One row for each program, over all tables."""
+  """One row per program, over all tables."""
   found: dict[str, Kind] = {}
   for name in NAMES:
     for run in plan(name, table(name).rows, pathlib.Path("/runs")):
@@ -51,7 +46,7 @@ def kinds() -> tuple[Kind, ...]:
   return tuple(found.values())
 
 
-# Where a number is 0, there may be nothing to compute.
+# A number that is 0 may leave nothing to compute.
 def _without_numbers(value):
   if isinstance(value, dict):
     return {

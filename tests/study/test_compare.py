@@ -1,16 +1,17 @@
-"""Runs side by side, from their records alone."""
+"""Comparing runs from their records alone."""
 
 import importlib.util
 import json
 
 import pytest
 
+from sparsejax import command_line
 from sparsejax.plots import comparison
 from sparsejax.study import compare
 
 
 def record(folder, method, accuracy, *, seed=0, sparsity=0.9, **changes):
-  """Writes what a run that is done leaves, as far as it is read."""
+  """Writes the records of a finished run that `compare` reads."""
   config = {
     "seed": seed,
     "epochs_multiplier": changes.pop("epochs_multiplier", 1.0),
@@ -50,7 +51,7 @@ def runs(tmp_path):
   record(tmp_path / "twice", "gmp", 0.93, epochs_multiplier=2.0)
   stands = {"sparsity": None, "stands_for_sparsity": 0.98}
   record(tmp_path / "narrow", "small_dense", 0.7, **stands)
-  unfinished = record(tmp_path / "going_on", "gmp", 0.1)
+  unfinished = record(tmp_path / "unfinished", "gmp", 0.1)
   (unfinished / "summary.json").unlink()
   return tmp_path
 
@@ -66,27 +67,27 @@ def test_the_table(runs, capsys):
     "| gmp + rewind            |       |            85.00 |       |",
     "| small_dense             |       |                  | 70.00 |",
     "| gmp 2x                  |       |            93.00 |       |",
-    f"note: 1 runs are not done and left out: {runs / 'going_on'}",
+    f"note: skipped 1 unfinished runs: {runs / 'unfinished'}",
   ]
 
 
-def test_globs_and_folders_give_each_run_once(runs, capsys):
-  requested = [str(runs / "gmp?"), str(runs / "gmp1"), str(runs / "lth")]
-  assert compare.main(requested) == 0
+def test_globs_and_folders_yield_each_run_once(runs, capsys):
+  args = [str(runs / "gmp?"), str(runs / "gmp1"), str(runs / "lth")]
+  assert compare.main(args) == 0
   table = capsys.readouterr().out
   assert "91.00 ± 1.41 (2)" in table
   assert "dense" not in table
 
 
-def test_a_terminal_gets_the_same_numbers(runs, capsys, monkeypatch):
+def test_a_terminal_shows_the_same_numbers(runs, capsys, monkeypatch):
   monkeypatch.setenv("FORCE_COLOR", "1")
   assert compare.main([str(runs)]) == 0
-  told = capsys.readouterr().out
-  assert "91.00 ± 1.41 (2)" in told
-  assert "┃" in told
+  output = capsys.readouterr().out
+  assert "91.00 ± 1.41 (2)" in output
+  assert "┃" in output
 
 
-def test_settings_that_set_runs_apart_are_in_their_label(tmp_path):
+def test_labels_have_the_settings_that_differ(tmp_path):
   folders = [
     record(tmp_path / "1", "gmp", 0.9),
     record(tmp_path / "2", "gmp", 0.8, scope="uniform"),
@@ -102,7 +103,7 @@ def test_settings_that_set_runs_apart_are_in_their_label(tmp_path):
   ]
 
 
-def test_many_settings_are_told_by_a_number(tmp_path):
+def test_many_differing_settings_become_a_number(tmp_path):
   folders = [record(tmp_path / str(i), "gmp", 0.5 + i / 10) for i in range(3)]
   for folder, value in zip(folders, (1, 2, 1), strict=True):
     path = folder / "config.json"
@@ -118,16 +119,14 @@ def test_many_settings_are_told_by_a_number(tmp_path):
   ("value", "labels"),
   [(None, ["gmp"] * 2), (1, ["gmp, new=null", "gmp, new=1"])],
 )
-def test_a_setting_that_older_runs_lack_is_as_good_as_none(
-  tmp_path, value, labels
-):
+def test_a_setting_that_older_runs_lack_equals_null(tmp_path, value, labels):
   folders = [record(tmp_path / name, "gmp", 0.9) for name in ("old", "new")]
   path = folders[1] / "config.json"
   path.write_text(json.dumps(json.loads(path.read_text()) | {"new": value}))
   assert [r.label for r in comparison.read_results(folders)] == labels
 
 
-def test_a_seed_that_stands_twice_is_told(tmp_path, capsys):
+def test_a_repeated_seed_is_reported(tmp_path, capsys):
   for name in ("1", "2"):
     record(tmp_path / name, "gmp", 0.9, seed=3)
   assert compare.main([str(tmp_path)]) == 0
@@ -149,48 +148,46 @@ def test_many_sparsities_are_rows(tmp_path):
 def test_csv_and_plot(runs, tmp_path_factory, capsys):
   pytest.importorskip("matplotlib")
   out = tmp_path_factory.mktemp("out")
-  requested = [str(runs), "--csv", f"{out}/x.csv", "--plot", f"{out}/x.png"]
-  assert compare.main(requested) == 0
+  args = [str(runs), "--csv", f"{out}/x.csv", "--plot", f"{out}/x.png"]
+  assert compare.main(args) == 0
   header, *lines = (out / "x.csv").read_text().splitlines()
   assert header.startswith("label,workdir,method,seed,test_accuracy,sparsity")
   assert len(lines) == 8
   assert "layers" not in header
   assert (out / "x.png").read_bytes().startswith(b"\x89PNG")
-  del capsys  # The table is not looked at.
+  del capsys  # Only hides the table.
 
 
 @pytest.mark.parametrize(
-  ("requested", "message"),
+  ("args", "message"),
   [
     ([], "RUN is missing"),
-    (["nothing/*"], "'nothing/*' names no run"),
-    (["{runs}/going_on"], "None of 1 runs is done"),
+    (["nothing/*"], "'nothing/*' matches no run"),
+    (["{runs}/unfinished"], "None of 1 runs is finished"),
     (["{runs}", "--plt", "x"], "unrecognized arguments: --plt x"),
     (["{runs}", "--csv", "{runs}/no/x.csv"], "No such file or directory"),
     (["{runs}/broken"], "summary.json cannot be read"),
     (["{runs}/other"], "is not a run's summary"),
   ],
 )
-def test_errors_are_one_line(runs, capsys, requested, message):
+def test_errors_are_one_line(runs, capsys, args, message):
   for name, text in (("broken", "{"), ("other", '{"a": 1}')):
     (runs / name).mkdir()
     (runs / name / "config.json").write_text("{}")
     (runs / name / "summary.json").write_text(text)
-  keep = {"{runs}"} & set(
-    requested
-  )  # These name the folder with the broken ones.
-  for name in ("broken", "other") if keep else ():
+  # Where the whole folder is compared, the broken runs must not be in it.
+  for name in ("broken", "other") if "{runs}" in args else ():
     (runs / name / "config.json").unlink()
   assert (
-    compare.main([x.format(runs=runs) for x in requested]) == compare.BAD_INPUT
+    compare.main([x.format(runs=runs) for x in args]) == command_line.BAD_INPUT
   )
-  told = capsys.readouterr().err
-  assert told.startswith("error: ")
-  assert told.count("\n") == 1
-  assert message in told
+  output = capsys.readouterr().err
+  assert output.startswith("error: ")
+  assert output.count("\n") == 1
+  assert message in output
 
 
-def test_a_plot_without_matplotlib_is_refused(runs, capsys, monkeypatch):
+def test_a_plot_without_matplotlib_raises(runs, capsys, monkeypatch):
   find_spec = importlib.util.find_spec
   monkeypatch.setattr(
     importlib.util,
@@ -199,5 +196,5 @@ def test_a_plot_without_matplotlib_is_refused(runs, capsys, monkeypatch):
       None if name == "matplotlib" else find_spec(name, *rest)
     ),
   )
-  assert compare.main([str(runs), "--plot", "x.png"]) == compare.BAD_INPUT
+  assert compare.main([str(runs), "--plot", "x.png"]) == command_line.BAD_INPUT
   assert "pip install 'sparsejax[plots]'" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The SET family's config and benchmark: its rows, its table, its curves."""
+"""The SET family's config and benchmark: rows, table, curves."""
 
 import json
 import pathlib

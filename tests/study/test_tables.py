@@ -1,8 +1,8 @@
-"""Every row of every table starts, stops and goes on.
+"""Every row of every table starts, stops and resumes.
 
-SPARSEJAX_ALL_ROWS=1 trains a row of each program of all tables, which takes the
-better part of an hour; without it a row of each family of networks is trained,
-and all others are only built, at their own size.
+SPARSEJAX_ALL_ROWS=1 trains one row per program of all tables, which takes most
+of an hour. Without it, one row per family of networks is trained, and all
+others are only built, at full size.
 """
 
 import os
@@ -14,15 +14,15 @@ from helpers import tables
 from helpers.stopping import StopAfter
 
 from sparsejax import train
-from sparsejax.study import forecast, papers, reproduce
+from sparsejax.study import forecast, papers, reproduce, results
 from sparsejax.training import loop
 from sparsejax.training.checkpointing import checkpoints
 from sparsejax.training.config import build, command
 from sparsejax.training.reporting import records
 
 KINDS = tables.kinds()
-# Beside each other they have batch norm, streams, kept values, memories, what
-# is told of the epochs, and no convolutions.
+# Together they cover batch norm, streams, kept values, accumulators, a metric,
+# and a network without convolutions.
 FEW = (
   "granet_2:granet-0.5/vgg19/cifar10/0.9",
   "optg_3:optg/mobilenet_v1/0.8",
@@ -30,7 +30,7 @@ FEW = (
 )
 ALL = "SPARSEJAX_ALL_ROWS" in os.environ
 TRAINED = [kind for kind in KINDS if ALL or kind.name in FEW]
-# The rows of ResNet-50 on CIFAR are those of VGG-19 with another model.
+# The rows of ResNet-50 on CIFAR repeat those of VGG-19 with another model.
 BUILT = [
   kind
   for kind in KINDS
@@ -39,7 +39,7 @@ BUILT = [
 
 
 @pytest.mark.parametrize("name", tables.NAMES)
-def test_a_table_says_who_found_what_and_how_it_is_trained(name):
+def test_every_row_has_figures_and_a_config_or_a_note(name):
   table = tables.table(name)
   names = [row.name for row in table.rows]
   assert len(set(names)) == len(names)
@@ -61,7 +61,7 @@ def test_a_table_says_who_found_what_and_how_it_is_trained(name):
 
 
 @pytest.mark.parametrize("name", tables.NAMES)
-def test_a_row_asks_for_the_sparsity_of_its_name(name):
+def test_a_row_requests_the_sparsity_of_its_name(name):
   for row in tables.table(name).rows:
     last = row.name.rpartition("/")[2]
     requested = re.search(r",sparsity=([\d.]+)", row.config or "")
@@ -72,16 +72,16 @@ def test_a_row_asks_for_the_sparsity_of_its_name(name):
       assert free or float(requested[1]) == pytest.approx(float(last), abs=4e-3)
 
 
-def test_there_are_as_many_rows_as_in_the_papers():
+def test_number_of_rows_is_that_of_the_papers():
   trained = [row for n in tables.NAMES for row in tables.table(n).rows]
   assert len(trained) == 304
   assert sum(row.config is None for row in trained) == 12 + 2  # SIS; VD and GS
 
 
 @pytest.mark.parametrize("kind", BUILT, ids=lambda kind: kind.name)
-def test_a_row_builds_at_its_own_size(kind, tmp_path):
+def test_a_row_builds_at_full_size(kind, tmp_path):
   if kind.row.after is not None:
-    pytest.skip("It needs a run that is done; one is trained below.")
+    pytest.skip("Needs a finished run; one is trained below.")
   (run,) = tables.plan(kind.table, [kind.row], tmp_path)
   config = command.parse(run.argv).config
   experiment = build.build(config, forecast.outline(run.config["data"]))
@@ -95,7 +95,7 @@ def test_a_row_builds_at_its_own_size(kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", TRAINED, ids=lambda kind: kind.name)
-def test_a_row_starts_stops_and_goes_on(kind, tmp_path, compile_once):
+def test_a_row_starts_stops_and_resumes(kind, tmp_path, compile_once):
   runs = tables.plan(
     kind.table,
     [kind.row],
@@ -106,7 +106,7 @@ def test_a_row_starts_stops_and_goes_on(kind, tmp_path, compile_once):
   for run in runs:
     assert train.main(run.argv, stop=StopAfter(2)) == loop.TERMINATED
     assert checkpoints.steps(run.workdir)[-1] == 2
-    if ALL and run is runs[-1]:  # The end takes another compile.
+    if ALL and run is runs[-1]:  # The last dispatch compiles again.
       assert train.main(run.argv, stop=StopAfter(2)) == loop.TERMINATED
       assert checkpoints.steps(run.workdir)[-1] == 4
       return
@@ -115,11 +115,11 @@ def test_a_row_starts_stops_and_goes_on(kind, tmp_path, compile_once):
     assert summary["resumed_from_step"] == 2
     assert summary["steps"] > 2
     jax.clear_caches()
-  result = reproduce.read(runs[-1])
+  result = results.read(runs[-1])
   assert result.best_accuracy >= result.summary["test_accuracy"]
 
 
-# FLOP ratios that the papers print and the costs give without a run.
+# FLOP ratios that the papers print and a forecast gives without a run.
 @pytest.mark.parametrize(
   ("name", "row"),
   [
@@ -131,32 +131,32 @@ def test_a_row_starts_stops_and_goes_on(kind, tmp_path, compile_once):
     ("optg_5", "optg-uniform/resnet50/0.9"),
   ],
 )
-def test_published_costs_are_those_of_the_row(name, row, tmp_path):
+def test_published_costs_are_predicted(name, row, tmp_path):
   table = tables.table(name)
-  rows = reproduce.chosen(table, [row])
+  rows = reproduce.select(table, [row])
   runs = tables.plan(name, rows, tmp_path)
-  found = reproduce.ahead(table, runs)[row]
+  found = results.predict(table, runs)[row]
   for column, number in found.items():
     figure = rows[0].published[column].value
     assert number == pytest.approx(figure, abs=0.0151, rel=2e-3), column
 
 
-def test_gradual_pruning_costs_what_rigl_counts(tmp_path):
-  rows = reproduce.chosen(tables.table("granet_3"), ["gmp-kept/*"])
+def test_gmp_costs_are_those_of_rigl_s_paper(tmp_path):
+  rows = reproduce.select(tables.table("granet_3"), ["gmp-kept/*"])
   ratios = [
     forecast.forecast(command.parse(run.argv).config).training_flops_ratio
     for run in tables.plan("granet_3", rows, tmp_path)
   ]
-  # It takes 33 points of the run, its end and its beginning among them.
+  # The paper samples 33 points of the run, both ends included.
   assert ratios == pytest.approx([0.5588, 0.5037], abs=0.011)
 
 
-def test_a_line_that_lacks_a_number_is_refused():
+def test_a_line_with_missing_numbers_raises():
   cells = papers.across(("a", "b"), ("sparsity=0.9",))
   assert [cell.name for cell in cells] == ["a/0.9", "b/0.9"]
   with pytest.raises(ValueError, match="1 figures for 2 cells"):
     papers.line("gmp", None, cells, "93.1")
-  with pytest.raises(ValueError, match="not a number for each"):
+  with pytest.raises(ValueError, match="does not have a number for each"):
     papers.line("gmp", None, cells, "93.1/.2 -")
   with pytest.raises(ValueError, match="could not convert"):
     papers.line("gmp", None, cells, "93.1 x")

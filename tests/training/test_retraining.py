@@ -279,7 +279,7 @@ def test_the_papers_numbers_of_rounds(sparsity, rounds):
   ],
 )
 def test_rounds_that_cannot_work_are_refused(arguments, message, capsys):
-  assert imp.main([f"--config={CONFIG}", *arguments]) == train.BAD_INPUT
+  assert imp.main([f"--config={CONFIG}", *arguments]) == command_line.BAD_INPUT
   told = capsys.readouterr().err
   assert told.startswith("error: ")
   assert message in told
@@ -368,7 +368,7 @@ def test_damaged_weights_are_refused(earlier, tmp_path, capsys):
       f"--workdir={tmp_path / 'run'}",
     )
   )
-  assert status == train.BAD_INPUT
+  assert status == command_line.BAD_INPUT
   assert "weights/0 cannot be read" in capsys.readouterr().err
 
 

@@ -4,7 +4,7 @@ import pathlib
 
 import pytest
 
-from sparsejax import train
+from sparsejax import command_line, train
 
 CONFIG = pathlib.Path(__file__).parents[2] / "configs" / "digits.py"
 
@@ -16,7 +16,7 @@ def refused(capsys, tmp_path, options, *arguments):
     [f"--config={CONFIG}{options}", f"--workdir={workdir}", *arguments]
   )
   captured = capsys.readouterr()
-  assert status == train.BAD_INPUT
+  assert status == command_line.BAD_INPUT
   assert captured.err.startswith("error: ")
   assert captured.err.count("\n") == 1
   assert "Traceback" not in captured.err
@@ -87,14 +87,14 @@ def test_bad_arguments(capsys, tmp_path, arguments, message):
   ],
 )
 def test_bad_config_files(capsys, argv, message):
-  assert train.main(argv) == train.BAD_INPUT
+  assert train.main(argv) == command_line.BAD_INPUT
   assert message in capsys.readouterr().err
 
 
 def test_a_workdir_that_cannot_be_made_is_told(capsys, tmp_path):
   (tmp_path / "file").touch()
   argv = [f"--config={CONFIG}", f"--workdir={tmp_path}/file/run"]
-  assert train.main(argv) == train.BAD_INPUT
+  assert train.main(argv) == command_line.BAD_INPUT
   assert "Not a directory" in capsys.readouterr().err
 
 

@@ -1,51 +1,62 @@
-"""The command line: flags, a config file, and changes of its values."""
+"""The trainer's command line: flags, a config, and overrides of its values."""
 
 import functools
-import importlib.util
 import pathlib
 import re
 from collections.abc import Sequence
-from types import ModuleType
 from typing import Any, NamedTuple
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from sparsejax import command_line
-from sparsejax.training.config import build
+from sparsejax.training.config import build, files
 
 
 class Command(NamedTuple):
   """A parsed command line.
 
   Attributes:
-    config: what to train, overrides included.
-    workdir: where results go; `None` for a new folder under `runs/`.
-    name: the config file's name, for that folder.
-    flags: all flags.
+    config: what to train, with overrides applied.
+    workdir: the run's folder; `None` for a new one under `runs/`.
+    name: the config's name, for that new folder.
+    distributed: whether to join other processes.
+    cluster: keyword arguments of `processes.join`.
   """
 
   config: ConfigDict
   workdir: pathlib.Path | None
   name: str
-  flags: flags.FlagValues
+  distributed: bool
+  cluster: dict[str, Any]
+
+
+_CLUSTER = (
+  "coordinator_address",
+  "num_processes",
+  "process_id",
+  "heartbeat_timeout_seconds",
+)
+FLAGS = ("distributed", *_CLUSTER)
+"""Flags that are the same for all runs of a command."""
 
 
 def parse(argv: Sequence[str]) -> Command:
-  """Read a command line.
+  """Parse a command line.
 
   Args:
-    argv: the arguments without the program's name.
+    argv: arguments without the program's name.
 
   Returns:
-    What it asks for.
+    The command.
 
   Raises:
-    InputError: if an argument is not known, has a wrong value or is missing.
+    InputError: if an argument is unknown, invalid or missing.
   """
   values = _flags()
   source, changes = _split(argv)
-  config = _load(*source.partition(":")[::2])
+  file, _, options = source.partition(":")
+  config = _load(file, options)
   changes = _rename_sections(changes, config)
   _check_flags(changes, config, values)
   changes = _clear(changes, config)
@@ -62,59 +73,28 @@ def parse(argv: Sequence[str]) -> Command:
   return Command(
     config=values.config,
     workdir=None if workdir is None else pathlib.Path(workdir).resolve(),
-    name=pathlib.Path(source.partition(":")[0]).stem,
-    flags=values,
+    name=pathlib.Path(file).stem,
+    distributed=values.distributed,
+    cluster={name: values[name].value for name in _CLUSTER},
   )
-
-
-def flag_help() -> str:
-  """Returns the help text of the flags."""
-  return _flags().get_help()
-
-
-def flag_names() -> list[str]:
-  """Returns the names of the flags, without those of a config."""
-  return sorted(set(_flags()) - {"workdir"})
 
 
 def _flags() -> flags.FlagValues:
-  """Defines the flags, anew for each command line."""
+  """Defines the flags, which `sparsejax.train` explains."""
   values = flags.FlagValues()
-  flags.DEFINE_string(
-    "workdir",
-    None,
-    "Folder of the run. A run that is in it goes on. By default a new"
-    " folder under runs/.",
-    flag_values=values,
-  )
-  flags.DEFINE_boolean(
-    "distributed",
-    True,
-    "Join the processes of a cluster that jax detects.",
-    flag_values=values,
-  )
-  flags.DEFINE_string(
-    "coordinator_address",
-    None,
-    "host:port of process 0, where no cluster is detected.",
-    flag_values=values,
-  )
+  for name in ("workdir", "coordinator_address"):
+    flags.DEFINE_string(name, None, "", flag_values=values)
   for name in ("num_processes", "process_id"):
-    flags.DEFINE_integer(
-      name, None, "See --coordinator_address.", flag_values=values
-    )
+    flags.DEFINE_integer(name, None, "", flag_values=values)
+  flags.DEFINE_boolean("distributed", True, "", flag_values=values)
   flags.DEFINE_integer(
-    "heartbeat_timeout_seconds",
-    100,
-    "How long after a process was lost the others end.",
-    lower_bound=1,
-    flag_values=values,
+    "heartbeat_timeout_seconds", 100, "", lower_bound=1, flag_values=values
   )
   return values
 
 
 def _split(argv: Sequence[str]) -> tuple[str, list[str]]:
-  """Returns what `--config` is given, and all other arguments."""
+  """Returns the value of `--config`, and all other arguments."""
   sources, others = [], []
   rest = iter(argv)
   for arg in rest:
@@ -125,46 +105,26 @@ def _split(argv: Sequence[str]) -> tuple[str, list[str]]:
       sources.append(value if equals else next(rest, ""))
   if len(sources) != 1 or not sources[0]:
     raise command_line.InputError(
-      f"`--config=FILE[:OPTIONS]` must be given once, got {len(sources)}"
-      " times. The main job is --config=configs/digits.py."
+      f"`--config=NAME[:OPTIONS]` must be given once, got {len(sources)}"
+      " times. Start with --config=digits."
     )
   return sources[0], others
 
 
 def _load(file: str, options: str) -> ConfigDict:
-  """Returns the locked config that a file makes of its options."""
-  path = pathlib.Path(file)
-  if not path.is_file():
-    near = sorted(str(p) for p in pathlib.Path("configs").glob("*.py"))
-    raise command_line.unknown("`--config`", file, near)
-  module = load_module(path)
+  """Returns the locked config that a file makes for an option string."""
+  path = files.find("`--config`", file)
+  module = files.load(path)
   if not hasattr(module, "get_config"):
-    raise command_line.InputError(f"`--config` {file} has no `get_config`.")
+    raise command_line.InputError(f"`--config` {path} has no `get_config`.")
   config = module.get_config(options or None)
   return config.lock()
-
-
-def load_module(path: pathlib.Path) -> ModuleType:
-  """Run a Python file of the user's and return it as a module.
-
-  Args:
-    path: exists.
-
-  Raises:
-    InputError: if it is no Python file.
-  """
-  spec = importlib.util.spec_from_file_location("_sparsejax_config", path)
-  if spec is None or spec.loader is None:
-    raise command_line.InputError(f"A config must be a .py file, got {path}.")
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module
 
 
 def _check_flags(
   argv: Sequence[str], config: ConfigDict, values: flags.FlagValues
 ) -> None:
-  """Refuses flags that do not exist, with the nearest that does."""
+  """Raises `InputError` for a flag that does not exist."""
   paths = _paths(config)
   known = {*values, *paths}
   for arg in argv:
@@ -177,7 +137,7 @@ def _check_flags(
 
 
 def _rename_sections(argv: Sequence[str], config: Any) -> list[str]:
-  """Gives a section the arguments of the name that it is changed to."""
+  """Replaces a section whose name is overridden by one of the new name."""
   rest = []
   for arg in argv:
     match = re.fullmatch(r"--?config\.(\w+)\.name=(.*)", arg)
@@ -191,7 +151,7 @@ def _rename_sections(argv: Sequence[str], config: Any) -> list[str]:
 
 
 def _clear(argv: Sequence[str], config: Any) -> list[str]:
-  """Sets to nothing what is given as `none`, and returns the other changes."""
+  """Sets values overridden with `none`, and returns the other overrides."""
   rest = []
   for arg in argv:
     match = re.fullmatch(r"--?config\.([\w.]+)=none", arg, re.IGNORECASE)

@@ -1,0 +1,247 @@
+"""Our results next to the published ones."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from sparsejax.study import forecast, papers, tables
+from sparsejax.study.runs import Run
+from sparsejax.training.config import command
+from sparsejax.training.reporting import records
+
+
+class Result(NamedTuple):
+  """The result of a finished run.
+
+  Attributes:
+    run: the run.
+    summary: what `summary.json` holds.
+    best_accuracy: the highest test accuracy, in [0, 1], of the evaluations
+      after the last pruning.
+  """
+
+  run: Run
+  summary: dict[str, Any]
+  best_accuracy: float
+
+
+class Column(NamedTuple):
+  """A kind of number that papers publish.
+
+  Attributes:
+    title: the header.
+    ours: (result) -> our number in the paper's unit.
+    digits: decimal places.
+    best: (result) -> the same at the best evaluation; `None` if there is only
+      one number.
+    predicted: (forecast, epochs multiplier) -> our number without a run; `None`
+      if it cannot be known.
+  """
+
+  title: str
+  ours: Callable[[Result], float]
+  digits: int
+  best: Callable[[Result], float] | None = None
+  predicted: Callable[[forecast.Forecast, float], float] | None = None
+
+
+COLUMNS: dict[str, Column] = {
+  "accuracy": Column(
+    "accuracy in %",
+    lambda result: 100 * result.summary["test_accuracy"],
+    2,
+    lambda result: 100 * result.best_accuracy,
+  ),
+  # Extended training counts: the dense run has the usual length.
+  "training": Column(
+    "training FLOPs",
+    lambda result: (
+      result.summary["training_flops_ratio"]
+      * result.summary["epochs_multiplier"]
+    ),
+    2,
+    predicted=lambda found, longer: found.training_flops_ratio * longer,
+  ),
+  "inference": Column(
+    "inference FLOPs",
+    lambda result: result.summary["inference_flops_ratio"],
+    2,
+    predicted=lambda found, longer: found.inference_flops_ratio,
+  ),
+  "million_macs": Column(
+    "MACs in millions",
+    lambda result: result.summary["inference_macs"] / 1e6,
+    0,
+    predicted=lambda found, longer: found.inference_macs / 1e6,
+  ),
+  "loss": Column("loss", lambda result: result.summary["test_loss"], 4),
+  "connections": Column(
+    "connections", lambda result: result.summary["active"], 0
+  ),
+}
+"""The columns that a table may have, besides the names of layers."""
+
+
+def column(name: str) -> Column:
+  """Returns a column by name; any other name is that of a layer."""
+  return COLUMNS[name] if name in COLUMNS else _layer_sparsity(name)
+
+
+def _layer_sparsity(name: str) -> Column:
+  def sparsity(result: Result) -> float:
+    layers = {layer["name"]: layer for layer in result.summary["layers"]}
+    return 100 * layers[name]["sparsity"]
+
+  return Column(
+    name.removesuffix("/kernel"),
+    sparsity,
+    1,
+    predicted=lambda found, longer: 100 * found.sparsities[name],
+  )
+
+
+def read(run: Run) -> Result:
+  """Read the result of a finished run.
+
+  Args:
+    run: its workdir holds a summary.
+
+  Raises:
+    InputError: if the workdir belongs to another run.
+  """
+  records.claim(run.workdir, run.config)
+  summary = records.finished(run.workdir)
+  assert summary is not None
+  accuracies = [
+    row["test_accuracy"]
+    for row in records.read_metrics(run.workdir)
+    # Before the last pruning more weights are active.
+    if "test_accuracy" in row and row["active"] <= summary["active"]
+  ]
+  return Result(run, summary, max([*accuracies, summary["test_accuracy"]]))
+
+
+def predict(
+  table: papers.Table, runs: Sequence[Run]
+) -> dict[str, dict[str, float]]:
+  """Predict the costs of rows without a finished run, where they are known.
+
+  Args:
+    table: the rows' table.
+    runs: runs of its rows.
+
+  Returns:
+    Row -> column -> number.
+  """
+  columns = {
+    name: found.predicted
+    for name in table.columns
+    if (found := column(name)).predicted is not None
+  }
+  if not columns:
+    return {}
+  done = {run.row.name for run in runs if run.done}
+  found: dict[str, dict[str, float]] = {}
+  for run in runs:
+    if run.row.name in {*done, *found} or run.row.after is not None:
+      continue
+    costs = forecast.forecast(command.parse(run.argv).config)
+    if costs is not None:
+      longer = run.config["epochs_multiplier"]
+      found[run.row.name] = {
+        name: predicted(costs, longer)
+        for name, predicted in columns.items()
+        if predicted is not None
+      }
+  return found
+
+
+def side_by_side(
+  table: papers.Table,
+  rows: Sequence[papers.Row],
+  results: Sequence[Result],
+  predicted: Mapping[str, Mapping[str, float]],
+) -> list[tuple[str, ...]]:
+  """Put our numbers next to the paper's, as a table of text.
+
+  Args:
+    table: the rows' table.
+    rows: those to list.
+    results: results of any of them.
+    predicted: row -> column -> number, marked with a star where there is no
+      result.
+
+  Returns:
+    The header and one line per row, transposed if the columns are layers.
+  """
+  columns = {name: column(name) for name in table.columns}
+  header = ["row"]
+  for each in columns.values():
+    header += [f"{each.title}: paper", "ours"]
+    if each.best is not None:
+      header.append("best after pruning")
+  lines = [tuple(header)]
+  for row in rows:
+    ours = [result for result in results if result.run.row == row]
+    cells = [row.name]
+    for name, each in columns.items():
+      known = predicted.get(row.name, {}).get(name)
+      cells.append(_published(row.published.get(name), each.digits))
+      cells += _ours(each, ours, known)
+    lines.append(tuple(cells))
+  if len(columns) > len(COLUMNS):
+    return list(zip(*lines, strict=True))
+  return lines
+
+
+def _ours(
+  column: Column, results: Sequence[Result], predicted: float | None
+) -> list[str]:
+  """Returns our cells of a column: mean over runs, or a prediction."""
+  star = "" if predicted is None else f"{predicted:.{column.digits}f}*"
+  return [
+    tables.mean([number(result) for result in results], column.digits)
+    if results
+    else star
+    for number in (column.ours, column.best)
+    if number is not None
+  ]
+
+
+def _published(figure: papers.Figure | None, digits: int) -> str:
+  if figure is None:
+    return ""
+  found = f"{figure.value:.{digits}f}"
+  if figure.deviation is None:
+    return found
+  return f"{found} ± {figure.deviation:.{digits}f}"
+
+
+def notes(rows: Sequence[papers.Row]) -> list[str]:
+  """Returns the sources and notes of rows, each once with its lines."""
+  names: dict[tuple[str, str], list[str]] = {}
+  for row in rows:
+    if row.source or row.note:
+      heads = names.setdefault((row.source, row.note), [])
+      heads.append(row.name.partition("/")[0])
+  return [
+    f"{', '.join(dict.fromkeys(heads))}: "
+    + "; ".join(filter(None, (source and f"figures {source}", note)))
+    for (source, note), heads in names.items()
+  ]
+
+
+def record(result: Result) -> dict[str, Any]:
+  """Returns a line of the CSV file: published figures, then the summary."""
+  row = result.run.row
+  published: dict[str, float] = {}
+  for name, figure in row.published.items():
+    published[f"published_{name}"] = figure.value
+    if figure.deviation is not None:
+      published[f"published_{name}_deviation"] = figure.deviation
+  return {
+    "row": row.name,
+    "workdir": str(result.run.workdir),
+    **published,
+    "best_test_accuracy": result.best_accuracy,
+    **tables.scalars(result.summary),
+  }

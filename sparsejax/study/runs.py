@@ -1,0 +1,176 @@
+"""The runs of a table's rows: their commands, their folders, training them."""
+
+import hashlib
+import json
+import pathlib
+import re
+import shlex
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from sparsejax import train
+from sparsejax.study import papers
+from sparsejax.training import loop
+from sparsejax.training.config import build, command
+from sparsejax.training.reporting import records
+
+
+class Run(NamedTuple):
+  """One run of a row.
+
+  Attributes:
+    row: a row of the table.
+    seed: the run's seed.
+    argv: arguments of the trainer, `--workdir` included.
+    config: the resolved config.
+    workdir: the run's folder, which depends on its config alone.
+    before: the run that it starts from, if any.
+  """
+
+  row: papers.Row
+  seed: int
+  argv: tuple[str, ...]
+  config: dict[str, Any]
+  workdir: pathlib.Path
+  before: "Run | None" = None
+
+  @property
+  def title(self) -> str:
+    """The row and the seed."""
+    return f"{self.row.name}, seed {self.seed}"
+
+  @property
+  def done(self) -> bool:
+    """Whether its workdir holds a summary."""
+    return records.finished(self.workdir) is not None
+
+
+def plan(
+  table: papers.Table,
+  rows: Sequence[papers.Row],
+  *,
+  workdir: pathlib.Path,
+  seeds: int = 1,
+  changes: Sequence[str] = (),
+  runlocal: bool = False,
+) -> list[Run]:
+  """Turn rows into runs of the trainer.
+
+  Args:
+    table: the rows' table.
+    rows: the requested rows.
+    workdir: folder of the runs, absolute.
+    seeds: each row is trained with the seeds 0 to `seeds` - 1.
+    changes: more arguments of the trainer, for all runs.
+    runlocal: whether to pass the option `runlocal` to the configs.
+
+  Returns:
+    One run per trainable row and seed. A run that starts from another one comes
+    after it, and the other one is included even if its row is not requested.
+    Rows with the same config share a folder.
+
+  Raises:
+    InputError: if a config does not resolve.
+  """
+  by_name = {row.name: row for row in table.rows}
+  word = ",runlocal" if runlocal else ""
+  found: dict[tuple[str, int], Run] = {}
+
+  def add(row: papers.Row, seed: int) -> Run:
+    key = row.name, seed
+    if key not in found:
+      before = None if row.after is None else add(by_name[row.after], seed)
+      argv = [f"--config={row.config}{word}", *row.changes]
+      argv += [f"--config.seed={seed}", *changes]
+      found[key] = _run(row, argv, before, workdir)
+    return found[key]
+
+  for row in rows:
+    for seed in range(seeds) if row.config is not None else ():
+      add(row, seed)
+  return list(found.values())
+
+
+def _run(
+  row: papers.Row,
+  argv: Sequence[str],
+  before: Run | None,
+  workdir: pathlib.Path,
+) -> Run:
+  assert row.config is not None
+  if before is not None:
+    argv = [*argv, f"--config.init_from={before.workdir}"]
+  config = build.resolved(command.parse(argv).config)
+  folder = workdir / _folder(row.config, config, before)
+  argv = (*argv, f"--workdir={folder}")
+  return Run(row, config["seed"], argv, config, folder, before)
+
+
+def _folder(name: str, config: Mapping[str, Any], before: Run | None) -> str:
+  """Returns a name that depends on the config and on the run it starts from."""
+  own = {key: value for key, value in config.items() if key != "init_from"}
+  identity = [own, before and before.workdir.name]
+  digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode())
+  readable = re.sub(r"[^\w.]+", "-", name.rpartition("/")[2].replace(".py", ""))
+  return f"{readable}-seed{config['seed']}-{digest.hexdigest()[:10]}"
+
+
+def train_missing(runs: Sequence[Run], again: Sequence[str]) -> int:
+  """Train the runs that are not done.
+
+  A run with a value that is not finite does not stop the others; any other
+  failure does.
+
+  Args:
+    runs: as `plan` returns them.
+    again: the command that resumes, printed after a failure.
+
+  Returns:
+    The exit status.
+  """
+  missing = {run.workdir: run for run in runs if not run.done}
+  done = len({run.workdir for run in runs}) - len(missing)
+  print(f"{done} runs are done, {len(missing)} to train.")
+  notes: list[str] = []
+  current = ""
+
+  def to_train() -> Iterator[tuple[str, Sequence[str]]]:
+    nonlocal current
+    for number, run in enumerate(missing.values(), 1):
+      current = f"run {number} of {len(missing)}, {run.title}"
+      if run.before is not None and not run.before.done:
+        notes.append(
+          f"{run.title} was skipped: {run.before.row.name} is not done."
+        )
+      else:
+        yield f"\nRun {number} of {len(missing)}: {run.title}", run.argv
+
+  failed = loop.DONE
+  for status in train.each(to_train()):
+    if status == loop.NOT_FINITE:
+      failed = status
+      notes.append(f"{current} stopped at a value that is not finite.")
+    elif status:
+      print(
+        f"Stopped with status {status} in {current}. To resume:"
+        f" {shlex.join(again)}",
+        file=sys.stderr,
+      )
+      return status
+  for note in notes:
+    print(f"note: {note}")
+  return failed
+
+
+def print_status(rows: Sequence[papers.Row], runs: Sequence[Run]) -> None:
+  """Print how each row is trained, and how many of its runs are done."""
+  for row in rows:
+    if row.config is None:
+      print(f"{row.name}: not trained here")
+      continue
+    done = [run.done for run in runs if run.row == row]
+    print(f"{row.name}: {sum(done)} of {len(done)} done")
+    print("    " + shlex.join([f"--config={row.config}", *row.changes]))
+    if row.after is not None:
+      print(f"    after {row.after}")

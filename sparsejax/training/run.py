@@ -1,0 +1,167 @@
+"""One run, from its command line to its exit status."""
+
+import contextlib
+import datetime
+import os
+import pathlib
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+
+import jax
+from absl import logging as absl_logging
+from rich.console import Console
+
+from sparsejax import command_line, plots
+from sparsejax.training import loop, processes
+from sparsejax.training.checkpointing import checkpoints
+from sparsejax.training.config import build, command
+from sparsejax.training.reporting import console as reporting_console
+from sparsejax.training.reporting import records, results
+
+
+def run(
+  argv: Sequence[str], *, stop: processes.StopRequest | None = None
+) -> int:
+  """Train what a command line says.
+
+  Args:
+    argv: arguments of `sparsejax.train`.
+    stop: checked after each dispatch; by default one that SIGTERM sets.
+
+  Returns:
+    The exit status.
+
+  Raises:
+    InputError: if the command line, the config or a checkpoint cannot be used.
+  """
+  # Orbax logs every save at a lower level.
+  absl_logging.set_verbosity(absl_logging.ERROR)
+  with contextlib.ExitStack() as stack:
+    stack.enter_context(_exit_alone())
+    if stop is None:
+      stop = stack.enter_context(processes.stop_on_sigterm())
+    try:
+      return _run(command.parse(argv), stop)
+    except checkpoints.CheckpointError as error:
+      raise command_line.InputError(str(error)) from error
+
+
+def _run(parsed: command.Command, stop: processes.StopRequest) -> int:
+  """Trains, or reports the result of a run that is done."""
+  if parsed.distributed and not jax.distributed.is_initialized():
+    processes.join(**parsed.cluster)
+  experiment = build.build(parsed.config)
+  console = Console(quiet=not processes.is_first())
+  _warn(console, experiment, experiment.warnings)
+  workdir = _workdir(parsed, experiment)
+  summary = records.finished(workdir)
+  if summary is not None:
+    reporting_console.line(
+      console, f"{workdir} is finished; nothing was changed."
+    )
+    _report(workdir)
+    reporting_console.result(console, summary, workdir)
+    return loop.DONE
+  return _train(console, experiment, workdir, stop)
+
+
+def _train(
+  console: Console,
+  experiment: build.Experiment,
+  workdir: pathlib.Path,
+  stop: processes.StopRequest,
+) -> int:
+  """Trains from the newest checkpoint, and writes the result at the end."""
+  reporting_console.line(console, f"Results go to {workdir}")
+  with reporting_console.progress(
+    console, total=experiment.steps.total
+  ) as display:
+    outcome = loop.run(experiment, workdir, stop=stop, show=display)
+  if outcome.status != loop.DONE:
+    if processes.is_first():
+      print(f"error: {outcome.message}", file=sys.stderr)
+    return outcome.status
+  summary = results.summarize(experiment, outcome)
+  _warn(console, experiment, summary["warnings"][len(experiment.warnings) :])
+  if processes.is_first():
+    records.write_json(workdir / records.SUMMARY, summary)
+    _report(workdir)
+  processes.wait("summary")  # A later run may look for it.
+  reporting_console.result(console, summary, workdir)
+  return loop.DONE
+
+
+def _workdir(
+  parsed: command.Command, experiment: build.Experiment
+) -> pathlib.Path:
+  """Returns the run's folder, made and claimed by the first process."""
+  workdir = parsed.workdir
+  if workdir is None:
+    if jax.process_count() > 1:
+      raise command_line.InputError(
+        "`--workdir` is required when several processes train together."
+      )
+    workdir = _new_folder(parsed.name, experiment)
+  if processes.is_first():
+    try:
+      workdir.mkdir(parents=True, exist_ok=True)
+      records.claim(workdir, experiment.config)
+    except OSError as error:
+      raise command_line.InputError(
+        f"`--workdir` {workdir} cannot be used: {error.strerror}."
+      ) from error
+  processes.wait("workdir")
+  processes.check_shared(workdir)
+  return workdir
+
+
+def _new_folder(name: str, experiment: build.Experiment) -> pathlib.Path:
+  """Returns a folder under `runs/` that does not exist yet."""
+  now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+  method = experiment.config["method"]["name"]
+  base = pathlib.Path("runs").resolve() / f"{name}-{method}-{now}"
+  folder, number = base, 1
+  while folder.exists():
+    number += 1
+    folder = base.with_name(f"{base.name}-{number}")
+  return folder
+
+
+def _warn(
+  console: Console, experiment: build.Experiment, warnings: Sequence[str]
+) -> None:
+  """Prints warnings; raises `InputError` if the config forbids them."""
+  if warnings and experiment.config["forbid_warnings"]:
+    raise command_line.InputError(
+      "`config.forbid_warnings` is set: " + " ".join(warnings)
+    )
+  for warning in warnings:
+    reporting_console.line(console, f"warning: {warning}")
+
+
+def _report(workdir: pathlib.Path) -> None:
+  """Writes the report unless it exists."""
+  if processes.is_first() and not (workdir / plots.REPORT).exists():
+    plots.write_report(workdir)
+
+
+@contextlib.contextmanager
+def _exit_alone() -> Iterator[None]:
+  """Ends a failed process at once where others train with it.
+
+  An ordinary exit of one of several processes waits minutes for the others,
+  which wait for it.
+  """
+  try:
+    yield
+  except BaseException as error:
+    if not jax.distributed.is_initialized():
+      raise
+    status = command_line.report(error, name="sparsejax.train")
+    if status is None:
+      traceback.print_exc()
+      status = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
