@@ -1,16 +1,34 @@
-"""Figures, tables and reports, made from the records of runs alone.
+"""Figures, tables and reports from the records of runs.
 
-Figures need matplotlib (`pip install sparsejax[plots]`); without it a report
-has tables only.
+Figures need matplotlib (`pip install sparsejax[plots]`); without it, a report
+has only tables.
 """
 
+from sparsejax.plots.accuracy import plot_accuracy
 from sparsejax.plots.budgets import budget_table, plot_budgets
 from sparsejax.plots.flops import plot_flops
+from sparsejax.plots.records import Run, read_run
 from sparsejax.plots.report import REPORT, write_report
-from sparsejax.plots.run import Run, has_matplotlib, plot_run, read_run
+from sparsejax.plots.results import (
+  Average,
+  Result,
+  accuracy_table,
+  average_seeds,
+  duplicate_seeds,
+  read_results,
+)
+from sparsejax.plots.style import has_matplotlib
+from sparsejax.plots.training_curves import plot_run
 
 __all__ = [
   "REPORT",
+  "Average",
+  "Result",
+  "accuracy_table",
+  "average_seeds",
+  "duplicate_seeds",
+  "plot_accuracy",
+  "read_results",
   "Run",
   "budget_table",
   "has_matplotlib",

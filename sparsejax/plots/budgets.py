@@ -1,45 +1,47 @@
-"""What each layer keeps: GraNet's Table 10 and OptG's Figure 2 of any runs."""
+"""Layer-wise sparsities of several runs: GraNet's Table 10, OptG's Figure 2."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sparsejax.plots.run import COLORS, Run
+from sparsejax.plots import style
+from sparsejax.plots.records import Run
 
 
 def layers(run: Run) -> list[dict[str, Any]]:
-  """Returns the sparse layers of a run that is done, in the network's order.
+  """Returns the sparse layers of a finished run, in the network's order.
 
   Args:
-    run: its records.
+    run: the records.
 
   Raises:
-    ValueError: if it is not done: layers are counted at its end.
+    ValueError: if the run is not finished: its summary lists the layers.
   """
   if "layers" not in run.summary:
     raise ValueError(
-      "`run` has no summary: layers are counted when a run is done."
+      "`run` has no summary: layers are counted when a run finishes."
     )
-  found = run.summary["layers"]
-  return sorted(found, key=lambda layer: layer.get("position", 0))
+  return sorted(
+    run.summary["layers"], key=lambda layer: layer.get("position", 0)
+  )
 
 
 def budget_table(runs: Mapping[str, Run]) -> str:
-  """Lay the sparsities of every layer side by side.
+  """Tabulate the sparsity of every layer, one column per run.
 
   Args:
-    runs: title of a column -> a run that is done. All are of one network.
+    runs: finished runs of the same network, by column header.
 
   Returns:
-    A table in Markdown: one row for each layer in the network's order, with
-    its weights, multiply-adds and the sparsity in percent of each run; then
-    that of all sparse layers, and the FLOPs of inference as a share of the
-    dense network's.
+    A Markdown table: one row per layer in the network's order, with its
+    weights, multiply-adds and sparsity in % for each run; then the sparsity of
+    all sparse layers, and inference FLOPs as a fraction of the dense network's.
 
   Raises:
-    ValueError: if there is no run, one is not done, or they differ in layers.
+    ValueError: if there are no runs, one is not finished, or their layers
+      differ.
   """
-  first = _common(runs)
+  first = _common_layers(runs)
   header = ("layer", "shape", "weights", "multiply-adds", *runs)
   columns = [
     [_percent(layer["sparsity"]) for layer in layers(run)]
@@ -57,57 +59,55 @@ def budget_table(runs: Mapping[str, Run]) -> str:
   ]
   summaries = [run.summary for run in runs.values()]
   total = sum(layer["total"] for layer in first)
-  whole = [_percent(summary["sparsity"]) for summary in summaries]
-  rows.append(("all sparse layers", "", f"{total:,}", "", *whole))
+  sparsities = [_percent(summary["sparsity"]) for summary in summaries]
+  rows.append(("all sparse layers", "", f"{total:,}", "", *sparsities))
   ratios = [
     _ratio(summary.get("inference_flops_ratio")) for summary in summaries
   ]
   dense = _count(summaries[0].get("dense_inference_macs"))
-  rows.append(("FLOPs of dense", "", "", dense, *ratios))
+  rows.append(("FLOPs / dense", "", "", dense, *ratios))
   return _markdown(header, rows)
 
 
 def plot_budgets(runs: Mapping[str, Run], path: pathlib.Path | Any) -> None:
-  """Plot the sparsity of every layer, one line for each run.
+  """Plot the sparsity of every layer, one line per run.
 
   Args:
-    runs: name in the legend -> a run that is done. All are of one network.
-    path: file to write, by its ending, or a binary file for a PNG.
+    runs: finished runs of the same network, by legend label.
+    path: file to write (its suffix gives the format), or a binary file for a
+      PNG.
 
   Raises:
-    ValueError: if there is no run, one is not done, or they differ in layers.
+    ValueError: if there are no runs, one is not finished, or their layers
+      differ.
   """
-  from matplotlib.figure import Figure
-
-  names = [layer["name"] for layer in _common(runs)]
-  width = max(7.2, 0.16 * len(names))
-  figure = Figure(figsize=(width, 4.2), dpi=120, layout="constrained")
+  names = [layer["name"] for layer in _common_layers(runs)]
+  figure = style.new_figure(max(7.2, 0.16 * len(names)), 4.2)
   axes = figure.subplots()
-  for number, (title, run) in enumerate(runs.items()):
+  for number, (label, run) in enumerate(runs.items()):
     values = [100 * layer["sparsity"] for layer in layers(run)]
-    color = COLORS[number % len(COLORS)]
-    axes.plot(values, marker=".", color=color, label=title)
+    color = style.COLORS[number % len(style.COLORS)]
+    axes.plot(values, marker=".", color=color, label=label)
   axes.set_xticks(range(len(names)), names, rotation=90, fontsize=6)
   axes.set_ylabel("sparsity (%)")
   axes.set_ylim(-2, 102)
-  axes.grid(alpha=0.3)
+  style.finish_axes(axes)
   axes.legend(loc="lower right", frameon=False)
-  axes.spines[["top", "right"]].set_visible(False)
   figure.savefig(path)
 
 
-def _common(runs: Mapping[str, Run]) -> list[dict[str, Any]]:
-  """Returns the layers of the first run, after a look at the others."""
+def _common_layers(runs: Mapping[str, Run]) -> list[dict[str, Any]]:
+  """Returns the layers of the first run, if all runs have the same ones."""
   if not runs:
-    raise ValueError("`runs` must hold at least one run.")
-  found = {title: layers(run) for title, run in runs.items()}
-  first_title, first = next(iter(found.items()))
+    raise ValueError("`runs` must contain at least one run.")
+  by_label = {label: layers(run) for label, run in runs.items()}
+  first_label, first = next(iter(by_label.items()))
   shapes = [(layer["name"], layer["shape"]) for layer in first]
-  for title, others in found.items():
+  for label, others in by_label.items():
     if [(layer["name"], layer["shape"]) for layer in others] != shapes:
       raise ValueError(
-        f"`runs` must be of one network; the layers of {title!r} are not those"
-        f" of {first_title!r}."
+        f"`runs` must be of the same network, but {label!r} and"
+        f" {first_label!r} have different layers."
       )
   return first
 
@@ -125,6 +125,6 @@ def _ratio(value: float | None) -> str:
 
 
 def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-  marks = ["---" if i < 2 else "---:" for i in range(len(header))]
-  lines = ["| " + " | ".join(cells) + " |" for cells in (header, marks, *rows)]
+  rule = ["---" if i < 2 else "---:" for i in range(len(header))]
+  lines = ["| " + " | ".join(cells) + " |" for cells in (header, rule, *rows)]
   return "\n".join(lines) + "\n"

@@ -1,4 +1,4 @@
-"""One self-contained page about a run, for any browser."""
+"""The report of a run: one self-contained HTML page."""
 
 import base64
 import html
@@ -9,8 +9,8 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
-from sparsejax.plots import flops
-from sparsejax.plots import run as runs
+from sparsejax.plots import flops, style, training_curves
+from sparsejax.plots.records import Run, read_run
 
 REPORT = "report.html"
 
@@ -48,21 +48,21 @@ _RESULTS = (
 
 
 def write_report(workdir: pathlib.Path) -> pathlib.Path:
-  """Write a report beside the records that it is made from.
+  """Write the report of a run to its workdir.
 
   Args:
-    workdir: a run's folder.
+    workdir: the run's workdir.
 
   Returns:
-    The report's path. The figure is inside the page where matplotlib is
-    installed; otherwise the page has the tables only.
+    The report's path. Figures are embedded if matplotlib is installed;
+    otherwise the page has only tables.
   """
-  run = runs.read_run(workdir)
+  run = read_run(workdir)
   title = f"{run.summary.get('method', 'run')}: {workdir.name}"
   body = [
     f"<h1>{html.escape(title)}</h1>",
     _results(run),
-    _figure(run),
+    _figures(run),
     _layers(run),
     _evaluations(run),
     "<h2>Config</h2>",
@@ -80,40 +80,38 @@ def write_report(workdir: pathlib.Path) -> pathlib.Path:
   return path
 
 
-def _results(run: runs.Run) -> str:
+def _results(run: Run) -> str:
   return _table(
     ("", ""),
     [(key, run.summary[key]) for key in _RESULTS if key in run.summary],
   )
 
 
-def _figure(run: runs.Run) -> str:
-  if not runs.has_matplotlib():
+def _figures(run: Run) -> str:
+  if not style.has_matplotlib():
     return (
-      "<p>The figure needs matplotlib: <code>pip install"
-      " sparsejax[plots]</code>, then remove this page and run the same"
-      " command again.</p>"
+      "<p>Figures need matplotlib. Install it with <code>pip install"
+      " sparsejax[plots]</code>, delete this page and run the same command"
+      " again.</p>"
     )
-  figures = [("accuracy and sparsity over the steps", runs.plot_run)]
+  figures = [("accuracy and sparsity over steps", training_curves.plot_run)]
   if any("inference_flops_ratio" in row for row in run.rows):
-    figures.append(("FLOPs over the steps", _plot_flops))
+    figures.append(("FLOPs over steps", _plot_flops))
   return "".join(_image(title, draw, run) for title, draw in figures)
 
 
-def _plot_flops(run: runs.Run, path: Any) -> None:
+def _plot_flops(run: Run, path: Any) -> None:
   flops.plot_flops({run.summary.get("method", "run"): run}, path)
 
 
-def _image(
-  title: str, draw: Callable[[runs.Run, Any], None], run: runs.Run
-) -> str:
+def _image(title: str, draw: Callable[[Run, Any], None], run: Run) -> str:
   buffer = io.BytesIO()
   draw(run, buffer)
   data = base64.b64encode(buffer.getvalue()).decode("ascii")
   return f'<img alt="{title}" src="data:image/png;base64,{data}">'
 
 
-def _layers(run: runs.Run) -> str:
+def _layers(run: Run) -> str:
   rows = [
     (
       layer["name"],
@@ -129,7 +127,7 @@ def _layers(run: runs.Run) -> str:
   return "<h2>Sparse layers</h2>" + _table(header, rows)
 
 
-def _evaluations(run: runs.Run) -> str:
+def _evaluations(run: Run) -> str:
   header = ("step", "test_accuracy", "test_loss", "sparsity", "itop_rate")
   rows = [
     tuple(row.get(name) for name in header)

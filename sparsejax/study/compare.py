@@ -18,7 +18,6 @@ import sys
 from collections.abc import Sequence
 
 from sparsejax import command_line, plots
-from sparsejax.plots import comparison
 from sparsejax.study import tables
 
 
@@ -48,12 +47,12 @@ def _compare(argv: list[str]) -> int:
     )
   done, unfinished = find(parsed.runs)
   try:
-    results = comparison.read_results(done)
+    results = plots.read_results(done)
   except ValueError as error:
     raise command_line.InputError(str(error)) from error
-  found = comparison.cells(results)
-  tables.print_table(comparison.rows(found))
-  for line in comparison.repeated(results):
+  averages = plots.average_seeds(results)
+  tables.print_table(plots.accuracy_table(averages))
+  for line in plots.duplicate_seeds(results):
     print(f"note: {line}")
   if unfinished:
     listed = ", ".join(map(str, unfinished))
@@ -61,7 +60,7 @@ def _compare(argv: list[str]) -> int:
   if parsed.csv is not None:
     tables.write_csv(list(map(_record, results)), parsed.csv)
   if parsed.plot is not None:
-    comparison.plot(found, parsed.plot)
+    plots.plot_accuracy(averages, parsed.plot)
   return command_line.DONE
 
 
@@ -105,7 +104,7 @@ def _runs_in(path: pathlib.Path) -> list[pathlib.Path]:
   return sorted(found.parent for found in path.glob("*/config.json"))
 
 
-def _record(result: comparison.Result) -> dict[str, object]:
+def _record(result: plots.Result) -> dict[str, object]:
   """Returns a line of the CSV file."""
   labels = {"label": result.label, "workdir": str(result.workdir)}
   return labels | tables.scalars(result.summary)

@@ -1,4 +1,4 @@
-"""A report is one page that needs nothing else, with or without matplotlib."""
+"""Figures, tables and the report, from the records of runs."""
 
 import importlib.util
 import json
@@ -38,7 +38,7 @@ def workdir(tmp_path):
   return tmp_path
 
 
-def test_report_has_the_figure_inside(workdir):
+def test_report_embeds_the_figure(workdir):
   pytest.importorskip("matplotlib")
   page = plots.write_report(workdir).read_text()
   assert "data:image/png;base64," in page
@@ -47,17 +47,17 @@ def test_report_has_the_figure_inside(workdir):
   assert "http" not in page
 
 
-def test_report_shows_the_flops_that_were_recorded(workdir):
+def test_report_plots_recorded_flops(workdir):
   pytest.importorskip("matplotlib")
   with open(workdir / "metrics.jsonl", "w") as file:
     for row in run_of([0.9, 0.5]).rows:
       file.write(json.dumps(row) + "\n")
   page = plots.write_report(workdir).read_text()
   assert page.count("<img") == 2
-  assert 'alt="FLOPs over the steps"' in page
+  assert 'alt="FLOPs over steps"' in page
 
 
-def test_report_without_matplotlib_has_tables_only(workdir, monkeypatch):
+def test_report_without_matplotlib_has_only_tables(workdir, monkeypatch):
   find_spec = importlib.util.find_spec
   monkeypatch.setattr(
     importlib.util,
@@ -72,7 +72,7 @@ def test_report_without_matplotlib_has_tables_only(workdir, monkeypatch):
   assert "Dense_0/&lt;kernel&gt;" in page
 
 
-def test_plot_of_a_run_that_goes_on(workdir, tmp_path):
+def test_plot_of_an_unfinished_run(workdir, tmp_path):
   pytest.importorskip("matplotlib")
   (workdir / "summary.json").unlink()
   run = plots.read_run(workdir)
@@ -83,7 +83,7 @@ def test_plot_of_a_run_that_goes_on(workdir, tmp_path):
 
 
 def run_of(sparsities, *, macs=(300, 200), ratio=0.25):
-  """A run that is done, its layers in tree order and not in the network's."""
+  """A finished run; its layers are in tree order, not in the network's."""
   layers = [
     {
       "name": name,
@@ -114,7 +114,7 @@ def run_of(sparsities, *, macs=(300, 200), ratio=0.25):
   )
 
 
-def test_budgets_stand_side_by_side_in_the_order_of_the_network():
+def test_budget_table_is_in_the_order_of_the_network():
   runs = {"granet": run_of([0.9, 0.5]), "erk": run_of([0.8, 0.6], ratio=0.3)}
   assert plots.budget_table(runs).splitlines() == [
     "| layer | shape | weights | multiply-adds | granet | erk |",
@@ -122,14 +122,14 @@ def test_budgets_stand_side_by_side_in_the_order_of_the_network():
     "| stem | 2x5 | 10 | 200 | 50.00 | 60.00 |",
     "| classifier | 2x5 | 10 | 300 | 90.00 | 80.00 |",
     "| all sparse layers |  | 20 |  | 70.00 | 70.00 |",
-    "| FLOPs of dense |  |  | 500 | 0.2500 | 0.3000 |",
+    "| FLOPs / dense |  |  | 500 | 0.2500 | 0.3000 |",
   ]
 
 
-def test_budgets_of_different_networks_are_refused():
+def test_budgets_of_different_networks_raise():
   other = run_of([0.9, 0.5])
   other.summary["layers"][0]["name"] = "head"
-  with pytest.raises(ValueError, match="'b' are not those of 'a'"):
+  with pytest.raises(ValueError, match="'b' and 'a' have different layers"):
     plots.budget_table({"a": run_of([0.9, 0.5]), "b": other})
   with pytest.raises(ValueError, match="no summary"):
     plots.budget_table({"a": run_of([0.9, 0.5])._replace(summary={})})
@@ -144,9 +144,9 @@ def test_figures_of_several_runs(draw, tmp_path):
   assert (tmp_path / "f.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_flops_that_were_not_recorded_are_told():
+def test_plotting_missing_flops_raises():
   pytest.importorskip("matplotlib")
-  with pytest.raises(ValueError, match="recorded FLOPs"):
+  with pytest.raises(ValueError, match="at least one run with FLOPs"):
     plots.plot_flops({"a": run_of([0.9, 0.5])._replace(rows=[])}, None)
 
 

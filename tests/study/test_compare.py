@@ -5,8 +5,7 @@ import json
 
 import pytest
 
-from sparsejax import command_line
-from sparsejax.plots import comparison
+from sparsejax import command_line, plots
 from sparsejax.study import compare
 
 
@@ -59,7 +58,7 @@ def runs(tmp_path):
 def test_the_table(runs, capsys):
   assert compare.main([str(runs)]) == 0
   assert capsys.readouterr().out.splitlines() == [
-    "| accuracy in %           |    0% |              90% |   98% |",
+    "| accuracy (%)            |    0% |              90% |   98% |",
     "| ----------------------- | ----: | ---------------: | ----: |",
     "| dense                   | 95.00 |                  |       |",
     "| gmp + rewind to step 44 |       |            86.00 |       |",
@@ -94,7 +93,7 @@ def test_labels_have_the_settings_that_differ(tmp_path):
     record(tmp_path / "3", "rigl", 0.7),
     record(tmp_path / "4", "rigl", 0.6, model="cnn"),
   ]
-  labels = [result.label for result in comparison.read_results(folders)]
+  labels = [result.label for result in plots.read_results(folders)]
   assert labels == [
     "gmp, model=mlp, scope=global",
     "gmp, model=mlp, scope=uniform",
@@ -110,7 +109,7 @@ def test_many_differing_settings_become_a_number(tmp_path):
     config = json.loads(path.read_text())
     config["method"] |= {name: value for name in ("d", "c", "b", "end_epochs")}
     path.write_text(json.dumps(config | {"epochs": value}))
-  labels = [result.label for result in comparison.read_results(folders)]
+  labels = [result.label for result in plots.read_results(folders)]
   first = "gmp, epochs=1, b=1, c=1, ... #1"
   assert labels == [first, "gmp, epochs=2, b=2, c=2, ... #2", first]
 
@@ -123,22 +122,22 @@ def test_a_setting_that_older_runs_lack_equals_null(tmp_path, value, labels):
   folders = [record(tmp_path / name, "gmp", 0.9) for name in ("old", "new")]
   path = folders[1] / "config.json"
   path.write_text(json.dumps(json.loads(path.read_text()) | {"new": value}))
-  assert [r.label for r in comparison.read_results(folders)] == labels
+  assert [r.label for r in plots.read_results(folders)] == labels
 
 
 def test_a_repeated_seed_is_reported(tmp_path, capsys):
   for name in ("1", "2"):
     record(tmp_path / name, "gmp", 0.9, seed=3)
   assert compare.main([str(tmp_path)]) == 0
-  assert "note: gmp at 90% has seed 3 2 times" in capsys.readouterr().out
+  assert "note: gmp at 90% has 2 runs with seed 3" in capsys.readouterr().out
 
 
 def test_many_sparsities_are_rows(tmp_path):
   folders = [
     record(tmp_path / str(i), "gmp", 0.5, sparsity=i / 10) for i in range(1, 8)
   ]
-  table = comparison.rows(comparison.cells(comparison.read_results(folders)))
-  assert table[0] == ("method", "sparsity", "accuracy in %", "active")
+  table = plots.accuracy_table(plots.average_seeds(plots.read_results(folders)))
+  assert table[0] == ("method", "sparsity", "accuracy (%)", "active")
   assert table[1:3] == [
     ("gmp", "10%", "50.00", "100"),
     ("gmp", "20%", "50.00", "100"),

@@ -1,0 +1,189 @@
+"""Results of finished runs: read, labeled and averaged over seeds."""
+
+import json
+import pathlib
+import statistics
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from sparsejax.plots import labels
+
+_REQUIRED = frozenset(
+  {"method", "seed", "test_accuracy", "sparsity", "target_sparsity"}
+)
+
+
+class Result(NamedTuple):
+  """A finished run.
+
+  Attributes:
+    workdir: its workdir.
+    label: its method, and whatever else distinguishes it from the other runs.
+    sparsity: the target sparsity, or the one whose budget a dense network
+      matches; the achieved one if there is neither.
+    accuracy: test accuracy of the selected checkpoint, in [0, 1].
+    seed: the random seed.
+    summary: contents of `summary.json`.
+  """
+
+  workdir: pathlib.Path
+  label: str
+  sparsity: float
+  accuracy: float
+  seed: int
+  summary: dict[str, Any]
+
+
+class Average(NamedTuple):
+  """Runs that differ only in their seed.
+
+  Attributes:
+    label: label of the runs.
+    sparsity: sparsity of the runs.
+    mean: mean test accuracy in %.
+    deviation: sample standard deviation of the same; `None` for a single run.
+    runs: number of runs.
+    active: mean number of active weights; all parameters of a dense network.
+  """
+
+  label: str
+  sparsity: float
+  mean: float
+  deviation: float | None
+  runs: int
+  active: float
+
+
+def read_results(workdirs: Iterable[pathlib.Path]) -> list[Result]:
+  """Read finished runs and label them by what distinguishes them.
+
+  Args:
+    workdirs: folders with `summary.json` and `config.json`.
+
+  Returns:
+    One result per workdir, in order; see `labels.label_runs` for the labels.
+
+  Raises:
+    ValueError: if a file cannot be read or is not one that a run writes.
+  """
+  workdirs = list(workdirs)
+  records = [_read(workdir) for workdir in workdirs]
+  return [
+    Result(
+      workdir=workdir,
+      label=label,
+      sparsity=_sparsity(summary),
+      accuracy=summary["test_accuracy"],
+      seed=summary["seed"],
+      summary=summary,
+    )
+    for workdir, label, (_, summary) in zip(
+      workdirs, labels.label_runs(records), records, strict=True
+    )
+  ]
+
+
+def average_seeds(results: Sequence[Result]) -> list[Average]:
+  """Average over seeds.
+
+  Args:
+    results: results of any runs.
+
+  Returns:
+    One average per label and sparsity: labels in the order of the runs,
+    sparsities ascending.
+  """
+  order = list(dict.fromkeys(r.label for r in results))
+  groups: dict[tuple[int, float], list[Result]] = {}
+  for result in results:
+    key = (order.index(result.label), result.sparsity)
+    groups.setdefault(key, []).append(result)
+  return [
+    _average(order[label], sparsity, group)
+    for (label, sparsity), group in sorted(groups.items())
+  ]
+
+
+def duplicate_seeds(results: Sequence[Result]) -> list[str]:
+  """Returns a line for each seed that an average contains more than once."""
+  counts: dict[tuple[str, float, int], int] = {}
+  for result in results:
+    key = (result.label, result.sparsity, result.seed)
+    counts[key] = counts.get(key, 0) + 1
+  return [
+    f"{label} at {percent(sparsity)} has {count} runs with seed {seed}"
+    for (label, sparsity, seed), count in counts.items()
+    if count > 1
+  ]
+
+
+def accuracy_table(averages: Sequence[Average]) -> list[tuple[str, ...]]:
+  """Arrange averages as a table of text.
+
+  Args:
+    averages: as returned by `average_seeds`.
+
+  Returns:
+    The header, then one row per method and one column per sparsity, each cell
+    with mean ± deviation (number of runs). With more than six sparsities, one
+    row per average.
+  """
+  sparsities = sorted({average.sparsity for average in averages})
+  if len(sparsities) > 6:
+    header = ("method", "sparsity", "accuracy (%)", "active")
+    return [header] + [
+      (a.label, percent(a.sparsity), _text(a), f"{a.active:,.0f}")
+      for a in averages
+    ]
+  texts = {(a.label, a.sparsity): _text(a) for a in averages}
+  return [("accuracy (%)", *map(percent, sparsities))] + [
+    (label, *(texts.get((label, s), "") for s in sparsities))
+    for label in dict.fromkeys(a.label for a in averages)
+  ]
+
+
+def percent(sparsity: float) -> str:
+  """Returns a sparsity in %, with at most four significant digits."""
+  return f"{100 * sparsity:.4g}%"
+
+
+def _average(label: str, sparsity: float, group: Sequence[Result]) -> Average:
+  values = [100 * result.accuracy for result in group]
+  return Average(
+    label=label,
+    sparsity=sparsity,
+    mean=statistics.mean(values),
+    deviation=statistics.stdev(values) if len(values) > 1 else None,
+    runs=len(values),
+    active=statistics.mean(r.summary["active"] for r in group),
+  )
+
+
+def _text(average: Average) -> str:
+  """Returns `mean ± deviation (runs)`, or only the mean of a single run."""
+  if average.deviation is None:
+    return f"{average.mean:.2f}"
+  return f"{average.mean:.2f} ± {average.deviation:.2f} ({average.runs})"
+
+
+def _read(workdir: pathlib.Path) -> labels.Records:
+  config, summary = (
+    _read_json(workdir / name) for name in ("config.json", "summary.json")
+  )
+  if not isinstance(summary, dict) or _REQUIRED - summary.keys():
+    raise ValueError(f"{workdir / 'summary.json'} is not a run's summary")
+  return labels.Records(config, summary)
+
+
+def _read_json(path: pathlib.Path) -> Any:
+  try:
+    return json.loads(path.read_text(encoding="utf-8"))
+  except (OSError, ValueError) as error:
+    raise ValueError(f"{path} cannot be read: {error}") from error
+
+
+def _sparsity(summary: dict[str, Any]) -> float:
+  requested = summary["target_sparsity"]
+  if requested is None:
+    requested = summary.get("stands_for_sparsity")
+  return round(summary["sparsity"] if requested is None else requested, 6)
