@@ -21,7 +21,7 @@ import timing
 
 from sparsejax.data import Split, imagenet, images, streams, tfds_writer
 from sparsejax.data.imagenet import random_crop
-from sparsejax.training import input_pipeline, mesh, step
+from sparsejax.training import programs, sharding, train_state, train_step
 from sparsejax.training.config import build, command
 
 CONFIG = pathlib.Path(__file__).parents[1] / "configs" / "cifar.py"
@@ -47,14 +47,14 @@ class Trainer:
   """Dispatches of the trainer's feed."""
 
   def __init__(self, chosen: build.Experiment):
-    devices = mesh.data_mesh()
-    setup = chosen.setup._replace(shard=mesh.batch_sharder(devices))
+    devices = sharding.data_mesh()
+    setup = chosen.setup._replace(shard=sharding.batch_sharder(devices))
     self._state = first_state(chosen)
-    self._feed = input_pipeline.open(
+    self._feed = programs.compile(
       setup, chosen.dataset, self._state, devices, trains=True
     )
 
-  def __call__(self) -> step.TrainState:
+  def __call__(self) -> train_state.TrainState:
     """Takes `STEPS` steps."""
     self._state, _ = self._feed.train(self._state)
     return self._state
@@ -71,12 +71,12 @@ class Bare:
       Split(train.images[:BATCH], train.labels[:BATCH])
     )
     self._state = first_state(chosen)
-    self._history = step.empty_history(setup, self._state, self._batch)
+    self._history = train_step.empty_history(setup, self._state, self._batch)
     self._one = jax.jit(
-      functools.partial(step.train_batch, setup), donate_argnums=(0, 1)
+      functools.partial(train_step.step_on_batch, setup), donate_argnums=(0, 1)
     )
 
-  def __call__(self) -> step.TrainState:
+  def __call__(self) -> train_state.TrainState:
     """Takes `STEPS` steps."""
     for _ in range(STEPS):
       self._state, self._history = self._one(
@@ -85,16 +85,18 @@ class Bare:
     return self._state
 
 
-def first_state(chosen: build.Experiment) -> step.TrainState:
+def first_state(chosen: build.Experiment) -> train_state.TrainState:
   """Returns the state at step 0 on all devices."""
   initialize = functools.partial(
-    step.initial_state,
+    train_state.init,
     chosen.setup,
     chosen.init_key,
     chosen.data_key,
     chosen.dataset.example,
   )
-  return jax.jit(initialize, out_shardings=mesh.replicated(mesh.data_mesh()))()
+  return jax.jit(
+    initialize, out_shardings=sharding.replicated(sharding.data_mesh())
+  )()
 
 
 def measure_resident(rounds: int) -> list[dict]:

@@ -19,7 +19,7 @@ import jax
 import report
 import sweep
 
-from sparsejax.training import input_pipeline, mesh, step
+from sparsejax.training import programs, sharding, train_state
 from sparsejax.training.config import build
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -71,22 +71,22 @@ def train(cell: sweep.Cell, seeds: Sequence[int]) -> list[dict[str, Any]]:
   Returns:
     A record of each run, with its curves over the epochs.
   """
-  devices, feed, found = mesh.data_mesh(), None, []
+  devices, feed, found = sharding.data_mesh(), None, []
   for seed in seeds:
     config = sweep.config_of(cell, seed)
     experiment = build.build(config)
     # Not compiled: the keys are constants there, so every seed would be.
-    state = step.initial_state(
+    state = train_state.init(
       experiment.setup,
       experiment.init_key,
       experiment.data_key,
       experiment.dataset.example,
     )
-    state = mesh.replicate(mesh.fetch(state), devices)
+    state = sharding.replicate(sharding.fetch(state), devices)
     if feed is None:
-      sharder = mesh.batch_sharder(devices)
+      sharder = sharding.batch_sharder(devices)
       setup = experiment.setup._replace(shard=sharder)
-      feed = input_pipeline.open(
+      feed = programs.compile(
         setup, experiment.dataset, state, devices, trains=True
       )
     curves = _follow(feed, state, experiment.steps)
@@ -109,7 +109,7 @@ def train(cell: sweep.Cell, seeds: Sequence[int]) -> list[dict[str, Any]]:
 
 
 def _follow(
-  feed: input_pipeline.Feed, state: step.TrainState, steps: build.Steps
+  feed: programs.Programs, state: train_state.TrainState, steps: build.Steps
 ) -> dict[str, Any]:
   """Returns what a run shows after each of its epochs."""
   assert steps.dispatch == steps.per_epoch
@@ -118,9 +118,9 @@ def _follow(
   for epoch in range(1, steps.total // steps.per_epoch + 1):
     state, metrics = feed.train(state)
     total = int(metrics.stats["total"][-1])
-    if feed.hear is not None:
-      state = feed.hear(state)
-    totals = mesh.fetch(feed.judge["test"](state))
+    if feed.update_metric is not None:
+      state = feed.update_metric(state)
+    totals = sharding.fetch(feed.evaluate["test"](state))
     examples = feed.examples["test"]
     curves["epoch"].append(epoch)
     curves["test_accuracy"].append(round(int(totals.correct) / examples, 5))

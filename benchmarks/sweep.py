@@ -24,7 +24,13 @@ import numpy as np
 
 import sparsejax
 from sparsejax import train as trainer
-from sparsejax.training import initial_state, mesh, step
+from sparsejax.training import (
+  evaluation,
+  initial_state,
+  sharding,
+  train_state,
+  train_step,
+)
 from sparsejax.training.config import build, command
 
 
@@ -113,9 +119,9 @@ def train(cell: Cell, seeds: Sequence[int]) -> list[dict[str, Any]]:
     setup, dataset = experiment.setup, experiment.dataset
     if train_steps is None or evaluate is None:
       train_steps = jax.jit(
-        functools.partial(step.train_steps, setup), donate_argnums=0
+        functools.partial(train_step.run_dispatch, setup), donate_argnums=0
       )
-      evaluate = jax.jit(functools.partial(step.evaluate, setup))
+      evaluate = jax.jit(functools.partial(evaluation.evaluate, setup))
     split, test = jax.device_put((dataset.train, dataset.test))
     started = time.perf_counter()
     for _ in range(0, experiment.steps.total, experiment.steps.dispatch):
@@ -200,7 +206,9 @@ def relative(arg: str) -> str:
   return arg.replace(f"{pathlib.Path(__file__).parents[1]}/", "")
 
 
-def _begin(cell: Cell, seed: int) -> tuple[build.Experiment, step.TrainState]:
+def _begin(
+  cell: Cell, seed: int
+) -> tuple[build.Experiment, train_state.TrainState]:
   """Returns an experiment and its first state, after the runs before it."""
   with tempfile.TemporaryDirectory() as folder:
     last = None
@@ -215,9 +223,9 @@ def _begin(cell: Cell, seed: int) -> tuple[build.Experiment, step.TrainState]:
     return _first(_config(cell, seed, last))
 
 
-def _first(config: Any) -> tuple[build.Experiment, step.TrainState]:
+def _first(config: Any) -> tuple[build.Experiment, train_state.TrainState]:
   experiment = build.build(config)
-  return experiment, initial_state.begin(experiment, mesh.data_mesh())
+  return experiment, initial_state.create(experiment, sharding.data_mesh())
 
 
 def _config(cell: Cell, seed: int, init_from: str | None) -> Any:

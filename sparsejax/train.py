@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None, *, stop: Any = None) -> int:
 
   Args:
     argv: arguments without the program's name; `sys.argv` by default.
-    stop: a `processes.StopRequest`, checked after each dispatch; by default
+    stop: a `preemption.StopRequest`, checked after each dispatch; by default
       one that SIGTERM sets.
 
   Returns:
@@ -65,9 +65,10 @@ def each(runs: Iterable[tuple[str, Sequence[str]]]) -> Iterator[int]:
   Yields:
     The exit status of each run, before the next one starts.
   """
-  from sparsejax.training import processes
 
-  with processes.stop_on_sigterm() as stop:
+  from sparsejax.training import preemption
+
+  with preemption.stop_on_sigterm() as stop:
     for title, argv in runs:
       print(title, flush=True)
       yield main(argv, stop=stop)

@@ -185,5 +185,5 @@ def _read_json(path: pathlib.Path) -> Any:
 def _sparsity(summary: dict[str, Any]) -> float:
   requested = summary["target_sparsity"]
   if requested is None:
-    requested = summary.get("stands_for_sparsity")
+    requested = summary.get("equivalent_sparsity")
   return round(summary["sparsity"] if requested is None else requested, 6)

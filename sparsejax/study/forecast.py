@@ -17,7 +17,7 @@ from sparsejax.analysis import flops
 from sparsejax.components import trees
 from sparsejax.data import Dataset, Stream, augment
 from sparsejax.method import Method, Order
-from sparsejax.training import plans, step
+from sparsejax.training import recipes, train_state
 from sparsejax.training.config import build
 from sparsejax.updates import mask_update
 
@@ -53,13 +53,13 @@ def forecast(config: ConfigDict) -> Forecast | None:
   """
   experiment = build.build(config, outline(build.resolved(config)["data"]))
   layout = _layout(experiment)
-  by_index = _counts(experiment.plan, layout)
+  by_index = _counts(experiment.recipe, layout)
   if by_index is None:
     return None
-  prices, total = experiment.prices, experiment.steps.total
-  density = by_index / np.array(prices.sizes)
-  macs = prices.other_macs + density @ np.array(prices.macs, np.float64)
-  method = experiment.plan.method
+  costs, total = experiment.costs, experiment.steps.total
+  density = by_index / np.array(costs.kernel_sizes)
+  macs = costs.other_macs + density @ np.array(costs.kernel_macs, np.float64)
+  method = experiment.recipe.method
   calls = _calls(method, total)
   index = np.asarray(jax.vmap(method.sparsity.index)(jnp.asarray(calls.seen)))
   full = {"at updates": calls.updates, "never": np.zeros(total, bool)}.get(
@@ -74,11 +74,11 @@ def forecast(config: ConfigDict) -> Forecast | None:
       strict=True,
     )
   ]
-  spent = flops.training(phases, dense=prices.costs.dense)
+  spent = flops.training(phases, dense=costs.table.dense)
   last = int(index[-1])
   return Forecast(
-    inference_flops_ratio=float(macs[last]) / prices.reference,
-    training_flops_ratio=spent / (3 * prices.reference * total),
+    inference_flops_ratio=float(macs[last]) / costs.reference_macs,
+    training_flops_ratio=spent / (3 * costs.reference_macs * total),
     inference_macs=float(macs[last]),
     sparsities={
       name: float(1 - share)
@@ -104,7 +104,7 @@ def _layout(experiment: build.Experiment) -> trees.Layout:
   """Describes the sparse leaves, from shapes alone."""
   params = jax.eval_shape(
     functools.partial(
-      step.initial_weights,
+      train_state.init_weights,
       experiment.setup,
       experiment.init_key,
       experiment.dataset.example,
@@ -114,10 +114,10 @@ def _layout(experiment: build.Experiment) -> trees.Layout:
   return trees.layout(params, chosen, experiment.overrides)
 
 
-def _counts(plan: plans.Plan, layout: trees.Layout) -> np.ndarray | None:
+def _counts(plan: recipes.Recipe, layout: trees.Layout) -> np.ndarray | None:
   """Returns int[updates, layers], the active weights by update index."""
   method = plan.method
-  if plan.first is not None or method.counts_as_found or method.pattern:
+  if plan.initial_masks is not None or method.counts_as_found or method.pattern:
     return None
   first = mask_update.first_requested(method, layout)[1:]
   if method.when is None:

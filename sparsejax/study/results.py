@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from sparsejax.study import forecast, papers, tables
 from sparsejax.study.runs import Run
 from sparsejax.training.config import command
-from sparsejax.training.reporting import records
+from sparsejax.training.reporting import metrics, workdirs
 
 
 class Result(NamedTuple):
@@ -108,12 +108,12 @@ def read(run: Run) -> Result:
   Raises:
     InputError: if the workdir belongs to another run.
   """
-  records.claim(run.workdir, run.config)
-  summary = records.finished(run.workdir)
+  workdirs.claim(run.workdir, run.config)
+  summary = workdirs.read_summary(run.workdir)
   assert summary is not None
   accuracies = [
     row["test_accuracy"]
-    for row in records.read_metrics(run.workdir)
+    for row in metrics.read(run.workdir)
     # Before the last pruning more weights are active.
     if "test_accuracy" in row and row["active"] <= summary["active"]
   ]

@@ -13,7 +13,7 @@ from sparsejax import train
 from sparsejax.study import papers
 from sparsejax.training import loop
 from sparsejax.training.config import build, command
-from sparsejax.training.reporting import records
+from sparsejax.training.reporting import workdirs
 
 
 class Run(NamedTuple):
@@ -43,7 +43,7 @@ class Run(NamedTuple):
   @property
   def done(self) -> bool:
     """Whether its workdir holds a summary."""
-    return records.finished(self.workdir) is not None
+    return workdirs.read_summary(self.workdir) is not None
 
 
 def plan(

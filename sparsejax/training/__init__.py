@@ -1,1 +1,1 @@
-"""The trainer: build, mesh, step, loop, checkpoints, records."""
+"""The trainer: input, training step, loop, checkpoints and records."""

@@ -1,4 +1,4 @@
-"""The first state of a run: its weights, and the masks that it begins with."""
+"""The state at step 0 of a run, with its initial masks."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -8,64 +8,68 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+import sparsejax
 from sparsejax import command_line
 from sparsejax.data import Dataset, Split, Stream, batches, streams
-from sparsejax.training import mesh, plans, processes, step
+from sparsejax.training import processes, recipes, sharding, train_state
 from sparsejax.training.checkpointing import init_from
-from sparsejax.training.config import build
+from sparsejax.training.config.experiment import Experiment
+from sparsejax.training.train_state import TrainState, Weights
 
-# Folded into the key of the masks; `sparsify` folds steps into it.
-_SCORED = 2**31 - 1
+# Folded into the mask key for scoring; `sparsify` folds in step numbers.
+_SCORING = 2**31 - 1
 
 
-def begin(
-  experiment: build.Experiment,
-  devices: Mesh,
+def create(
+  experiment: Experiment,
+  mesh: Mesh,
   *,
-  keep: Callable[[step.Weights], None] = lambda weights: None,
-) -> step.TrainState:
-  """Make the state at step 0.
+  save_weights: Callable[[Weights], None] = lambda weights: None,
+) -> TrainState:
+  """Create the state at step 0.
 
-  Weights are drawn, or those of an earlier run; then they are kept; then the
-  plan draws masks, or leaves that to the method.
+  Weights are initialized or loaded from `config.init_from`, then saved; then
+  the recipe computes initial masks, or leaves that to the method.
 
   Args:
     experiment: what to train.
-    devices: the mesh.
-    keep: is told the weights before any mask.
+    mesh: device mesh.
+    save_weights: called with the dense weights.
 
   Returns:
-    The state, on all devices.
+    The state, replicated over the devices.
 
   Raises:
-    InputError: if an earlier run does not fit, or masks cannot be drawn.
+    InputError: if the source run does not fit, or the masks cannot be computed.
   """
-  setup, whole = experiment.setup, mesh.replicated(devices)
-  draw = jax.jit(
+  setup, whole = experiment.setup, sharding.replicated(mesh)
+  initialize = jax.jit(
     functools.partial(
-      step.initial_weights,
+      train_state.init_weights,
       setup,
       experiment.init_key,
       experiment.dataset.example,
     ),
     out_shardings=whole,
   )
-  weights, found = draw(), None
-  if experiment.earlier is not None:
-    weights, found = init_from.load(
-      experiment.earlier,
+  weights, source = initialize(), None
+  if experiment.source_run is not None:
+    weights, source = init_from.load(
+      experiment.source_run,
       experiment.config["init_mode"],
       experiment.config["init_step"],
-      mesh.fetch(weights),
+      sharding.fetch(weights),
     )
-    weights = mesh.replicate(weights, devices)
-  keep(weights)
+    weights = sharding.replicate(weights, mesh)
+  save_weights(weights)
   masks = None
-  if experiment.plan.first is not None:
-    masks = _first_masks(experiment, experiment.plan.first, weights, found)
-    masks = mesh.replicate(masks, devices)
+  if experiment.recipe.initial_masks is not None:
+    masks = _initial_masks(
+      experiment, experiment.recipe.initial_masks, weights, source
+    )
+    masks = sharding.replicate(masks, mesh)
   start: Any = jax.jit(
-    lambda weights, masks: step.begin(
+    lambda weights, masks: train_state.from_weights(
       setup, weights, experiment.data_key, masks
     ),
     out_shardings=whole,
@@ -73,60 +77,87 @@ def begin(
   return jax.block_until_ready(start(weights, masks))
 
 
-def _first_masks(
-  experiment: build.Experiment,
-  first: plans.First,
-  weights: step.Weights,
-  found: plans.Found | None,
-) -> Any:
-  """Draws masks in every process; those of the first one count.
+def abstract(experiment: Experiment, mesh: Mesh) -> TrainState:
+  """Returns the shapes of the state, with replicated shardings."""
+  shapes = jax.eval_shape(
+    functools.partial(
+      train_state.init,
+      experiment.setup,
+      experiment.init_key,
+      experiment.data_key,
+      experiment.dataset.example,
+    )
+  )
+  whole = sharding.replicated(mesh)
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), shapes
+  )
 
-  Devices of one kind give the same masks; the exchange makes sure of it.
+
+def sparse_leaves(abstract: TrainState) -> tuple[str, ...]:
+  """Returns the names of the parameters that have a mask."""
+  masks = jax.eval_shape(sparsejax.get_masks, abstract.opt_state)
+  return tuple(
+    jax.tree_util.keystr(path, simple=True, separator="/")
+    for path, _ in jax.tree.leaves_with_path(masks)
+  )
+
+
+def _initial_masks(
+  experiment: Experiment,
+  initial_masks: recipes.InitialMasks,
+  weights: Weights,
+  source: recipes.SparseNetwork | None,
+) -> Any:
+  """Computes masks in every process, and uses those of process 0.
+
+  Equal devices compute equal masks; the broadcast guarantees it.
   """
-  key = jax.random.fold_in(experiment.mask_key, _SCORED)
-  view = plans.View(
+  key = jax.random.fold_in(experiment.mask_key, _SCORING)
+  inputs = recipes.MaskInputs(
     setup=experiment.setup,
-    weights=mesh.fetch(weights),
+    weights=sharding.fetch(weights),
     examples=functools.partial(_examples, experiment.dataset, key),
     train_examples=experiment.dataset.train.examples,
     image_shape=experiment.dataset.train.image_shape,
     key=experiment.mask_key,
-    found=found,
+    source=source,
     select=experiment.select,
     overrides=experiment.overrides,
   )
   try:
-    masks = jax.tree.map(np.asarray, first(view))
+    masks = jax.tree.map(np.asarray, initial_masks(inputs))
   except ValueError as error:
     raise command_line.InputError(
-      f"`config.method` cannot draw its first masks: {error}"
+      f"`config.method` cannot compute its initial masks: {error}"
     ) from error
-  return processes.of_the_first(masks)
+  return processes.broadcast_from_first(masks)
 
 
 def _examples(dataset: Dataset, key: jax.Array, size: int) -> Iterator[Split]:
-  """Yields batches of the train split, without end and without augmentation.
+  """Yields batches of the training split, endlessly and without augmentation.
 
-  A stream reads as it does for training.
+  A stream decodes its images as it does for training.
   """
   train = dataset.train
   if size > train.examples:
     raise ValueError(
-      f"`batch_size` must be at most {train.examples}, the training examples,"
-      f" got {size}."
+      f"`batch_size` must be at most {train.examples}, the number of training"
+      f" examples, got {size}."
     )
+  seed = batches.stream_seed(key)
   if isinstance(train, Stream):
     for batch in streams.train_batches(
       train,
-      seed=batches.stream_seed(key),
+      seed=seed,
       batch_size=size,
       first_batch=0,
       shard=streams.Shard(0, 1),
     ):
       yield Split(batch.images, batch.labels)
     return
-  # RandomState's streams are frozen; those of default_rng may change.
-  random = np.random.RandomState(batches.stream_seed(key))
+  # The streams of RandomState are frozen; those of default_rng may change.
+  random = np.random.RandomState(seed)
   images, labels = np.asarray(train.images), np.asarray(train.labels)
   while True:
     order = random.permutation(train.examples)

@@ -1,7 +1,6 @@
-"""The order of events of a run: start, dispatches, and what follows each."""
+"""A run: restore or initialize, then dispatches and the events after each."""
 
 import contextlib
-import functools
 import json
 import math
 import pathlib
@@ -12,359 +11,365 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh
 
-import sparsejax
 from sparsejax.training import (
-  flops,
   initial_state,
-  input_pipeline,
-  mesh,
+  preemption,
   processes,
-  step,
+  programs,
+  sharding,
 )
-from sparsejax.training.checkpointing import best, checkpoints, init_from
-from sparsejax.training.config import build
-from sparsejax.training.reporting import records, timing
+from sparsejax.training.checkpointing import best, checkpoints, weights
+from sparsejax.training.config.experiment import Experiment
+from sparsejax.training.reporting import metrics, timing
+from sparsejax.training.train_state import TrainState, Weights
 
 DONE, NOT_FINITE, TERMINATED = 0, 3, 143
+
+
+class Selected(NamedTuple):
+  """The state that the result of a finished run describes.
+
+  Attributes:
+    state: the newest state, or that of the best checkpoint.
+    step: its completed steps.
+    evaluation: its losses and accuracies.
+  """
+
+  state: TrainState
+  step: int
+  evaluation: dict[str, float]
 
 
 class Outcome(NamedTuple):
   """How a run ended.
 
   Attributes:
-    status: `DONE`, `NOT_FINITE` or `TERMINATED`, the exit status.
-    message: why it stopped before its last step, "" where it did not.
+    status: exit status `DONE`, `NOT_FINITE` or `TERMINATED`.
+    message: why it stopped before its last step; otherwise "".
     state: the newest state.
-    selected: the state that the result is of, the newest one or the best.
     step: completed steps of `state`.
-    selected_step: completed steps of `selected`.
-    evaluation: losses and accuracies of `selected`; empty unless it is done.
-    resumed_from_step: where it went on, `None` for a run from the start.
+    selected: the state of the result; `None` unless the run is done.
+    resumed_from_step: where this start resumed; `None` for a new run.
     compile_seconds: time spent tracing and compiling.
-    train_seconds: time spent in dispatches, evaluations left out.
-    mask_update_seconds: what a mask update adds to them, as in `clock`.
+    train_seconds: time spent in dispatches, without evaluation.
+    mask_update_seconds: extra time per mask update, see `timing`.
   """
 
   status: int
   message: str
-  state: step.TrainState
-  selected: step.TrainState
+  state: TrainState
   step: int
-  selected_step: int
-  evaluation: dict[str, float]
+  selected: Selected | None
   resumed_from_step: int | None
   compile_seconds: float
   train_seconds: float
   mask_update_seconds: float | None
 
 
-class Show(NamedTuple):
-  """How a run is seen while it goes on.
+class Reporter(NamedTuple):
+  """Where a run reports to while it trains.
 
   Attributes:
-    say: shows a line of text.
-    progress: is told the step and the newest numbers after each dispatch.
+    message: prints a line of text.
+    progress: takes the step and its metrics after each dispatch.
   """
 
-  say: Callable[[str], None]
+  message: Callable[[str], None]
   progress: Callable[[int, Mapping[str, float]], None]
 
 
+class _Run(NamedTuple):
+  """What is constant during a run."""
+
+  experiment: Experiment
+  workdir: pathlib.Path
+  programs: programs.Programs
+  checkpoints: checkpoints.Checkpoints
+  writer: metrics.Writer | None
+  stop: preemption.StopRequest
+  reporter: Reporter
+  resumed_from_step: int | None
+  compile_seconds: float
+
+
+class _Start(NamedTuple):
+  """The first state of this process, restored or new."""
+
+  state: TrainState
+  resumed_from_step: int | None
+  seconds: float
+
+
+class _Dispatched(NamedTuple):
+  """A dispatch that has finished."""
+
+  state: TrainState
+  step: int
+  rows: list[dict[str, Any]]
+  timing: timing.Dispatch
+
+
 def run(
-  experiment: build.Experiment,
+  experiment: Experiment,
   workdir: pathlib.Path,
   *,
-  stop: processes.StopRequest,
-  show: Show,
+  stop: preemption.StopRequest,
+  reporter: Reporter,
 ) -> Outcome:
-  """Train until the last step, a request to stop, or a number not finite.
+  """Train until the last step, a request to stop, or a non-finite loss.
 
   Args:
     experiment: what to train.
-    workdir: holds the run's config; all processes see it.
-    stop: requested at the end of each dispatch.
-    show: how progress is shown.
+    workdir: holds the run's config; shared by all processes.
+    stop: checked after each dispatch.
+    reporter: where progress is reported.
 
   Returns:
-    How it ended. The workdir holds metrics and checkpoints up to there.
+    How the run ended. Metrics and checkpoints are in the workdir.
 
   Raises:
     CheckpointError: if the state could not be saved or restored.
   """
-  devices = mesh.data_mesh()
-  sharder = mesh.batch_sharder(devices)
-  setup = experiment.setup._replace(shard=sharder)
-  abstract = _abstract_state(experiment, devices)
-  saved = checkpoints.open(
-    workdir,
-    fingerprint=json.dumps(experiment.config, sort_keys=True),
-    sparse_leaves=_sparse_leaves(abstract),
-    keep_best_by=_accuracy(experiment),
-  )
-  with contextlib.closing(saved), contextlib.ExitStack() as stack:
-    restored = saved.restore_newest(abstract)
-    if restored is None:
-      started = time.perf_counter()
-      state = initial_state.begin(
-        experiment,
-        devices,
-        keep=functools.partial(_keep, experiment, workdir, 0),
-      )
-      init_seconds = time.perf_counter() - started
-    else:
-      state, init_seconds = restored.state, 0.0
-      for line in restored.skipped:
-        show.say(line)
-      show.say(f"Going on from step {restored.step}.")
-    resumed = None if restored is None else restored.step
+  mesh = sharding.data_mesh()
+  setup = experiment.setup._replace(shard=sharding.batch_sharder(mesh))
+  abstract = initial_state.abstract(experiment, mesh)
+  with contextlib.ExitStack() as stack:
+    saved = stack.enter_context(
+      contextlib.closing(_open_checkpoints(experiment, workdir, abstract))
+    )
+    start = _start(experiment, workdir, mesh, abstract, saved, reporter)
     writer = None
     if processes.is_first():
-      writer = stack.enter_context(records.Writer(workdir, start=resumed or 0))
-    feed = input_pipeline.open(
+      writer = stack.enter_context(
+        metrics.Writer(workdir, start=start.resumed_from_step or 0)
+      )
+    compiled = programs.compile(
       setup,
       experiment.dataset,
-      state,
-      devices,
-      trains=resumed != experiment.steps.total,
+      start.state,
+      mesh,
+      trains=start.resumed_from_step != experiment.steps.total,
     )
-    seconds = feed.seconds + init_seconds
-    show.say(f"Compiled in {seconds:.1f} s.")
-    outcome = _train(
-      feed,
-      experiment.steps,
-      experiment.prices,
-      state,
-      resumed,
-      writer,
-      saved,
-      functools.partial(_keep, experiment, workdir),
-      stop,
-      show,
+    seconds = compiled.compile_seconds + start.seconds
+    reporter.message(f"Compiled in {seconds:.1f} s.")
+    this = _Run(
+      experiment=experiment,
+      workdir=workdir,
+      programs=compiled,
+      checkpoints=saved,
+      writer=writer,
+      stop=stop,
+      reporter=reporter,
+      resumed_from_step=start.resumed_from_step,
+      compile_seconds=seconds,
     )
+    outcome = _train(this, start.state)
     if outcome.status == DONE:
-      outcome = _conclude(experiment, outcome, feed, saved, abstract, show)
-    return outcome._replace(compile_seconds=seconds)
+      outcome = outcome._replace(selected=_select(this, outcome, abstract))
+    return outcome
 
 
-def _train(
-  feed: input_pipeline.Feed,
-  steps: build.Steps,
-  prices: flops.Prices,
-  state: step.TrainState,
-  resumed: int | None,
-  writer: records.Writer | None,
+def _open_checkpoints(
+  experiment: Experiment, workdir: pathlib.Path, abstract: TrainState
+) -> checkpoints.Checkpoints:
+  validates = experiment.dataset.validation is not None
+  return checkpoints.open(
+    workdir,
+    fingerprint=json.dumps(experiment.config, sort_keys=True),
+    sparse_leaves=initial_state.sparse_leaves(abstract),
+    best_metric="validation_accuracy" if validates else "test_accuracy",
+  )
+
+
+def _start(
+  experiment: Experiment,
+  workdir: pathlib.Path,
+  mesh: Mesh,
+  abstract: TrainState,
   saved: checkpoints.Checkpoints,
-  keep: Callable[[int, step.Weights], None],
-  stop: processes.StopRequest,
-  show: Show,
-) -> Outcome:
+  reporter: Reporter,
+) -> _Start:
+  """Restores the newest checkpoint, or creates the state at step 0."""
+  restored = saved.restore_newest(abstract)
+  if restored is not None:
+    for line in restored.skipped:
+      reporter.message(f"warning: {line}")
+    reporter.message(f"Resuming from step {restored.step}.")
+    return _Start(restored.state, restored.step, 0.0)
+  started = time.perf_counter()
+  state = initial_state.create(
+    experiment,
+    mesh,
+    save_weights=lambda dense: _save_weights(experiment, workdir, 0, dense),
+  )
+  return _Start(state, None, time.perf_counter() - started)
+
+
+def _train(run: _Run, state: TrainState) -> Outcome:
   """Runs the loop.
 
-  What follows a dispatch has a fixed order, and a resume relies on it:
-  check that all is finite, hear how the epoch went, evaluate, write metrics,
-  keep weights, save, show, stop.
+  After a dispatch, events have a fixed order, which an exact resume relies on:
+
+  1. Stop if the loss or the gradient is not finite.
+  2. At the end of an epoch, update the metric that the method follows.
+  3. Evaluate, if due.
+  4. Write metrics.
+  5. Save weights for later runs, if configured.
+  6. Save a checkpoint, if due or if the run has to stop.
+  7. Report progress.
+  8. Stop on SIGTERM.
   """
-  at = resumed or 0
-  dispatches: list[timing.Dispatch] = []
-  updates = int(mesh.fetch(state.meter.mask_updates))
-  last_good = resumed
-
-  def outcome(status: int, message: str = "") -> Outcome:
-    return Outcome(
-      status=status,
-      message=message,
-      state=state,
-      step=at,
-      selected=state,
-      selected_step=at,
-      evaluation={},
-      resumed_from_step=resumed,
-      compile_seconds=0.0,
-      train_seconds=math.fsum(each.seconds for each in dispatches),
-      mask_update_seconds=timing.mask_update_seconds(dispatches),
-    )
-
-  while at < steps.total:
-    first = at
-    at = min((first // steps.dispatch + 1) * steps.dispatch, steps.total)
-    started = time.perf_counter()
-    with jax.transfer_guard("disallow"):
-      state, stacked = jax.block_until_ready(feed.train(state))
-    seconds = time.perf_counter() - started
-    metrics = jax.tree.map(lambda x, n=at - first: x[:n], mesh.fetch(stacked))
-    before, updates = updates, int(metrics.meter.mask_updates[-1])
-    dispatches.append(timing.Dispatch(at - first, updates - before, seconds))
-    rows = records.rows(metrics._asdict(), first=first, prices=prices)
+  steps = run.experiment.steps
+  step, last_saved = run.resumed_from_step or 0, run.resumed_from_step
+  timings: list[timing.Dispatch] = []
+  while step < steps.total:
+    first = step
+    state, step, rows, timed = _dispatch(run, state, first)
+    timings.append(timed)
     bad = next((row["step"] for row in rows if not row["finite"]), None)
     if bad is not None:
-      _write(writer, [row for row in rows if _is_logged(row, steps, bad)])
-      return outcome(NOT_FINITE, _not_finite(bad, first, at, last_good))
-    if feed.hear is not None and at % steps.per_epoch == 0:
-      with jax.transfer_guard("disallow"):
-        state = jax.block_until_ready(feed.hear(state))
-    last = at == steps.total
+      _write(run, rows, end=bad)
+      message = _not_finite(bad, first, step, last_saved)
+      return _outcome(run, NOT_FINITE, state, step, timings, message)
+    state = _update_metric(run, state, step)
+    last = step == steps.total
     evaluation: dict[str, float] = {}
-    if last or _due(steps.eval_every, first, at):
-      evaluation = _evaluate(feed, state)
-      rows[-1] |= evaluation | {"steps_per_second": (at - first) / seconds}
-    ends = at if evaluation else steps.total
-    _write(writer, [row for row in rows if _is_logged(row, steps, ends)])
-    keep(at, step.Weights(state.params, state.model_state))
-    stopping = stop.agreed()
-    regular = last or _due(steps.checkpoint_every, first, at)
-    if regular or stopping:
-      if writer is not None:
-        writer.sync()
-      # A checkpoint that a run has only because it was stopped can not be its
-      # best one, and an evaluation for a checkpoint alone is not recorded: a
-      # run that was not stopped would end in another way.
-      judged: dict[str, float] = {}
-      if regular:
-        judged = dict(evaluation or _evaluate(feed, state))
-        judged[best.ACTIVE] = rows[-1]["active"]
-      saved.save(at, state, metrics=judged)
-      last_good = at
-    show.progress(at, rows[-1])
+    if last or _due(steps.eval_every, first, step):
+      evaluation = _evaluate(run, state)
+      speed = {"steps_per_second": timed.steps / timed.seconds}
+      rows[-1] |= evaluation | speed
+    _write(run, rows, end=step if evaluation else steps.total)
+    dense = Weights(state.params, state.model_state)
+    _save_weights(run.experiment, run.workdir, step, dense)
+    stopping = run.stop.agreed()
+    if last or _due(steps.checkpoint_every, first, step):
+      evaluation = evaluation or _evaluate(run, state)
+      _save(run, state, step, evaluation | {best.ACTIVE: rows[-1]["active"]})
+      last_saved = step
+    elif stopping:
+      # Without metrics: a checkpoint that exists only because the run was
+      # stopped must not become the best one, or the result would differ.
+      _save(run, state, step, {})
+    run.reporter.progress(step, rows[-1])
     if stopping:
-      return outcome(
-        TERMINATED,
-        f"Stopped by SIGTERM; saved at step {at}. The same command goes on.",
+      message = (
+        f"Stopped by SIGTERM after saving step {step}. Run the same command"
+        " to resume."
       )
-  return outcome(DONE)
+      return _outcome(run, TERMINATED, state, step, timings, message)
+  return _outcome(run, DONE, state, step, timings)
 
 
-def _conclude(
-  experiment: build.Experiment,
-  outcome: Outcome,
-  feed: input_pipeline.Feed,
-  saved: checkpoints.Checkpoints,
-  abstract: step.TrainState,
-  show: Show,
-) -> Outcome:
-  """Selects and judges the state that the result of a run is of."""
-  found = checkpoints.Restored(outcome.state, outcome.step, ())
-  if experiment.config["select_checkpoint"] == "best":
-    found = saved.restore_best(abstract, found)
-    for line in found.skipped:
-      show.say(line)
-  evaluation = _evaluate(feed, found.state) | _evaluate_train(feed, found.state)
-  return outcome._replace(
-    selected=found.state, selected_step=found.step, evaluation=evaluation
+def _dispatch(run: _Run, state: TrainState, first: int) -> _Dispatched:
+  """Runs one dispatch of training steps."""
+  updates = int(sharding.fetch(state.counters.mask_updates))
+  started = time.perf_counter()
+  with jax.transfer_guard("disallow"):
+    state, stacked = jax.block_until_ready(run.programs.train(state))
+  seconds = time.perf_counter() - started
+  step = programs.dispatch_end(run.experiment.setup, first)
+  count = step - first
+  history = jax.tree.map(lambda x: x[:count], sharding.fetch(stacked))
+  updates = int(history.counters.mask_updates[-1]) - updates
+  rows = metrics.rows(
+    history._asdict(), first=first, costs=run.experiment.costs
+  )
+  return _Dispatched(
+    state, step, rows, timing.Dispatch(count, updates, seconds)
   )
 
 
-def _accuracy(experiment: build.Experiment) -> str:
-  """Returns what the best checkpoint is chosen by."""
-  held_out = experiment.dataset.validation is not None
-  return "validation_accuracy" if held_out else "test_accuracy"
-
-
-def _is_logged(row: Mapping[str, Any], steps: build.Steps, ends: int) -> bool:
-  """Says whether a step's line is written; the step `ends` always is."""
-  at = row["step"]
-  return at == ends or (at < ends and at % steps.log_every == 0)
-
-
-def _due(every: int, first: int, at: int) -> bool:
-  """Says whether the steps in (first, at] reach a multiple of `every`."""
-  return at // every > first // every
-
-
-def _write(writer: records.Writer | None, rows: list[dict[str, Any]]) -> None:
-  if writer is not None:
-    writer.write(rows)
-
-
-def _evaluate(
-  feed: input_pipeline.Feed, state: step.TrainState
-) -> dict[str, float]:
-  """Returns mean losses and accuracies on what is not trained on."""
-  names = [name for name in feed.judge if name != "train"]
+def _update_metric(run: _Run, state: TrainState, step: int) -> TrainState:
+  """Updates the epoch metric after the last step of an epoch."""
+  update = run.programs.update_metric
+  if update is None or step % run.experiment.steps.per_epoch:
+    return state
   with jax.transfer_guard("disallow"):
-    totals = {name: feed.judge[name](state) for name in names}
-    return _means(feed, jax.block_until_ready(totals))
+    return jax.block_until_ready(update(state))
 
 
-def _evaluate_train(
-  feed: input_pipeline.Feed, state: step.TrainState
-) -> dict[str, float]:
-  """Returns the same on the train split, where the feed judges it."""
-  names = [name for name in feed.judge if name == "train"]
-  return _means(feed, {name: feed.judge[name](state) for name in names})
+def _evaluate(run: _Run, state: TrainState) -> dict[str, float]:
+  """Returns mean losses and accuracies on the splits not trained on."""
+  names = [name for name in run.programs.evaluate if name != "train"]
+  with jax.transfer_guard("disallow"):
+    return programs.mean_metrics(run.programs, names, state)
 
 
-def _means(
-  feed: input_pipeline.Feed, totals: Mapping[str, step.Totals]
-) -> dict[str, float]:
-  means: dict[str, float] = {}
-  for name, sums in totals.items():
-    sums, count = mesh.fetch(sums), feed.examples[name]
-    means[f"{name}_loss"] = float(sums.loss) / count
-    means[f"{name}_accuracy"] = int(sums.correct) / count
-  return means
+def _write(run: _Run, rows: list[dict[str, Any]], *, end: int) -> None:
+  """Writes the rows at multiples of `log_every`, and that of step `end`."""
+  if run.writer is None:
+    return
+  every = run.experiment.steps.log_every
+  run.writer.write(
+    row
+    for row in rows
+    if row["step"] == end or (row["step"] < end and row["step"] % every == 0)
+  )
 
 
-def _not_finite(bad: int, first: int, at: int, last_good: int | None) -> str:
-  kept = "none" if last_good is None else f"step {last_good}"
+def _save(
+  run: _Run, state: TrainState, step: int, recorded: Mapping[str, float]
+) -> None:
+  """Saves a checkpoint; the metrics up to its step reach the disk first."""
+  if run.writer is not None:
+    run.writer.sync()
+  run.checkpoints.save(step, state, metrics=recorded)
+
+
+def _save_weights(
+  experiment: Experiment,
+  workdir: pathlib.Path,
+  step: int,
+  dense: Weights,
+) -> None:
+  """Saves the weights of a step for later runs, if configured."""
+  if step in experiment.steps.kept:
+    weights.save(workdir, step, dense, config=experiment.config)
+
+
+def _select(run: _Run, outcome: Outcome, abstract: TrainState) -> Selected:
+  """Selects and evaluates the state of the result."""
+  found = checkpoints.Restored(outcome.state, outcome.step, ())
+  if run.experiment.config["select_checkpoint"] == "best":
+    found = run.checkpoints.restore_best(abstract, found)
+    for line in found.skipped:
+      run.reporter.message(f"warning: {line}")
+  evaluation = _evaluate(run, found.state)
+  if "train" in run.programs.evaluate:  # Compiled here, so without a guard.
+    evaluation |= programs.mean_metrics(run.programs, ["train"], found.state)
+  return Selected(found.state, found.step, evaluation)
+
+
+def _outcome(
+  run: _Run,
+  status: int,
+  state: TrainState,
+  step: int,
+  timings: list[timing.Dispatch],
+  message: str = "",
+) -> Outcome:
+  return Outcome(
+    status=status,
+    message=message,
+    state=state,
+    step=step,
+    selected=None,
+    resumed_from_step=run.resumed_from_step,
+    compile_seconds=run.compile_seconds,
+    train_seconds=math.fsum(each.seconds for each in timings),
+    mask_update_seconds=timing.mask_update_seconds(timings),
+  )
+
+
+def _due(every: int, first: int, step: int) -> bool:
+  """Returns whether the steps in (first, step] reach a multiple of `every`."""
+  return step // every > first // every
+
+
+def _not_finite(bad: int, first: int, step: int, last_saved: int | None) -> str:
+  newest = "none" if last_saved is None else f"step {last_saved}"
   return (
     f"The loss or gradient of step {bad} is not finite; stopped after steps"
-    f" {first + 1} to {at}. Last good checkpoint: {kept}. A lower"
-    " `config.optimizer.learning_rate` may help."
+    f" {first + 1} to {step}. Last good checkpoint: {newest}. Try a lower"
+    " `config.optimizer.learning_rate`."
   )
-
-
-def _abstract_state(
-  experiment: build.Experiment, devices: Mesh
-) -> step.TrainState:
-  """Returns the state's shapes, replicated over the devices."""
-  shapes = jax.eval_shape(_initializer(experiment))
-  sharding = mesh.replicated(devices)
-  return jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-    shapes,
-  )
-
-
-def _initializer(
-  experiment: build.Experiment,
-) -> Callable[[], step.TrainState]:
-  return functools.partial(
-    step.initial_state,
-    experiment.setup,
-    experiment.init_key,
-    experiment.data_key,
-    experiment.dataset.example,
-  )
-
-
-def _sparse_leaves(abstract: step.TrainState) -> tuple[str, ...]:
-  """Returns the names of the parameters that have a mask."""
-  masks = jax.eval_shape(sparsejax.get_masks, abstract.opt_state)
-  return tuple(
-    jax.tree_util.keystr(path, simple=True, separator="/")
-    for path, _ in jax.tree.leaves_with_path(masks)
-  )
-
-
-def _keep(
-  experiment: build.Experiment,
-  workdir: pathlib.Path,
-  at: int,
-  weights: step.Weights,
-) -> None:
-  """Keeps the weights of a step for later runs, where that is requested."""
-  folder = init_from.WEIGHTS
-  if at not in experiment.steps.kept:
-    return
-  if processes.any_of(at in checkpoints.steps(workdir, folder=folder)):
-    return  # Of a start before this one.
-  with contextlib.closing(
-    checkpoints.open(
-      workdir,
-      fingerprint=json.dumps(experiment.config, sort_keys=True),
-      sparse_leaves=(),
-      keep_all=True,
-      folder=folder,
-    )
-  ) as kept:
-    kept.save(at, weights, metrics={})

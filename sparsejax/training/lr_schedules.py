@@ -1,7 +1,7 @@
-"""Learning rates over a run, by the names that a config may give.
+"""Learning-rate schedules, by the names that a config may use.
 
-A factory takes the `Course` of a run and returns step -> rate, where the first
-step has number 0.
+A factory takes `ScheduleArgs` and returns an optax schedule: step -> learning
+rate, where the first step is step 0.
 """
 
 import math
@@ -13,16 +13,16 @@ import jax.numpy as jnp
 import optax
 
 
-class Course(NamedTuple):
-  """What a learning rate may follow.
+class ScheduleArgs(NamedTuple):
+  """Arguments of a schedule.
 
   Attributes:
-    peak: the highest rate, above 0.
-    warmup_steps: steps of the warm-up, fewer than the run has.
-    total_steps: steps of the run.
-    steps_per_epoch: steps of an epoch.
-    drop_at: shares of the run at which the rate drops, ascending in (0, 1).
-    drop_factor: what a drop multiplies the rate by, in (0, 1].
+    peak: the highest learning rate, above 0.
+    warmup_steps: steps of warmup, below `total_steps`.
+    total_steps: steps in the run.
+    steps_per_epoch: steps per epoch.
+    drop_at: fractions of the run at which the rate drops, ascending in (0, 1).
+    drop_factor: factor of each drop, in (0, 1].
   """
 
   peak: float
@@ -33,104 +33,104 @@ class Course(NamedTuple):
   drop_factor: float
 
 
-def check(course: Course) -> None:
-  """Raises ValueError for a course that no run can take."""
-  if not 0 < course.peak < math.inf:
-    raise ValueError(f"`learning_rate` must be in (0, inf), got {course.peak}.")
-  if not 0 <= course.warmup_steps < course.total_steps:
+def check(args: ScheduleArgs) -> None:
+  """Raises ValueError if an argument is out of range."""
+  if not 0 < args.peak < math.inf:
+    raise ValueError(f"`learning_rate` must be in (0, inf), got {args.peak}.")
+  if not 0 <= args.warmup_steps < args.total_steps:
     raise ValueError(
-      f"`warmup_steps` must be in [0, {course.total_steps}), the steps of the"
-      f" run, got {course.warmup_steps}."
+      f"`warmup_steps` must be in [0, {args.total_steps}), the steps of the"
+      f" run, got {args.warmup_steps}."
     )
-  if list(course.drop_at) != sorted({s for s in course.drop_at if 0 < s < 1}):
+  if list(args.drop_at) != sorted({x for x in args.drop_at if 0 < x < 1}):
     raise ValueError(
-      "`drop_at` must hold shares of the run in (0, 1), ascending, got"
-      f" {course.drop_at}. The half of a run is 0.5."
+      "`drop_at` must hold ascending fractions of the run in (0, 1), got"
+      f" {args.drop_at}. Half of the run is 0.5."
     )
-  if not 0 < course.drop_factor <= 1:
+  if not 0 < args.drop_factor <= 1:
     raise ValueError(
-      f"`drop_factor` must be in (0, 1], got {course.drop_factor}."
+      f"`drop_factor` must be in (0, 1], got {args.drop_factor}."
     )
 
 
-def cosine(course: Course) -> optax.Schedule:
-  """A line from 0 to the peak, then a half cosine to 0 at the last step.
+def cosine(args: ScheduleArgs) -> optax.Schedule:
+  """Linear warmup to the peak, then a half cosine to 0 at the last step.
 
   Args:
-    course: `drop_at` and `drop_factor` are not used.
+    args: `drop_at` and `drop_factor` are ignored.
 
   Returns:
-    Step -> rate, new at every step.
+    Step -> learning rate, changing at every step.
   """
   return optax.warmup_cosine_decay_schedule(
-    init_value=0.0 if course.warmup_steps else course.peak,
-    peak_value=course.peak,
-    warmup_steps=course.warmup_steps,
-    decay_steps=course.total_steps,
+    init_value=0.0 if args.warmup_steps else args.peak,
+    peak_value=args.peak,
+    warmup_steps=args.warmup_steps,
+    decay_steps=args.total_steps,
   )
 
 
-def epoch_cosine(course: Course) -> optax.Schedule:
-  """A half cosine over all epochs k, its first ones replaced by a warm-up.
+def epoch_cosine(args: ScheduleArgs) -> optax.Schedule:
+  """A half cosine over the epochs k, with warmup in place of the first W.
 
-  peak (k + 1) / W in the W epochs of the warm-up, which reach the peak in the
-  last of them, then peak (1 + cos(pi k / epochs)) / 2.
+  During warmup, peak (k + 1) / W, which reaches the peak in its last epoch;
+  then peak (1 + cos(pi k / epochs)) / 2.
 
   Args:
-    course: `drop_at` and `drop_factor` are not used.
+    args: `drop_at` and `drop_factor` are ignored.
 
   Returns:
-    Step -> rate, new at every epoch.
+    Step -> learning rate, changing at every epoch.
 
   References:
     OptG's code.
   """
-  warmup = _in_epochs(course, course.warmup_steps)
-  epochs = _in_epochs(course, course.total_steps)
+  warmup = _epochs(args, args.warmup_steps)
+  epochs = _epochs(args, args.total_steps)
 
-  def rate(step: jax.typing.ArrayLike) -> jax.Array:
-    epoch = jnp.floor_divide(step, course.steps_per_epoch)
+  def schedule(step: jax.typing.ArrayLike) -> jax.Array:
+    epoch = jnp.floor_divide(step, args.steps_per_epoch)
     decayed = 0.5 * (1 + jnp.cos(jnp.pi * epoch / epochs))
     rising = (epoch + 1) / max(warmup, 1)
-    return course.peak * jnp.where(epoch < warmup, rising, decayed)
+    return args.peak * jnp.where(epoch < warmup, rising, decayed)
 
-  return rate
+  return schedule
 
 
-def drops(course: Course) -> optax.Schedule:
-  """A constant that drops at some shares of the run.
+def drops(args: ScheduleArgs) -> optax.Schedule:
+  """Step decay: a constant that drops at some fractions of the run.
 
-  A warm-up of W epochs k before has the rates peak (k + 1) / (W + 1), so that
-  the peak is reached in the epoch after it.
+  In the epochs k of a warmup of W epochs, the rate is peak (k + 1) / (W + 1),
+  so it reaches the peak in the first epoch after the warmup.
 
   Args:
-    course: no `drop_at` makes the rate constant.
+    args: an empty `drop_at` gives a constant.
 
   Returns:
-    Step -> rate.
+    Step -> learning rate.
 
   References:
     GraNet's code: 80 and 120 of 160 epochs on CIFAR; 30, 60 and 90 of 100 on
-    ImageNet, after 5 epochs of warm-up.
+    ImageNet, after 5 epochs of warmup.
   """
-  warmup = _in_epochs(course, course.warmup_steps)
-  bounds = [round(share * course.total_steps) for share in course.drop_at]
+  warmup = _epochs(args, args.warmup_steps)
+  bounds = [round(fraction * args.total_steps) for fraction in args.drop_at]
 
-  def rate(step: jax.typing.ArrayLike) -> jax.Array:
-    epoch = jnp.floor_divide(step, course.steps_per_epoch)
+  def schedule(step: jax.typing.ArrayLike) -> jax.Array:
+    epoch = jnp.floor_divide(step, args.steps_per_epoch)
     passed = sum(jnp.greater_equal(step, bound) for bound in bounds)
     rising = jnp.minimum((epoch + 1) / (warmup + 1), 1)
-    return course.peak * rising * course.drop_factor ** jnp.float32(passed)
+    return args.peak * rising * args.drop_factor ** jnp.float32(passed)
 
-  return rate
+  return schedule
 
 
-SCHEDULES: dict[str, Callable[[Course], optax.Schedule]] = {
+SCHEDULES: dict[str, Callable[[ScheduleArgs], optax.Schedule]] = {
   "cosine": cosine,
   "epoch_cosine": epoch_cosine,
   "drops": drops,
 }
 
 
-def _in_epochs(course: Course, steps: int) -> int:
-  return round(steps / course.steps_per_epoch)
+def _epochs(args: ScheduleArgs, steps: int) -> int:
+  return round(steps / args.steps_per_epoch)

@@ -1,9 +1,9 @@
-"""How well the epochs went, for methods whose masks follow that.
+"""The epoch metric that performance-driven methods follow.
 
-Such a method is told the loss or the accuracy of the last epoch that has
-ended, at every step of the next one. The number is part of the training state,
-so a resume goes on with it. It comes from the batches of the epoch, summed
-while it trains, or from the validation part, judged when it has ended.
+Every step passes the loss or accuracy of the last finished epoch to the
+optimizer as `metric=`. It is the mean over the training batches of that epoch,
+or an evaluation of the validation split at its end. The value is part of the
+training state, so a resumed run passes the same one.
 """
 
 from typing import NamedTuple
@@ -21,21 +21,21 @@ SOURCES: dict[str, Kind] = {
   "validation_loss": "loss",
   "validation_accuracy": "accuracy",
 }
-"""What `config.metric` may be, and which kind of number each is."""
+"""Choices of `config.metric`, and the kind of each."""
 
-_USUAL: dict[Kind, str] = {
+_DEFAULTS: dict[Kind, str] = {
   "loss": "train_loss",
   "accuracy": "validation_accuracy",
 }
 
 
 class EpochMetric(NamedTuple):
-  """What is known of the epochs.
+  """The metric of the last finished epoch, and of the current one so far.
 
   Attributes:
-    last: float32[], of the last epoch that has ended; 0 before.
-    sum: float32[], over the steps of the epoch that is under way; stays 0
-      where the validation part is judged.
+    last: float32[], of the last finished epoch; 0 during the first.
+    sum: float32[], over the steps of the current epoch; stays 0 if the metric
+      comes from the validation split.
   """
 
   last: jax.Array
@@ -45,56 +45,56 @@ class EpochMetric(NamedTuple):
 def source(
   requested: str | None, method: Method, *, validates: bool
 ) -> str | None:
-  """Returns where a method's metric comes from.
+  """Choose the metric for a method.
 
   Args:
-    requested: one of `SOURCES`, or `None` for the usual one: the training loss, or
-      the validation accuracy.
-    method: of the run.
-    validates: whether the data has a validation part.
+    requested: one of `SOURCES`, or `None` for the default: the training loss,
+      or the validation accuracy.
+    method: the method of the run.
+    validates: whether the data has a validation split.
 
   Returns:
-    One of `SOURCES`; `None` where the method follows nothing.
+    One of `SOURCES`; `None` if the method follows no metric.
 
   Raises:
-    InputError: if there is no such number, or it is not what the method
-      follows.
+    InputError: if the metric is unknown, not available, or not of the kind that
+      the method follows.
   """
   if requested is not None and requested not in SOURCES:
     raise command_line.unknown("`config.metric`", requested, SOURCES)
   if method.follows is None:
     return None
-  found = _USUAL[method.follows] if requested is None else requested
-  if SOURCES[found] != method.follows:
-    fitting = [name for name in SOURCES if SOURCES[name] == method.follows]
+  chosen = _DEFAULTS[method.follows] if requested is None else requested
+  if SOURCES[chosen] != method.follows:
+    valid = [name for name in SOURCES if SOURCES[name] == method.follows]
     raise command_line.InputError(
-      f"`config.metric` must be one of {', '.join(fitting)}: the method"
-      f" follows the {method.follows}, got {found!r}."
+      f"`config.metric` must be one of {', '.join(valid)}, because the method"
+      f" follows the {method.follows}; got {chosen!r}."
     )
-  if is_judged(found) and not validates:
+  if uses_validation(chosen) and not validates:
     raise command_line.InputError(
-      f"`config.metric` is {found!r}, but the data has no validation part."
+      f"`config.metric` is {chosen!r}, but the data has no validation split."
       " Hold one out (`config.data.validation`, or fewer"
-      " `config.data.train_examples`), or follow"
+      " `config.data.train_examples`), or use"
       f" {'train_' + method.follows!r}."
     )
-  return found
+  return chosen
 
 
-def is_judged(source: str | None) -> bool:
-  """Says whether the validation part is judged at the end of every epoch."""
+def uses_validation(source: str | None) -> bool:
+  """Returns whether the validation split is evaluated after every epoch."""
   return source is not None and source.startswith("validation")
 
 
-def start(source: str | None) -> EpochMetric | tuple[()]:
-  """Returns what is known before the first step; `()` of no source."""
+def init(source: str | None) -> EpochMetric | tuple[()]:
+  """Returns the value before the first step; `()` if there is no source."""
   if source is None:
     return ()
   return EpochMetric(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32))
 
 
-def told(metric: EpochMetric | tuple[()]) -> dict[str, jax.Array]:
-  """Returns what the optimizer's `update` is given beside the gradients."""
+def update_kwargs(metric: EpochMetric | tuple[()]) -> dict[str, jax.Array]:
+  """Returns the extra arguments for the optimizer's `update`."""
   if not isinstance(metric, EpochMetric):
     return {}
   return {"metric": metric.last}
@@ -109,33 +109,33 @@ def after_step(
   step: jax.Array,
   steps_per_epoch: int,
 ) -> EpochMetric | tuple[()]:
-  """Add a step to the epoch that is under way.
+  """Add a step to the current epoch.
 
   Args:
     metric: before the step.
     source: one of `SOURCES`, or `None`.
-    loss: float32[], mean of the batch.
-    accuracy: float32[], of the batch.
-    step: int32[], completed steps, this one included.
-    steps_per_epoch: steps in an epoch.
+    loss: float32[], mean over the batch.
+    accuracy: float32[], over the batch.
+    step: int32[], completed steps, including this one.
+    steps_per_epoch: steps per epoch.
 
   Returns:
-    What is known after the step.
+    The metric after the step.
   """
   if not isinstance(metric, EpochMetric) or source is None:
     return metric
-  if is_judged(source):
+  if uses_validation(source):
     return metric
-  number = loss if SOURCES[source] == "loss" else accuracy
-  total = metric.sum + number
-  ends = step % steps_per_epoch == 0
+  value = loss if SOURCES[source] == "loss" else accuracy
+  total = metric.sum + value
+  is_last = step % steps_per_epoch == 0
   return EpochMetric(
-    last=jnp.where(ends, total / steps_per_epoch, metric.last),
-    sum=jnp.where(ends, jnp.zeros_like(total), total),
+    last=jnp.where(is_last, total / steps_per_epoch, metric.last),
+    sum=jnp.where(is_last, jnp.zeros_like(total), total),
   )
 
 
-def judged(
+def after_validation(
   metric: EpochMetric,
   source: str,
   *,
@@ -143,14 +143,14 @@ def judged(
   correct: jax.Array,
   examples: int,
 ) -> EpochMetric:
-  """Returns what is known once the validation part has been judged.
+  """Returns the metric after evaluating the validation split.
 
   Args:
-    metric: before.
+    metric: before the evaluation.
     source: one of `SOURCES`.
-    loss: float32[], sum over the part.
-    correct: int32[], right answers.
-    examples: of the part.
+    loss: float32[], sum over the split.
+    correct: int32[], correct predictions.
+    examples: number of examples in the split.
   """
   total = loss if SOURCES[source] == "loss" else correct
   last = total.astype(jnp.float32) / jnp.float32(examples)

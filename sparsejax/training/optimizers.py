@@ -1,7 +1,7 @@
 """The inner optimizers that a config can name.
 
-A factory's keyword arguments are the keys of `config.optimizer`. `rates` has
-the learning rates over a run that `schedule` can name.
+A factory's keyword arguments are the keys of `config.optimizer`; `schedule` is
+one of `lr_schedules`.
 """
 
 import fnmatch
@@ -15,7 +15,7 @@ import optax
 from sparsejax.components import trees
 from sparsejax.training import lr_schedules
 
-Schedule = Callable[[lr_schedules.Course], optax.Schedule]
+Schedule = Callable[[lr_schedules.ScheduleArgs], optax.Schedule]
 
 
 def sgd(
@@ -34,32 +34,32 @@ def sgd(
 ) -> optax.GradientTransformation:
   """SGD with momentum and coupled weight decay, as in PyTorch.
 
-  The decay joins the gradient before the momentum; the learning rate scales
-  what leaves it, so that a change of the rate acts at once.
+  Weight decay is added to the gradient before momentum, and the learning rate
+  scales the result, so that a change of the learning rate acts immediately.
 
   Args:
-    learning_rate: its peak, above 0.
+    learning_rate: peak of the learning rate, above 0.
     momentum: in [0, 1).
-    nesterov: whether the momentum looks ahead.
-    weight_decay: coefficient of L2, at least 0.
-    undecayed: globs of the names of parameters without weight decay, such as
+    nesterov: whether to use Nesterov momentum.
+    weight_decay: L2 coefficient, at least 0.
+    undecayed: globs for the names of parameters without weight decay, such as
       `*norm*`.
-    schedule: how the rate moves over the run.
-    warmup_steps: steps of its warm-up.
-    drop_at: shares of the run at which the schedule "drops" does so.
-    drop_factor: what a drop multiplies the rate by.
-    total_steps: steps of the run.
-    steps_per_epoch: steps of an epoch.
+    schedule: learning-rate schedule.
+    warmup_steps: steps of warmup.
+    drop_at: fractions of the run at which the schedule "drops" drops.
+    drop_factor: factor of each drop.
+    total_steps: steps in the run.
+    steps_per_epoch: steps per epoch.
 
   Returns:
     The transformation.
 
   Raises:
-    ValueError: if a number is out of its range.
+    ValueError: if an argument is out of range.
   """
   _check("momentum", momentum, 0.0, 1.0)
   _check("weight_decay", weight_decay, 0.0, math.inf)
-  over_run = rate(
+  learning_rates = learning_rate_schedule(
     learning_rate=learning_rate,
     schedule=schedule,
     warmup_steps=warmup_steps,
@@ -71,7 +71,7 @@ def sgd(
   return optax.chain(
     optax.add_decayed_weights(weight_decay, _all_but(undecayed)),
     optax.trace(momentum, nesterov),
-    optax.scale_by_learning_rate(over_run),
+    optax.scale_by_learning_rate(learning_rates),
   )
 
 
@@ -92,29 +92,29 @@ def adamw(
   """Adam with decoupled weight decay.
 
   Args:
-    learning_rate: its peak, above 0.
-    b1: decay of the mean of the gradient, in [0, 1).
-    b2: decay of the mean of its square, in [0, 1).
-    weight_decay: share of a weight that a unit of learning rate removes.
-    undecayed: globs of the names of parameters without weight decay, such as
+    learning_rate: peak of the learning rate, above 0.
+    b1: decay rate of the first moment, in [0, 1).
+    b2: decay rate of the second moment, in [0, 1).
+    weight_decay: coefficient, multiplied by the learning rate; at least 0.
+    undecayed: globs for the names of parameters without weight decay, such as
       `*norm*`.
-    schedule: how the rate moves over the run.
-    warmup_steps: steps of its warm-up.
-    drop_at: shares of the run at which the schedule "drops" does so.
-    drop_factor: what a drop multiplies the rate by.
-    total_steps: steps of the run.
-    steps_per_epoch: steps of an epoch.
+    schedule: learning-rate schedule.
+    warmup_steps: steps of warmup.
+    drop_at: fractions of the run at which the schedule "drops" drops.
+    drop_factor: factor of each drop.
+    total_steps: steps in the run.
+    steps_per_epoch: steps per epoch.
 
   Returns:
     The transformation.
 
   Raises:
-    ValueError: if a number is out of its range.
+    ValueError: if an argument is out of range.
   """
   _check("b1", b1, 0.0, 1.0)
   _check("b2", b2, 0.0, 1.0)
   _check("weight_decay", weight_decay, 0.0, math.inf)
-  over_run = rate(
+  learning_rates = learning_rate_schedule(
     learning_rate=learning_rate,
     schedule=schedule,
     warmup_steps=warmup_steps,
@@ -124,7 +124,7 @@ def adamw(
     steps_per_epoch=steps_per_epoch,
   )
   return optax.adamw(
-    over_run,
+    learning_rates,
     b1=b1,
     b2=b2,
     weight_decay=weight_decay,
@@ -132,7 +132,7 @@ def adamw(
   )
 
 
-def rate(
+def learning_rate_schedule(
   *,
   learning_rate: float,
   schedule: Schedule = lr_schedules.cosine,
@@ -143,26 +143,26 @@ def rate(
   steps_per_epoch: int,
   **others: Any,
 ) -> optax.Schedule:
-  """The learning rate of an optimizer with these arguments, checked.
+  """Check the arguments of an optimizer and build its learning-rate schedule.
 
   Args:
-    learning_rate: its peak, above 0.
-    schedule: how the rate moves over the run.
-    warmup_steps: steps of its warm-up.
-    drop_at: shares of the run at which the schedule "drops" does so.
-    drop_factor: what a drop multiplies the rate by.
-    total_steps: steps of the run.
-    steps_per_epoch: steps of an epoch.
-    **others: what else an optimizer takes; it does not matter here.
+    learning_rate: peak of the learning rate, above 0.
+    schedule: learning-rate schedule.
+    warmup_steps: steps of warmup.
+    drop_at: fractions of the run at which the schedule "drops" drops.
+    drop_factor: factor of each drop.
+    total_steps: steps in the run.
+    steps_per_epoch: steps per epoch.
+    **others: other arguments of the optimizer, ignored.
 
   Returns:
-    Completed steps -> rate.
+    Completed steps -> learning rate.
 
   Raises:
-    ValueError: if a number is out of its range.
+    ValueError: if an argument is out of range.
   """
   del others
-  course = lr_schedules.Course(
+  args = lr_schedules.ScheduleArgs(
     learning_rate,
     warmup_steps,
     total_steps,
@@ -170,8 +170,8 @@ def rate(
     drop_at,
     drop_factor,
   )
-  lr_schedules.check(course)
-  return schedule(course)
+  lr_schedules.check(args)
+  return schedule(args)
 
 
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
@@ -181,7 +181,7 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
 
 
 def _all_but(globs: tuple[str, ...]) -> Callable[[Any], Any] | None:
-  """Returns what tells the leaves that match no glob; `None` for all leaves."""
+  """Returns a weight-decay mask for optax; `None` decays all leaves."""
   if not globs:
     return None
 
@@ -190,7 +190,7 @@ def _all_but(globs: tuple[str, ...]) -> Callable[[Any], Any] | None:
     for glob in globs:
       if names and not fnmatch.filter(names, glob):
         raise ValueError(
-          f"`undecayed` has the glob {glob!r}, which matches no parameter."
+          f"The glob {glob!r} in `undecayed` matches no parameter."
           " Parameters: " + ", ".join(names) + "."
         )
     chosen = [

@@ -1,10 +1,7 @@
-"""Several processes of one run: joining, agreeing, and a shared folder."""
+"""Multi-process runs: joining, agreement, and the shared workdir."""
 
-import contextlib
 import pathlib
 import signal
-import types
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -13,9 +10,9 @@ from jax.experimental import multihost_utils
 
 from sparsejax import command_line
 
-# What jax says where there is no cluster to detect, and where its devices are
-# in use: then whoever uses them has joined the processes, or stays alone.
-_ALONE = ("coordinator_address should be defined", "must be called before")
+# What jax raises if it detects no cluster, or if its devices are already in
+# use; then the process has joined the others before, or runs alone.
+_NO_CLUSTER = ("coordinator_address should be defined", "must be called before")
 
 
 def join(
@@ -27,18 +24,18 @@ def join(
 ) -> None:
   """Join the other processes, before any device is used.
 
-  Without arguments jax looks for a cluster that it knows (Slurm, Open MPI,
-  Kubernetes, a TPU pod) and the process stays alone where there is none.
+  Without arguments, jax detects the cluster (Slurm, Open MPI, Kubernetes, a TPU
+  pod); if there is none, the process runs alone.
 
   Args:
     coordinator_address: host:port of process 0.
-    num_processes: how many there are.
-    process_id: which one this is.
-    heartbeat_timeout_seconds: how long after a process was lost jax ends the
-      others; they end at once when it was process 0.
+    num_processes: number of processes.
+    process_id: index of this process.
+    heartbeat_timeout_seconds: after losing a process, jax ends the others
+      within this time; losing process 0 ends them at once.
 
   Raises:
-    InputError: if only some arguments are given, or joining failed.
+    InputError: if only some arguments are given, or joining fails.
   """
   given = (coordinator_address, num_processes, process_id)
   if None in given and given != (None, None, None):
@@ -54,97 +51,66 @@ def join(
       heartbeat_timeout_seconds=heartbeat_timeout_seconds,
     )
   except (RuntimeError, ValueError) as error:
-    if given == (None, None, None) and any(x in str(error) for x in _ALONE):
+    detected = not any(text in str(error) for text in _NO_CLUSTER)
+    if given == (None, None, None) and not detected:
       return
     raise command_line.InputError(
-      f"Joining the other processes failed: {error}"
-      " `--distributed=False` trains in this process alone."
+      f"Cannot join the other processes: {error}"
+      " To train in this process alone, pass `--distributed=False`."
     ) from error
-  # jax has put a handler of its own under Python's, which hides this one.
+  # jax replaces the C-level handler, which disables Python's; install it again.
   signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
 
 
 def is_first() -> bool:
-  """Says whether this is the process that writes."""
+  """Returns whether this is process 0, the one that writes files."""
   return jax.process_index() == 0
 
 
 def any_of(flag: bool) -> bool:
-  """Says whether `flag` holds in any process; all must call it together."""
+  """Returns whether `flag` is set in any process; a collective call."""
   if jax.process_count() == 1:
     return flag
   return bool(multihost_utils.process_allgather(np.asarray(flag)).any())
 
 
-def of_the_first(tree: Any) -> Any:
-  """Returns the first process's arrays in all; all must call it together.
+def broadcast_from_first(tree: Any) -> Any:
+  """Returns the arrays of process 0 in every process; a collective call.
 
   Args:
-    tree: arrays in this process, of the same shapes in every one.
+    tree: arrays in this process, with the same shapes in every process.
   """
   if jax.process_count() == 1:
     return tree
   return multihost_utils.broadcast_one_to_all(tree)
 
 
-def wait(name: str) -> None:
-  """Waits until every process has come to the point called `name`."""
+def barrier(name: str) -> None:
+  """Blocks until every process reaches the barrier called `name`."""
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices(f"sparsejax_{name}")
 
 
 def check_shared(folder: pathlib.Path) -> None:
-  """Refuses a folder that not every process sees.
-
-  A save into such a folder would wait forever.
+  """Raise if some process does not see a folder; saving there would hang.
 
   Args:
-    folder: exists in the first process.
+    folder: exists in process 0.
 
   Raises:
-    InputError: in every process, if one of them does not see it.
+    InputError: in every process, if one of them does not see the folder.
   """
   if jax.process_count() == 1:
     return
   probe = folder / ".shared"
   if is_first():
     probe.touch()
-  wait("probe")
+  barrier("probe")
   missing = any_of(not probe.exists())
   if is_first():
     probe.unlink()
   if missing:
     raise command_line.InputError(
-      f"`--workdir` {folder} is not shared by all processes. Give a folder on"
-      " a file system that every one of them mounts."
+      f"`--workdir` {folder} is not shared by all processes. Use a folder on a"
+      " file system that every process mounts."
     )
-
-
-class StopRequest:
-  """Whether SIGTERM has come: a fact of the outside, requested at dispatches.
-
-  Attributes:
-    seen: whether this process got the signal.
-  """
-
-  def __init__(self) -> None:
-    self.seen = False
-
-  def agreed(self) -> bool:
-    """Says whether any process got it; all must call this together."""
-    return any_of(self.seen)
-
-  def _handle(self, number: int, frame: types.FrameType | None) -> None:
-    del number, frame  # One signal, and nothing is interrupted.
-    self.seen = True
-
-
-@contextlib.contextmanager
-def stop_on_sigterm() -> Iterator[StopRequest]:
-  """Turns SIGTERM into a request for as long as the context lasts."""
-  request = StopRequest()
-  before = signal.signal(signal.SIGTERM, request._handle)
-  try:
-    yield request
-  finally:
-    signal.signal(signal.SIGTERM, before)

@@ -13,15 +13,15 @@ from absl import logging as absl_logging
 from rich.console import Console
 
 from sparsejax import command_line, plots
-from sparsejax.training import loop, processes
-from sparsejax.training.checkpointing import checkpoints
+from sparsejax.training import loop, preemption, processes
+from sparsejax.training.checkpointing import errors
 from sparsejax.training.config import build, command
 from sparsejax.training.reporting import console as reporting_console
-from sparsejax.training.reporting import records, results
+from sparsejax.training.reporting import results, workdirs
 
 
 def run(
-  argv: Sequence[str], *, stop: processes.StopRequest | None = None
+  argv: Sequence[str], *, stop: preemption.StopRequest | None = None
 ) -> int:
   """Train what a command line says.
 
@@ -40,14 +40,14 @@ def run(
   with contextlib.ExitStack() as stack:
     stack.enter_context(_exit_alone())
     if stop is None:
-      stop = stack.enter_context(processes.stop_on_sigterm())
+      stop = stack.enter_context(preemption.stop_on_sigterm())
     try:
       return _run(command.parse(argv), stop)
-    except checkpoints.CheckpointError as error:
+    except errors.CheckpointError as error:
       raise command_line.InputError(str(error)) from error
 
 
-def _run(parsed: command.Command, stop: processes.StopRequest) -> int:
+def _run(parsed: command.Command, stop: preemption.StopRequest) -> int:
   """Trains, or reports the result of a run that is done."""
   if parsed.distributed and not jax.distributed.is_initialized():
     processes.join(**parsed.cluster)
@@ -55,7 +55,7 @@ def _run(parsed: command.Command, stop: processes.StopRequest) -> int:
   console = Console(quiet=not processes.is_first())
   _warn(console, experiment, experiment.warnings)
   workdir = _workdir(parsed, experiment)
-  summary = records.finished(workdir)
+  summary = workdirs.read_summary(workdir)
   if summary is not None:
     reporting_console.line(
       console, f"{workdir} is finished; nothing was changed."
@@ -70,14 +70,14 @@ def _train(
   console: Console,
   experiment: build.Experiment,
   workdir: pathlib.Path,
-  stop: processes.StopRequest,
+  stop: preemption.StopRequest,
 ) -> int:
   """Trains from the newest checkpoint, and writes the result at the end."""
   reporting_console.line(console, f"Results go to {workdir}")
   with reporting_console.progress(
     console, total=experiment.steps.total
-  ) as display:
-    outcome = loop.run(experiment, workdir, stop=stop, show=display)
+  ) as reporter:
+    outcome = loop.run(experiment, workdir, stop=stop, reporter=reporter)
   if outcome.status != loop.DONE:
     if processes.is_first():
       print(f"error: {outcome.message}", file=sys.stderr)
@@ -85,9 +85,9 @@ def _train(
   summary = results.summarize(experiment, outcome)
   _warn(console, experiment, summary["warnings"][len(experiment.warnings) :])
   if processes.is_first():
-    records.write_json(workdir / records.SUMMARY, summary)
+    workdirs.write_json(workdir / workdirs.SUMMARY, summary)
     _report(workdir)
-  processes.wait("summary")  # A later run may look for it.
+  processes.barrier("summary")  # A later run may look for it.
   reporting_console.result(console, summary, workdir)
   return loop.DONE
 
@@ -106,12 +106,12 @@ def _workdir(
   if processes.is_first():
     try:
       workdir.mkdir(parents=True, exist_ok=True)
-      records.claim(workdir, experiment.config)
+      workdirs.claim(workdir, experiment.config)
     except OSError as error:
       raise command_line.InputError(
         f"`--workdir` {workdir} cannot be used: {error.strerror}."
       ) from error
-  processes.wait("workdir")
+  processes.barrier("workdir")
   processes.check_shared(workdir)
   return workdir
 

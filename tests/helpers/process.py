@@ -15,7 +15,7 @@ import numpy as np
 
 import sparsejax
 from sparsejax import train
-from sparsejax.training import initial_state, mesh, step
+from sparsejax.training import initial_state, sharding, train_step
 from sparsejax.training.config import build, command
 
 CONFIG = pathlib.Path(__file__).parents[2] / "configs" / "digits.py"
@@ -35,14 +35,14 @@ def main(index, count, port, workdir):
   assert train.main(argv) == 0
   assert jax.process_count() == int(count)
   chosen = build.build(command.parse(argv).config)
-  devices = mesh.data_mesh()
-  setup = chosen.setup._replace(shard=mesh.batch_sharder(devices))
-  state = initial_state.begin(chosen, devices)
-  split = mesh.replicate(chosen.dataset.train, devices)
+  devices = sharding.data_mesh()
+  setup = chosen.setup._replace(shard=sharding.batch_sharder(devices))
+  state = initial_state.create(chosen, devices)
+  split = sharding.replicate(chosen.dataset.train, devices)
   steps = jax.jit(
-    functools.partial(step.train_steps, setup),
+    functools.partial(train_step.run_dispatch, setup),
     donate_argnums=0,
-    out_shardings=mesh.replicated(devices),
+    out_shardings=sharding.replicated(devices),
   )
   for _ in range(chosen.steps.total):
     state, _ = jax.block_until_ready(steps(state, split))
@@ -52,7 +52,7 @@ def main(index, count, port, workdir):
       for mask in masks:
         held = np.asarray(mask.addressable_data(device))
         digest = zlib.crc32(held.tobytes(), digest)
-      print("masks", int(mesh.fetch(state.step)), digest, flush=True)
+      print("masks", int(sharding.fetch(state.step)), digest, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """Requests to stop, as a signal makes them."""
 
-from sparsejax.training import processes
+from sparsejax.training import preemption
 
 
-class StopAfter(processes.StopRequest):
+class StopAfter(preemption.StopRequest):
   """A request to stop that comes after some dispatches."""
 
   def __init__(self, dispatches):

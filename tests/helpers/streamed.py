@@ -12,7 +12,7 @@ import sys
 import jax
 import numpy as np
 
-from sparsejax.training import initial_state, input_pipeline, mesh, processes
+from sparsejax.training import initial_state, processes, programs, sharding
 from sparsejax.training.config import build, command
 
 CONFIG = pathlib.Path(__file__).parents[2] / "configs" / "digits.py"
@@ -43,19 +43,19 @@ def experiment(*changes, model=SMALL_MLP):
 
 
 def opened(chosen, state, devices):
-  setup = chosen.setup._replace(shard=mesh.batch_sharder(devices))
-  return input_pipeline.open(setup, chosen.dataset, state, devices, trains=True)
+  setup = chosen.setup._replace(shard=sharding.batch_sharder(devices))
+  return programs.compile(setup, chosen.dataset, state, devices, trains=True)
 
 
 def results():
   """Trains to the end; returns sums over the test part and the parameters."""
-  chosen, devices = experiment(), mesh.data_mesh()
-  state = initial_state.begin(chosen, devices)
+  chosen, devices = experiment(), sharding.data_mesh()
+  state = initial_state.create(chosen, devices)
   feed = opened(chosen, state, devices)
-  while int(mesh.fetch(state.step)) < chosen.steps.total:
+  while int(sharding.fetch(state.step)) < chosen.steps.total:
     state, _ = jax.block_until_ready(feed.train(state))
-  totals = mesh.fetch(feed.judge["test"](state))
-  weights = jax.tree.leaves(mesh.fetch(state.params))
+  totals = sharding.fetch(feed.evaluate["test"](state))
+  weights = jax.tree.leaves(sharding.fetch(state.params))
   return {
     "correct": int(totals.correct),
     "loss": float(totals.loss),

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Checkpoints: saving, verifying, selecting and starting from them."""

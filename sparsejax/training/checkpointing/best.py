@@ -1,8 +1,9 @@
-"""Which checkpoint of a run is its best one.
+"""The best checkpoint of a run.
 
-Before the last pruning more weights are on, and such a checkpoint is not the
-sparse network that was requested. So the best one is among those with the
-fewest active weights: the one of highest accuracy, the newer one on ties.
+Before the last pruning a checkpoint has more active weights, and is not the
+sparse network that was requested. The best checkpoint is therefore one of those
+with the fewest active weights: the one with the highest accuracy, and on ties
+the newest.
 """
 
 import math
@@ -10,21 +11,21 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 ACTIVE = "active"
-"""The metric that counts the weights that are on."""
+"""The recorded number of active weights."""
 
 Metrics = Mapping[str, float]
 
 
 def best_first(found: Mapping[int, Metrics | None], metric: str) -> list[int]:
-  """Order checkpoints.
+  """Rank checkpoints.
 
   Args:
-    found: step -> what was recorded with its checkpoint, `None` where that
-      cannot be read; all are alike where none has `ACTIVE`.
-    metric: the accuracy.
+    found: step -> metrics recorded with its checkpoint, `None` if they cannot
+      be read. Without `ACTIVE`, all have equally many active weights.
+    metric: name of the accuracy.
 
   Returns:
-    Steps of those that have a number, the best one first.
+    The steps that have the metric, best first.
   """
   ranks = {
     step: (-metrics.get(ACTIVE, 0.0), metrics[metric], step)
@@ -34,32 +35,32 @@ def best_first(found: Mapping[int, Metrics | None], metric: str) -> list[int]:
   return sorted(ranks, key=ranks.__getitem__, reverse=True)
 
 
-class KeepBest:
-  """Orbax's policy that keeps the best checkpoint.
+class BestPolicy:
+  """An Orbax preservation policy that keeps the best checkpoint.
 
-  Its own `BestN` reads a metrics file that nothing protects at the start, where
-  a damaged one would raise.
+  Orbax's `BestN` reads a metrics file when it starts, and raises if that file
+  is damaged.
   """
 
   def __init__(self, metric: str | None, read: Callable[[int], Metrics | None]):
     """Makes the policy.
 
     Args:
-      metric: the accuracy; None keeps nothing.
-      read: what was recorded with a step's checkpoint, `None` where that cannot
-        be read; requested steps that were not told to `remember`.
+      metric: name of the accuracy; None keeps no checkpoint.
+      read: step -> metrics recorded with its checkpoint, `None` if they cannot
+        be read; called for steps that were not passed to `record`.
     """
     self._metric = metric
     self._read = read
     self._found: dict[int, Metrics | None] = {}
 
-  def remember(self, step: int, metrics: Metrics) -> None:
-    """Takes up what is recorded with a checkpoint."""
+  def record(self, step: int, metrics: Metrics) -> None:
+    """Takes the metrics of a new checkpoint."""
     self._found[step] = metrics
 
   def should_preserve(self, checkpoints: Any, *, context: Any) -> list[bool]:
-    """Says of each checkpoint whether it is kept."""
-    del context  # Unused: what was recorded decides.
+    """Returns for each checkpoint whether to keep it."""
+    del context  # Recorded metrics decide.
     steps = [checkpoint.step for checkpoint in checkpoints]
     if self._metric is None:
       return [False] * len(steps)

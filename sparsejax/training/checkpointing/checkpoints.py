@@ -1,15 +1,15 @@
-"""Whole training states on disk: saved at once or not at all, and verified.
+"""Checkpoints of training states: atomic, verified, and tied to their run.
 
-Orbax writes a checkpoint beside its final name and renames it when it is
-complete, so that a killed process or a full disk never leaves half of one under
-a step's number. What Orbax does not do is done here:
+Orbax writes a checkpoint to a temporary folder and renames it once complete, so
+neither a killed process nor a full disk leaves half a checkpoint under a step
+number. This module adds what Orbax does not do:
 
 - Damage. A flipped byte in array data restores without an error. Every save
-  therefore records a digest of each leaf, and a restore that does not give the
-  same digests is refused; the checkpoint before it is used.
-- Identity. Orbax casts to the dtypes that it is requested and restores into a
-  state with fewer masks. Every save therefore records the config, the sparse
-  leaves, and the shape and dtype of each leaf, all compared before restoring.
+  therefore records a digest of each leaf; a restore that does not reproduce
+  them is refused, and the previous checkpoint is used.
+- Identity. Orbax casts to the requested dtypes, and restores into a state with
+  fewer masks. Every save therefore records the config, the sparse leaves, and
+  the shape and dtype of each leaf; all are compared before restoring.
 """
 
 from __future__ import annotations
@@ -17,47 +17,41 @@ from __future__ import annotations
 import contextlib
 import json
 import pathlib
-import shutil
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers
 
 from sparsejax.training import processes
 from sparsejax.training.checkpointing import (
   best,
   digests,
   identity,
+  manager,
   orbax_stderr,
+  reading,
+)
+from sparsejax.training.checkpointing.errors import (
+  CheckpointError,
+  DamagedError,
+  cause,
 )
 
 PyTree = Any
 
-FOLDER = "checkpoints"
-_FORMAT = 1
+_FORMAT = 2
 _DAMAGED_FOLDER = "checkpoints_damaged"
-_UNFINISHED = ".orbax-checkpoint-tmp"
-# The newest may be damaged, then the one before it is needed.
-_NEWEST_KEPT = 2
-_DISK_FULL_TEXTS = ("no space left", "quota exceeded", "file too large")
-
-
-class CheckpointError(Exception):
-  """A checkpoint could not be written, or does not belong to this run."""
 
 
 class Restored(NamedTuple):
-  """What `Checkpoints.restore_newest` or `restore_best` found.
+  """Result of `Checkpoints.restore_newest` or `restore_best`.
 
   Attributes:
-    state: the tree that was saved, placed as the abstract state requested.
-    step: optimizer steps that were completed when it was saved.
-    skipped: one line for each newer or better checkpoint that is damaged, and
-      why.
+    state: the saved tree, sharded as the abstract state says.
+    step: completed optimizer steps when it was saved.
+    skipped: one line per newer or better checkpoint that is damaged, with the
+      reason.
   """
 
   state: PyTree
@@ -65,92 +59,47 @@ class Restored(NamedTuple):
   skipped: tuple[str, ...]
 
 
-class _DamagedError(Exception):
-  """What was read is not what was written."""
-
-
 def open(
   workdir: pathlib.Path,
   *,
   fingerprint: str,
   sparse_leaves: tuple[str, ...],
-  keep_best_by: str | None = "test_accuracy",
+  best_metric: str | None = "test_accuracy",
   keep_all: bool = False,
-  folder: str = FOLDER,
+  folder: str = reading.FOLDER,
 ) -> Checkpoints:
-  """Opens the checkpoints of a run, and clears what a killed save left behind.
+  """Open the checkpoints of a run, and remove what an interrupted save left.
 
-  With several processes all of them call this, and every method, together.
+  This and every method are collective calls: all processes make them together.
 
   Args:
-    workdir: folder of the run, made if it is missing; all processes share it.
+    workdir: workdir of the run, created if missing; shared by all processes.
     fingerprint: the resolved config as JSON text; a restore compares it key by
       key.
     sparse_leaves: names of the parameters that have a mask.
-    keep_best_by: the accuracy by which one is the best of those with the fewest
-      active weights (`best`); that one is kept beside the newest two. None
-      keeps the newest two alone.
+    best_metric: the accuracy that selects the best checkpoint among those with
+      the fewest active weights (see `best`); it is kept in addition to the
+      newest two. None keeps only the newest two.
     keep_all: keeps every checkpoint instead.
-    folder: name of their folder in `workdir`.
+    folder: name of the checkpoint folder in `workdir`.
 
   Raises:
     ValueError: if `fingerprint` is not a JSON object.
-    CheckpointError: if the folder cannot be made or is not shared.
+    CheckpointError: if the folder cannot be created or is not shared.
   """
   config = json.loads(fingerprint)
   if not isinstance(config, dict):
     raise ValueError(
       f"`fingerprint` must be a JSON object, got {fingerprint[:60]!r}."
     )
-  workdir = pathlib.Path(workdir).resolve()
-  directory = workdir / folder
-  _make_shared(directory)
+  directory = pathlib.Path(workdir).resolve() / folder
+  manager.make_shared_folder(directory)
   return Checkpoints(
     directory,
     run={"config": config, "sparse_leaves": sorted(sparse_leaves)},
-    keep_best_by=keep_best_by,
+    best_metric=best_metric,
     keep_all=keep_all,
   )
-
-
-def steps(workdir: pathlib.Path, *, folder: str = FOLDER) -> list[int]:
-  """Returns the steps that were saved, ascending; none where there is nothing.
-
-  Args:
-    workdir: folder of a run.
-    folder: name of the checkpoints' folder in it.
-  """
-  directory = workdir / folder
-  names = [p.name for p in directory.iterdir()] if directory.is_dir() else []
-  return sorted(int(name) for name in names if name.isdigit())
-
-
-def read(workdir: pathlib.Path, step: int, *, folder: str = FOLDER) -> PyTree:
-  """Reads a checkpoint of any run, whatever its config, in this process.
-
-  Args:
-    workdir: folder of the run.
-    step: one of `steps`.
-    folder: name of the checkpoints' folder in it.
-
-  Returns:
-    Nested dicts of numpy arrays: a named tuple is a dict, a tuple a list, and
-    a node without arrays is None.
-
-  Raises:
-    CheckpointError: if it is not there, or damaged.
-  """
-  place = workdir.resolve() / folder / str(step)
-  try:
-    record = _read_record(place)
-    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    state = _read_alone(place, ocp.args.StandardRestore(fallback_sharding=here))
-    _check_digests(record, digests.tree_digests(state))
-  except Exception as error:
-    raise CheckpointError(
-      f"The checkpoint {place} cannot be read: {_first_line(error)}."
-    ) from error
-  return jax.tree.map(np.asarray, state)
 
 
 class Checkpoints:
@@ -161,36 +110,37 @@ class Checkpoints:
     directory: pathlib.Path,
     *,
     run: Mapping[str, Any],
-    keep_best_by: str | None,
+    best_metric: str | None,
     keep_all: bool,
   ):
     self._directory = directory
     self._run = run
     self._keep_all = keep_all
-    self._keep_best_by = keep_best_by
-    self._best = best.KeepBest(keep_best_by, self._recorded_metrics)
+    self._best_metric = best_metric
+    self._best_policy = best.BestPolicy(best_metric, self._recorded_metrics)
     self._pending: int | None = None
-    self._manager = self._new_manager()
+    self._manager = self._make_manager()
     self._silence = contextlib.ExitStack()
     self._silence.enter_context(orbax_stderr.silenced())
 
   def save(
     self, step: int, state: PyTree, *, metrics: Mapping[str, float]
   ) -> None:
-    """Starts to save `state`, and returns as soon as it may be donated.
+    """Start saving `state`; returns as soon as it may be donated.
 
-    Waits for the save before this one. Saving the newest step again does
+    Waits for the previous save first. Saving the newest step again does
     nothing.
 
     Args:
-      step: completed optimizer steps; above every step that is on disk.
+      step: completed optimizer steps; above every saved step.
       state: tree of arrays.
-      metrics: numbers that belong to this step, recorded with it. Without the
-        accuracy it is never the best one.
+      metrics: metrics of this step, recorded with it. Without the best metric,
+        it is never the best checkpoint.
 
     Raises:
-      CheckpointError: if this save, or the one before it, failed. Every older
-        checkpoint is whole, `state` is unharmed, and calling again tries again.
+      CheckpointError: if this save or the previous one failed. Older
+        checkpoints are intact, `state` is unchanged, and the call may be
+        repeated.
       ValueError: if `step` is below the newest one.
     """
     self._wait()
@@ -202,13 +152,13 @@ class Checkpoints:
         f"`step` must be above {newest}, the newest, got {step}."
       )
     record = self._record(step, state, metrics)
-    self._best.remember(step, record["metrics"])
+    self._best_policy.record(step, record["metrics"])
     self._pending = step
     try:
       self._manager.save(
         step,
         args=ocp.args.Composite(
-          state=ocp.args.StandardSave(_without_empty(state)),
+          state=ocp.args.StandardSave(reading.without_empty(state)),
           record=ocp.args.JsonSave(identity.seal(record)),
         ),
       )
@@ -216,26 +166,25 @@ class Checkpoints:
       raise self._save_failed(error) from error
 
   def restore_newest(self, abstract_state: PyTree) -> Restored | None:
-    """Restores the newest checkpoint that is whole.
+    """Restore the newest intact checkpoint.
 
-    Damaged ones that are newer than it are moved to `checkpoints_damaged`, so
-    that their steps can be saved again.
+    Moves newer, damaged ones to `checkpoints_damaged`, so that their steps can
+    be saved again.
 
     Args:
-      abstract_state: tree of `jax.ShapeDtypeStruct` with shardings; they need
-        not be those of the run that saved.
+      abstract_state: tree of `jax.ShapeDtypeStruct` with shardings, which may
+        differ from those of the run that saved.
 
     Returns:
-      The state, its step and what was skipped, or None if there is no
-      checkpoint.
+      The state, its step and what was skipped; None if there is no checkpoint.
 
     Raises:
-      CheckpointError: if the newest readable checkpoint is of another config,
-        other sparse leaves, other shapes or other dtypes; it names what
-        differs. Also if there are checkpoints and none of them is whole.
+      CheckpointError: if the newest readable checkpoint has another config,
+        other sparse leaves, shapes or dtypes; names the differences. Also if
+        there are checkpoints and all of them are damaged.
       ValueError: if a leaf of `abstract_state` has no sharding.
     """
-    _check_placed(abstract_state)
+    _check_shardings(abstract_state)
     self._wait()
     damaged: dict[int, str] = {}
     for step in sorted(self._manager.all_steps(), reverse=True):
@@ -243,56 +192,56 @@ class Checkpoints:
       if why is None:
         self._set_aside(list(damaged))
         return Restored(state, step, tuple(damaged.values()))
-      damaged[step] = _is_damaged(step, why)
+      damaged[step] = _damage(step, why)
       orbax_stderr.wait()
     if damaged:
       raise CheckpointError(
-        f"No checkpoint in {self._directory} is whole: "
+        f"No checkpoint in {self._directory} is intact: "
         + "; ".join(damaged.values())
-        + ". Remove that folder to start from the beginning."
+        + ". Remove that folder to start from scratch."
       )
     return None
 
   def restore_best(self, abstract_state: PyTree, last: Restored) -> Restored:
-    """Restores the best checkpoint that is whole.
+    """Restore the best intact checkpoint.
 
-    Damaged ones that would be better are moved to `checkpoints_damaged`.
+    Moves better, damaged ones to `checkpoints_damaged`.
 
     Args:
       abstract_state: as for `restore_newest`.
       last: the newest step and its state, which need not be read.
 
     Returns:
-      The state, its step and what was skipped; those of `last` where it is the
-      best one, or where no other can be told to be.
+      The state, its step and what was skipped; `last` itself if it is the best,
+      or if no other checkpoint has a rank.
 
     Raises:
       CheckpointError: if the last save failed, or as in `restore_newest`.
     """
-    assert self._keep_best_by is not None
+    assert self._best_metric is not None
     self._wait()
     damaged: dict[int, str] = {}
     found: dict[int, best.Metrics | None] = {}
     for step in sorted(self._manager.all_steps()):
       try:
         found[step] = self._read_metrics(step)
-      except _DamagedError as error:
-        damaged[step] = _is_damaged(step, error)
+      except DamagedError as error:
+        damaged[step] = _damage(step, error)
     restored = last
-    for step in best.best_first(found, self._keep_best_by):
+    for step in best.best_first(found, self._best_metric):
       if step == last.step:
         break
       state, why = self._try_restore(step, abstract_state)
       if why is None:
         restored = Restored(state, step, ())
         break
-      damaged[step] = _is_damaged(step, why)
+      damaged[step] = _damage(step, why)
       orbax_stderr.wait()
     self._set_aside(list(damaged))
     return restored._replace(skipped=tuple(damaged.values()))
 
   def close(self) -> None:
-    """Waits for the pending save.
+    """Wait for the pending save.
 
     Raises:
       CheckpointError: if it failed.
@@ -323,81 +272,62 @@ class Checkpoints:
     self._pending = None
 
   def _save_failed(self, error: Exception) -> CheckpointError:
-    """Makes the manager usable again, and the error that says what happened."""
+    """Reopens the manager, and returns the error to raise."""
     step, self._pending = self._pending, None
     self._reopen()
     orbax_stderr.wait()
     newest = self._manager.latest_step()
-    kept = (
+    older = (
       "There is no older checkpoint."
       if newest is None
-      else f"The newest whole checkpoint is step {newest}."
+      else f"The newest intact checkpoint is step {newest}."
     )
     return CheckpointError(
       f"Step {step} could not be saved in {self._directory}: "
-      f"{_cause(error)}. Nothing that was saved before is lost. {kept}"
+      f"{cause(error)}. No earlier checkpoint is lost. {older}"
     )
 
   def _reopen(self) -> None:
     try:
       self._manager.close()
-    except Exception:  # The failed save, once more.
+    except Exception:  # The failed save raises again.
       pass
-    self._manager = self._new_manager()
+    self._manager = self._make_manager()
 
-  def _new_manager(self) -> ocp.CheckpointManager:
-    keep = checkpoint_managers.AnyPreservationPolicy(
-      [
-        # Without a number, all of them.
-        checkpoint_managers.LatestN(None if self._keep_all else _NEWEST_KEPT),
-        self._best,
-      ]
+  def _make_manager(self) -> ocp.CheckpointManager:
+    return manager.make_manager(
+      self._directory, best_policy=self._best_policy, keep_all=self._keep_all
     )
-    try:
-      _remove_leftovers(self._directory)
-      return ocp.CheckpointManager(
-        self._directory,
-        options=ocp.CheckpointManagerOptions(
-          preservation_policy=keep,
-          create=False,
-          save_root_metadata=False,
-          # Reading every step's files here would let a damaged one stop
-          # the start.
-          lightweight_initialize=True,
-          async_options=ocp.AsyncOptions(barrier_sync_fn=_barrier),
-        ),
-      )
-    except OSError as error:
-      raise CheckpointError(
-        f"{self._directory} cannot be used: {_cause(error)}."
-      ) from error
 
   def _recorded_metrics(self, step: int) -> best.Metrics | None:
     try:
-      return _read_record(self._directory / str(step))["metrics"]
-    except _DamagedError:
+      return reading.read_record(self._directory / str(step))["metrics"]
+    except DamagedError:
       return None
 
   def _read_metrics(self, step: int) -> best.Metrics:
-    """Returns the same, or raises in every process."""
-    return _agreed(lambda: _read_record(self._directory / str(step)))["metrics"]
+    """Returns the recorded metrics; raises in every process if damaged."""
+    path = self._directory / str(step)
+    return reading.in_agreement(lambda: reading.read_record(path))["metrics"]
 
   def _try_restore(
     self, step: int, abstract_state: PyTree
   ) -> tuple[PyTree, str | None]:
-    """Returns the state and None, or None and how it is damaged."""
+    """Returns the state and None, or None and the damage."""
     try:
       return self._restore(step, abstract_state), None
-    except _DamagedError as error:
+    except DamagedError as error:
       return None, str(error)
 
   def _restore(self, step: int, abstract_state: PyTree) -> PyTree:
-    folder = self._directory / str(step)
-    record = _agreed(lambda: _read_record(folder))
+    path = self._directory / str(step)
+    record = reading.in_agreement(lambda: reading.read_record(path))
     self._check_identity(step, record, abstract_state)
-    state = _agreed(lambda: _read_state(folder, abstract_state))
-    found = _agreed(lambda: digests.tree_digests(state))
-    _check_digests(record, found)
+    state = reading.in_agreement(
+      lambda: reading.read_state(path, abstract_state)
+    )
+    found = reading.in_agreement(lambda: digests.tree_digests(state))
+    reading.check_digests(record, found)
     return state
 
   def _check_identity(
@@ -406,19 +336,20 @@ class Checkpoints:
     if record["format"] != _FORMAT:
       raise CheckpointError(
         f"Checkpoint {step} in {self._directory} has format "
-        f"{record['format']}; this version reads format {_FORMAT}."
+        f"{record['format']}, but this version reads format {_FORMAT}. Use the"
+        " version that saved it, or another workdir."
       )
     requested = {**self._run, "leaves": identity.signatures(abstract_state)}
     differences = identity.differences(record, requested)
     if differences:
       raise CheckpointError(
-        f"Checkpoint {step} in {self._directory} is of another run: "
-        + identity.told(differences)
-        + ". Run with what it was made with, or use another workdir."
+        f"Checkpoint {step} in {self._directory} belongs to another run: "
+        + identity.join(differences)
+        + ". Use the config of that run, or another workdir."
       )
 
   def _set_aside(self, steps: Sequence[int]) -> None:
-    """Moves damaged steps away: Orbax saves no step that is on disk."""
+    """Moves damaged steps away, since Orbax saves no step that is on disk."""
     if not steps:
       return
     if processes.is_first():
@@ -428,134 +359,19 @@ class Checkpoints:
           target = target.with_name(target.name + "_again")
         target.parent.mkdir(exist_ok=True)
         (self._directory / str(step)).rename(target)
-    processes.wait("damaged_set_aside")
+    processes.barrier("damaged_set_aside")
     self._reopen()
 
 
-def _read_record(step_folder: pathlib.Path) -> identity.Record:
-  # Read without Orbax: a preservation policy runs on a thread where Orbax's
-  # barriers cannot be used.
-  try:
-    return identity.unseal((step_folder / "record" / "metadata").read_bytes())
-  except (OSError, ValueError) as error:
-    raise _DamagedError(f"its record cannot be read ({error})") from error
-
-
-def _is_damaged(step: int, why: object) -> str:
+def _damage(step: int, why: object) -> str:
   return f"checkpoint {step} is damaged: {why}"
 
 
-def _check_digests(record: identity.Record, found: Mapping[str, int]) -> None:
-  wrong = [n for n, d in found.items() if record["digests"].get(n) != d]
-  if wrong:
-    raise _DamagedError(f"the bytes of `{wrong[0]}` have changed")
-
-
-def _read_state(step_folder: pathlib.Path, abstract_state: PyTree) -> PyTree:
-  args = ocp.args.StandardRestore(_without_empty(abstract_state))
-  return _with_empty(_read_alone(step_folder, args), abstract_state)
-
-
-def _read_alone(
-  step_folder: pathlib.Path, args: ocp.args.StandardRestore
-) -> PyTree:
-  # Each process reads its shards by itself. The manager would wait for the
-  # others at the end of the read, and one that failed never comes there.
-  alone = ocp.options.MultiprocessingOptions(
-    primary_host=jax.process_index(), active_processes={jax.process_index()}
-  )
-  handler = ocp.StandardCheckpointHandler(multiprocessing_options=alone)
-  with ocp.Checkpointer(handler, multiprocessing_options=alone) as reader:
-    return reader.restore(step_folder / "state", args=args)
-
-
-def _without_empty(tree: PyTree) -> PyTree:
-  # Orbax refuses arrays without elements.
-  return jax.tree.map(lambda leaf: leaf if 0 not in leaf.shape else None, tree)
-
-
-def _with_empty(state: PyTree, abstract_state: PyTree) -> PyTree:
-  whole = iter(jax.tree.leaves(state))
-  return jax.tree.map(
-    lambda leaf: next(whole) if 0 not in leaf.shape else _empty(leaf),
-    abstract_state,
-  )
-
-
-def _empty(leaf: jax.ShapeDtypeStruct) -> jax.Array:
-  zeros = np.zeros(leaf.shape, leaf.dtype)
-  return jax.make_array_from_callback(
-    leaf.shape, leaf.sharding, lambda index: zeros[index]
-  )
-
-
-def _agreed(read: Callable[[], Any]) -> Any:
-  """Calls `read` in every process; damage seen by one is damage for all."""
-  try:
-    result, error = read(), None
-  except Exception as caught:
-    result, error = None, caught
-  if processes.any_of(error is not None):
-    if isinstance(error, _DamagedError):
-      raise error
-    raise _DamagedError(
-      _first_line(error) if error else "another process could not read it"
-    ) from error
-  return result
-
-
-def _make_shared(directory: pathlib.Path) -> None:
-  """Makes the folder once; a process that does not see it must not go on."""
-  error = None
-  if processes.is_first():
-    try:
-      directory.mkdir(parents=True, exist_ok=True)
-    except OSError as caught:
-      error = caught
-  processes.wait("checkpoints_made")
-  if processes.any_of(error is not None or not directory.is_dir()):
-    why = _cause(error) if error else "not all processes see it"
-    raise CheckpointError(f"{directory} cannot be used: {why}.") from error
-
-
-def _barrier(*, key: str, timeout_ms: int) -> None:
-  """Orbax's barrier, where a process whose save has failed does not wait.
-
-  Orbax waits for the other processes before it tells what failed, and they
-  wait, for 20 minutes, for what this one has not written.
-  """
-  error = sys.exception()
-  if error is not None and jax.process_count() > 1:
-    raise error
-  ocp.multihost.get_barrier_sync_fn()(key=key, timeout_ms=timeout_ms)
-
-
-def _remove_leftovers(directory: pathlib.Path) -> None:
-  # Orbax does this from a thread that may outlive the run, and then complains.
-  if processes.is_first():
-    for leftover in directory.glob(f"*{_UNFINISHED}*"):
-      shutil.rmtree(leftover, ignore_errors=True)
-
-
-def _check_placed(abstract_state: PyTree) -> None:
+def _check_shardings(abstract_state: PyTree) -> None:
   for path, leaf in jax.tree.leaves_with_path(abstract_state):
     if getattr(leaf, "sharding", None) is None:
       name = digests.leaf_name(path)
       raise ValueError(
-        f"`abstract_state` must have shardings, `{name}` has none."
+        f"Every leaf of `abstract_state` must have a sharding; `{name}` has"
+        " none."
       )
-
-
-def _cause(error: BaseException) -> str:
-  """One line; a full disk by its name, however deep it is wrapped."""
-  link: BaseException | None = error
-  while link is not None:
-    if any(text in str(link).lower() for text in _DISK_FULL_TEXTS):
-      return "the disk is full or a quota is reached"
-    link = link.__cause__ or link.__context__
-  return _first_line(error)
-
-
-def _first_line(error: BaseException) -> str:
-  lines = str(error).splitlines() or [""]
-  return f"{type(error).__name__}: {lines[0][:160]}"

@@ -1,8 +1,8 @@
-"""One number for the bits of an array, wherever its parts lie.
+"""Digests: a checksum of an array's bits, independent of its sharding.
 
-A digest is an integer sum that XLA computes where the array is, so it is the
-same for every sharding and device count, and nothing is gathered or copied to
-the host to compute it.
+A digest is an integer sum that XLA computes on the devices that hold the array,
+so it is the same for every sharding and device count, and nothing is gathered
+or copied to the host.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ def leaf_name(path: tuple[Any, ...]) -> str:
 
 
 def tree_digests(tree: PyTree) -> dict[str, int]:
-  """Digests every leaf, and waits for the values.
+  """Compute the digest of every leaf; blocks until they are known.
 
   Args:
-    tree: tree of arrays of any dtype, typed keys too.
+    tree: tree of arrays of any dtype, including typed keys.
 
   Returns:
-    Leaf name to a number in [0, 2^32).
+    Leaf name -> integer in [0, 2^32).
   """
   leaves = jax.tree.leaves_with_path(tree)
   digests = jax.device_get([digest(leaf) for _, leaf in leaves])
@@ -39,11 +39,11 @@ def tree_digests(tree: PyTree) -> dict[str, int]:
 
 @jax.jit
 def digest(array: jax.Array) -> jax.Array:
-  """Sums a hash of each element's bits and index, modulo 2^32.
+  """Sum a hash of each element's bits and index, modulo 2^32.
 
-  The hash is a bijection of the bits (murmur3's finalizer), so a change of one
-  32-bit word always changes the sum; a change of several escapes once in 2^32.
-  The order of an integer sum, and with it the sharding, does not matter.
+  The hash is a bijection of the bits (murmur3's finalizer), so changing one
+  32-bit word always changes the sum; changing several goes unnoticed once in
+  2^32. The order of an integer sum does not matter, nor does the sharding.
 
   Args:
     array: any shape and dtype.
@@ -59,7 +59,7 @@ def digest(array: jax.Array) -> jax.Array:
 
 
 def _words(array: jax.Array) -> jax.Array:
-  """The bits as uint32, with a last axis of 2 where an element has 64."""
+  """Returns the bits as uint32, with a last axis of 2 for 64-bit elements."""
   if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
     array = jax.random.key_data(array)
   if jnp.iscomplexobj(array):
@@ -72,7 +72,7 @@ def _words(array: jax.Array) -> jax.Array:
 
 
 def _flat_index(shape: tuple[int, ...]) -> jax.Array:
-  """Row-major index modulo 2^32, without the reshape that would gather."""
+  """Returns row-major indices modulo 2^32; a reshape of an iota would gather."""
   index = jnp.zeros(shape, jnp.uint32)
   stride = 1
   for axis in reversed(range(len(shape))):

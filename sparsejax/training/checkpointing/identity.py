@@ -1,11 +1,10 @@
-"""What a checkpoint says it is: a sealed record, and what differs from a run.
+"""The record of a checkpoint, and how it differs from the current run.
 
-The record is one JSON object:
+The record is a JSON object with at least:
 
 - `config`: the resolved config of the run,
 - `sparse_leaves`: sorted names of the parameters that have a mask,
-- `leaves`: leaf name to dtype and shape, like `float32[64,10]`,
-- and whatever else was put into it.
+- `leaves`: leaf name -> dtype and shape, such as `float32[64,10]`.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from sparsejax.training.checkpointing import digests
 PyTree = Any
 Record = Mapping[str, Any]
 
-_MOST_TOLD = 6
+_MAX_LISTED = 6
 
 
 def seal(record: Record) -> dict[str, Any]:
@@ -32,7 +31,7 @@ def seal(record: Record) -> dict[str, Any]:
 
 
 def unseal(data: bytes) -> Record:
-  """Reads the JSON text of what `seal` made.
+  """Unpacks the JSON text of what `seal` returned.
 
   Raises:
     ValueError: if a byte of it has changed.
@@ -49,7 +48,7 @@ def unseal(data: bytes) -> Record:
 
 
 def signatures(state: PyTree) -> dict[str, str]:
-  """Leaf name to dtype and shape, of arrays or `jax.ShapeDtypeStruct`."""
+  """Leaf name -> dtype and shape, of arrays or `jax.ShapeDtypeStruct`."""
   return {
     digests.leaf_name(path): (f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]")
     for path, leaf in jax.tree.leaves_with_path(state)
@@ -57,11 +56,11 @@ def signatures(state: PyTree) -> dict[str, str]:
 
 
 def differences(saved: Record, requested: Record) -> list[str]:
-  """Says what differs: config keys, else sparse leaves, else shapes and dtypes.
+  """Compare configs, then sparse leaves, then shapes and dtypes.
 
   Returns:
-    One phrase for each difference, none if there is none. The later kinds are
-    left out where an earlier one explains them.
+    One phrase per difference, empty if there is none. If one kind differs,
+    later kinds are omitted, since they follow from it.
   """
   return (
     _value_differences(_flat(saved["config"]), _flat(requested["config"]))
@@ -70,29 +69,36 @@ def differences(saved: Record, requested: Record) -> list[str]:
   )
 
 
-def told(phrases: Sequence[str]) -> str:
-  """Joins what `differences` found, the first few of many."""
-  left = len(phrases) - _MOST_TOLD
-  more = [f"and {left} more"] if left > 0 else []
-  return "; ".join([*phrases[:_MOST_TOLD], *more])
+def config_differences(
+  saved: Mapping[str, Any], requested: Mapping[str, Any]
+) -> list[str]:
+  """Returns one phrase per key that differs between two configs."""
+  return _value_differences(_flat(saved), _flat(requested))
+
+
+def join(phrases: Sequence[str]) -> str:
+  """Joins the first few differences, and counts the rest."""
+  rest = len(phrases) - _MAX_LISTED
+  more = [f"and {rest} more"] if rest > 0 else []
+  return "; ".join([*phrases[:_MAX_LISTED], *more])
 
 
 def _value_differences(
   saved: Mapping[str, Any], requested: Mapping[str, Any]
 ) -> list[str]:
   return [
-    f"`{key}` is {_shown(saved, key)} there and {_shown(requested, key)} here"
+    f"`{key}` is {_text(saved, key)} there and {_text(requested, key)} here"
     for key in sorted(saved.keys() | requested.keys())
-    if _shown(saved, key) != _shown(requested, key)
+    if _text(saved, key) != _text(requested, key)
   ]
 
 
-def _shown(values: Mapping[str, Any], key: str) -> str:
+def _text(values: Mapping[str, Any], key: str) -> str:
   return json.dumps(values[key]) if key in values else "missing"
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-  """Nested keys joined with dots, as they are written on a command line."""
+  """Joins nested keys with dots, as on the command line."""
   flat = {}
   for key, value in config.items():
     if isinstance(value, Mapping) and value:
@@ -105,10 +111,8 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _name_differences(
   saved: Sequence[str], requested: Sequence[str]
 ) -> list[str]:
-  gone, new = (
-    sorted(set(saved) - set(requested)),
-    sorted(set(requested) - set(saved)),
-  )
-  return [f"`{name}` is sparse there and dense here" for name in gone] + [
-    f"`{name}` is dense there and sparse here" for name in new
+  removed = sorted(set(saved) - set(requested))
+  added = sorted(set(requested) - set(saved))
+  return [f"`{name}` is sparse there and dense here" for name in removed] + [
+    f"`{name}` is dense there and sparse here" for name in added
   ]

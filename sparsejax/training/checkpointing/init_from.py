@@ -1,12 +1,12 @@
-"""An earlier run, to be trained again: does it fit, and what it left behind.
+"""`config.init_from`: start from the weights and masks of a finished run.
 
-    init_mode=rewind     its weights of `init_step` (0: the first ones), which
-                         it kept in the folder `weights`
-    init_mode=lr_rewind  weights and batch statistics of its result: of the
-                         last step, or of the one that it selected
-    init_mode=reinit     newly drawn weights, of another seed
+    init_mode=rewind     its weights at `init_step` (0: the initial ones), saved
+                         in its folder `weights`
+    init_mode=lr_rewind  the weights and batch statistics of its result: of the
+                         last step, or of the selected checkpoint
+    init_mode=reinit     new initial weights, from another seed
 
-The optimizer and its schedule start anew in all of them.
+In every mode the optimizer and its schedule start from scratch.
 """
 
 import json
@@ -20,22 +20,20 @@ import optax
 from sparsejax import command_line
 from sparsejax.components import trees
 from sparsejax.selection import search
-from sparsejax.training import plans, step
-from sparsejax.training.checkpointing import checkpoints, identity
-from sparsejax.training.reporting import records
+from sparsejax.training import recipes
+from sparsejax.training.checkpointing import identity, reading, weights
+from sparsejax.training.reporting import workdirs
+from sparsejax.training.train_state import Weights
 
-WEIGHTS = "weights"
-"""The folder of the weights that a run keeps, by step."""
-
-# What of a config decides which parameters there are, and which are sparse.
+# The config keys that determine which parameters exist, and which are sparse.
 _SHARED = ("model", "select", "dense")
 
 
-class Earlier(NamedTuple):
-  """A run that is done, as its records tell of it.
+class SourceRun(NamedTuple):
+  """A finished run, as read from its workdir.
 
   Attributes:
-    workdir: its folder.
+    workdir: its workdir.
     config: its resolved config.
     summary: its result.
   """
@@ -46,220 +44,217 @@ class Earlier(NamedTuple):
 
   @property
   def method(self) -> str:
-    """The method that found its masks, over any number of retrainings."""
+    """The method that found the masks, through any number of retrainings."""
     return self.summary.get("init_method") or self.summary["method"]
 
   @property
   def selected_step(self) -> int:
-    """The step that its result is of."""
+    """The step that its result describes."""
     return self.summary.get("selected_step", self.summary["steps"])
 
   @property
   def first_step(self) -> int:
-    """The step of the very first run whose weights this one began with."""
+    """The step of the original run from which its weights were taken."""
     return self.summary.get("init_step") or 0
 
 
-class Left(NamedTuple):
-  """What a run starts from: weights, and what an earlier run found."""
+class Loaded(NamedTuple):
+  """What a run starts from.
 
-  weights: step.Weights
-  found: plans.Found | None
+  Attributes:
+    weights: dense weights.
+    source: the sparse network of the source run.
+  """
+
+  weights: Weights
+  source: recipes.SparseNetwork
 
 
 class _Mode(NamedTuple):
-  """A way to start from an earlier run.
+  """A choice of `config.init_mode`.
 
   Attributes:
-    check: (config, run) raises InputError where it cannot work.
-    weights: (run, state of its result, step, drawn weights) -> the weights.
+    check: (config, run) raises InputError if the mode cannot work.
+    weights: (run, state of its result, step, new weights) -> the weights.
   """
 
-  check: Callable[[Mapping[str, Any], Earlier], None]
-  weights: Callable[[Earlier, Any, int, step.Weights], step.Weights]
+  check: Callable[[Mapping[str, Any], SourceRun], None]
+  weights: Callable[[SourceRun, Any, int, Weights], Weights]
 
 
-def look(plain: Mapping[str, Any], *, retrains: bool) -> Earlier | None:
-  """Look for the run that a config starts from, and refuse what cannot fit.
+def find(
+  config: Mapping[str, Any], *, needs_init_from: bool
+) -> SourceRun | None:
+  """Find the run that a config starts from, and check that it fits.
 
   Args:
-    plain: the resolved config.
-    retrains: whether its method takes the masks of an earlier run.
+    config: the resolved config.
+    needs_init_from: whether the method takes the masks of another run.
 
   Returns:
-    The run; `None` where the config starts from nothing.
+    The run; `None` if the config names none.
 
   Raises:
-    InputError: if there is no such run, or something of it does not fit.
+    InputError: if there is no such run, or it does not fit.
   """
-  name, mode = plain["init_from"], plain["init_mode"]
+  name, mode = config["init_from"], config["init_mode"]
   if mode not in MODES:
     raise command_line.unknown("`config.init_mode`", mode, MODES)
-  method = plain["method"]["name"]
-  if retrains and not name:
+  method = config["method"]["name"]
+  if needs_init_from and not name:
     raise command_line.InputError(
-      f"`config.init_from` is missing: {method!r} trains the mask of an"
-      " earlier run. Give that run's workdir."
+      f"`config.init_from` is missing: {method!r} trains the masks of another"
+      " run. Give the workdir of that run."
     )
   if not name:
     return None
-  if not retrains:
+  if not needs_init_from:
     raise command_line.InputError(
-      f"`config.init_from` is given, but {method!r} takes no mask of an"
-      " earlier run. 'retrain' does."
+      f"`config.init_from` is set, but {method!r} does not use the masks of"
+      " another run. Only 'retrain' does."
     )
-  earlier = _records(pathlib.Path(name))
-  differ = identity.differences(_shared(earlier.config), _shared(plain))
+  run = _read_run(pathlib.Path(name))
+  differ = identity.config_differences(_shared(run.config), _shared(config))
   if differ:
     raise command_line.InputError(
-      f"`config.init_from` {name} does not fit: {identity.told(differ)}. Give"
-      " the model and the selection of that run."
+      f"`config.init_from` {name} does not fit: {identity.join(differ)}. Use"
+      " the model and the selected leaves of that run."
     )
-  _check_sparsity(plain, earlier)
-  MODES[mode].check(plain, earlier)
-  return earlier
+  _check_sparsity(config, run)
+  MODES[mode].check(config, run)
+  return run
 
 
-def load(
-  earlier: Earlier, mode: str, at_step: int, drawn: step.Weights
-) -> Left:
-  """Read what a run starts from.
+def load(run: SourceRun, mode: str, step: int, new: Weights) -> Loaded:
+  """Load what a run starts from.
 
   Args:
-    earlier: as `look` found it.
+    run: result of `find`.
     mode: one of `MODES`.
-    at_step: the step to rewind to.
-    drawn: newly drawn weights; what is read has their leaves and shapes.
+    step: the step to rewind to.
+    new: newly initialized weights; what is loaded must match their leaves and
+      shapes.
 
   Returns:
-    Arrays in this process.
+    Process-local arrays.
 
   Raises:
     InputError: if parameters or masks do not fit.
     CheckpointError: if they cannot be read.
   """
-  last = checkpoints.read(earlier.workdir, earlier.selected_step)
-  weights = MODES[mode].weights(earlier, last, at_step, drawn)
-  _check_leaves(earlier, weights.params, drawn.params)
-  _check_leaves(earlier, last["params"], drawn.params)
-  found = jax.tree.map(
+  result = reading.read(run.workdir, run.selected_step)
+  loaded = MODES[mode].weights(run, result, step, new)
+  _check_leaves(run, loaded.params, new.params)
+  _check_leaves(run, result["params"], new.params)
+  masks = jax.tree.map(
     lambda mask: optax.MaskedNode() if mask is None else mask,
-    last["opt_state"]["masks"],
+    result["opt_state"]["masks"],
     is_leaf=lambda x: x is None,
   )
   try:
-    trees.sparse_flags(last["params"], found)
+    trees.sparse_flags(result["params"], masks)
   except ValueError as error:
     raise command_line.InputError(
-      f"`config.init_from` {earlier.workdir}: {error}"
+      f"`config.init_from` {run.workdir}: {error}"
     ) from error
-  return Left(weights, plans.Found(last["params"], found))
+  return Loaded(loaded, recipes.SparseNetwork(result["params"], masks))
 
 
-def _records(workdir: pathlib.Path) -> Earlier:
-  """Reads the records of a run that is done."""
-  if not (workdir / records.CONFIG).is_file():
+def _read_run(workdir: pathlib.Path) -> SourceRun:
+  """Reads the config and the summary of a finished run."""
+  if not (workdir / workdirs.CONFIG).is_file():
     raise command_line.InputError(
-      f"`config.init_from` {workdir} holds no run: there is no"
-      f" {records.CONFIG}."
+      f"`config.init_from` {workdir} is not the workdir of a run: there is no"
+      f" {workdirs.CONFIG}."
     )
-  summary = records.finished(workdir)
+  summary = workdirs.read_summary(workdir)
   if summary is None:
     raise command_line.InputError(
-      f"`config.init_from` {workdir} holds a run that is not done. The command"
-      " that started it finishes it."
+      f"`config.init_from` {workdir} is a run that is not finished. Run its"
+      " command again to finish it."
     )
-  config = json.loads((workdir / records.CONFIG).read_text(encoding="utf-8"))
-  return Earlier(workdir, config, summary)
+  text = (workdir / workdirs.CONFIG).read_text(encoding="utf-8")
+  return SourceRun(workdir, json.loads(text), summary)
 
 
 def _shared(config: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns what two runs must share, as a record to compare."""
+  """Returns the part of a config that both runs must share."""
   shared = {key: config[key] for key in _SHARED if key in config}
-  shared["data"] = {"name": config["data"]["name"]}
-  return {"config": shared, "sparse_leaves": [], "leaves": {}}
+  return {**shared, "data": {"name": config["data"]["name"]}}
 
 
-def _check_sparsity(plain: Mapping[str, Any], earlier: Earlier) -> None:
-  requested, found = plain["method"].get("sparsity"), earlier.summary
+def _check_sparsity(config: Mapping[str, Any], run: SourceRun) -> None:
+  requested, summary = config["method"].get("sparsity"), run.summary
   if requested is None:
     return
-  count = search.requested_count(found["total"], requested)
-  if count > found["active"]:
+  count = search.requested_count(summary["total"], requested)
+  if count > summary["active"]:
     raise command_line.InputError(
-      f"`config.method.sparsity` of {requested} asks for {count} weights, but the"
-      f" mask in {earlier.workdir} has {found['active']} (sparsity"
-      f" {found['sparsity']:.6g}). Raise it; none takes the mask as it is."
+      f"`config.method.sparsity` of {requested} requires {count} weights, but"
+      f" the mask in {run.workdir} has {summary['active']} (sparsity"
+      f" {summary['sparsity']:.6g}). Raise it, or use none to keep the mask as"
+      " it is."
     )
 
 
-def _check_leaves(earlier: Earlier, there: Any, here: Any) -> None:
-  """Refuses parameters of other names, shapes or types."""
-  found, wanted = identity.signatures(there), identity.signatures(here)
-  blank = {"config": {}, "sparse_leaves": []}
-  differ = identity.differences(
-    {**blank, "leaves": found}, {**blank, "leaves": wanted}
+def _check_leaves(run: SourceRun, there: Any, here: Any) -> None:
+  """Refuses parameters with other names, shapes or dtypes."""
+  differ = identity.config_differences(
+    identity.signatures(there), identity.signatures(here)
   )
   if differ:
     raise command_line.InputError(
-      f"`config.init_from` {earlier.workdir} has another network:"
-      f" {identity.told(differ)}."
+      f"`config.init_from` {run.workdir} has another network:"
+      f" {identity.join(differ)}."
     )
 
 
-def _check_kept(plain: Mapping[str, Any], earlier: Earlier) -> None:
-  kept = checkpoints.steps(earlier.workdir, folder=WEIGHTS)
-  if plain["init_step"] not in kept:
+def _check_saved(config: Mapping[str, Any], run: SourceRun) -> None:
+  saved = weights.saved_steps(run.workdir)
+  if config["init_step"] not in saved:
     raise command_line.InputError(
-      f"`config.init_step` of {plain['init_step']}: {earlier.workdir} kept"
-      f" weights of the steps {kept}. A run keeps those of"
+      f"`config.init_step` is {config['init_step']}, but {run.workdir} saved"
+      f" weights of the steps {saved}. A run saves those of"
       " `config.keep_steps`."
     )
 
 
-def _check_no_step(plain: Mapping[str, Any], earlier: Earlier) -> None:
-  del earlier  # Any will do.
-  if plain["init_step"]:
+def _check_no_step(config: Mapping[str, Any], run: SourceRun) -> None:
+  del run  # Any run will do.
+  if config["init_step"]:
     raise command_line.InputError(
-      f"`config.init_step` of {plain['init_step']} is for"
-      f" `config.init_mode` 'rewind' alone, got {plain['init_mode']!r}."
+      f"`config.init_step` of {config['init_step']} requires"
+      f" `config.init_mode` 'rewind', got {config['init_mode']!r}."
     )
 
 
-def _check_seed(plain: Mapping[str, Any], earlier: Earlier) -> None:
-  _check_no_step(plain, earlier)
-  if plain["seed"] == earlier.config["seed"]:
+def _check_seed(config: Mapping[str, Any], run: SourceRun) -> None:
+  _check_no_step(config, run)
+  if config["seed"] == run.config["seed"]:
     raise command_line.InputError(
-      f"`config.seed` must not be {plain['seed']}, that of {earlier.workdir}:"
-      " the same seed draws the same weights again."
+      f"`config.seed` must differ from {config['seed']}, the seed of"
+      f" {run.workdir}: the same seed gives the same initial weights."
     )
 
 
-def _kept(
-  earlier: Earlier, last: Any, at_step: int, drawn: step.Weights
-) -> step.Weights:
-  del last, drawn  # What was kept counts.
-  kept = checkpoints.read(earlier.workdir, at_step, folder=WEIGHTS)
-  return step.Weights(kept["params"], kept["model_state"])
+def _rewound(run: SourceRun, result: Any, step: int, new: Weights) -> Weights:
+  del result, new  # Replaced by saved weights.
+  return weights.read(run.workdir, step)
 
 
-def _last(
-  earlier: Earlier, last: Any, at_step: int, drawn: step.Weights
-) -> step.Weights:
-  del earlier, at_step, drawn  # Where it ended counts.
-  return step.Weights(last["params"], last["model_state"])
+def _trained(run: SourceRun, result: Any, step: int, new: Weights) -> Weights:
+  del run, step, new  # Replaced by the result.
+  return Weights(result["params"], result["model_state"])
 
 
-def _drawn(
-  earlier: Earlier, last: Any, at_step: int, drawn: step.Weights
-) -> step.Weights:
-  del earlier, last, at_step  # Only the mask is taken.
-  return drawn
+def _new(run: SourceRun, result: Any, step: int, new: Weights) -> Weights:
+  del run, result, step  # Only the masks are used.
+  return new
 
 
 MODES = {
-  "rewind": _Mode(_check_kept, _kept),
-  "lr_rewind": _Mode(_check_no_step, _last),
-  "reinit": _Mode(_check_seed, _drawn),
+  "rewind": _Mode(_check_saved, _rewound),
+  "lr_rewind": _Mode(_check_no_step, _trained),
+  "reinit": _Mode(_check_seed, _new),
 }
-"""What `config.init_mode` can be."""
+"""Choices of `config.init_mode`."""

@@ -1,8 +1,8 @@
-"""Silences what Orbax writes to stderr about errors that it also raises.
+"""Silences duplicate errors that Orbax writes to stderr.
 
-A failed read or write of one array is logged with a traceback by each thread
-that it passes, and the reads and writes of the other arrays end after the event
-loop that waited for them. The one error that is raised tells all of it.
+Each thread that a failed read or write passes through logs it with a traceback,
+and the other arrays finish after the event loop that waited for them is closed.
+The exception that Orbax raises says the same once.
 """
 
 import contextlib
@@ -15,43 +15,44 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-_LATE = "Event loop is closed"
-_NEVER_RUN = "coroutine .* was never awaited"
+_CLOSED_LOOP = "Event loop is closed"
+_NEVER_AWAITED = "coroutine .* was never awaited"
 
 
 @contextlib.contextmanager
 def silenced() -> Iterator[None]:
-  """Drops the echoes for as long as the context lasts."""
-  before = sys.unraisablehook
+  """Drops duplicates inside the context."""
+  previous = sys.unraisablehook
 
   def hook(unraisable: Any) -> None:
     code = getattr(unraisable.object, "cr_code", None)
-    of_orbax = code is not None and "orbax" in code.co_filename
-    if not of_orbax and _LATE not in str(unraisable.exc_value):
-      before(unraisable)
+    from_orbax = code is not None and "orbax" in code.co_filename
+    if not from_orbax and _CLOSED_LOOP not in str(unraisable.exc_value):
+      previous(unraisable)
 
   sys.unraisablehook = hook
   loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
-  # Of its own: a logger has the same one once, however contexts nest.
-  news = functools.partial(_is_news)
+  # A new object per context: a logger adds equal filters only once, so nested
+  # contexts would remove each other's.
+  log_filter = functools.partial(_is_no_duplicate)
   for logger in loggers:
-    logger.addFilter(news)
+    logger.addFilter(log_filter)
   try:
     yield
   finally:
     for logger in loggers:
-      logger.removeFilter(news)
-    sys.unraisablehook = before
+      logger.removeFilter(log_filter)
+    sys.unraisablehook = previous
 
 
 def wait() -> None:
-  """Lets the echoes of an error come while they are silenced."""
+  """Gives duplicates of an error time to arrive while they are silenced."""
   with warnings.catch_warnings():
-    warnings.filterwarnings("ignore", _NEVER_RUN, RuntimeWarning)
-    time.sleep(0.05)  # For reads and writes that are still under way.
+    warnings.filterwarnings("ignore", _NEVER_AWAITED, RuntimeWarning)
+    time.sleep(0.05)  # For reads and writes in progress.
     gc.collect()
 
 
-def _is_news(record: logging.LogRecord) -> bool:
+def _is_no_duplicate(record: logging.LogRecord) -> bool:
   from_orbax = record.name == "asyncio" or "orbax" in record.pathname
   return record.levelno < logging.ERROR or not from_orbax

@@ -1,1 +1,1 @@
-"""TODO."""
+"""What a run writes and prints: metrics, summary, events, console."""

@@ -1,4 +1,4 @@
-"""What a person sees: a progress bar on a terminal, plain lines in a file."""
+"""Console output: a progress bar on a terminal, plain lines in a log file."""
 
 import contextlib
 import pathlib
@@ -17,93 +17,66 @@ from rich.table import Table
 
 from sparsejax.training import loop
 
-# Short enough for one line of 80 columns beside the bar.
-_NUMBERS = {
+# These fit on a line of 80 columns, next to the bar.
+_VALUES = {
   "loss": "loss {:.4f}",
   "accuracy": "acc {:.1%}",
   "test_accuracy": "test {:.2%}",
   "sparsity": "sparsity {:.1%}",
 }
-# These are longer, for log files and wide terminals.
-_MORE_NUMBERS = _NUMBERS | {"inference_flops_ratio": "flops {:.1%}"}
+# For log files and wide terminals.
+_MORE_VALUES = _VALUES | {"inference_flops_ratio": "flops {:.1%}"}
 _WIDE = 100
 
 
 @contextlib.contextmanager
-def progress(console: Console, *, total: int) -> Iterator[loop.Show]:
-  """Shows a run while it goes on.
+def progress(console: Console, *, total: int) -> Iterator[loop.Reporter]:
+  """Show the progress of a run.
 
   Args:
-    console: where to.
-    total: steps of the run.
+    console: where to print.
+    total: steps in the run.
 
   Yields:
-    What the loop tells its news to.
+    The reporter for the loop.
   """
   if not console.is_terminal:
-    yield loop.Show(
-      say=lambda text: line(console, text),
+    yield loop.Reporter(
+      message=lambda text: line(console, text),
       progress=lambda step, row: _plain(console, step, total, row),
     )
     return
-  forms = _MORE_NUMBERS if console.width >= _WIDE else _NUMBERS
+  formats = _MORE_VALUES if console.width >= _WIDE else _VALUES
   with _bar(console) as bar:
-    task = bar.add_task("", total=total, numbers="starting")
+    task = bar.add_task("", total=total, values="starting")
     latest: dict[str, Any] = {}
 
     def advance(step: int, row: Mapping[str, Any]) -> None:
       latest.update(row)
-      bar.update(task, completed=step, numbers=_numbers(latest, forms))
+      bar.update(task, completed=step, values=_values(latest, formats))
 
-    yield loop.Show(say=lambda text: line(console, text), progress=advance)
+    yield loop.Reporter(
+      message=lambda text: line(console, text), progress=advance
+    )
 
 
 def line(console: Console, text: str) -> None:
-  """Print one line as it is, however wide the terminal."""
+  """Print one line, without wrapping or markup."""
   console.print(text, soft_wrap=True, highlight=False, markup=False)
 
 
 def result(
   console: Console, summary: Mapping[str, Any], workdir: pathlib.Path
 ) -> None:
-  """Print the table that ends a run.
+  """Print the result of a finished run.
 
   Args:
-    console: where to.
-    summary: what `summary.json` holds.
-    workdir: the run's folder.
+    console: where to print.
+    summary: content of `summary.json`.
+    workdir: workdir of the run.
   """
-  requested = summary["target_sparsity"]
-  table = Table(title=f"{summary['method']} on {summary['data']}")
-  for name in ("layer", "shape"):
-    table.add_column(name)
-  for name in ("weights", "active", "sparsity"):
-    table.add_column(name, justify="right")
-  for layer in summary["layers"]:
-    table.add_row(*_layer_cells(layer))
-  table.add_section()
-  table.add_row("all sparse layers", "", *_count_cells(summary))
-  console.print(table)
-  selected = f"{summary['selected_step']} of {summary['steps']}, the best one"
-  for name, value in (
-    *([("selected step", selected)] if _is_earlier(summary) else []),
-    ("test accuracy", f"{summary['test_accuracy']:.2%}"),
-    ("test loss", f"{summary['test_loss']:.4f}"),
-    ("requested sparsity", "none" if requested is None else f"{requested:.4%}"),
-    ("achieved sparsity", f"{summary['sparsity']:.4%}"),
-    (
-      "active weights",
-      f"{summary['active']:,} (requested: {summary['requested']:,})",
-    ),
-    ("ever active (ITOP)", _percent(summary["itop_rate"])),
-    ("inference FLOPs", _flops(summary, "inference_flops")),
-    ("training FLOPs", _flops(summary, "training_flops")),
-    ("mask updates", _mask_updates(summary)),
-    ("compiled in", f"{summary['compile_seconds']:.1f} s"),
-    ("trained in", f"{summary['train_seconds']:.1f} s"),
-    ("results", str(workdir / "summary.json")),
-    ("report", str(workdir / "report.html")),
-  ):
+  console.print(_layer_table(summary))
+  for name, value in _result_lines(summary, workdir):
     line(console, f"{name:<19} {value}")
 
 
@@ -111,7 +84,7 @@ def _bar(console: Console) -> Progress:
   return Progress(
     BarColumn(bar_width=8),
     MofNCompleteColumn(),
-    TextColumn("{task.fields[numbers]}"),
+    TextColumn("{task.fields[values]}"),
     TimeRemainingColumn(),
     console=console,
   )
@@ -120,45 +93,73 @@ def _bar(console: Console) -> Progress:
 def _plain(
   console: Console, step: int, total: int, row: Mapping[str, Any]
 ) -> None:
-  line(console, f"step {step}/{total}  {_numbers(row, _MORE_NUMBERS)}")
+  line(console, f"step {step}/{total}  {_values(row, _MORE_VALUES)}")
 
 
-def _numbers(row: Mapping[str, Any], forms: Mapping[str, str]) -> str:
+def _values(row: Mapping[str, Any], formats: Mapping[str, str]) -> str:
   return " ".join(
-    form.format(row[name]) for name, form in forms.items() if name in row
+    text.format(row[name]) for name, text in formats.items() if name in row
   )
 
 
+def _layer_table(summary: Mapping[str, Any]) -> Table:
+  table = Table(title=f"{summary['method']} on {summary['data']}")
+  for name in ("layer", "shape"):
+    table.add_column(name)
+  for name in ("weights", "active", "sparsity"):
+    table.add_column(name, justify="right")
+  for layer in summary["layers"]:
+    shape = "x".join(str(size) for size in layer["shape"])
+    table.add_row(layer["name"], shape, *_count_cells(layer))
+  table.add_section()
+  table.add_row("all sparse layers", "", *_count_cells(summary))
+  return table
+
+
+def _result_lines(
+  summary: Mapping[str, Any], workdir: pathlib.Path
+) -> Iterator[tuple[str, str]]:
+  """Yields the label and the text of each line."""
+  if summary["selected_step"] != summary["steps"]:
+    best = f"{summary['selected_step']} of {summary['steps']} (best)"
+    yield "selected step", best
+  yield "test accuracy", f"{summary['test_accuracy']:.2%}"
+  yield "test loss", f"{summary['test_loss']:.4f}"
+  target = summary["target_sparsity"]
+  yield "requested sparsity", "none" if target is None else f"{target:.4%}"
+  yield "achieved sparsity", f"{summary['sparsity']:.4%}"
+  counts = f"{summary['active']:,} ({summary['requested']:,} requested)"
+  yield "active weights", counts
+  yield "ever active (ITOP)", _itop_rate(summary["itop_rate"])
+  yield "inference FLOPs", _flops(summary, "inference_flops")
+  yield "training FLOPs", _flops(summary, "training_flops")
+  yield "mask updates", _mask_updates(summary)
+  yield "compile time", f"{summary['compile_seconds']:.1f} s"
+  yield "training time", f"{summary['train_seconds']:.1f} s"
+  yield "results", str(workdir / "summary.json")
+  yield "report", str(workdir / "report.html")
+
+
 def _flops(summary: Mapping[str, Any], name: str) -> str:
-  """Returns FLOPs and their share of the dense network's."""
-  return f"{summary[name]:.4g} ({summary[f'{name}_ratio']:.4f} of dense)"
-
-
-def _is_earlier(summary: Mapping[str, Any]) -> bool:
-  """Says whether the result is of a step before the last one."""
-  return summary["selected_step"] != summary["steps"]
+  """Returns FLOPs, and their ratio to the dense network."""
+  return f"{summary[name]:.4g} ({summary[f'{name}_ratio']:.2%} of dense)"
 
 
 def _mask_updates(summary: Mapping[str, Any]) -> str:
-  """Returns their number, and what they took where that is known."""
-  number, seconds = summary["mask_updates"], summary["mask_update_seconds"]
-  told = f"{number:,}"
+  """Returns their number, and their time if it is known."""
+  count, seconds = summary["mask_updates"], summary["mask_update_seconds"]
   if seconds is None:
-    return told
-  told += f", {seconds:.2g} s each"
-  # Times are of this start, and what came before a resume is not in them.
+    return f"{count:,}"
+  text = f"{count:,}, {seconds:.2g} s each"
+  # Times are of this start only: after a resume, earlier ones are missing.
   if summary["resumed_from_step"] is None:
-    told += f", {number * seconds / summary['train_seconds']:.1%} of training"
-  return told
+    share = count * seconds / summary["train_seconds"]
+    text += f", {share:.1%} of the training time"
+  return text
 
 
-def _percent(value: float | None) -> str:
+def _itop_rate(value: float | None) -> str:
   return "not tracked" if value is None else f"{value:.2%}"
-
-
-def _layer_cells(layer: Mapping[str, Any]) -> tuple[str, ...]:
-  shape = "x".join(str(size) for size in layer["shape"])
-  return (layer["name"], shape, *_count_cells(layer))
 
 
 def _count_cells(counts: Mapping[str, Any]) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""The result of a run that is done: what `summary.json` holds."""
+"""The result of a finished run: the content of `summary.json`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,47 +6,47 @@ from typing import Any
 import jax
 
 import sparsejax
-from sparsejax.training import flops, loop, mesh
-from sparsejax.training.config import build
+from sparsejax.training import loop, run_flops, sharding
+from sparsejax.training.config.experiment import Experiment
 
 
-def summarize(
-  experiment: build.Experiment, outcome: loop.Outcome
-) -> dict[str, Any]:
+def summarize(experiment: Experiment, outcome: loop.Outcome) -> dict[str, Any]:
   """Collect the result of a run.
 
   Args:
     experiment: what was trained.
-    outcome: how it ended; it is done.
+    outcome: how the run ended; it is done.
 
   Returns:
-    Plain values. Accuracies, counts, sparsities and the FLOPs of inference are
-    of `selected_step`; `training_flops` and `mask_updates` are of all `steps`,
-    times of those since the last start. Accuracies are in [0, 1]; counts and
-    sparsities are of the sparse leaves alone. Only `resumed_from_step` and the
-    keys that end in `_seconds` may differ between a run that was interrupted
-    and one that was not.
+    Plain values. Accuracies, counts, sparsities and inference FLOPs describe
+    `selected_step`; `training_flops` and `mask_updates` cover all `steps`, and
+    times the steps since the last start. Accuracies are in [0, 1]; counts and
+    sparsities are over the sparse leaves. Only `resumed_from_step` and keys
+    ending in `_seconds` may differ between an interrupted run and one that was
+    not.
   """
-  state, prices = mesh.fetch(outcome.selected), experiment.prices
-  spent = mesh.fetch(outcome.state.meter)
-  found = sparsejax.summary(state.params, state.opt_state, costs=prices.costs)
-  order = {name: index for index, name in enumerate(prices.costs.kernels)}
-  config, before = experiment.config, experiment.earlier
+  selected = outcome.selected
+  assert selected is not None
+  state, costs = sharding.fetch(selected.state), experiment.costs
+  counters = sharding.fetch(outcome.state.counters)
+  found = sparsejax.summary(state.params, state.opt_state, costs=costs.table)
+  order = {name: index for index, name in enumerate(costs.table.kernels)}
+  config, source = experiment.config, experiment.source_run
   return {
     "method": config["method"]["name"],
     "model": config["model"]["name"],
     "data": config["data"]["name"],
     "seed": config["seed"],
     "steps": outcome.step,
-    "selected_step": outcome.selected_step,
+    "selected_step": selected.step,
     "epochs_multiplier": config["epochs_multiplier"],
-    "init_method": before and before.method,
-    "init_mode": before and config["init_mode"],
-    "init_step": before and before.first_step + config["init_step"],
-    **outcome.evaluation,
+    "init_method": source and source.method,
+    "init_mode": source and config["init_mode"],
+    "init_step": source and source.first_step + config["init_step"],
+    **selected.evaluation,
     "sparsity": found.sparsity,
     "target_sparsity": experiment.target_sparsity,
-    "stands_for_sparsity": experiment.plan.stands_for,
+    "equivalent_sparsity": experiment.recipe.equivalent_sparsity,
     "active": found.active,
     "requested": found.requested,
     "total": found.total,
@@ -54,10 +54,10 @@ def summarize(
     "itop_rate": found.itop_rate,
     "inference_macs": found.macs,
     "dense_inference_macs": found.dense_macs,
-    **flops.row(
-      spent._replace(active=state.meter.active), outcome.step, prices
+    **run_flops.record(
+      counters._replace(active=state.counters.active), outcome.step, costs
     ),
-    "mask_updates": int(spent.mask_updates),
+    "mask_updates": int(counters.mask_updates),
     "layers": [_layer(layer, order) for layer in found.layers],
     "warnings": [*experiment.warnings, *found.warnings],
     "devices": jax.device_count(),
@@ -72,7 +72,7 @@ def summarize(
 def _layer(
   layer: sparsejax.LayerSummary, order: Mapping[str, int]
 ) -> dict[str, Any]:
-  """Returns what is told of a layer, its place in the network included."""
+  """Returns the entry of a layer, with its position in the forward pass."""
   return {
     "name": layer.name,
     "position": order.get(layer.name.split("[")[0], len(order)),

@@ -1,8 +1,8 @@
-"""Numbers for TensorBoard, written by the thread that has them.
+"""TensorBoard events, written synchronously.
 
-tensorboardX's `SummaryWriter` writes from a thread of its own. When that one
-ends, because a disk is full, the next numbers wait for it forever; here the
-error is raised where it happens.
+tensorboardX's `SummaryWriter` writes on a background thread. When that thread
+dies, for example on a full disk, later writes block forever; here the error is
+raised where it happens.
 """
 
 import pathlib
@@ -13,24 +13,23 @@ from typing import Any
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto import event_pb2, summary_pb2
 
-# Their classes are made when they are imported; no checker sees them.
+# These classes are created on import, where type checkers do not see them.
 _events: Any = event_pb2
 _summaries: Any = summary_pb2
 
 
 class Writer:
-  """Writes scalars into a new events file of a folder."""
+  """Writes scalars to a new events file."""
 
   def __init__(self, folder: pathlib.Path, *, start: int):
     """Opens the file.
 
     Args:
       folder: exists.
-      start: completed steps; TensorBoard forgets what earlier files have of
-        later ones.
+      start: completed steps; TensorBoard discards later steps in older files.
 
     Raises:
-      OSError: if it cannot be written.
+      OSError: if the file cannot be written.
     """
     self._file = EventsWriter(str(folder / "events"))
     restart = _events.SessionLog(status=_events.SessionLog.START)
@@ -39,10 +38,10 @@ class Writer:
     )
 
   def write(self, row: Mapping[str, Any]) -> None:
-    """Write one point for each number of a row but its `step`.
+    """Write one point for each value of a row except `step`.
 
     Args:
-      row: `step` and numbers; None is left out.
+      row: `step` and numbers; None is skipped.
 
     Raises:
       OSError: if they cannot be written.
@@ -61,7 +60,7 @@ class Writer:
     )
 
   def flush(self) -> None:
-    """Gives what was written to the system."""
+    """Flushes the file."""
     self._file.flush()
 
   def close(self) -> None:

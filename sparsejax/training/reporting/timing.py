@@ -1,4 +1,4 @@
-"""What the clock tells of a run's dispatches."""
+"""The time that mask updates take, estimated from dispatches."""
 
 import collections
 import statistics
@@ -7,12 +7,12 @@ from typing import NamedTuple
 
 
 class Dispatch(NamedTuple):
-  """How long a dispatch took.
+  """The duration of a dispatch.
 
   Attributes:
-    steps: that it took.
-    updates: mask updates in them.
-    seconds: on the clock.
+    steps: number of training steps.
+    updates: number of mask updates in these steps.
+    seconds: wall time.
   """
 
   steps: int
@@ -21,28 +21,29 @@ class Dispatch(NamedTuple):
 
 
 def mask_update_seconds(dispatches: Sequence[Dispatch]) -> float | None:
-  """Tell how much longer a mask update makes a dispatch.
+  """Estimate how much a mask update adds to a dispatch.
 
   Args:
-    dispatches: of one process, in their order; the first one is left out, since
-      it also warms up.
+    dispatches: of one process, in order; the first is ignored as warm-up.
 
   Returns:
-    Of each dispatch with more mask updates than others of as many steps, what
-    it took longer than the median of those with the fewest, for each update
-    more: the median of these, 0 where the clock is too coarse. `None` where no
+    Among dispatches of equally many steps, those with the fewest mask updates
+    set a median baseline; each other one exceeds it by some time per additional
+    update. The result is the median of these times, at least 0. `None` if no
     two dispatches can be compared.
   """
-  alike = collections.defaultdict(list)
+  by_steps = collections.defaultdict(list)
   for each in dispatches[1:]:
-    alike[each.steps].append(each)
+    by_steps[each.steps].append(each)
   added = []
-  for some in alike.values():
-    fewest = min(each.updates for each in some)
-    base = statistics.median(e.seconds for e in some if e.updates == fewest)
+  for group in by_steps.values():
+    fewest = min(each.updates for each in group)
+    baseline = statistics.median(
+      each.seconds for each in group if each.updates == fewest
+    )
     added += [
-      (each.seconds - base) / (each.updates - fewest)
-      for each in some
+      (each.seconds - baseline) / (each.updates - fewest)
+      for each in group
       if each.updates > fewest
     ]
   return max(statistics.median(added), 0.0) if added else None

@@ -1,7 +1,7 @@
-"""Where arrays lie: one mesh over all devices of all processes.
+"""Data parallelism: one mesh over all devices of all processes.
 
-Parameters are replicated, batches are split along the axis `data`. One device
-is a mesh of one.
+Parameters are replicated and batches are sharded along the mesh axis `data`. A
+single device is a mesh of size one.
 """
 
 from collections.abc import Callable
@@ -15,34 +15,34 @@ _AXIS = "data"
 
 
 def data_mesh() -> Mesh:
-  """Make a mesh of all devices with the one axis `data`."""
+  """Make a mesh of all devices with the single axis `data`."""
   return jax.make_mesh(
     (jax.device_count(),), (_AXIS,), axis_types=(AxisType.Auto,)
   )
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-  """Returns the sharding of what every device holds whole."""
+  """Returns the sharding with a full copy on every device."""
   return NamedSharding(mesh, PartitionSpec())
 
 
-def split(mesh: Mesh) -> NamedSharding:
-  """Returns the sharding of what is split along its first axis."""
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+  """Returns the sharding along the first array axis."""
   return NamedSharding(mesh, PartitionSpec(_AXIS))
 
 
 def batch_sharder(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
-  """Returns a function that, inside jit, splits an array's first axis."""
-  sharding = split(mesh)
+  """Returns a function that shards an array's first axis inside jit."""
+  sharding = batch_sharding(mesh)
   return lambda x: jax.lax.with_sharding_constraint(x, sharding)
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
-  """Put arrays that every process holds whole onto every device.
+  """Copy arrays to every device.
 
   Args:
     tree: numpy arrays, the same in all processes.
-    mesh: the mesh.
+    mesh: device mesh.
 
   Returns:
     The same tree of global arrays.
@@ -58,20 +58,21 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
 
 
 def put_batch(tree: Any, mesh: Mesh) -> Any:
-  """Put this process's share of a batch onto its devices.
+  """Copy this process's shard of a batch to its devices.
 
   Args:
-    tree: numpy arrays; all processes give the same shapes.
-    mesh: the mesh.
+    tree: numpy arrays; shapes are the same in all processes.
+    mesh: device mesh.
 
   Returns:
-    The same tree of global arrays, split along the first axis.
+    The same tree of global arrays, sharded along the first axis.
   """
   return jax.tree.map(
-    lambda x: jax.make_array_from_process_local_data(split(mesh), x), tree
+    lambda x: jax.make_array_from_process_local_data(batch_sharding(mesh), x),
+    tree,
   )
 
 
 def fetch(tree: Any) -> Any:
-  """Read replicated arrays as numpy arrays, from this process's devices."""
+  """Copy replicated arrays to the host, as numpy arrays."""
   return jax.tree.map(lambda x: jax.device_get(x.addressable_data(0)), tree)

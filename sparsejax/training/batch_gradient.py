@@ -1,0 +1,97 @@
+"""Loss, accuracy and gradient of a batch, optionally in microbatches."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from sparsejax.data import Split, batches
+from sparsejax.training import forward
+from sparsejax.training.train_state import Setup, TrainState
+
+
+class BatchGradient(NamedTuple):
+  """Means over a batch.
+
+  Attributes:
+    loss: float32[].
+    accuracy: float32[], in [0, 1].
+    grads: the dense gradient, a tree like the parameters.
+  """
+
+  loss: jax.Array
+  accuracy: jax.Array
+  grads: Any
+
+
+def batch_gradient(
+  setup: Setup, state: TrainState, batch: Split, dropout_key: jax.Array
+) -> tuple[BatchGradient, Any]:
+  """Compute the gradient of a batch.
+
+  Microbatches run one after another: batch norm normalizes each one separately,
+  and its running statistics pass from one to the next. The optimizer sees the
+  mean gradient, so a step and a mask update are those of the whole batch.
+
+  Args:
+    setup: static.
+    state: current state.
+    batch: augmented images and labels.
+    dropout_key: typed key for this step.
+
+  Returns:
+    Means over the batch, and the updated model state.
+  """
+  parts = setup.microbatches
+  if parts == 1:
+    return _gradient(setup, state.params, state.model_state, batch, dropout_key)
+
+  def accumulate(carry: tuple[BatchGradient, Any], part: tuple) -> tuple:
+    total, model_state = carry
+    microbatch, index = part
+    found, model_state = _gradient(
+      setup,
+      state.params,
+      model_state,
+      jax.tree.map(setup.shard, microbatch),
+      jax.random.fold_in(dropout_key, index),
+    )
+    return (jax.tree.map(jnp.add, total, found), model_state), None
+
+  # Each device splits its local examples, so no data moves between devices.
+  microbatches = jax.tree.map(
+    lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch
+  )
+  zero = jnp.zeros((), jnp.float32)
+  zeros = BatchGradient(zero, zero, jax.tree.map(jnp.zeros_like, state.params))
+  (total, model_state), _ = jax.lax.scan(
+    accumulate, (zeros, state.model_state), (microbatches, jnp.arange(parts))
+  )
+  return jax.tree.map(lambda x: x / parts, total), model_state
+
+
+def _gradient(
+  setup: Setup,
+  params: Any,
+  model_state: Any,
+  batch: Split,
+  dropout_key: jax.Array,
+) -> tuple[BatchGradient, Any]:
+  """Returns the same for examples that pass through the model at once."""
+  labels = jnp.asarray(batch.labels)
+
+  def loss_fn(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
+    inputs = batches.normalize(jnp.asarray(batch.images), setup.mean, setup.std)
+    logits, changed = forward.apply_model(
+      setup.model, params, model_state, inputs, dropout_key=dropout_key
+    )
+    losses = forward.cross_entropy(
+      logits, labels, smoothing=setup.label_smoothing
+    )
+    return losses.mean(), (logits, changed)
+
+  (loss, (logits, changed)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
+    params
+  )
+  accuracy = (logits.argmax(-1) == labels).mean(dtype=jnp.float32)
+  return BatchGradient(loss, accuracy, grads), changed

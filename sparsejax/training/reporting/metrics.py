@@ -1,0 +1,145 @@
+"""`metrics.jsonl`: one row per logged step."""
+
+import json
+import os
+import pathlib
+from collections.abc import Iterable, Mapping
+from types import TracebackType
+from typing import Any
+
+from sparsejax.training import run_flops
+from sparsejax.training.reporting import tensorboard, workdirs
+
+FILE = "metrics.jsonl"
+
+
+def read(workdir: pathlib.Path) -> list[dict[str, Any]]:
+  """Returns the complete rows of `metrics.jsonl`; none if there is no file.
+
+  Stops at a line that was only partly written: rows reach the disk before the
+  checkpoint that relies on them.
+  """
+  path = workdir / FILE
+  if not path.exists():
+    return []
+  found = []
+  for line in path.read_bytes().split(b"\n")[:-1]:
+    try:
+      found.append(json.loads(line))
+    except ValueError:
+      break
+  return found
+
+
+def rows(
+  metrics: Mapping[str, Any],
+  *,
+  first: int,
+  costs: run_flops.ModelCosts | None = None,
+) -> list[dict[str, Any]]:
+  """Turn the stacked metrics of a dispatch into one row per step.
+
+  Args:
+    metrics: fields of `train_step.Metrics` as numpy arrays with a leading axis
+      of steps; `stats` is a dict of them, and `counters` a tuple.
+    first: completed steps before the dispatch.
+    costs: of the model; without them there are no FLOPs.
+
+  Returns:
+    For each step its number, its scalars, and the sparsities and FLOPs that
+    follow from its integer counts, in double precision.
+  """
+  scalars = {
+    key: value
+    for key, value in metrics.items()
+    if key not in ("stats", "counters")
+  }
+  found = []
+  for index in range(len(metrics["loss"])):
+    row = {"step": first + 1 + index}
+    row |= {key: value[index].item() for key, value in scalars.items()}
+    row |= sparsity_row(
+      {key: int(value[index]) for key, value in metrics["stats"].items()}
+    )
+    if costs is not None:
+      counters = (value[index] for value in metrics["counters"])
+      row |= run_flops.record(run_flops.Counters(*counters), row["step"], costs)
+    found.append(row)
+  return found
+
+
+def sparsity_row(stats: Mapping[str, int]) -> dict[str, Any]:
+  """Turn the counts of one step into recorded values.
+
+  Args:
+    stats: counts of weights over the sparse leaves, from `sparsejax.stats`.
+
+  Returns:
+    `sparsity`, `requested_sparsity`, `active`, `last_mask_update_step` (-1
+    before the first), and, if it is tracked, `itop_rate`: the fraction of
+    weights that have ever been active.
+  """
+  total = max(stats["total"], 1)
+  row = {
+    "sparsity": 1 - stats["active"] / total if stats["total"] else 0.0,
+    "requested_sparsity": 1 - stats["requested"] / total
+    if stats["total"]
+    else 0.0,
+    "active": stats["active"],
+    "last_mask_update_step": stats["last_update"],
+  }
+  if "ever_active" in stats:
+    row["itop_rate"] = stats["ever_active"] / total
+  return row
+
+
+class Writer:
+  """Appends rows to `metrics.jsonl` and to TensorBoard events."""
+
+  def __init__(self, workdir: pathlib.Path, *, start: int):
+    """Truncates and opens the files.
+
+    Args:
+      workdir: exists.
+      start: completed steps of the state that the run starts from; rows of
+        later steps are removed, since those steps are repeated.
+    """
+    path = workdir / FILE
+    kept = [row for row in read(workdir) if row["step"] <= start]
+    workdirs.write_text(path, "".join(map(_line, kept)))
+    self._file = open(path, "a", encoding="utf-8")
+    self._events = tensorboard.Writer(workdir, start=start)
+
+  def __enter__(self) -> "Writer":
+    return self
+
+  def __exit__(
+    self,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    trace: TracebackType | None,
+  ) -> None:
+    del kind, trace  # Unused: only `error` matters.
+    for file in (self._file, self._events):
+      try:
+        file.close()
+      except OSError:
+        if error is None:  # Otherwise the first error says more.
+          raise
+
+  def write(self, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Append rows, each with its `step`, and flush them."""
+    rows = list(rows)
+    self._file.writelines(map(_line, rows))
+    self._file.flush()
+    for row in rows:
+      self._events.write(row)
+    self._events.flush()
+
+  def sync(self) -> None:
+    """Waits until all rows are on disk, which checkpoints rely on."""
+    os.fsync(self._file.fileno())
+
+
+def _line(row: Mapping[str, Any]) -> str:
+  return json.dumps(workdirs.strict(row)) + "\n"

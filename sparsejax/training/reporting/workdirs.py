@@ -1,0 +1,94 @@
+"""The workdir of a run: which config it belongs to, and its result.
+
+    config.json    the resolved config
+    metrics.jsonl  one JSON object per line, with `step`, in ascending order
+    events.*       the same values for TensorBoard
+    checkpoints/   training states
+    weights/       dense weights of single steps, for later runs
+    summary.json   the result; present only if the run is finished
+    report.html    figures and tables
+
+Keys that depend on the clock end in `_seconds` or `_per_second`.
+"""
+
+import json
+import math
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from sparsejax import command_line
+from sparsejax.training.checkpointing import identity
+
+CONFIG, SUMMARY = "config.json", "summary.json"
+
+
+def claim(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
+  """Write a run's config, or check that the workdir belongs to that run.
+
+  Args:
+    workdir: exists.
+    config: the resolved config.
+
+  Raises:
+    InputError: if the workdir belongs to a run with another config.
+  """
+  path = workdir / CONFIG
+  if not path.exists():
+    write_json(path, config)
+    return
+  differ = identity.config_differences(_read_json(path), config)
+  if differ:
+    raise command_line.InputError(
+      f"`--workdir` {workdir} belongs to a run with another config: "
+      + identity.join(differ)
+      + ". Use another workdir, or the config of that run."
+    )
+
+
+def read_summary(workdir: pathlib.Path) -> dict[str, Any] | None:
+  """Returns the summary of a finished run, `None` if it is not finished."""
+  path = workdir / SUMMARY
+  return _read_json(path) if path.exists() else None
+
+
+def write_json(path: pathlib.Path, value: Mapping[str, Any]) -> None:
+  """Write a file atomically.
+
+  Args:
+    path: the file; replaced if it exists.
+    value: what to write; non-finite numbers become null.
+  """
+  text = json.dumps(strict(value), indent=2, sort_keys=True) + "\n"
+  write_text(path, text)
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+  """Write a text file atomically; it is on disk when this returns."""
+  temporary = path.with_name(f".{path.name}.tmp")
+  with open(temporary, "w", encoding="utf-8") as file:
+    file.write(text)
+    file.flush()
+    os.fsync(file.fileno())
+  os.replace(temporary, path)
+
+
+def strict(value: Any) -> Any:
+  """Returns the value with null for numbers that JSON does not have."""
+  if isinstance(value, Mapping):
+    return {key: strict(item) for key, item in value.items()}
+  if isinstance(value, list | tuple):
+    return [strict(item) for item in value]
+  if isinstance(value, float) and not math.isfinite(value):
+    return None
+  return value
+
+
+def _read_json(path: pathlib.Path) -> dict[str, Any]:
+  try:
+    return json.loads(path.read_text(encoding="utf-8"))
+  except ValueError as error:
+    raise command_line.InputError(
+      f"{path} is not JSON: {error}. Remove it, or use another workdir."
+    ) from error

@@ -1,0 +1,171 @@
+"""The training state, and the static setup that compiled code closes over."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+import sparsejax
+from sparsejax.data import Array, Augment, batches
+from sparsejax.training import metric, run_flops
+from sparsejax.updates.gradients import DenseGradient
+
+
+class Setup(NamedTuple):
+  """The static side of training; jitted functions bind it first.
+
+  Attributes:
+    model: Flax module, called with images and `train=`.
+    tx: the `sparsify`-wrapped optimizer.
+    tx_from_masks: builds the same transformation from given initial masks.
+    batch_size: global batch size B, over all devices.
+    steps_per_epoch: steps per epoch.
+    total_steps: steps in the run.
+    dispatch_steps: dispatches end at multiples of this.
+    mean: mean of the training pixels; broadcasts against an image.
+    std: standard deviation of the training pixels, likewise.
+    augment: augments the images of a training batch.
+    label_smoothing: in [0, 1); applied in training only.
+    ema_decay: decay of the parameter average used for evaluation, in [0, 1);
+      0 evaluates the parameters themselves.
+    dense_gradient: the steps at which the method reads the gradient of
+      inactive weights.
+    metric: which metric the method follows, one of `metric.SOURCES`; `None`
+      if it follows none.
+    microbatches: number of parts a batch is split into for gradient
+      accumulation, when activations do not fit in memory; divides
+      `batch_size`.
+    shard: constrains an array with a leading batch axis to the batch sharding.
+  """
+
+  model: nn.Module
+  tx: optax.GradientTransformationExtraArgs
+  tx_from_masks: Callable[[Any], optax.GradientTransformationExtraArgs]
+  batch_size: int
+  steps_per_epoch: int
+  total_steps: int
+  dispatch_steps: int
+  mean: Array | float
+  std: Array | float
+  augment: Augment
+  label_smoothing: float = 0.0
+  ema_decay: float = 0.0
+  dense_gradient: DenseGradient = "never"
+  metric: str | None = None
+  microbatches: int = 1
+  shard: Callable[[jax.Array], jax.Array] = lambda x: x
+
+
+class Weights(NamedTuple):
+  """A dense network, before any mask.
+
+  Attributes:
+    params: dense parameters.
+    model_state: the other Flax collections.
+  """
+
+  params: Any
+  model_state: Any
+
+
+class TrainState(NamedTuple):
+  """Everything that changes during a run; the content of a checkpoint.
+
+  Attributes:
+    step: int32[], completed steps of the trainer.
+    params: the sparse network: exact zeros where a mask is False.
+    model_state: the other Flax collections, such as batch statistics.
+    opt_state: masks and the state of the inner optimizer.
+    key: key data of the typed key for data order, augmentation and dropout.
+    average: exponential moving average of the parameters; `()` without one.
+    counters: what FLOPs are computed from.
+    metric: the epoch metric, if the method follows one; otherwise `()`.
+  """
+
+  step: jax.Array
+  params: Any
+  model_state: Any
+  opt_state: Any
+  key: jax.Array
+  average: Any
+  counters: run_flops.Counters
+  metric: metric.EpochMetric | tuple[()]
+
+
+def init_weights(setup: Setup, init_key: jax.Array, image: Array) -> Weights:
+  """Initialize the model.
+
+  Args:
+    setup: static.
+    init_key: typed key for the parameters.
+    image: uint8[1, H, W, C], any image of the data set.
+
+  Returns:
+    The dense network.
+  """
+  x = batches.normalize(image, setup.mean, setup.std)
+  model_state = dict(setup.model.init(init_key, x, train=False))
+  return Weights(model_state.pop("params"), model_state)
+
+
+def from_weights(
+  setup: Setup, weights: Weights, data_key: jax.Array, masks: Any = None
+) -> TrainState:
+  """Apply initial masks to dense weights.
+
+  Args:
+    setup: static.
+    weights: the dense network.
+    data_key: typed key for data order, augmentation and dropout.
+    masks: initial masks; `None` for those of the method.
+
+  Returns:
+    The state at step 0, with sparse parameters.
+  """
+  tx = setup.tx if masks is None else setup.tx_from_masks(masks)
+  opt_state = tx.init(weights.params)
+  params = sparsejax.apply_masks(weights.params, opt_state)
+  return TrainState(
+    step=jnp.zeros((), jnp.int32),
+    params=params,
+    model_state=weights.model_state,
+    opt_state=opt_state,
+    key=jax.random.key_data(data_key),
+    average=params if setup.ema_decay else (),
+    counters=run_flops.init(opt_state),
+    metric=metric.init(setup.metric),
+  )
+
+
+def init(
+  setup: Setup, init_key: jax.Array, data_key: jax.Array, image: Array
+) -> TrainState:
+  """Initialize the model and the method's initial masks.
+
+  A run uses `initial_state.create` instead, which also handles `init_from` and
+  pruning at initialization; its result has the same shapes.
+
+  Args:
+    setup: static.
+    init_key: typed key for the parameters.
+    data_key: typed key for data order, augmentation and dropout.
+    image: uint8[1, H, W, C], any image of the data set.
+
+  Returns:
+    The state at step 0, with sparse parameters.
+  """
+  return from_weights(setup, init_weights(setup, init_key, image), data_key)
+
+
+def eval_params(setup: Setup, state: TrainState) -> Any:
+  """Returns the parameters to evaluate.
+
+  The moving average still holds values of weights that have been pruned, so it
+  is masked.
+  """
+  if not setup.ema_decay:
+    return state.params
+  return sparsejax.apply_masks(state.average, state.opt_state)

@@ -1,0 +1,209 @@
+"""The training step, and dispatches of several steps.
+
+Pure functions: a state and data in, a new state and metrics out. Each takes the
+static `Setup` first and is jitted with it bound.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import sparsejax
+from sparsejax.data import Split, batches
+from sparsejax.training import metric, run_flops
+from sparsejax.training.batch_gradient import batch_gradient
+from sparsejax.training.train_state import Setup, TrainState
+
+# Folded into the run's data key; data order and augmentation fold in 0 and 1.
+_DROPOUT = 2
+
+
+class Metrics(NamedTuple):
+  """Metrics of one step; a dispatch stacks them along a leading axis.
+
+  Attributes:
+    loss: float32[], mean over the batch.
+    accuracy: float32[], over the batch, in [0, 1].
+    grad_norm: float32[], norm of the dense gradient.
+    finite: bool[], whether loss and gradient are finite.
+    stats: int32[] scalars of `sparsejax.stats`.
+    counters: what FLOPs are computed from, after this step.
+  """
+
+  loss: jax.Array
+  accuracy: jax.Array
+  grad_norm: jax.Array
+  finite: jax.Array
+  stats: dict[str, jax.Array]
+  counters: run_flops.Counters
+
+
+def train_step(
+  setup: Setup, state: TrainState, batch: Split
+) -> tuple[TrainState, Metrics]:
+  """Take one step.
+
+  Args:
+    setup: static.
+    state: before the step.
+    batch: B examples, not augmented.
+
+  Returns:
+    The new state and the metrics of this step.
+  """
+  key = batches.augment_key(jax.random.wrap_key_data(state.key), state.step)
+  images = setup.augment(key, jnp.asarray(batch.images))
+  labels = setup.shard(jnp.asarray(batch.labels))
+  images = setup.shard(images)
+
+  found, model_state = batch_gradient(
+    setup, state, Split(images, labels), _dropout_key(state)
+  )
+  updates, opt_state = setup.tx.update(
+    found.grads,
+    state.opt_state,
+    state.params,
+    **metric.update_kwargs(state.metric),
+  )
+  params = optax.apply_updates(state.params, updates)
+  counters = run_flops.count_step(
+    state.counters, state.opt_state, opt_state, setup.dense_gradient
+  )
+  grad_norm = optax.tree.norm(found.grads)
+  metrics = Metrics(
+    loss=found.loss,
+    accuracy=found.accuracy,
+    grad_norm=grad_norm,
+    finite=jnp.isfinite(found.loss) & jnp.isfinite(grad_norm),
+    stats=sparsejax.stats(opt_state),
+    counters=counters,
+  )
+  new_state = state._replace(
+    step=state.step + 1,
+    params=params,
+    model_state=model_state,
+    opt_state=opt_state,
+    average=_update_average(setup, state.average, params),
+    counters=counters,
+    metric=metric.after_step(
+      state.metric,
+      setup.metric,
+      loss=found.loss,
+      accuracy=found.accuracy,
+      step=state.step + 1,
+      steps_per_epoch=setup.steps_per_epoch,
+    ),
+  )
+  return new_state, metrics
+
+
+def run_dispatch(
+  setup: Setup, state: TrainState, train: Split
+) -> tuple[TrainState, Metrics]:
+  """Train up to the next multiple of `dispatch_steps`, or the last step.
+
+  The number of steps is traced, so a shorter last dispatch does not recompile.
+
+  Args:
+    setup: static.
+    state: at a step below `setup.total_steps`.
+    train: the training split.
+
+  Returns:
+    The new state and the metrics of its steps, stacked along an axis of size
+    `setup.dispatch_steps`; entries past the last step are zeros.
+  """
+  first = state.step
+  grid = setup.dispatch_steps
+  end = jnp.minimum((first // grid + 1) * grid, setup.total_steps)
+  first_epoch = first // setup.steps_per_epoch
+  orders = batches.permutations(
+    jax.random.wrap_key_data(state.key),
+    first_epoch,
+    epochs=(grid - 1) // setup.steps_per_epoch + 2,
+    examples=train.labels.shape[0],
+  )
+
+  def body(index: jax.Array, carry: tuple) -> tuple:
+    state, history = carry
+    epoch, position = jnp.divmod(state.step, setup.steps_per_epoch)
+    order = orders[epoch - first_epoch]
+    batch = batches.take(train, order, position, setup.batch_size)
+    state, metrics = train_step(setup, state, batch)
+    return state, _write(history, index, metrics)
+
+  size = setup.batch_size
+  history = empty_history(
+    setup, state, Split(train.images[:size], train.labels[:size])
+  )
+  if grid == 1:  # XLA's convolutions are slow in CPU loops.
+    return body(jnp.zeros((), jnp.int32), (state, history))
+  return jax.lax.fori_loop(0, end - first, body, (state, history))
+
+
+def step_from_split(
+  setup: Setup, state: TrainState, history: Metrics, train: Split
+) -> tuple[TrainState, Metrics]:
+  """Take one of the steps of `run_dispatch`.
+
+  Args:
+    setup: static.
+    state: at a step below `setup.total_steps`.
+    history: metrics of this dispatch so far, at first `empty_history`.
+    train: the training split.
+
+  Returns:
+    The new state, and the history with the metrics of this step.
+  """
+  epoch, position = jnp.divmod(state.step, setup.steps_per_epoch)
+  key = jax.random.wrap_key_data(state.key)
+  (order,) = batches.permutations(key, epoch, epochs=1, examples=train.examples)
+  batch = batches.take(train, order, position, setup.batch_size)
+  return step_on_batch(setup, state, history, batch)
+
+
+def step_on_batch(
+  setup: Setup, state: TrainState, history: Metrics, batch: Split
+) -> tuple[TrainState, Metrics]:
+  """Take one step on a batch from the host.
+
+  Args:
+    setup: static.
+    state: at a step below `setup.total_steps`.
+    history: metrics of this dispatch so far, at first `empty_history`.
+    batch: the batch of this step.
+
+  Returns:
+    The new state, and the history with the metrics of this step.
+  """
+  index = state.step % setup.dispatch_steps
+  state, metrics = train_step(setup, state, batch)
+  return state, _write(history, index, metrics)
+
+
+def empty_history(setup: Setup, state: TrainState, batch: Split) -> Metrics:
+  """Returns zeros for the metrics of a whole dispatch."""
+  _, metrics = jax.eval_shape(
+    lambda state, batch: train_step(setup, state, batch), state, batch
+  )
+  return jax.tree.map(
+    lambda m: jnp.zeros((setup.dispatch_steps, *m.shape), m.dtype), metrics
+  )
+
+
+def _write(history: Metrics, index: jax.Array, metrics: Metrics) -> Metrics:
+  return jax.tree.map(lambda h, m: h.at[index].set(m), history, metrics)
+
+
+def _update_average(setup: Setup, average: Any, params: Any) -> Any:
+  if not setup.ema_decay:
+    return average
+  return optax.incremental_update(params, average, 1 - setup.ema_decay)
+
+
+def _dropout_key(state: TrainState) -> jax.Array:
+  """Returns the key for a step: a resumed run drops the same units."""
+  key = jax.random.fold_in(jax.random.wrap_key_data(state.key), _DROPOUT)
+  return jax.random.fold_in(key, state.step)
