@@ -65,7 +65,6 @@ def each(runs: Iterable[tuple[str, Sequence[str]]]) -> Iterator[int]:
   Yields:
     The exit status of each run, before the next one starts.
   """
-
   from sparsejax.training import preemption
 
   with preemption.stop_on_sigterm() as stop:

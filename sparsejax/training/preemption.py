@@ -1,4 +1,4 @@
-"""SIGTERM becomes a request to stop, which the loop honors between dispatches."""
+"""Preemption: SIGTERM requests a stop at the end of the current dispatch."""
 
 import contextlib
 import signal

@@ -72,7 +72,7 @@ def _words(array: jax.Array) -> jax.Array:
 
 
 def _flat_index(shape: tuple[int, ...]) -> jax.Array:
-  """Returns row-major indices modulo 2^32; a reshape of an iota would gather."""
+  """Returns row-major indices modulo 2^32, without a reshape that gathers."""
   index = jnp.zeros(shape, jnp.uint32)
   stride = 1
   for axis in reversed(range(len(shape))):
