@@ -1,8 +1,8 @@
-"""All benchmarks of speed, memory and compile time, one after the other.
+"""All benchmarks of speed, memory and compile time, in sequence.
 
     python benchmarks/all.py
 
-It takes some minutes and writes `benchmarks/results/*_{cpu,gpu}.json`.
+Takes a few minutes and writes `benchmarks/results/*_{cpu,gpu}.json`.
 """
 
 import compile as compile_time

@@ -1,12 +1,12 @@
-"""What the input costs: the trainer beside the bare step, and decoding.
+"""Overhead of the input pipeline: shuffling and augmentation, and decoding.
 
     python benchmarks/input.py
 
-First, ResNet-20 on images of CIFAR's size: a dispatch of the trainer (order,
-gathering, cropping and mirroring inside jit) beside the same number of bare
-steps on one batch that is on the device already. Then JPEG files of ImageNet's
-size: reading, decoding and cropping through the stream, beside Pillow alone, in
-images per second of one core.
+First, ResNet-20 on images of CIFAR's size: a dispatch of the trainer, which
+shuffles, gathers, crops and flips inside jit, compared to the same number of
+steps on one batch that is already on the device. Then JPEGs of ImageNet's size:
+reading, decoding and cropping through a stream, compared to Pillow alone, in
+images per second and core.
 """
 
 import functools
@@ -23,20 +23,21 @@ from sparsejax.data import Split, imagenet, images, streams, tfds_writer
 from sparsejax.data.imagenet import random_crop
 from sparsejax.training import programs, sharding, train_state, train_step
 from sparsejax.training.config import build, command
+from sparsejax.training.config.experiment import Experiment
 
 CONFIG = pathlib.Path(__file__).parents[1] / "configs" / "cifar.py"
 STEPS, BATCH = 8, 128
 FILES, HEIGHT, WIDTH, SIZE = 256, 375, 500, 224
 
 
-def experiment() -> build.Experiment:
-  """Returns ResNet-20 with GraNet on as many made-up images as CIFAR-10 has."""
+def experiment() -> Experiment:
+  """Returns ResNet-20 with GraNet on a synthetic CIFAR-10."""
   argv = [
     f"--config={CONFIG}:resnet20,granet,runlocal,batch_size={BATCH}",
     "--config.model.width=1.0",
     "--config.data.train_examples=45000",
     "--config.epochs=1000",
-    # Mask updates are not what is measured here.
+    # No mask update in the timed steps.
     "--config.method.every_steps=1000",
     f"--config.dispatch_steps={STEPS}",
   ]
@@ -46,7 +47,7 @@ def experiment() -> build.Experiment:
 class Trainer:
   """Dispatches of the trainer's feed."""
 
-  def __init__(self, chosen: build.Experiment):
+  def __init__(self, chosen: Experiment):
     devices = sharding.data_mesh()
     setup = chosen.setup._replace(shard=sharding.batch_sharder(devices))
     self._state = first_state(chosen)
@@ -60,10 +61,10 @@ class Trainer:
     return self._state
 
 
-class Bare:
-  """The same steps on one batch, without order and augmentation."""
+class BareSteps:
+  """The same steps on one batch, without shuffling and augmentation."""
 
-  def __init__(self, chosen: build.Experiment):
+  def __init__(self, chosen: Experiment):
     train = chosen.dataset.train
     assert isinstance(train, Split)
     setup = chosen.setup._replace(augment=lambda key, images: images)
@@ -85,8 +86,8 @@ class Bare:
     return self._state
 
 
-def first_state(chosen: build.Experiment) -> train_state.TrainState:
-  """Returns the state at step 0 on all devices."""
+def first_state(chosen: Experiment) -> train_state.TrainState:
+  """Returns the state at step 0, replicated on all devices."""
   initialize = functools.partial(
     train_state.init,
     chosen.setup,
@@ -100,47 +101,49 @@ def first_state(chosen: build.Experiment) -> train_state.TrainState:
 
 
 def measure_resident(rounds: int) -> list[dict]:
-  """Returns a row of the trainer and one of the bare step."""
+  """Returns one row for the trainer and one for the bare steps."""
   chosen = experiment()
-  calls = {"bare step": Bare(chosen), "trainer": Trainer(chosen)}
+  calls = {"bare step": BareSteps(chosen), "trainer": Trainer(chosen)}
   seconds = timing.alternate(calls, rounds)
   return [
     {
       "feed": name,
       "images per second": STEPS * BATCH / seconds[name],
-      "to the bare step": seconds["bare step"] / seconds[name],
+      "relative to the bare step": seconds["bare step"] / seconds[name],
     }
     for name in calls
   ]
 
 
-def write_pictures(place: pathlib.Path) -> None:
-  """Writes JPEG files as large as those of ImageNet, and as detailed."""
+def write_images(folder: pathlib.Path) -> None:
+  """Writes JPEGs as large and as detailed as those of ImageNet."""
   random = np.random.default_rng(0)
 
-  def picture() -> bytes:
+  def image() -> bytes:
     coarse = random.integers(0, 256, (HEIGHT // 5, WIDTH // 5, 3), np.uint8)
     smooth = coarse.repeat(5, 0).repeat(5, 1).astype(np.int16)
     noisy = smooth + random.integers(-12, 13, smooth.shape)
     return images.encode(np.clip(noisy, 0, 255).astype(np.uint8), "jpeg")
 
-  examples = [{"image": picture(), "label": i} for i in range(FILES)]
+  examples = [{"image": image(), "label": i} for i in range(FILES)]
   features = {
     "image": tfds_writer.Feature("jpeg", shape=(None, None, 3)),
     "label": tfds_writer.Feature("label", names=[str(i) for i in range(1000)]),
   }
   splits = {"train": examples, "validation": examples[:1]}
-  folder = place / "imagenet2012" / "5.1.0"
   tfds_writer.write(
-    folder, features, splits, description="made for a benchmark"
+    folder / "imagenet2012" / "5.1.0",
+    features,
+    splits,
+    description="generated for a benchmark",
   )
 
 
 def measure_streamed(rounds: int) -> list[dict]:
-  """Returns a row of Pillow alone and one of the stream."""
-  with tempfile.TemporaryDirectory() as place:
-    write_pictures(pathlib.Path(place))
-    train = imagenet(path=place).train
+  """Returns one row for Pillow alone and one for the stream."""
+  with tempfile.TemporaryDirectory() as folder:
+    write_images(pathlib.Path(folder))
+    train = imagenet(path=folder).train
     assert isinstance(train, streams.Stream)
     records = [train.records[i] for i in range(FILES)]
     kilobytes = np.mean([len(record["image"]) for record in records]) / 1000
@@ -152,29 +155,29 @@ def measure_streamed(rounds: int) -> list[dict]:
         random_crop(SIZE, record, random)
 
     def stream() -> None:
-      # Each file once, so that nothing that is read ahead is left over.
+      # Each file once, so that no prefetched image is left over.
       for _ in streams.eval_batches(train, batch_size=BATCH // 4, shard=whole):
         pass
 
-    spent = {
+    seconds = {
       name: seconds_of(call, rounds)
       for name, call in {"Pillow": pillow, "stream": stream}.items()
     }
-  rate = {name: FILES / cpu for name, (_, cpu) in spent.items()}
+  per_core = {name: FILES / cpu for name, (_, cpu) in seconds.items()}
   return [
     {
       "reader": name,
-      "images per core and second": rate[name],
-      "to Pillow": rate[name] / rate["Pillow"],
-      "images per second": FILES / spent[name][0],
-      "kilobytes a file": kilobytes,
+      "images per core and second": per_core[name],
+      "relative to Pillow": per_core[name] / per_core["Pillow"],
+      "images per second": FILES / seconds[name][0],
+      "kilobytes per file": kilobytes,
     }
-    for name in rate
+    for name in per_core
   ]
 
 
 def seconds_of(call: Callable[[], None], rounds: int) -> tuple[float, float]:
-  """Returns the mean seconds of a call, by the clock and of all cores used."""
+  """Returns mean wall-clock seconds and CPU seconds of a call."""
   call()
   started, used = time.perf_counter(), time.process_time()
   for _ in range(rounds):

@@ -1,10 +1,10 @@
-"""How OptG's sparsity rises for three steepnesses, and what comes of it.
+"""OptG's sparsity over training for three values of alpha, and its accuracy.
 
     python benchmarks/optg.py
 
-trains the digits config at 95 % with alpha of 0.1, 0.5 and 1, as in figure 1 of
-the paper, and writes benchmarks/results/optg.{json,png}. It needs matplotlib:
-`pip install -e '.[plots]'`.
+Trains the digits config at 95 % sparsity with alpha = 0.1, 0.5 and 1, as in
+Figure 1 of the paper, and writes benchmarks/results/optg.{json,png}. Needs
+matplotlib: `pip install -e '.[train,plots]'`.
 """
 
 import json
@@ -14,15 +14,17 @@ import subprocess
 import sys
 import tempfile
 
+from sparsejax.plots import style
+
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "optg"
 ALPHAS = (0.1, 0.5, 1.0)
 SPARSITY, EPOCHS, SEED = 0.95, 40, 10
-_HUES = ("#E69F00", "#0072B2", "#009E73")
+_COLORS = ("#E69F00", "#0072B2", "#009E73")
 
 
 def train(alpha: float, workdir: pathlib.Path) -> dict[str, object]:
-  """Trains with the command line and returns the curves over the epochs."""
+  """Trains one run from the command line; returns its curves over epochs."""
   options = f"optg,sparsity={SPARSITY},seed={SEED}"
   command = [
     sys.executable,
@@ -53,30 +55,27 @@ def requested(epoch: float, alpha: float) -> float:
 
 
 def plot(runs: list[dict], path: pathlib.Path) -> None:
-  """Draws the sparsity of each run over the formula."""
-  from matplotlib.figure import Figure
-
-  figure = Figure(figsize=(6.4, 3.8), dpi=120, layout="constrained")
+  """Plot the sparsity of each run and the formula."""
+  figure = style.new_figure(6.4, 3.8)
   axes = figure.subplots()
   grid = [epoch / 4 for epoch in range(4 * EPOCHS + 1)]
-  for run, hue in zip(runs, _HUES, strict=True):
+  for run, color in zip(runs, _COLORS, strict=True):
     alpha = run["alpha"]
     formula = [100 * requested(epoch, alpha) for epoch in grid]
-    axes.plot(grid, formula, color=hue, linestyle=":", linewidth=1)
+    axes.plot(grid, formula, color=color, linestyle=":", linewidth=1)
     label = f"alpha {alpha:g}: {run['test_accuracy']:.1%} test accuracy"
-    reached = [100 * sparsity for sparsity in run["sparsity"]]
-    axes.step(run["epochs"], reached, color=hue, label=label, linewidth=1.6)
+    achieved = [100 * sparsity for sparsity in run["sparsity"]]
+    axes.step(run["epochs"], achieved, color=color, label=label, linewidth=1.6)
   axes.set_xlabel("epoch (dotted: equation 16)")
-  axes.set_ylabel("sparsity in %")
+  axes.set_ylabel("sparsity (%)")
   axes.set_ylim(-3, 103)
   axes.legend(loc="upper left", frameon=False, fontsize=9)
-  axes.grid(axis="y", alpha=0.3)
-  axes.spines[["top", "right"]].set_visible(False)
+  style.finish_axes(axes, grid="y")
   figure.savefig(path)
 
 
 def main() -> None:
-  """Train, write the curves, draw them."""
+  """Train, then write the curves and the figure."""
   with tempfile.TemporaryDirectory() as folder:
     runs = [train(a, pathlib.Path(folder) / f"alpha-{a:g}") for a in ALPHAS]
   text = json.dumps(runs, indent=1) + "\n"

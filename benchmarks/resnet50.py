@@ -1,4 +1,4 @@
-"""The 54 kernels of ResNet-50, and one leaf of 100 million weights."""
+"""Parameters for benchmarks: the kernels of ResNet-50, and one large leaf."""
 
 import math
 
@@ -7,7 +7,7 @@ import numpy as np
 
 
 def shapes() -> dict[str, tuple[int, ...]]:
-  """Returns the kernels of ResNet-50 for ImageNet: 25,502,912 weights."""
+  """Returns the kernel shapes of ResNet-50 for ImageNet: 25,502,912 weights."""
   kernels: list[tuple[int, ...]] = [(7, 7, 3, 64)]
   width_in = 64
   for width, blocks in ((64, 3), (128, 4), (256, 6), (512, 3)):
@@ -25,12 +25,12 @@ def shapes() -> dict[str, tuple[int, ...]]:
 
 
 def single_leaf() -> dict[str, tuple[int, ...]]:
-  """Returns one kernel of 100 million weights."""
+  """Returns the shape of one kernel of 100 million weights."""
   return {"layer": (10_000, 10_000)}
 
 
-def draw(kernels: dict[str, tuple[int, ...]], seed: int, scale: float):
-  """Returns a tree of normal float32 kernels."""
+def normal(kernels: dict[str, tuple[int, ...]], seed: int, scale: float):
+  """Returns a tree of normally distributed float32 kernels."""
   rng = np.random.default_rng(seed)
   return {
     name: {
@@ -43,5 +43,5 @@ def draw(kernels: dict[str, tuple[int, ...]], seed: int, scale: float):
 
 
 def size(kernels: dict[str, tuple[int, ...]]) -> int:
-  """Returns the number of weights."""
+  """Returns the total number of weights."""
   return sum(math.prod(shape) for shape in kernels.values())

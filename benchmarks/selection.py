@@ -1,9 +1,9 @@
-"""Mask updates beside a plain pass over the weights, and beside `lax.top_k`.
+"""Mask updates, compared to one pass over the weights and to `lax.top_k`.
 
     python benchmarks/selection.py
 
 A pass is the jitted `tree.map(lambda p, g: p - 0.1 * g, params, grads)`, not
-donated. Updates are at sparsity 0.9, exchanges swap 0.3 of the active weights.
+donated. Sparsity is 0.9; prune-and-regrow replaces 0.3 of the active weights.
 """
 
 import functools
@@ -40,7 +40,7 @@ SIZES = tuple(2**i for i in range(6, 23, 2))
 
 
 def compiled_update(method, layout, params, grads):
-  """Compiles one mask update; returns it with its arguments bound."""
+  """Returns a compiled mask update with its arguments bound."""
   rng = np.random.default_rng(2)
   density = 1.0 if method.regrow is None else 0.1
   if method.prunes and method.regrow is not None:
@@ -48,7 +48,7 @@ def compiled_update(method, layout, params, grads):
   old = [jnp.asarray(rng.random(x.shape) < density) for x in params]
   budgets = jnp.asarray(mask_update.budget_table(method, layout)[-1])
 
-  def change(params, grads, old, budgets, key):
+  def update(params, grads, old, budgets, key):
     masked = mask_update.next_masks(
       method,
       layout,
@@ -64,90 +64,90 @@ def compiled_update(method, layout, params, grads):
     return masked.masks
 
   args = (params, grads, old, budgets, jax.random.key(0))
-  compiled = jax.jit(change).lower(*args).compile()
+  compiled = jax.jit(update).lower(*args).compile()
   return functools.partial(compiled, *args), compiled.memory_analysis()
 
 
 def by_top_k(params):
-  """Returns the layer-wise magnitude masks by sorting, for comparison."""
-  chosen = []
+  """Returns the layer-wise magnitude masks by sorting, as a baseline."""
+  masks = []
   for x in params:
-    kept = lax.top_k(jnp.abs(x.ravel()), max(1, x.size // 10))[1]
-    chosen.append(jnp.zeros(x.size, bool).at[kept].set(True).reshape(x.shape))
-  return chosen
+    active = lax.top_k(jnp.abs(x.ravel()), max(1, x.size // 10))[1]
+    masks.append(jnp.zeros(x.size, bool).at[active].set(True).reshape(x.shape))
+  return masks
 
 
 def updates(kernels, rounds):
   """Returns one row per method."""
-  params_tree = resnet50.draw(kernels, 0, 0.02)
-  grads_tree = resnet50.draw(kernels, 1, 0.001)
+  params_tree = resnet50.normal(kernels, 0, 0.02)
+  grads_tree = resnet50.normal(kernels, 1, 0.001)
   layout = trees.layout(params_tree, [True] * len(kernels))
   params, grads = layout.take(params_tree), layout.take(grads_tree)
-  move = jax.jit(lambda p, g: jax.tree.map(lambda a, b: a - 0.1 * b, p, g))
-  calls = {"pass": functools.partial(move, params_tree, grads_tree)}
+  one_pass = jax.jit(lambda p, g: jax.tree.map(lambda a, b: a - 0.1 * b, p, g))
+  calls = {"pass": functools.partial(one_pass, params_tree, grads_tree)}
   memory = {}
   for name, method in METHODS.items():
     calls[name], memory[name] = compiled_update(method, layout, params, grads)
-  took = timing.measure(calls, rounds)
+  times = timing.measure(calls, rounds)
   top_k = "layer-wise magnitude by lax.top_k"
   calls = {
     "pass": calls["pass"],
     top_k: functools.partial(jax.jit(by_top_k), params),
   }
   sorting = timing.measure(calls, 1, warm_up=1, warm=0)
-  sorted_, beside = sorting[top_k], sorting["pass"]
-  took[top_k] = timing.Took(
-    wall=sorted_.wall * took["pass"].wall / beside.wall,
-    cpu=sorted_.cpu * took["pass"].cpu / beside.cpu,
-    faults=sorted_.faults,
+  # Scaled by the pass of the same run, since it is timed separately.
+  times[top_k] = timing.Timing(
+    wall=sorting[top_k].wall * times["pass"].wall / sorting["pass"].wall,
+    cpu=sorting[top_k].cpu * times["pass"].cpu / sorting["pass"].cpu,
+    faults=sorting[top_k].faults,
   )
   size = resnet50.size(kernels)
   return [
     {
       "update": name,
-      "passes": each.wall / took["pass"].wall,
-      "passes by CPU time": each.cpu / took["pass"].cpu,
+      "passes": each.wall / times["pass"].wall,
+      "passes by CPU time": each.cpu / times["pass"].cpu,
       "milliseconds": 1e3 * each.wall,
       "page faults": each.faults,
       "temporary bytes a weight": memory[name].temp_size_in_bytes / size
       if name in memory
       else "",
     }
-    for name, each in took.items()
+    for name, each in times.items()
   ]
 
 
 def backends(sizes=SIZES, rounds=15):
-  """Returns, for leaves of several sizes, both backends of `select`."""
+  """Returns times of the threshold search and `lax.top_k` by leaf size."""
   rows = []
   for size in sizes:
     scores = jnp.abs(jax.random.normal(jax.random.key(size), (size,)))
-    count, contest = size // 10, search.each_layer([None], 1)
+    count, groups = size // 10, search.each_layer([None], 1)
 
-    def threshold(scores, count=count, contest=contest):
-      return search.select([scores], jnp.array([count]), contest)
+    def threshold(scores, count=count, groups=groups):
+      return search.select([scores], jnp.array([count]), groups)
 
     def top_k(scores, count=count):
-      kept = lax.top_k(scores, count)[1]
-      return jnp.zeros(scores.shape, bool).at[kept].set(True)
+      active = lax.top_k(scores, count)[1]
+      return jnp.zeros(scores.shape, bool).at[active].set(True)
 
     calls = {
       f.__name__: functools.partial(jax.jit(f), scores)
       for f in (threshold, top_k)
     }
-    took = timing.measure(calls, rounds)
+    times = timing.measure(calls, rounds)
     rows.append(
       {
         "weights": size,
-        "threshold, microseconds": 1e6 * took["threshold"].wall,
-        "lax.top_k, microseconds": 1e6 * took["top_k"].wall,
+        "threshold, microseconds": 1e6 * times["threshold"].wall,
+        "lax.top_k, microseconds": 1e6 * times["top_k"].wall,
       }
     )
   return rows
 
 
 def main():
-  """Measures and saves all."""
+  """Run the benchmark and save its results."""
   where = timing.machine()
   timing.save("selection_resnet50", updates(resnet50.shapes(), 9), where)
   leaf = updates(resnet50.single_leaf(), 3)

@@ -1,4 +1,4 @@
-"""Times functions in turn, so that a noisy machine is noisy for all of them."""
+"""Interleaved timing: noise of the machine affects all functions alike."""
 
 import json
 import os
@@ -15,14 +15,14 @@ import jax
 RESULTS = pathlib.Path(__file__).parent / "results"
 
 
-class Took(NamedTuple):
-  """The medians of one function.
+class Timing(NamedTuple):
+  """Times of one call, or medians over several.
 
   Attributes:
-    wall: seconds on the clock.
-    cpu: seconds of all cores, the system's included. It hardly depends on who
-      else uses the machine.
-    faults: pages of memory that were touched for the first time.
+    wall: wall-clock seconds.
+    cpu: CPU seconds over all cores, user and system. Hardly affected by other
+      load on the machine.
+    faults: minor page faults (first touches of memory pages).
   """
 
   wall: float
@@ -35,55 +35,55 @@ def measure(
   rounds: int,
   warm_up: int = 2,
   warm: int = 3,
-) -> dict[str, Took]:
-  """Calls all functions in turn and returns the medians of each.
+) -> dict[str, Timing]:
+  """Call all functions round-robin and return the medians of each.
 
   Args:
-    calls: functions that return arrays; they are waited for.
-    rounds: timed rounds.
-    warm_up: rounds before those.
-    warm: calls before each timed one, so that it finds in memory what its last
-      call left behind, not what the others did.
+    calls: functions that return arrays; timing blocks until they are ready.
+    rounds: number of timed rounds.
+    warm_up: number of untimed rounds before.
+    warm: untimed calls before each timed one, so that it finds caches and
+      memory as its own last call left them.
   """
-  seen: dict[str, list[Took]] = {name: [] for name in calls}
-  for turn in range(warm_up + rounds):
+  samples: dict[str, list[Timing]] = {name: [] for name in calls}
+  for i in range(warm_up + rounds):
     for name, call in calls.items():
       for _ in range(warm):
         jax.block_until_ready(call())
       before = _now()
       jax.block_until_ready(call())
-      took = Took(*(b - a for a, b in zip(before, _now(), strict=True)))
-      if turn >= warm_up:
-        seen[name].append(took)
+      timing = Timing(*(b - a for a, b in zip(before, _now(), strict=True)))
+      if i >= warm_up:
+        samples[name].append(timing)
   return {
-    name: Took(*map(statistics.median, zip(*took, strict=True)))
-    for name, took in seen.items()
+    name: Timing(*map(statistics.median, zip(*timings, strict=True)))
+    for name, timings in samples.items()
   }
 
 
 def alternate(
   calls: Mapping[str, Callable[[], Any]], rounds: int, warm_up: int = 2
 ) -> dict[str, float]:
-  """Calls all functions in turn and returns the median seconds of each."""
-  took = measure(calls, rounds, warm_up, warm=0)
-  return {name: each.wall for name, each in took.items()}
+  """Calls all functions round-robin and returns the median seconds of each."""
+  medians = measure(calls, rounds, warm_up, warm=0)
+  return {name: each.wall for name, each in medians.items()}
 
 
-def compiling(function: Callable[..., Any], *args: Any, **options: Any):
-  """Compiles a function and says what that took, on the clock and in cores.
+def compile_timed(function: Callable[..., Any], *args: Any, **options: Any):
+  """Compile a function; return it and the time that it took.
 
   Args:
-    function: is traced anew.
-    *args: of the function.
-    **options: of `jax.jit`.
+    function: the function, not traced before.
+    *args: its arguments.
+    **options: options of `jax.jit`.
   """
   before = _now()
   compiled = jax.jit(function, **options).lower(*args).compile()
-  return compiled, Took(*(b - a for a, b in zip(before, _now(), strict=True)))
+  return compiled, Timing(*(b - a for a, b in zip(before, _now(), strict=True)))
 
 
 def machine() -> dict[str, Any]:
-  """Says where and with what it is measured."""
+  """Returns a description of the machine and the software."""
   device = jax.devices()[0]
   return {
     "device": device.device_kind if device.platform != "cpu" else "cpu",
@@ -98,17 +98,17 @@ def machine() -> dict[str, Any]:
 def save(
   name: str, rows: Sequence[Mapping[str, Any]], where: Mapping[str, Any]
 ) -> None:
-  """Prints rows as a Markdown table and writes them as JSON."""
+  """Print rows as a Markdown table and write them as JSON."""
   platform_name = "cpu" if where["device"] == "cpu" else "gpu"
   RESULTS.mkdir(exist_ok=True)
   path = RESULTS / f"{name}_{platform_name}.json"
-  kept = {"machine": {**where, "load_after": machine()["load"]}, "rows": rows}
-  path.write_text(json.dumps(kept, indent=1) + "\n")
-  print(f"\n{name}: {kept['machine']}\n\n{table(rows)}", flush=True)
+  record = {"machine": {**where, "load_after": machine()["load"]}, "rows": rows}
+  path.write_text(json.dumps(record, indent=1) + "\n")
+  print(f"\n{name}: {record['machine']}\n\n{table(rows)}", flush=True)
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-  """Returns a Markdown table with a line for each row."""
+  """Returns a Markdown table."""
   columns = list(rows[0])
   lines = [
     "| " + " | ".join(columns) + " |",

@@ -1,9 +1,9 @@
-"""The whole train step of a ResNet-50 with GraNet, beside the dense one.
+"""The whole training step of a ResNet-50 with GraNet, compared to dense.
 
     python benchmarks/train_step.py
 
-Batches of 32 images of 64 x 64 pixels, SGD with momentum, all donated. No mask
-update happens in the steps that are timed.
+Batches of 32 images of 64x64 pixels, SGD with momentum, everything donated. The
+timed steps contain no mask update.
 """
 
 import functools
@@ -21,7 +21,7 @@ BATCH, PIXELS, CLASSES = 32, 64, 1000
 
 
 def train_step(model, tx, params, batch_stats, state, images, labels):
-  """Takes a step; returns what it carries on."""
+  """Returns parameters, batch statistics and optimizer state after a step."""
 
   def loss_of(params):
     logits, changed = model.apply(
@@ -39,14 +39,14 @@ def train_step(model, tx, params, batch_stats, state, images, labels):
 
 
 class Trainer:
-  """A compiled train step and what it carries from call to call."""
+  """A compiled training step and its state."""
 
   def __init__(self, model, variables, tx, images, labels):
     params = jax.tree.map(jnp.array, variables["params"])
     stats = jax.tree.map(jnp.array, variables["batch_stats"])
     self.carry = (params, stats, tx.init(params))
     self.batch = (images, labels)
-    self.compiled, self.compile_took = timing.compiling(
+    self.compiled, self.compile_time = timing.compile_timed(
       functools.partial(train_step, model, tx),
       *self.carry,
       *self.batch,
@@ -59,8 +59,8 @@ class Trainer:
     return self.carry
 
 
-def trainings(rounds, model=None, batch=BATCH, pixels=PIXELS):
-  """Returns one row for the dense step and one for GraNet's."""
+def train_steps(rounds, model=None, batch=BATCH, pixels=PIXELS):
+  """Returns one row for the dense step and one for GraNet."""
   model = model or models.resnet50(CLASSES)
   images = jax.random.normal(jax.random.key(1), (batch, pixels, pixels, 3))
   labels = jnp.arange(batch) % 10
@@ -72,25 +72,25 @@ def trainings(rounds, model=None, batch=BATCH, pixels=PIXELS):
     name: Trainer(model, variables, tx, images, labels)
     for name, tx in (("dense", step.INNER), ("granet", granet))
   }
-  took = timing.measure(trainers, rounds, warm_up=1, warm=0)
-  dense = trainers["dense"].compile_took
+  times = timing.measure(trainers, rounds, warm_up=1, warm=0)
+  dense = trainers["dense"].compile_time
   return [
     {
       "train step": name,
-      "to dense": each.wall / took["dense"].wall,
-      "to dense by CPU time": each.cpu / took["dense"].cpu,
+      "to dense": each.wall / times["dense"].wall,
+      "to dense by CPU time": each.cpu / times["dense"].cpu,
       "milliseconds": 1e3 * each.wall,
-      "extra compile seconds": trainers[name].compile_took.wall - dense.wall,
-      "extra compile CPU seconds": trainers[name].compile_took.cpu - dense.cpu,
+      "extra compile seconds": trainers[name].compile_time.wall - dense.wall,
+      "extra compile CPU seconds": trainers[name].compile_time.cpu - dense.cpu,
     }
-    for name, each in took.items()
+    for name, each in times.items()
   ]
 
 
 def main():
-  """Measures and saves all."""
+  """Run the benchmark and save its results."""
   where = timing.machine()
-  timing.save("train_step_resnet50", trainings(15), where)
+  timing.save("train_step_resnet50", train_steps(15), where)
 
 
 if __name__ == "__main__":

@@ -92,7 +92,7 @@ def plot_budgets(runs: Mapping[str, Run], path: pathlib.Path | Any) -> None:
   axes.set_ylabel("sparsity (%)")
   axes.set_ylim(-2, 102)
   style.finish_axes(axes)
-  axes.legend(loc="lower right", frameon=False)
+  axes.legend(loc="best", frameon=False)
   figure.savefig(path)
 
 
