@@ -2,10 +2,9 @@
 
     python benchmarks/digits.py
 
-trains with configs/digits.py as the trainer does, but several seeds with one
-compiled step, and writes benchmarks/results/digits.{json,csv,md,png}. Runs
-that the results hold already are not repeated. It needs matplotlib:
-`pip install -e '.[plots]'`.
+Trains configs/digits.py as the trainer does, but with one compiled step for all
+seeds, and writes benchmarks/results/digits.{json,csv,md,png}. Finished runs are
+not repeated. Needs matplotlib: `pip install -e '.[train,plots]'`.
 """
 
 import argparse
@@ -20,12 +19,12 @@ from sparsejax.study import imp
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = ROOT / "configs" / "digits.py"
 
-# The defaults of the config were chosen by runs of seeds 0 to 4, judged on the
-# test split; these seeds had no part in it.
+# The defaults of the config were tuned on the test split with seeds 0 to 4,
+# which are not among these.
 SEEDS = (10, 11, 12, 13, 14)
 SPARSITIES = (0.8, 0.9, 0.95, 0.98)
 
-# What is compared: title, method, and what differs from the config.
+# Title: method, then overrides of the config.
 METHODS: dict[str, tuple[str, ...]] = {
   "static": ("static",),
   "one_shot": ("one_shot",),
@@ -63,19 +62,19 @@ METHODS: dict[str, tuple[str, ...]] = {
   "granet + reinit": ("retrain", "--config.init_mode=reinit"),
   "imp": ("retrain", "--config.init_mode=rewind"),
 }
-# STR takes no sparsity. The weight decay of its thresholds was chosen, on seed
-# 0, for it to end near each; the records have the weights that were on.
-FOUND = {
+# STR has no target sparsity. The weight decay of its thresholds was tuned, on
+# seed 0, to end near each sparsity; the records have the actual counts.
+WEIGHT_DECAYS = {
   "str": {0.8: 0.0145, 0.9: 0.027, 0.95: 0.047, 0.98: 0.08},
 }
-# A run has its seed; one that draws new weights has another.
+# Reinitialization needs another seed than the run that found the mask.
 SEED_SHIFTS = {"granet + reinit": 100}
-# Iterative magnitude pruning: what each round removes.
+# The fraction that each round of iterative magnitude pruning removes.
 PRUNE_FRACTION = 0.2
-# Curves that share a panel of the plot.
+# The panels of the figure and their curves.
 PANELS = {
-  "Fixed masks, and pruning at once": ("static", "one_shot", "small_dense"),
-  "Pruning at initialisation": (
+  "Static masks and one-shot pruning": ("static", "one_shot", "small_dense"),
+  "Pruning at initialization": (
     "snip",
     "grasp",
     "synflow",
@@ -94,15 +93,15 @@ PANELS = {
   ),
   "Gradual magnitude pruning": ("gmp", "gmp, kept values", "gmp, uniform"),
   "GraNet": ("granet", "granet from 0.5", "granet, uniform"),
-  "Exchange at a constant sparsity": (
+  "Prune-and-regrow at constant sparsity": (
     "rigl",
     "rigl_itop",
     "set_itop",
     "set, by sign",
     "set, by magnitude",
   ),
-  "Moved between layers, and rewired": ("snfs", "dsr", "deep_r"),
-  "Twice as long, and what GraNet found trained again": (
+  "Redistribution and rewiring": ("snfs", "dsr", "deep_r"),
+  "Longer training, and retraining": (
     "granet 2x",
     "granet + rewind",
     "granet + lr_rewind",
@@ -113,29 +112,29 @@ PANELS = {
 
 
 def cells(config: pathlib.Path = CONFIG, words: str = "") -> list[sweep.Cell]:
-  """Returns what is trained: the dense network, then methods x sparsities.
+  """Returns the cells: the dense network, then methods x sparsities.
 
   Args:
     config: the config file.
-    words: more of its options, each with a comma before it.
+    words: further options of the config, each preceded by a comma.
   """
   found = [sweep.Cell("dense", None, (f"--config={config}:dense{words}",))]
-  for title, (method, *changes) in METHODS.items():
+  for title, (method, *overrides) in METHODS.items():
     for sparsity in SPARSITIES:
-      requested = f",sparsity={sparsity}"
-      if title in FOUND:
-        decay = FOUND[title][sparsity]
-        requested = ""
-        changes = [f"--config.method.threshold_weight_decay={decay}"]
-      earlier = BEFORE.get(title, _nothing)(sparsity, *changes)
+      option = f",sparsity={sparsity}"
+      if title in WEIGHT_DECAYS:
+        decay = WEIGHT_DECAYS[title][sparsity]
+        option = ""
+        overrides = [f"--config.method.threshold_weight_decay={decay}"]
+      init_runs = INIT_RUNS.get(title, _none)(sparsity, *overrides)
       found.append(
         sweep.Cell(
           title,
           sparsity,
-          (f"--config={config}:{method}{requested}{words}", *changes),
-          before=tuple(
+          (f"--config={config}:{method}{option}{words}", *overrides),
+          init_runs=tuple(
             (f"--config={config}:{options}{words}", *others)
-            for options, *others in earlier
+            for options, *others in init_runs
           ),
           seed_shift=SEED_SHIFTS.get(title, 0),
         )
@@ -143,54 +142,54 @@ def cells(config: pathlib.Path = CONFIG, words: str = "") -> list[sweep.Cell]:
   return found
 
 
-def _nothing(sparsity: float, *changes: str) -> list[tuple[str, ...]]:
-  """Returns no earlier runs."""
-  del sparsity, changes
+def _none(sparsity: float, *overrides: str) -> list[tuple[str, ...]]:
+  """Returns no runs: training starts from scratch."""
+  del sparsity, overrides
   return []
 
 
-def _granet(sparsity: float, *changes: str) -> list[tuple[str, ...]]:
-  """Returns the one run that finds the masks."""
-  del changes
+def _granet(sparsity: float, *overrides: str) -> list[tuple[str, ...]]:
+  """Returns the run that finds the masks."""
+  del overrides
   return [(f"granet,sparsity={sparsity}",)]
 
 
-def _rounds(sparsity: float, *changes: str) -> list[tuple[str, ...]]:
-  """Returns the rounds before the last: a dense one, then sparser ones."""
+def _imp_rounds(sparsity: float, *overrides: str) -> list[tuple[str, ...]]:
+  """Returns all rounds but the last: dense, then sparser and sparser."""
   *targets, _ = imp.sparsities(sparsity, PRUNE_FRACTION)
-  later = [(f"retrain,sparsity={each!r}", *changes) for each in targets]
-  return [("dense",), *later]
+  pruned = [(f"retrain,sparsity={each!r}", *overrides) for each in targets]
+  return [("dense",), *pruned]
 
 
-# What is run before: options of the config, and changes to it.
-BEFORE: dict[str, Callable[..., list[tuple[str, ...]]]] = {
+# The runs that a cell starts from, as options of the config and overrides.
+INIT_RUNS: dict[str, Callable[..., list[tuple[str, ...]]]] = {
   "granet + rewind": _granet,
   "granet + lr_rewind": _granet,
   "granet + reinit": _granet,
-  "imp": _rounds,
+  "imp": _imp_rounds,
 }
 
 
 def main() -> None:
-  """Run what is missing, then write the table and the plot."""
+  """Train what is missing, then write the table and the figure."""
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument(
-    "--jobs", type=int, default=2, help="processes at a time (2)"
+    "--jobs", type=int, default=2, help="parallel processes (2)"
   )
   parser.add_argument(
     "--results",
     type=pathlib.Path,
     default=ROOT / "benchmarks" / "results" / "digits",
-    help="path of the results, without the ending",
+    help="path of the results, without suffix",
   )
-  requested = parser.parse_args()
+  args = parser.parse_args()
   runs = sweep.run(
-    cells(), SEEDS, requested.results.with_suffix(".json"), jobs=requested.jobs
+    cells(), SEEDS, args.results.with_suffix(".json"), jobs=args.jobs
   )
-  report.write_csv(runs, requested.results.with_suffix(".csv"))
+  report.write_csv(runs, args.results.with_suffix(".csv"))
   table = report.table(runs, SPARSITIES)
-  requested.results.with_suffix(".md").write_text(table, encoding="utf-8")
-  report.plot(runs, PANELS, requested.results.with_suffix(".png"))
+  args.results.with_suffix(".md").write_text(table, encoding="utf-8")
+  report.plot(runs, PANELS, args.results.with_suffix(".png"))
   print(table)
 
 

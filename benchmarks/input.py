@@ -45,19 +45,19 @@ def experiment() -> Experiment:
 
 
 class Trainer:
-  """Dispatches of the trainer's feed."""
+  """Dispatches of the trainer's compiled program."""
 
   def __init__(self, chosen: Experiment):
     devices = sharding.data_mesh()
     setup = chosen.setup._replace(shard=sharding.batch_sharder(devices))
     self._state = first_state(chosen)
-    self._feed = programs.compile(
+    self._programs = programs.compile(
       setup, chosen.dataset, self._state, devices, trains=True
     )
 
   def __call__(self) -> train_state.TrainState:
     """Takes `STEPS` steps."""
-    self._state, _ = self._feed.train(self._state)
+    self._state, _ = self._programs.train(self._state)
     return self._state
 
 
@@ -107,7 +107,7 @@ def measure_resident(rounds: int) -> list[dict]:
   seconds = timing.alternate(calls, rounds)
   return [
     {
-      "feed": name,
+      "input": name,
       "images per second": STEPS * BATCH / seconds[name],
       "relative to the bare step": seconds["bare step"] / seconds[name],
     }

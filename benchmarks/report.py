@@ -1,4 +1,4 @@
-"""The table, the file of numbers and the plot of a sweep's results."""
+"""The table, the CSV file and the figure of a sweep."""
 
 import csv
 import pathlib
@@ -6,20 +6,11 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
+from sparsejax.plots import style
 
-# Hues that stay apart for color-blind readers (Okabe and Ito, 2008).
-_HUES = (
-  "#0072B2",
-  "#D55E00",
-  "#009E73",
-  "#CC79A7",
-  "#E69F00",
-  "#56B4E9",
-  "#000000",
-)
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _TICKS = (50, 80, 90, 95, 97, 98, 99, 99.5, 99.9)
+# Smallest error on the accuracy axis, in %.
+_FLOOR = 1e-3
 
 Runs = Sequence[Mapping[str, Any]]
 
@@ -34,25 +25,25 @@ def accuracies(runs: Runs, title: str, sparsity: float | None) -> list[float]:
 
 
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
-  """Returns the mean and the sample standard deviation, nan of one value."""
+  """Returns mean and sample standard deviation (nan for a single value)."""
   deviation = statistics.stdev(values) if len(values) > 1 else float("nan")
   return statistics.mean(values), deviation
 
 
 def table(runs: Runs, sparsities: Sequence[float]) -> str:
-  """Write a markdown table: rows are methods, columns are sparsities.
+  """Format a Markdown table of methods x sparsities.
 
   Args:
     runs: the records of a sweep.
     sparsities: the columns.
 
   Returns:
-    The table; each cell is "mean ± standard deviation" in %, with n beside it
-    where it is not that of the caption.
+    The table; each cell is "mean ± standard deviation" in %, followed by n if
+    it differs from the caption's.
   """
   titles = list(dict.fromkeys(run["title"] for run in runs))
   seeds = sorted({run["seed"] for run in runs})
-  usual = len(seeds)
+  n = len(seeds)
 
   def cell(title: str, sparsity: float | None) -> str:
     values = accuracies(runs, title, sparsity)
@@ -60,7 +51,7 @@ def table(runs: Runs, sparsities: Sequence[float]) -> str:
       return ""
     mean, deviation = mean_and_deviation(values)
     text = f"{mean:.2f} ± {deviation:.2f}"
-    return text if len(values) == usual else f"{text} (n={len(values)})"
+    return text if len(values) == n else f"{text} (n={len(values)})"
 
   lines = [
     "| method | " + " | ".join(f"{s:.0%}" for s in sparsities) + " |",
@@ -75,13 +66,13 @@ def table(runs: Runs, sparsities: Sequence[float]) -> str:
   listed = ", ".join(map(str, seeds))
   caption = (
     "Test accuracy at the last step in %: mean ± standard deviation over"
-    f" n = {usual} seeds ({listed})."
+    f" n = {n} seeds ({listed})."
   )
   return "\n".join([*lines, "", caption, ""])
 
 
 def write_csv(runs: Runs, path: pathlib.Path) -> None:
-  """Write one line a run.
+  """Write one line per run.
 
   Args:
     runs: the records of a sweep.
@@ -99,79 +90,75 @@ def write_csv(runs: Runs, path: pathlib.Path) -> None:
 def plot(
   runs: Runs, panels: Mapping[str, Sequence[str]], path: pathlib.Path
 ) -> None:
-  """Plot accuracy over sparsity, one panel for each family of methods.
+  """Plot accuracy over sparsity, one panel per family of methods.
 
-  The accuracy axis is the logarithm of the error, so that 98 and 99 % are as
-  far apart as 80 and 90 %.
+  The accuracy axis is the log of the error, so that 98 and 99 % are as far
+  apart as 80 and 90 %.
 
   Args:
-    runs: the records of a sweep; a title "dense" is drawn in every panel.
-    panels: titles of the curves by title of the panel; what has no runs is
-      left out.
-    path: file to write, by its ending.
+    runs: the records of a sweep; "dense" is in every panel.
+    panels: titles of the curves, by title of the panel; those without runs are
+      skipped.
+    path: figure to write; its suffix gives the format.
   """
-  from matplotlib.figure import Figure
-
   sparsities = sorted({run["sparsity"] for run in runs} - {None})
-  found_titles = {run["title"] for run in runs}
+  available = {run["title"] for run in runs}
   panels = {
     heading: titles
     for heading, titles in panels.items()
-    if found_titles & set(titles)
+    if available & set(titles)
   }
   rows = -(-len(panels) // 2)
-  figure = Figure(figsize=(9.6, 3.4 * rows), dpi=120, layout="constrained")
+  figure = style.new_figure(9.6, 3.4 * rows)
   grid = figure.subplots(rows, 2, sharex=True, sharey=True, squeeze=False)
-  for spare in grid.flat[len(panels) :]:
-    spare.set_visible(False)
-  dense, spread = mean_and_deviation(accuracies(runs, "dense", None))
+  for unused in grid.flat[len(panels) :]:
+    unused.set_visible(False)
   for axes, (heading, titles) in zip(grid.flat, panels.items(), strict=False):
-    axes.axhspan(dense - spread, dense + spread, color="#dddddd")
-    axes.axhline(
-      dense, color="#555555", linewidth=1, label="dense, ± 1 deviation"
-    )
+    style.log_error_scale(axes, _FLOOR)
+    _dense_line(axes, accuracies(runs, "dense", None))
     for number, title in enumerate(titles):
-      points = [
-        (position, *mean_and_deviation(found))
-        for position, sparsity in enumerate(sparsities)
-        if (found := accuracies(runs, title, sparsity))
-      ]
-      if not points:
-        continue
-      # Side by side, so that no error bar hides another one.
+      # Shifted, so that error bars do not overlap.
       shift = 0.12 * (number - (len(titles) - 1) / 2)
-      axes.errorbar(
-        [position + shift for position, _, _ in points],
-        [mean for _, mean, _ in points],
-        [deviation for _, _, deviation in points],
-        color=_HUES[number],
-        marker=_MARKERS[number],
-        markersize=5,
-        linewidth=1.2,
-        capsize=3,
-        label=title,
-      )
+      _curve(axes, runs, title, number, shift)
     axes.set_title(heading, fontsize=11)
     axes.set_xticks(range(len(sparsities)), [f"{s:.0%}" for s in sparsities])
-    axes.set_yscale("function", functions=(_spread, _gather))
-    axes.grid(axis="y", alpha=0.3)
     axes.legend(loc="lower left", frameon=False, fontsize=9)
-    axes.spines[["top", "right"]].set_visible(False)
-  low, high = grid[0, 0].get_ylim()
-  shown = [tick for tick in _TICKS if low <= tick <= high]
-  grid[0, 0].set_yticks(shown, [str(tick) for tick in shown])
+    style.finish_axes(axes, grid="y")
+  style.accuracy_ticks(grid[0, 0], _TICKS)
   for axes in grid[-1]:
     axes.set_xlabel("sparsity")
   for axes in grid[:, 0]:
-    axes.set_ylabel("test accuracy in % (log of the error)")
+    axes.set_ylabel("test accuracy (%), log of the error")
   figure.savefig(path)
 
 
-def _spread(accuracy: Any) -> Any:
-  """Maps accuracies in % to heights."""
-  return -np.log10(np.maximum(100.0 - np.asarray(accuracy), 1e-3))
+def _dense_line(axes: Any, values: Sequence[float]) -> None:
+  """Draws the dense network as a line with its deviation as a band."""
+  mean, deviation = mean_and_deviation(values)
+  axes.axhspan(mean - deviation, mean + deviation, color="#dddddd")
+  axes.axhline(mean, color="#555555", linewidth=1, label="dense, ± 1 deviation")
 
 
-def _gather(height: Any) -> Any:
-  """Maps heights back to accuracies in %."""
-  return 100.0 - 10.0 ** -np.asarray(height)
+def _curve(
+  axes: Any, runs: Runs, title: str, number: int, shift: float
+) -> None:
+  """Draws the curve of one method over the index of the sparsity."""
+  sparsities = sorted({run["sparsity"] for run in runs} - {None})
+  points = [
+    (position, *mean_and_deviation(values))
+    for position, sparsity in enumerate(sparsities)
+    if (values := accuracies(runs, title, sparsity))
+  ]
+  if not points:
+    return
+  axes.errorbar(
+    [position + shift for position, _, _ in points],
+    [mean for _, mean, _ in points],
+    [deviation for _, _, deviation in points],
+    color=style.COLORS[number],
+    marker=style.MARKERS[number],
+    markersize=5,
+    linewidth=1.2,
+    capsize=3,
+    label=title,
+  )

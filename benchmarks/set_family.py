@@ -1,13 +1,12 @@
-"""SET and the methods that follow its metric: Scholte (2022), Table 2.
+"""SET and its performance-driven variants: Scholte (2022), Table 2.
 
     python benchmarks/set_family.py digits
     TFDS_DATA_DIR=... python benchmarks/set_family.py cifar10 --epochs=1000
 
-trains the rows of configs/set_mlp.py as the trainer does, but several seeds
-with one compiled step, and writes
-benchmarks/results/set_family_*.{json,md,png}: accuracy, loss and connections at
-the end and over the epochs. Runs that the results hold already are not
-repeated. It needs matplotlib: `pip install -e '.[plots]'`.
+Trains the rows of configs/set_mlp.py as the trainer does, but with one compiled
+step for all seeds, and writes benchmarks/results/set_family_*.{json,md,png}:
+accuracy, loss and number of connections at the end and over epochs. Finished
+runs are not repeated. Needs matplotlib: `pip install -e '.[train,plots]'`.
 """
 
 import argparse
@@ -19,13 +18,15 @@ import jax
 import report
 import sweep
 
+from sparsejax.plots import style
 from sparsejax.training import programs, sharding, train_state
-from sparsejax.training.config import build
+from sparsejax.training.config import build, keys
+from sparsejax.training.config.steps import Steps
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = ROOT / "configs" / "set_mlp.py"
 
-# Row of the config: its title.
+# Titles of the rows of the config.
 ROWS = {
   "set": "SET",
   "accset": "AccSET",
@@ -35,47 +36,47 @@ ROWS = {
   "dynset3": "DynSET, validation accuracy",
   "set_paused": "SET with the gate",
   "set_more": "SET that regrows more",
-  "set_near": "SET, one active neighbour",
-  "set_most": "SET, most active neighbours",
+  "set_near": "SET, one active neighbor",
+  "set_most": "SET, most active neighbors",
 }
 CURVES = {
   "test_accuracy": "test accuracy",
   "test_loss": "test loss",
   "active": "connections",
 }
-# Hues that stay apart for color-blind readers (Okabe and Ito, 2008).
-_HUES = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00")
-_HUES += ("#CC79A7", "#B8A900", "#777777", "#AAAAAA")
+# A palette for color-blind readers (Okabe and Ito, 2008), extended.
+_COLORS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00")
+_COLORS += ("#CC79A7", "#B8A900", "#777777", "#AAAAAA")
 
 
-def cells(data: str, changes: Sequence[str] = ()) -> list[sweep.Cell]:
-  """Returns what is trained, a cell for each row.
+def cells(data: str, overrides: Sequence[str] = ()) -> list[sweep.Cell]:
+  """Returns one cell per row.
 
   Args:
     data: "digits" or "cifar10".
-    changes: more arguments of the trainer.
+    overrides: further arguments of the trainer.
   """
   return [
-    sweep.Cell(title, None, (f"--config={CONFIG}:{data},{row}", *changes))
+    sweep.Cell(title, None, (f"--config={CONFIG}:{data},{row}", *overrides))
     for row, title in ROWS.items()
   ]
 
 
 def train(cell: sweep.Cell, seeds: Sequence[int]) -> list[dict[str, Any]]:
-  """Train one row with several seeds, and one compiled step.
+  """Train one row with several seeds and one compiled step.
 
   Args:
-    cell: what to train; every dispatch is an epoch.
+    cell: the cell; a dispatch must be an epoch.
     seeds: the seeds.
 
   Returns:
-    A record of each run, with its curves over the epochs.
+    One record per run, with its curves over epochs.
   """
-  devices, feed, found = sharding.data_mesh(), None, []
+  devices, compiled, found = sharding.data_mesh(), None, []
   for seed in seeds:
     config = sweep.config_of(cell, seed)
     experiment = build.build(config)
-    # Not compiled: the keys are constants there, so every seed would be.
+    # Not jitted: the keys are constants, so every seed would compile again.
     state = train_state.init(
       experiment.setup,
       experiment.init_key,
@@ -83,13 +84,13 @@ def train(cell: sweep.Cell, seeds: Sequence[int]) -> list[dict[str, Any]]:
       experiment.dataset.example,
     )
     state = sharding.replicate(sharding.fetch(state), devices)
-    if feed is None:
+    if compiled is None:
       sharder = sharding.batch_sharder(devices)
       setup = experiment.setup._replace(shard=sharder)
-      feed = programs.compile(
+      compiled = programs.compile(
         setup, experiment.dataset, state, devices, trains=True
       )
-    curves = _follow(feed, state, experiment.steps)
+    curves = _follow(compiled, state, experiment.steps)
     found.append(
       {
         "title": cell.title,
@@ -100,28 +101,28 @@ def train(cell: sweep.Cell, seeds: Sequence[int]) -> list[dict[str, Any]]:
         **{name: curves[name][-1] for name in CURVES},
         "curves": curves,
         "arguments": [sweep.relative(arg) for arg in cell.argv],
-        "config": sweep.digest(build.resolved(config)),
+        "config": sweep.digest(keys.resolved(config)),
         "jax": jax.__version__,
       }
     )
-  jax.clear_caches()  # No other row has the same programs.
+  jax.clear_caches()  # Other rows compile other programs.
   return found
 
 
 def _follow(
-  feed: programs.Programs, state: train_state.TrainState, steps: build.Steps
+  compiled: programs.Programs, state: train_state.TrainState, steps: Steps
 ) -> dict[str, Any]:
-  """Returns what a run shows after each of its epochs."""
+  """Returns test metrics and the number of connections after every epoch."""
   assert steps.dispatch == steps.per_epoch
   curves: dict[str, Any] = {"epoch": [], **{name: [] for name in CURVES}}
   total = 0
   for epoch in range(1, steps.total // steps.per_epoch + 1):
-    state, metrics = feed.train(state)
+    state, metrics = compiled.train(state)
     total = int(metrics.stats["total"][-1])
-    if feed.update_metric is not None:
-      state = feed.update_metric(state)
-    totals = sharding.fetch(feed.evaluate["test"](state))
-    examples = feed.examples["test"]
+    if compiled.update_metric is not None:
+      state = compiled.update_metric(state)
+    totals = sharding.fetch(compiled.evaluate["test"](state))
+    examples = compiled.examples["test"]
     curves["epoch"].append(epoch)
     curves["test_accuracy"].append(round(int(totals.correct) / examples, 5))
     curves["test_loss"].append(round(float(totals.loss) / examples, 5))
@@ -130,35 +131,40 @@ def _follow(
 
 
 def table(runs: report.Runs) -> str:
-  """Write the paper's Table 2 in markdown, means over seeds.
+  """Format the paper's Table 2 in Markdown, averaged over seeds.
 
   Args:
     runs: the records.
 
   Returns:
-    The table: alpha is accuracy over connections, beta loss times connections.
+    The table; alpha is accuracy / connections, beta is loss x connections.
   """
   lines = [
     "| method | accuracy % | loss | connections | alpha, 1e-6 | beta |",
     "| --- | ---: | ---: | ---: | ---: | ---: |",
   ]
   for title in dict.fromkeys(run["title"] for run in runs):
-    some = [run for run in runs if run["title"] == title]
+    row = [run for run in runs if run["title"] == title]
     columns = [
-      [100 * run["test_accuracy"] for run in some],
-      [run["test_loss"] for run in some],
-      [run["active"] for run in some],
-      [1e6 * run["test_accuracy"] / run["active"] for run in some],
-      [run["test_loss"] * run["active"] for run in some],
+      [100 * run["test_accuracy"] for run in row],
+      [run["test_loss"] for run in row],
+      [run["active"] for run in row],
+      [1e6 * run["test_accuracy"] / run["active"] for run in row],
+      [run["test_loss"] * run["active"] for run in row],
     ]
-    forms = ("{:.2f}", "{:.4f}", "{:,.0f}", "{:.2f}", "{:,.0f}")
-    cells_ = [
-      _cell(form, values) for form, values in zip(forms, columns, strict=True)
+    formats = ("{:.2f}", "{:.4f}", "{:,.0f}", "{:.2f}", "{:,.0f}")
+    texts = [
+      _cell(template, values)
+      for template, values in zip(formats, columns, strict=True)
     ]
-    lines.append(f"| {title} | " + " | ".join(cells_) + " |")
+    lines.append(f"| {title} | " + " | ".join(texts) + " |")
+  return "\n".join([*lines, *_caption(runs)])
+
+
+def _caption(runs: report.Runs) -> list[str]:
   seeds = sorted({run["seed"] for run in runs})
   first = runs[0]
-  lines += [
+  lines = [
     "",
     f"On the test split after {first['epochs']:g} epochs: mean ± standard"
     f" deviation over n = {len(seeds)} seeds"
@@ -167,40 +173,35 @@ def table(runs: report.Runs) -> str:
     " loss x connections.",
     "",
   ]
-  if changes := first["arguments"][1:]:
-    lines += [f"With `{' '.join(changes)}`.", ""]
-  return "\n".join(lines)
+  if overrides := first["arguments"][1:]:
+    lines += [f"With `{' '.join(overrides)}`.", ""]
+  return lines
 
 
-def _cell(form: str, values: Sequence[float]) -> str:
+def _cell(template: str, values: Sequence[float]) -> str:
   if len(values) == 1:
-    return form.format(values[0])
+    return template.format(values[0])
   mean, deviation = report.mean_and_deviation(values)
-  return f"{form.format(mean)} ± {form.format(deviation)}"
+  return f"{template.format(mean)} ± {template.format(deviation)}"
 
 
 def plot(runs: report.Runs, path: pathlib.Path) -> None:
-  """Draw accuracy, loss and connections over the epochs, means over seeds.
+  """Plot accuracy, loss and connections over epochs, averaged over seeds.
 
   Args:
     runs: the records.
-    path: of the picture.
+    path: figure to write.
   """
-  import matplotlib
-
-  matplotlib.use("Agg")
-  from matplotlib import pyplot as plt
-
-  figure, axes = plt.subplots(1, 3, figsize=(15, 5.2), layout="constrained")
+  figure = style.new_figure(15, 5.2)
+  axes = figure.subplots(1, 3)
   titles = list(dict.fromkeys(run["title"] for run in runs))
-  for title, hue in zip(titles, _HUES, strict=False):
+  for title, color in zip(titles, _COLORS, strict=False):
     curves = [run["curves"] for run in runs if run["title"] == title]
     for axis, name in zip(axes, CURVES, strict=True):
-      _draw(axis, curves, name, title, hue)
+      _draw(axis, curves, name, title, color)
   for axis, label in zip(axes, CURVES.values(), strict=True):
     axis.set(xlabel="epoch", title=label)
-    axis.grid(alpha=0.3)
-    axis.spines[["top", "right"]].set_visible(False)
+    style.finish_axes(axis)
   figure.legend(
     *axes[0].get_legend_handles_labels(),
     loc="outside lower center",
@@ -208,7 +209,6 @@ def plot(runs: report.Runs, path: pathlib.Path) -> None:
     frameon=False,
   )
   figure.savefig(path, dpi=110)
-  plt.close(figure)
 
 
 def _draw(
@@ -216,52 +216,52 @@ def _draw(
   curves: Sequence[Mapping[str, Sequence[float]]],
   name: str,
   title: str,
-  hue: str,
+  color: str,
 ) -> None:
   epochs = curves[0]["epoch"]
   means = [
-    sum(some) / len(some)
-    for some in zip(*(curve[name] for curve in curves), strict=True)
+    sum(values) / len(values)
+    for values in zip(*(curve[name] for curve in curves), strict=True)
   ]
-  # Neighbour regrowth lies on SET's own curve.
-  dashes = (3, 2) if "neighbour" in title else (None, None)
-  axis.plot(epochs, means, color=hue, lw=1.5, label=title, dashes=dashes)
+  # Regrowth next to active neighbors coincides with SET's own curve.
+  dashes = (3, 2) if "neighbor" in title else (None, None)
+  axis.plot(epochs, means, color=color, lw=1.5, label=title, dashes=dashes)
 
 
 def main() -> None:
-  """Run what is missing, then write the table and the plot."""
+  """Train what is missing, then write the table and the figure."""
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("data", choices=("digits", "cifar10"))
-  parser.add_argument("--seeds", type=int, default=5, help="how many (5)")
   parser.add_argument(
-    "--epochs", type=float, help="the config's where left out"
+    "--seeds", type=int, default=5, help="number of seeds (5)"
   )
   parser.add_argument(
-    "--hidden", help="widths, such as '(400,100,400)'; else the config's"
+    "--epochs", type=float, help="default: that of the config"
+  )
+  parser.add_argument("--hidden", help="widths, such as '(400,100,400)'")
+  parser.add_argument(
+    "--train-examples", type=int, help="training images of CIFAR-10"
   )
   parser.add_argument(
-    "--train-examples", type=int, help="of CIFAR-10; else the config's"
+    "--jobs", type=int, default=1, help="parallel processes (1)"
   )
-  parser.add_argument(
-    "--jobs", type=int, default=1, help="processes at a time (1)"
-  )
-  requested = parser.parse_args()
-  changes = {
-    "epochs": requested.epochs,
-    "model.hidden": requested.hidden,
-    "data.train_examples": requested.train_examples,
+  args = parser.parse_args()
+  overrides = {
+    "epochs": args.epochs,
+    "model.hidden": args.hidden,
+    "data.train_examples": args.train_examples,
   }
-  if requested.train_examples:
-    # An epoch of the config's batches of 100.
-    changes["dispatch_steps"] = requested.train_examples // 100
-  argv = [f"--config.{k}={v}" for k, v in changes.items() if v is not None]
-  results = ROOT / "benchmarks" / "results" / f"set_family_{requested.data}"
+  if args.train_examples:
+    # One epoch: the config's batch size is 100.
+    overrides["dispatch_steps"] = args.train_examples // 100
+  argv = [f"--config.{k}={v}" for k, v in overrides.items() if v is not None]
+  results = ROOT / "benchmarks" / "results" / f"set_family_{args.data}"
   runs = sweep.run(
-    cells(requested.data, argv),
-    range(requested.seeds),
+    cells(args.data, argv),
+    range(args.seeds),
     results.with_suffix(".json"),
-    jobs=requested.jobs,
-    trained_by=train,
+    jobs=args.jobs,
+    train_fn=train,
   )
   text = table(runs)
   results.with_suffix(".md").write_text(text, encoding="utf-8")

@@ -1,8 +1,8 @@
-"""Trains many configs with many seeds, and remembers what is done.
+"""Train many configs with many seeds, resuming from a file of results.
 
-A cell is one config but for its seed. Its runs share one compiled step: keys
-are part of the state, so the seeds of a cell differ in data alone. Each run
-gives the numbers that `python -m sparsejax.train` gives for the same config.
+A cell is one config without its seed. Its runs share one compiled step, since
+PRNG keys are part of the state. Every run gives the same numbers as
+`python -m sparsejax.train` with the same config.
 """
 
 import concurrent.futures
@@ -31,26 +31,27 @@ from sparsejax.training import (
   train_state,
   train_step,
 )
-from sparsejax.training.config import build, command
+from sparsejax.training.config import build, command, keys
+from sparsejax.training.config.experiment import Experiment
 
 
 class Cell(NamedTuple):
   """One config of a sweep.
 
   Attributes:
-    title: its row in the table.
+    title: its row of the table.
     sparsity: its column; `None` for a dense network.
     argv: arguments of the trainer, without the seed.
-    before: arguments of the earlier runs, first to last; `config.init_from` of
-      each, and of the run itself, will name the one before it.
-    seed_shift: added to the seed of the run itself, not to those of earlier
-      ones, where they must differ.
+    init_runs: arguments of the runs to start from, first to last; each run, and
+      finally the cell's own, sets `config.init_from` to the previous one.
+    seed_shift: added to the seed of the cell's own run, if it must differ from
+      the seed of `init_runs`.
   """
 
   title: str
   sparsity: float | None
   argv: tuple[str, ...]
-  before: tuple[tuple[str, ...], ...] = ()
+  init_runs: tuple[tuple[str, ...], ...] = ()
   seed_shift: int = 0
 
 
@@ -60,62 +61,60 @@ def run(
   path: pathlib.Path,
   *,
   jobs: int,
-  trained_by: Callable[..., list[dict[str, Any]]] | None = None,
+  train_fn: Callable[..., list[dict[str, Any]]] | None = None,
 ) -> list[dict[str, Any]]:
-  """Train what is missing in a file of results.
+  """Train the runs that are missing from a file of results.
 
   Args:
-    cells: what to train.
-    seeds: each cell is trained with each of them.
-    path: JSON file of the results; it is written anew after every cell.
-    jobs: processes at a time, each with one cell; 1 is this process.
-    trained_by: (cell, seeds) -> a record of each run; `train` where None.
+    cells: the cells to train.
+    seeds: seeds for each cell.
+    path: JSON file of the results, rewritten after every cell.
+    jobs: parallel processes, one cell each; 1 trains in this process.
+    train_fn: (cell, seeds) -> one record per run; `train` by default.
 
   Returns:
-    One record for each cell and seed, in that order. Records in the file
-    whose config has changed since are not used.
+    One record per cell and seed, in that order. Records in the file whose
+    config has changed since are ignored.
   """
-  wanted = {
-    (cell, seed): digest(build.resolved(config_of(cell, seed)))
+  digests = {
+    (cell, seed): digest(keys.resolved(config_of(cell, seed)))
     for cell in cells
     for seed in seeds
   }
-  found = {record["config"]: record for record in _read(path)}
+  records = {record["config"]: record for record in _read(path)}
   missing: dict[Cell, list[int]] = {}
-  for (cell, seed), known in wanted.items():
-    if known not in found:
+  for (cell, seed), config in digests.items():
+    if config not in records:
       missing.setdefault(cell, []).append(seed)
   done, tasks = 0, _tasks(missing)
-  for records in _train_all(tasks, jobs, trained_by or train):
+  for new in _train_all(tasks, jobs, train_fn or train):
     done += 1
-    found |= {record["config"]: record for record in records}
-    kept = [found[known] for known in wanted.values() if known in found]
-    _write(path, kept)
-    mean = np.mean([record["test_accuracy"] for record in records])
-    first = records[0]
+    records |= {record["config"]: record for record in new}
+    _write(path, [records[c] for c in digests.values() if c in records])
+    mean = np.mean([record["test_accuracy"] for record in new])
     print(
-      f"{done}/{len(tasks)}  {first['title']}  {first['sparsity'] or ''}"
+      f"{done}/{len(tasks)}  {new[0]['title']}  {new[0]['sparsity'] or ''}"
       f"  {mean:.2%} test accuracy",
       flush=True,
     )
-  return [found[known] for known in wanted.values()]
+  return [records[config] for config in digests.values()]
 
 
 def train(cell: Cell, seeds: Sequence[int]) -> list[dict[str, Any]]:
-  """Train one cell with several seeds, and one compiled step.
+  """Train one cell with several seeds and one compiled step.
 
   Args:
-    cell: what to train.
+    cell: the cell.
     seeds: the seeds.
 
   Returns:
-    A record of each run.
+    One record per run.
   """
   train_steps: Callable | None = None
   evaluate: Callable | None = None
   records = []
   for seed in seeds:
-    experiment, state = _begin(cell, seed)
+    experiment, state = _initialize(cell, seed)
     setup, dataset = experiment.setup, experiment.dataset
     if train_steps is None or evaluate is None:
       train_steps = jax.jit(
@@ -146,86 +145,81 @@ def train(cell: Cell, seeds: Sequence[int]) -> list[dict[str, Any]]:
         "itop_rate": counts.itop_rate,
         "train_seconds": round(seconds, 2),
         "arguments": [relative(arg) for arg in cell.argv],
-        "config": digest(build.resolved(config_of(cell, seed))),
+        "config": digest(keys.resolved(config_of(cell, seed))),
         "jax": jax.__version__,
       }
     )
-  jax.clear_caches()  # No other cell has the same programs.
+  jax.clear_caches()  # Other cells compile other programs.
   return records
 
 
 def _tasks(missing: dict[Cell, list[int]]) -> list[tuple[Cell, list[int]]]:
-  """Returns what one process does at a time.
+  """Returns the units of work of one process, the longest first.
 
-  Seeds with earlier runs share little, and are apart; those with most come
-  first, so that none is left alone at the end.
+  The seeds of a cell with `init_runs` share little and are separate tasks.
   """
   tasks = []
   for cell, seeds in missing.items():
-    if cell.before:
+    if cell.init_runs:
       tasks += [(cell, [seed]) for seed in seeds]
     else:
       tasks.append((cell, seeds))
-  return sorted(tasks, key=lambda task: len(task[0].before), reverse=True)
+  return sorted(tasks, key=lambda task: len(task[0].init_runs), reverse=True)
 
 
 def _train_all(
   tasks: Sequence[tuple[Cell, list[int]]],
   jobs: int,
-  trained_by: Callable[..., list[dict[str, Any]]],
+  train_fn: Callable[..., list[dict[str, Any]]],
 ) -> Iterator[list[dict[str, Any]]]:
-  """Yields the records of each cell when it is done."""
+  """Yields the records of each task as it finishes."""
   if jobs == 1:
-    yield from (trained_by(*task) for task in tasks)
+    yield from (train_fn(*task) for task in tasks)
     return
-  # Forking a process that runs jax's threads can hang it.
+  # Forking a process with JAX's threads can deadlock.
   context = multiprocessing.get_context("spawn")
   with concurrent.futures.ProcessPoolExecutor(jobs, context) as pool:
-    futures = [pool.submit(trained_by, *task) for task in tasks]
+    futures = [pool.submit(train_fn, *task) for task in tasks]
     for future in concurrent.futures.as_completed(futures):
       yield future.result()
 
 
 def config_of(cell: Cell, seed: int) -> Any:
-  """Returns the config of one run, which names the one before by its digest."""
-  known = None
-  for argv in cell.before:
-    earlier = command.parse(_argv(argv, seed, known)).config
-    known = digest(build.resolved(earlier))
-  return _config(cell, seed, known)
+  """Returns a run's config, with the digest of the previous as `init_from`."""
+  init_from = None
+  for argv in cell.init_runs:
+    config = command.parse(_argv(argv, seed, init_from)).config
+    init_from = digest(keys.resolved(config))
+  return _config(cell, seed, init_from)
 
 
 def digest(config: dict[str, Any]) -> str:
-  """Returns what a resolved config is known by."""
+  """Returns a short hash of a resolved config."""
   text = json.dumps(config, sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def relative(arg: str) -> str:
-  """Returns an argument as it is written in the project's root."""
+  """Returns an argument with paths relative to the repository root."""
   return arg.replace(f"{pathlib.Path(__file__).parents[1]}/", "")
 
 
-def _begin(
+def _initialize(
   cell: Cell, seed: int
-) -> tuple[build.Experiment, train_state.TrainState]:
-  """Returns an experiment and its first state, after the runs before it."""
+) -> tuple[Experiment, train_state.TrainState]:
+  """Trains the `init_runs`; returns the experiment and its initial state."""
   with tempfile.TemporaryDirectory() as folder:
-    last = None
-    for number, argv in enumerate(cell.before):
-      place = f"{folder}/{number}"
-      earlier = [*_argv(argv, seed, last), f"--workdir={place}"]
-      with contextlib.redirect_stdout(io.StringIO()):  # Its lines and table.
-        status = trainer.main(earlier)
+    init_from = None
+    for number, argv in enumerate(cell.init_runs):
+      workdir = f"{folder}/{number}"
+      full_argv = [*_argv(argv, seed, init_from), f"--workdir={workdir}"]
+      with contextlib.redirect_stdout(io.StringIO()):
+        status = trainer.main(full_argv)
       if status:
-        raise RuntimeError(f"{earlier} ended with {status}")
-      last = place
-    return _first(_config(cell, seed, last))
-
-
-def _first(config: Any) -> tuple[build.Experiment, train_state.TrainState]:
-  experiment = build.build(config)
-  return experiment, initial_state.create(experiment, sharding.data_mesh())
+        raise RuntimeError(f"{full_argv} exited with {status}")
+      init_from = workdir
+    experiment = build.build(_config(cell, seed, init_from))
+    return experiment, initial_state.create(experiment, sharding.data_mesh())
 
 
 def _config(cell: Cell, seed: int, init_from: str | None) -> Any:
@@ -234,8 +228,8 @@ def _config(cell: Cell, seed: int, init_from: str | None) -> Any:
 
 
 def _argv(argv: Sequence[str], seed: int, init_from: str | None) -> list[str]:
-  after = [] if init_from is None else [f"--config.init_from={init_from}"]
-  return [*argv, f"--config.seed={seed}", *after]
+  start = [] if init_from is None else [f"--config.init_from={init_from}"]
+  return [*argv, f"--config.seed={seed}", *start]
 
 
 def _read(path: pathlib.Path) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""The sweep gives the trainer's numbers, and repeats nothing."""
+"""The sweep matches the trainer and repeats no finished run."""
 
 import json
 import pathlib
@@ -13,7 +13,7 @@ from sparsejax import train
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-def test_a_sweep_gives_the_numbers_of_the_trainer(tmp_path):
+def test_a_sweep_matches_the_trainer(tmp_path):
   config = ROOT / "configs" / "digits.py"
   cells = [c for c in digits.cells(config, ",runlocal") if c.title == "granet"]
   cell, path = cells[0], tmp_path / "results.json"
@@ -27,7 +27,7 @@ def test_a_sweep_gives_the_numbers_of_the_trainer(tmp_path):
   assert {k: record[k] for k in shared} == {k: summary[k] for k in shared}
   assert record["sparsity"] == summary["target_sparsity"]
 
-  # What is done is read from the file, and only that.
+  # Finished runs are read from the file; a changed config is trained again.
   path.write_text(json.dumps([record | {"test_loss": -1.0}]))
   again = sweep.run([cell], [4], path, jobs=1)
   assert [r["test_loss"] for r in again] == [-1.0]
@@ -35,7 +35,7 @@ def test_a_sweep_gives_the_numbers_of_the_trainer(tmp_path):
   assert sweep.run([cell], [4], path, jobs=1)[0]["config"] == record["config"]
 
 
-def test_a_cell_of_retraining_trains_the_run_before_it(tmp_path):
+def test_a_retraining_cell_trains_the_run_that_it_starts_from(tmp_path):
   config = ROOT / "configs" / "digits.py"
   cell = next(
     c for c in digits.cells(config, ",runlocal") if c.title == "granet + reinit"
@@ -43,12 +43,12 @@ def test_a_cell_of_retraining_trains_the_run_before_it(tmp_path):
   path = tmp_path / "results.json"
   (record,) = sweep.run([cell], [4], path, jobs=1)
 
-  earlier = [
-    *cell.before[0],
+  original = [
+    *cell.init_runs[0],
     "--config.seed=4",
     f"--workdir={tmp_path / 'one'}",
   ]
-  assert train.main(earlier) == 0
+  assert train.main(original) == 0
   argv = [
     *cell.argv,
     "--config.seed=104",
@@ -61,7 +61,7 @@ def test_a_cell_of_retraining_trains_the_run_before_it(tmp_path):
   assert {k: record[k] for k in same} == {k: summary[k] for k in same}
   assert record["seed"] == 4
 
-  # What is done is known by both configs, and not by a folder.
+  # A finished run is identified by both configs, not by a workdir.
   path.write_text(json.dumps([record | {"test_loss": -1.0}]))
   again = sweep.run([cell], [4], path, jobs=1)
   assert [r["test_loss"] for r in again] == [-1.0]
@@ -78,7 +78,7 @@ RUNS = [
 ]
 
 
-def test_the_table_of_a_sweep():
+def test_table():
   assert report.table(RUNS, (0.8, 0.9)).splitlines() == [
     "| method | 80% | 90% |",
     "| --- | ---: | ---: |",
@@ -90,7 +90,7 @@ def test_the_table_of_a_sweep():
   ]
 
 
-def test_the_plot_and_the_numbers_of_a_sweep(tmp_path):
+def test_figure_and_csv(tmp_path):
   pytest.importorskip("matplotlib")
   titles = {f"panel {i}": ("granet",) for i in range(4)}
   report.plot(RUNS, titles, tmp_path / "plot.png")
@@ -100,12 +100,12 @@ def test_the_plot_and_the_numbers_of_a_sweep(tmp_path):
   assert lines[:2] == ["title,sparsity,seed,test_accuracy", "dense,,0,0.98"]
 
 
-def test_every_curve_is_drawn_once():
-  drawn = [title for titles in digits.PANELS.values() for title in titles]
-  assert sorted(drawn) == sorted(digits.METHODS)
+def test_every_curve_is_in_one_panel():
+  curves = [title for titles in digits.PANELS.values() for title in titles]
+  assert sorted(curves) == sorted(digits.METHODS)
 
 
-def test_the_readme_shows_the_results():
+def test_the_readme_has_the_results():
   results = ROOT / "benchmarks" / "results"
   table = (results / "digits.md").read_text(encoding="utf-8")
   runs = json.loads((results / "digits.json").read_text(encoding="utf-8"))
