@@ -1,32 +1,30 @@
 """The papers' networks on CIFAR-10 and CIFAR-100.
 
-    python -m sparsejax.train --config=configs/cifar.py:vgg19,granet
+    python -m sparsejax.train --config=cifar:vgg19,granet
 
-The option string names a row of a paper's table, such as
+An option string names a row of a paper's table, such as
 
     vgg19,cifar100,granet,sparsity=0.98,initial_sparsity=0.5
 
-Model, data set and method stand in any order; the keys are `seed`, `epochs` and
-`batch_size` of the run, `sparsity`, `initial_sparsity`, `regrow_fraction`,
-`every_steps`, `every_epochs`, `end_epochs`, `distribution`, `scope`, `storage`,
-`curve` and `regrow_by` of the method, and
-`recipe`: how it is trained. `runlocal` is for 20 steps of a narrow network on
-made-up images.
+with model, data set and method in any order. The keys are `seed`, `epochs` and
+`batch_size` of the run, arguments of the method (`options.METHOD_OPTIONS`), and
+`recipe`, how to train. `runlocal` runs 20 steps of a narrow network on
+synthetic images.
 
 Recipes: `granet` (GraNet's code: 160 epochs, batches of 128, drops at epochs 80
 and 120), `itop` (250 epochs), `rigl` (250 epochs, drops to a fifth) and `optg`
-(a cosine, batches of 256, all 50,000 images). OptG has the recipe of its paper;
-all others have GraNet's, as in its tables, unless another is named. The
-perceptron of SET stands in `configs/set_mlp.py`.
+(cosine, batches of 256, all 50,000 images). The default is `optg` for OptG and
+`granet`, as in GraNet's tables, for all other methods. The MLP of SET is in
+`configs/set_mlp.py`.
 
-Data is prepared by `python -m sparsejax.data.prepare cifar10 --download`.
+`python -m sparsejax.data.prepare cifar10 --download` prepares the data.
 """
 
 from typing import Any
 
 from ml_collections import ConfigDict, FieldReference
 
-from sparsejax.training.config import build, options
+from sparsejax.training.config import keys, options, sections
 
 _MODELS = (
   "resnet20",
@@ -38,23 +36,7 @@ _MODELS = (
   "vgg_d",
 )
 _CLASSES = {"cifar10": 10, "cifar100": 100}
-# Options that are handed to the method as they are.
-_METHOD_KEYS: dict[str, Any] = {
-  "sparsity": float,
-  "initial_sparsity": float,
-  "regrow_fraction": float,
-  "every_steps": int,
-  "every_epochs": float,
-  "end_epochs": float,
-  "distribution": str,
-  "scope": str,
-  "storage": str,
-  "curve": str,
-  "regrow_by": str,
-}
-# Methods that take no sparsity, or have one of their own.
-_UNASKED = ("dense", "retrain", "str")
-# What `runlocal` spares the methods that score the network first.
+# Less work before the first step, for `runlocal`.
 _FEWER = {"synflow": {"rounds": 3}, "grasp": {"samples_per_class": 2}}
 _EVERYTHING = {"train_examples": 50_000}
 _STEPPED = {
@@ -66,14 +48,14 @@ _STEPPED = {
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-  """Returns the config that an option string asks for."""
+  """Returns the config of an option string."""
   chosen = options.parse(
     arg,
     words=("runlocal",),
     groups={
       "model": _MODELS,
       "data": tuple(_CLASSES),
-      "method": tuple(build.KINDS["method"].factories),
+      "method": sections.names("method"),
       "recipe": tuple(_recipes()),
     },
     defaults={
@@ -84,7 +66,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
       "seed": 0,
       "epochs": float,
       "batch_size": int,
-      **_METHOD_KEYS,
+      **options.METHOD_OPTIONS,
     },
   )
   runlocal = chosen["runlocal"]
@@ -111,15 +93,15 @@ def get_config(arg: str | None = None) -> ConfigDict:
       "forbid_warnings": False,
       "label_smoothing": 0.0,
       "ema_decay": 0.0,
-      **build.usual(),
+      **keys.defaults(),
       "data": _data(chosen, recipe, 10 * batch_size),
-      "model": build.section(
+      "model": sections.section(
         "model", chosen["model"], width=0.125 if runlocal else 1.0
       ),
       "optimizer": _optimizer(chosen, recipe, epochs),
       "method": _method(chosen, recipe, epochs),
-      # Globs of parameter names: what is sparse (nothing: every kernel), and
-      # what of it stays dense.
+      # Globs of parameter names: sparse layers (none: every kernel), and the
+      # exceptions that stay dense.
       "select": (),
       "dense": recipe.get("dense", ()),
     }
@@ -129,8 +111,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
 def _recipes() -> dict[str, dict[str, Any]]:
   """Returns how the papers train.
 
-  `exchange` is the interval between two mask updates; `random` that of methods
-  that grow at random, where it is another.
+  `interval` is that of mask updates; `random_interval` that of methods with
+  random regrowth, if it differs.
   """
   return {
     # Liu et al. (2021), Table 7 and code: Nesterov, decay on all parameters.
@@ -138,15 +120,15 @@ def _recipes() -> dict[str, dict[str, Any]]:
       "epochs": 160.0,
       "batch_size": 128,
       "optimizer": _STEPPED,
-      "exchange": {"every_steps": 1000},
+      "interval": {"every_steps": 1000},
     },
     # Liu et al. (2021), "Do we actually need dense over-parameterization?"
     "itop": {
       "epochs": 250.0,
       "batch_size": 128,
       "optimizer": _STEPPED,
-      "exchange": {"every_steps": 4000},
-      "random": {"every_steps": 1500},
+      "interval": {"every_steps": 4000},
+      "random_interval": {"every_steps": 1500},
     },
     # Evci et al. (2020): 97,656 steps, drops at 30, 60 and 90 thousand.
     "rigl": {
@@ -159,9 +141,9 @@ def _recipes() -> dict[str, dict[str, Any]]:
       },
       "data": _EVERYTHING,
       "dense": ("*stem*",),
-      "exchange": {"every_steps": 100},
+      "interval": {"every_steps": 100},
     },
-    # Zhang et al. (2022): weight decay as in the paper, the rest as in its
+    # Zhang et al. (2022): weight decay as in the paper, the rest as in the
     # code.
     "optg": {
       "epochs": 160.0,
@@ -174,7 +156,7 @@ def _recipes() -> dict[str, dict[str, Any]]:
       },
       "warmup": 5 / 160,
       "data": {**_EVERYTHING, "padding": "zero"},
-      "exchange": {"every_steps": 1000},
+      "interval": {"every_steps": 1000},
     },
   }
 
@@ -182,10 +164,10 @@ def _recipes() -> dict[str, dict[str, Any]]:
 def _data(
   chosen: dict[str, Any], recipe: dict[str, Any], examples: int
 ) -> dict[str, Any]:
-  """Returns the data's section; made-up images for `runlocal`."""
+  """Returns the data section; synthetic images for `runlocal`."""
   if chosen["runlocal"]:
     classes = _CLASSES[chosen["data"]]
-    return build.section(
+    return sections.section(
       "data",
       "synthetic",
       num_classes=classes,
@@ -193,68 +175,67 @@ def _data(
       validation_examples=classes,
       test_examples=max(classes, 40),
     )
-  return build.section("data", chosen["data"], **recipe.get("data", {}))
+  return sections.section("data", chosen["data"], **recipe.get("data", {}))
 
 
 def _optimizer(
   chosen: dict[str, Any], recipe: dict[str, Any], epochs: FieldReference
 ) -> dict[str, Any]:
-  """Returns the optimizer's section."""
+  """Returns the optimizer section."""
   given = dict(recipe["optimizer"])
   if "warmup" in recipe:
     given["warmup_epochs"] = epochs * recipe["warmup"]
-  if chosen["runlocal"]:  # Too short a warm-up, for so small a network.
+  if chosen["runlocal"]:  # The network is small and the warmup short.
     given["learning_rate"] = 0.01
-  return build.section("optimizer", "sgd", **given)
+  return sections.section("optimizer", "sgd", **given)
 
 
 def _method(
   chosen: dict[str, Any], recipe: dict[str, Any], epochs: FieldReference
 ) -> dict[str, Any]:
-  """Returns the method's section; every sparse method is requested 90 %."""
-  name = chosen["method"]
-  given = _timing(chosen, recipe, epochs).get(name, {})
-  if chosen["runlocal"]:
-    given = {**given, **_FEWER.get(name, {})}
-  if name not in _UNASKED:
-    given = {"sparsity": 0.9, **given}
-  requested = {
-    key: chosen[key] for key in _METHOD_KEYS if chosen[key] is not None
-  }
-  if "every_epochs" in requested:  # Steps would win.
-    given.pop("every_steps", None)
-  return build.section("method", name, **{**given, **requested})
+  """Returns the method section.
 
-
-def _timing(
-  chosen: dict[str, Any], recipe: dict[str, Any], epochs: FieldReference
-) -> dict[str, dict[str, Any]]:
-  """Returns when each method acts, as GraNet's code has it for 160 epochs.
-
-  From a dense start it prunes until epoch 110, from a sparse one until 80.
+  As in GraNet's code for 160 epochs, pruning ends at epoch 110 after a dense
+  start and at epoch 80 after a sparse one.
   """
-  exchange = recipe["exchange"]
-  at_random = recipe.get("random", exchange)
-  if chosen["runlocal"]:
-    exchange = at_random = {"every_steps": 4}
+  name, runlocal = chosen["method"], chosen["runlocal"]
   end = epochs * ((80 if chosen["initial_sparsity"] else 110) / 160)
   if chosen["curve"] == "sigmoid":  # OptG's rises over the whole run.
     end = epochs * 1.0
+  interval = {"every_steps": 4} if runlocal else recipe["interval"]
+  own = _arguments(recipe, epochs, interval).get(name, {})
+  if runlocal:
+    own = {**own, **_FEWER.get(name, {})}
+  return sections.section(
+    "method",
+    name,
+    fill={
+      "sparsity": 0.9,
+      "at_epochs": epochs / 2,
+      "end_epochs": end,
+      **interval,
+    },
+    **options.update(own, chosen),
+  )
+
+
+def _arguments(
+  recipe: dict[str, Any], epochs: FieldReference, interval: dict[str, int]
+) -> dict[str, dict[str, Any]]:
+  """Returns what single methods need besides the common schedule."""
+  at_random = interval
+  if interval == recipe["interval"]:
+    at_random = recipe.get("random_interval", interval)
   return {
-    "one_shot": {"at_epochs": epochs / 2},
-    "gmp": {"end_epochs": end, **exchange},
-    "dpf": {"end_epochs": end},
-    "granet": {"end_epochs": end, **exchange},
-    "rigl": {"end_epochs": epochs * 0.75, **exchange},
-    "rigl_itop": exchange,
-    # Others than its authors remove the smallest whatever their sign.
+    "rigl": {"end_epochs": epochs * 0.75, **interval},
+    # GraNet's and ITOP's code prunes the smallest magnitudes of both signs.
     "set": {"by_sign": False, **at_random},
     "set_itop": at_random,
-    "snfs": exchange,
-    # As many as DSR's paper exchanges in its wide ResNet.
-    "dsr": {"end_epochs": epochs, "prune_count": 20_000, **exchange},
-    "optg": {},
+    # As many as DSR's paper prunes in its wide ResNet.
+    "dsr": {"end_epochs": epochs, "prune_count": 20_000},
     # The decay moves the thresholds, and so sets the sparsity.
     "str": {"threshold_weight_decay": recipe["optimizer"]["weight_decay"]},
     "top_kast": {"backward_sparsity": 0.8},
+    # By default it keeps the masks of the earlier run.
+    "retrain": {"sparsity": None},
   }

@@ -1,39 +1,39 @@
 """Sparse networks on scikit-learn's digits, on any laptop.
 
-    python -m sparsejax.train --config=configs/digits.py
+    python -m sparsejax.train --config=digits
 
-trains the MLP 64-256-256-10 with GraNet to 90 % sparsity; on two CPU cores it
-takes about half a minute. Behind a colon stand options, in any number: the
-method's name first, `sparsity=`, `model=` (mlp, cnn), `seed=`, and `runlocal`
-for a run of an epoch or two that only shows that all works:
+trains the MLP 64-256-256-10 with GraNet to 90 % sparsity, in about half a
+minute on two CPU cores. Options follow a colon, in any number: the method
+first, then `sparsity=`, `model=` (mlp, cnn), `seed=`, and `runlocal` for a test
+run of an epoch or two:
 
-    --config=configs/digits.py:rigl,sparsity=0.95,model=cnn,seed=3
+    --config=digits:rigl,sparsity=0.95,model=cnn,seed=3
 
-Methods that follow an accuracy hold a tenth of the images out for it.
+Methods that follow an accuracy hold out a tenth of the images for it.
 """
+
+from typing import Any
 
 from ml_collections import ConfigDict, FieldReference
 
-from sparsejax.training import plans
-from sparsejax.training.config import build, options
+from sparsejax.training.config import keys, options, sections
 
-# Methods that take no sparsity, or have one of their own.
-_UNASKED = ("dense", "retrain", "str")
-# Methods that act between two epochs, so that a run needs two.
-_BETWEEN_EPOCHS = ("optg", "accset", "lset", "dynset")
+# Of 1,438 training images, for methods that follow an accuracy.
+_VALIDATION = {"accset": 144}
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-  """Returns the config that an option string asks for."""
+  """Returns the config of an option string."""
   chosen = options.parse(
     arg,
-    names=tuple(_methods(FieldReference(1.0), 0.0)),
+    names=sections.names("method"),
     words=("runlocal",),
     defaults={"name": "granet", "sparsity": None, "model": "mlp", "seed": 0},
   )
-  runlocal = chosen["runlocal"]
-  few = 2.0 if chosen["name"] in _BETWEEN_EPOCHS else 1.0
-  epochs = FieldReference(few if runlocal else 200.0)
+  name, runlocal = chosen["name"], chosen["runlocal"]
+  # A method that acts between epochs needs two of them.
+  short = 2.0 if sections.takes("method", name, "steps_per_epoch") else 1.0
+  epochs = FieldReference(short if runlocal else 200.0)
   return ConfigDict(
     {
       "seed": chosen["seed"],
@@ -46,17 +46,17 @@ def get_config(arg: str | None = None) -> ConfigDict:
       "forbid_warnings": False,
       "label_smoothing": 0.0,
       "ema_decay": 0.0,
-      **build.usual(),
-      "data": build.section(
-        "data", "digits", validation=144 if chosen["name"] == "accset" else 0
+      **keys.defaults(),
+      "data": sections.section(
+        "data", "digits", validation=_VALIDATION.get(name, 0)
       ),
-      "model": build.section("model", chosen["model"]),
-      "optimizer": build.section(
+      "model": sections.section("model", chosen["model"]),
+      "optimizer": sections.section(
         "optimizer", "sgd", learning_rate=0.1, weight_decay=5e-4
       ),
-      "method": _method(chosen["name"], chosen["sparsity"], epochs),
-      # Globs of parameter names: what is sparse (nothing: every kernel), and
-      # what of it stays dense.
+      "method": _method(name, chosen["sparsity"], epochs),
+      # Globs of parameter names: sparse layers (none: every kernel), and the
+      # exceptions that stay dense.
       "select": (),
       "dense": (),
     }
@@ -65,53 +65,44 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
 def _method(
   name: str, sparsity: float | None, epochs: FieldReference
-) -> dict[str, object]:
-  """Returns a method's section; every sparse method is requested 90 %."""
-  given = _methods(epochs, 0.9 if sparsity is None else sparsity)[name]
-  if sparsity is not None:
-    given["sparsity"] = sparsity
-  elif name not in _UNASKED:
-    given["sparsity"] = 0.9
-  return build.section("method", name, **given)
+) -> dict[str, Any]:
+  """Returns the method's section.
 
-
-def _methods(
-  epochs: FieldReference, sparsity: float
-) -> dict[str, dict[str, object]]:
-  """Returns the schedules of each method, as shares of the run.
-
-  Pruning ends at half of the run as in GraNet's paper, RigL's exchange at
-  three quarters as in its paper; both look at the masks 50 times in a run.
-  ITOP looks at them less often, so that new weights can grow.
+  Pruning ends at half of the run, as in GraNet's paper, with 50 mask updates in
+  a whole run.
   """
-  often, seldom = epochs / 50, epochs / 20
-  return {
-    "dense": {},
-    "static": {},
-    "one_shot": {"at_epochs": epochs / 2},
-    "gmp": {"end_epochs": epochs / 2, "every_epochs": often},
-    "granet": {"end_epochs": epochs / 2, "every_epochs": often},
-    "rigl": {"end_epochs": epochs * 0.75, "every_epochs": often},
-    "rigl_itop": {"every_epochs": seldom},
-    "set_itop": {"every_epochs": seldom},
-    "set": {"every_epochs": often},
-    "accset": {},
-    "lset": {},
-    "dynset": {},
-    "snfs": {"every_epochs": often},
-    # An eighth of the active weights, as for the paper's residual networks.
-    "dsr": {
-      "every_epochs": often,
-      "end_epochs": epochs * 0.9,
-      "prune_count": 1000,
+  given = _arguments(epochs, 0.9 if sparsity is None else sparsity)
+  own = given.get(name, {})
+  if sparsity is not None:
+    own["sparsity"] = sparsity
+  return sections.section(
+    "method",
+    name,
+    fill={
+      "sparsity": 0.9,
+      "at_epochs": epochs / 2,
+      "end_epochs": epochs / 2,
+      "every_epochs": epochs / 50,
     },
-    "deep_r": {},
-    "optg": {},
-    "dpf": {"end_epochs": epochs / 2},
-    "dnw": {},
+    **own,
+  )
+
+
+def _arguments(
+  epochs: FieldReference, sparsity: float
+) -> dict[str, dict[str, Any]]:
+  """Returns what single methods need besides the common schedule."""
+  return {
+    # As in its paper.
+    "rigl": {"end_epochs": epochs * 0.75, "every_epochs": epochs / 50},
+    # ITOP updates masks less often, so that new weights can grow.
+    "rigl_itop": {"every_epochs": epochs / 20},
+    "set_itop": {"every_epochs": epochs / 20},
+    # An eighth of the active weights, as for the paper's residual networks.
+    "dsr": {"end_epochs": epochs * 0.9, "prune_count": 1000},
     # Twice as many weights learn as are used.
     "top_kast": {"backward_sparsity": round(max(0.0, 2 * sparsity - 1), 6)},
     "str": {"initial_threshold": -6.0},
-    "sr_ste": {},
-    **{name: {} for name in plans.METHODS},
+    # By default it keeps the masks of the earlier run.
+    "retrain": {"sparsity": None},
   }

@@ -1,33 +1,33 @@
-"""The perceptron of SET, and connectivity that follows its metric.
+"""The MLP of SET, and connectivity that follows a metric.
 
-    python -m sparsejax.train --config=configs/set_mlp.py:cifar10,dynset
+    python -m sparsejax.train --config=set_mlp:cifar10,dynset
 
 is a row of Scholte (2022), Table 2: the network 3072-4000-1000-4000-10, its
-last layer dense, for 1000 epochs. Behind the colon stand, in any order, the
-data (`cifar10`, or `digits` for a network of a tenth of the width), the row,
-`seed=`, `epochs=`, `activation=` (leaky_relu, srelu) and `runlocal`, for two
-epochs of a small network on a few digits. Rows:
+last layer dense, for 1000 epochs. Options, in any order: the data (`cifar10`,
+or `digits` with a network of a tenth of the width), the row, `seed=`,
+`epochs=`, `activation=` (leaky_relu, srelu) and `runlocal`: two epochs of a
+small network on digits. Rows:
 
-    set accset lset          as the papers have them
+    set accset lset          as in the papers
     dynset dynset2 dynset3   DynSET by training loss, validation loss, accuracy
     set_paused               SET with the gate of DynSET2: it does not shrink
-    set_more                 SET that regrows more than it removed
-    set_near set_most        SET that regrows next to one active neighbour, or
-                             to the most
+    set_more                 SET that regrows more than it pruned
+    set_near set_most        SET that regrows next to at least one active
+                             neighbor, or next to the most
 
-A tenth of the images to train on are held out; the paper takes the test split
-for that. CIFAR-10 is prepared by `python -m sparsejax.data.prepare cifar10`.
+A tenth of the training images are held out, where the paper uses the test
+split. `python -m sparsejax.data.prepare cifar10 --download` prepares CIFAR-10.
 """
 
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from sparsejax.training.config import build, options
+from sparsejax.training.config import keys, options, sections
 
-# As the others, so that all are judged before their exchange.
+# As in the other rows: evaluated before the mask update.
 _EVERY_EPOCH = {"every_epochs": 1.0, "masks_first": True}
-# Row: method, its arguments, what `metric` it is told.
+# Row: method, its arguments, the source of `metric=`.
 _ROWS: dict[str, tuple[str, dict[str, Any], str | None]] = {
   "set": ("set", _EVERY_EPOCH, None),
   "accset": ("accset", {}, "validation_accuracy"),
@@ -51,8 +51,12 @@ _SIZES: dict[str, dict[str, Any]] = {
     "epsilon": 20.0,
     "epochs": 1000.0,
     "batch_size": 100,
-    # A constant rate.
-    "rate": {"learning_rate": 0.01, "schedule": "drops", "drop_factor": 1.0},
+    # A constant learning rate.
+    "optimizer": {
+      "learning_rate": 0.01,
+      "schedule": "drops",
+      "drop_factor": 1.0,
+    },
     "dispatch_steps": 450,
   },
   "digits": {
@@ -61,14 +65,14 @@ _SIZES: dict[str, dict[str, Any]] = {
     "epsilon": 5.0,
     "epochs": 100.0,
     "batch_size": 32,
-    "rate": {"learning_rate": 0.1},  # Along a cosine: the run is short.
+    "optimizer": {"learning_rate": 0.1},  # With the cosine: the run is short.
     "dispatch_steps": 40,
   },
 }
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-  """Returns the config that an option string asks for."""
+  """Returns the config of an option string."""
   chosen = options.parse(
     arg,
     words=("runlocal",),
@@ -92,7 +96,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
       "seed": chosen["seed"],
       "epochs": epochs,
       "batch_size": size["batch_size"],
-      # Every dispatch is an epoch of the digits or CIFAR-10.
+      # One dispatch per epoch, of digits and of CIFAR-10.
       "dispatch_steps": size["dispatch_steps"],
       "log_every_steps": size["dispatch_steps"],
       "eval_every_epochs": 1.0,
@@ -100,19 +104,19 @@ def get_config(arg: str | None = None) -> ConfigDict:
       "forbid_warnings": False,
       "label_smoothing": 0.0,
       "ema_decay": 0.0,
-      **build.usual(),
+      **keys.defaults(),
       "metric": metric,
-      "data": build.section("data", name, **size["data"]),
-      "model": build.section(
+      "data": sections.section("data", name, **size["data"]),
+      "model": sections.section(
         "model",
         "set_mlp",
         hidden=(40, 20) if runlocal else size["hidden"],
         activation=chosen["activation"],
       ),
-      "optimizer": build.section(
-        "optimizer", "sgd", nesterov=False, **size["rate"]
+      "optimizer": sections.section(
+        "optimizer", "sgd", nesterov=False, **size["optimizer"]
       ),
-      "method": build.section(
+      "method": sections.section(
         "method", method, epsilon=size["epsilon"], **given
       ),
       "select": (),

@@ -1,12 +1,10 @@
-"""What a run will cost, where its method fixes the weights of every layer.
+"""What a run will cost, if its method fixes the active weights per layer.
 
-Nothing is trained, and no data is read: `outline` stands for data that need not
-be on the disk.
+Nothing is trained and no data is read.
 """
 
 import functools
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +13,11 @@ from ml_collections import ConfigDict
 
 from sparsejax.analysis import flops
 from sparsejax.components import trees
-from sparsejax.data import Dataset, Stream, augment
 from sparsejax.method import Method, Order
+from sparsejax.study import blank_datasets
 from sparsejax.training import recipes, train_state
-from sparsejax.training.config import build
+from sparsejax.training.config import build, keys
+from sparsejax.training.config.experiment import Experiment
 from sparsejax.updates import mask_update
 
 
@@ -26,10 +25,10 @@ class Forecast(NamedTuple):
   """What a run will cost.
 
   Attributes:
-    inference_flops_ratio: of the network at the end, to the dense one.
-    training_flops_ratio: of all steps, to the dense run of as many.
-    inference_macs: multiply-adds of one example through the network at the end.
-    sparsities: of the layers at the end, by name.
+    inference_flops_ratio: final network / dense network.
+    training_flops_ratio: all steps / as many steps of the dense network.
+    inference_macs: multiply-adds per example of the final network.
+    sparsities: layer -> final sparsity.
   """
 
   inference_flops_ratio: float
@@ -39,19 +38,22 @@ class Forecast(NamedTuple):
 
 
 def forecast(config: ConfigDict) -> Forecast | None:
-  """Price a run before it is trained.
+  """Predict the costs of a run.
 
   Args:
-    config: as `build.build` takes it; its data need not be there.
+    config: as `build.build` takes it; its data need not be on the disk.
 
   Returns:
-    What the run will record, `None` where the weights of the layers are found
-    while it trains: where layers compete, move weights, or are scored first.
+    What the run will record; `None` if the active weights per layer are known
+    only after training: with a global scope, weights that move between layers,
+    or pruning at initialization.
 
   Raises:
     InputError: if the config cannot work.
   """
-  experiment = build.build(config, outline(build.resolved(config)["data"]))
+  experiment = build.build(
+    config, blank_datasets.blank(keys.resolved(config)["data"])
+  )
   layout = _layout(experiment)
   by_index = _counts(experiment.recipe, layout)
   if by_index is None:
@@ -62,18 +64,7 @@ def forecast(config: ConfigDict) -> Forecast | None:
   method = experiment.recipe.method
   calls = _calls(method, total)
   index = np.asarray(jax.vmap(method.sparsity.index)(jnp.asarray(calls.seen)))
-  full = {"at updates": calls.updates, "never": np.zeros(total, bool)}.get(
-    experiment.setup.dense_gradient, np.ones(total, bool)
-  )
-  phases = [
-    flops.Phase(int(steps), float(cost), int(dense))
-    for steps, cost, dense in zip(
-      np.bincount(index[:-1], minlength=len(macs)),
-      macs,
-      np.bincount(index[:-1], full, minlength=len(macs)),
-      strict=True,
-    )
-  ]
+  phases = _phases(index[:-1], macs, _dense_gradients(experiment, calls))
   spent = flops.training(phases, dense=costs.table.dense)
   last = int(index[-1])
   return Forecast(
@@ -87,21 +78,34 @@ def forecast(config: ConfigDict) -> Forecast | None:
   )
 
 
-def outline(section: Mapping[str, Any]) -> Dataset | None:
-  """Make a data set of the right size that holds no image.
+def _phases(
+  index: np.ndarray, macs: np.ndarray, dense: np.ndarray
+) -> list[flops.Phase]:
+  """Returns one phase per update index: steps, and those with dense gradients.
 
   Args:
-    section: `data` of a resolved config.
-
-  Returns:
-    The data set; `None` where the real one needs no disk.
+    index: int[calls], the update index of each call's masks.
+    macs: float[updates], multiply-adds per example by update index.
+    dense: bool[calls], whether a call needs the dense gradient.
   """
-  known = _OUTLINES.get(section["name"])
-  return None if known is None else known(section)
+  steps = np.bincount(index, minlength=len(macs))
+  dense_steps = np.bincount(index, dense, minlength=len(macs))
+  return [
+    flops.Phase(int(count), float(cost), int(of_them))
+    for count, cost, of_them in zip(steps, macs, dense_steps, strict=True)
+  ]
 
 
-def _layout(experiment: build.Experiment) -> trees.Layout:
-  """Describes the sparse leaves, from shapes alone."""
+def _dense_gradients(experiment: Experiment, calls: "_Calls") -> np.ndarray:
+  """Returns bool[calls]: whether a call needs the dense gradient."""
+  total = experiment.steps.total
+  return {"at updates": calls.updates, "never": np.zeros(total, bool)}.get(
+    experiment.setup.dense_gradient, np.ones(total, bool)
+  )
+
+
+def _layout(experiment: Experiment) -> trees.Layout:
+  """Returns the layout of the sparse leaves, from shapes alone."""
   params = jax.eval_shape(
     functools.partial(
       train_state.init_weights,
@@ -114,10 +118,12 @@ def _layout(experiment: build.Experiment) -> trees.Layout:
   return trees.layout(params, chosen, experiment.overrides)
 
 
-def _counts(plan: recipes.Recipe, layout: trees.Layout) -> np.ndarray | None:
-  """Returns int[updates, layers], the active weights by update index."""
-  method = plan.method
-  if plan.initial_masks is not None or method.counts_as_found or method.pattern:
+def _counts(recipe: recipes.Recipe, layout: trees.Layout) -> np.ndarray | None:
+  """Returns int[updates, layers]: active weights by update index."""
+  method = recipe.method
+  if (
+    recipe.initial_masks is not None or method.counts_as_found or method.pattern
+  ):
     return None
   first = mask_update.first_requested(method, layout)[1:]
   if method.when is None:
@@ -125,16 +131,16 @@ def _counts(plan: recipes.Recipe, layout: trees.Layout) -> np.ndarray | None:
   else:
     by_index = mask_update.requested_table(method, layout)[:, 1:]
     by_index[0] = first
-  shared = (by_index < 0).any()  # Layers that compete with each other.
+  shared = (by_index < 0).any()  # Layers that compete for weights.
   return None if shared else by_index
 
 
 class _Calls(NamedTuple):
-  """What the optimizer's calls meet, in order.
+  """The masks that the optimizer's calls see, in order.
 
   Attributes:
-    seen: int[calls + 1], the step of the update that drew the masks with which
-      a call begins, 0 for the first ones; last, those of the end.
+    seen: int[calls + 1], the step of the latest mask update before a call, 0
+      for the initial masks; the last item is that of the final masks.
     updates: bool[calls], whether a call updates the masks.
   """
 
@@ -143,7 +149,7 @@ class _Calls(NamedTuple):
 
 
 def _calls(method: Method, total: int) -> _Calls:
-  """Returns what each of the run's calls meets, by the method's order."""
+  """Returns the calls of a run, by the method's order."""
   steps = np.arange(total + 1)
   due = np.zeros(total + 1, bool)
   for when in (method.when, method.regrow and method.regrow.when):
@@ -151,49 +157,12 @@ def _calls(method: Method, total: int) -> _Calls:
       due |= np.asarray(jax.vmap(when)(jnp.asarray(steps))) == steps
   drawn = np.maximum.accumulate(np.where(due, steps, 0))
   if method.order is Order.STEP_FIRST:
-    # What is due at step 0 is made up for in the first call.
+    # A mask update that is due at step 0 happens in the first call.
     return _Calls(drawn, due[1:] | (due[0] & (steps[1:] == 1)))
   if method.order is Order.MASKS_FIRST:
     at, updates = steps[:-1], due[:-1]
-  else:  # An update takes a call of its own, before the step is taken.
+  else:  # A mask update takes a whole call, before the step.
     at = np.repeat(steps, 1 + due)[:total]
     updates = due[at] & (np.diff(at, prepend=-1) > 0)
   seen = np.append(np.maximum(at - updates, 0), at[-1])
   return _Calls(drawn[seen], updates)
-
-
-def _cifar(classes: int, section: Mapping[str, Any]) -> Dataset:
-  train = section["train_examples"]
-  return _blank(train, 10_000, 50_000 - train, classes, 32)
-
-
-def _imagenet(section: Mapping[str, Any]) -> Dataset:
-  return _blank(1_281_167, 50_000, 0, 1000, section["image_size"])
-
-
-_OUTLINES = {
-  "cifar10": functools.partial(_cifar, 10),
-  "cifar100": functools.partial(_cifar, 100),
-  "imagenet": _imagenet,
-}
-
-
-def _blank(
-  train: int, test: int, validation: int, classes: int, size: int
-) -> Dataset:
-  def part(examples: int) -> Stream:
-    return Stream(range(examples), _refuse_to_read, (size, size, 3))
-
-  return Dataset(
-    train=part(train),
-    test=part(test),
-    classes=classes,
-    mean=0.0,
-    std=1.0,
-    augment=augment.identity,
-    validation=part(validation) if validation else None,
-  )
-
-
-def _refuse_to_read(record: Any, random: np.random.Generator) -> Any:
-  raise AssertionError("The outline of a data set holds no images.")

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from sparsejax import train
 from sparsejax.study import papers
 from sparsejax.training import loop
-from sparsejax.training.config import build, command
+from sparsejax.training.config import command, keys
 from sparsejax.training.reporting import workdirs
 
 
@@ -101,7 +101,7 @@ def _run(
   assert row.config is not None
   if before is not None:
     argv = [*argv, f"--config.init_from={before.workdir}"]
-  config = build.resolved(command.parse(argv).config)
+  config = keys.resolved(command.parse(argv).config)
   folder = workdir / _folder(row.config, config, before)
   argv = (*argv, f"--workdir={folder}")
   return Run(row, config["seed"], argv, config, folder, before)

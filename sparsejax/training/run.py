@@ -16,6 +16,7 @@ from sparsejax import command_line, plots
 from sparsejax.training import loop, preemption, processes
 from sparsejax.training.checkpointing import errors
 from sparsejax.training.config import build, command
+from sparsejax.training.config.experiment import Experiment
 from sparsejax.training.reporting import console as reporting_console
 from sparsejax.training.reporting import results, workdirs
 
@@ -68,7 +69,7 @@ def _run(parsed: command.Command, stop: preemption.StopRequest) -> int:
 
 def _train(
   console: Console,
-  experiment: build.Experiment,
+  experiment: Experiment,
   workdir: pathlib.Path,
   stop: preemption.StopRequest,
 ) -> int:
@@ -92,9 +93,7 @@ def _train(
   return loop.DONE
 
 
-def _workdir(
-  parsed: command.Command, experiment: build.Experiment
-) -> pathlib.Path:
+def _workdir(parsed: command.Command, experiment: Experiment) -> pathlib.Path:
   """Returns the run's folder, made and claimed by the first process."""
   workdir = parsed.workdir
   if workdir is None:
@@ -116,7 +115,7 @@ def _workdir(
   return workdir
 
 
-def _new_folder(name: str, experiment: build.Experiment) -> pathlib.Path:
+def _new_folder(name: str, experiment: Experiment) -> pathlib.Path:
   """Returns a folder under `runs/` that does not exist yet."""
   now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
   method = experiment.config["method"]["name"]
@@ -129,7 +128,7 @@ def _new_folder(name: str, experiment: build.Experiment) -> pathlib.Path:
 
 
 def _warn(
-  console: Console, experiment: build.Experiment, warnings: Sequence[str]
+  console: Console, experiment: Experiment, warnings: Sequence[str]
 ) -> None:
   """Prints warnings; raises `InputError` if the config forbids them."""
   if warnings and experiment.config["forbid_warnings"]:

@@ -15,7 +15,7 @@ from sparsejax.study import forecast, papers, reproduce, results
 from sparsejax.study import runs as study_runs
 from sparsejax.training import loop
 from sparsejax.training.config import command
-from sparsejax.training.reporting import records
+from sparsejax.training.reporting import workdirs
 
 DIGITS = pathlib.Path(__file__).parents[2] / "configs" / "digits.py"
 TABLE = """
@@ -199,7 +199,7 @@ def test_predicted_costs_are_those_of_the_run(table, tmp_path, row):
   (run,) = plan(table, tmp_path, row)
   known = forecast.forecast(command.parse(run.argv).config)
   assert train.main(run.argv) == loop.DONE
-  summary = records.finished(run.workdir)
+  summary = workdirs.read_summary(run.workdir)
   for name in ("inference_flops_ratio", "training_flops_ratio"):
     assert getattr(known, name) == pytest.approx(summary[name], rel=1e-12)
   layers = {layer["name"]: layer["sparsity"] for layer in summary["layers"]}

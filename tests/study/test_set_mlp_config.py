@@ -7,7 +7,7 @@ import pytest
 import set_family
 
 from sparsejax import train
-from sparsejax.training.config import build, command
+from sparsejax.training.config import build, command, keys
 
 CONFIG = pathlib.Path(__file__).parents[2] / "configs" / "set_mlp.py"
 
@@ -18,7 +18,7 @@ def parse(options, *changes):
 
 @pytest.mark.parametrize("row", set_family.ROWS)
 def test_rows_are_those_of_the_paper(row):
-  config = build.resolved(parse(f"cifar10,{row}"))
+  config = keys.resolved(parse(f"cifar10,{row}"))
   assert config["model"]["hidden"] == [4000, 1000, 4000]
   assert config["model"]["dropout"] == 0.3
   assert config["dense"] == ["output/*"]
@@ -32,7 +32,7 @@ def test_rows_are_those_of_the_paper(row):
 def test_a_row_builds_with_the_paper_s_counts():
   chosen = build.build(parse("digits,dynset3,activation=srelu"))
   assert chosen.setup.metric == "validation_accuracy"
-  assert chosen.plan.method.follows == "accuracy"
+  assert chosen.recipe.method.follows == "accuracy"
   assert chosen.target_sparsity is None
   assert chosen.warnings == ()
   assert chosen.steps.dispatch == chosen.steps.per_epoch == 40

@@ -14,11 +14,11 @@ from helpers import tables
 from helpers.stopping import StopAfter
 
 from sparsejax import train
-from sparsejax.study import forecast, papers, reproduce, results
+from sparsejax.study import blank_datasets, forecast, papers, reproduce, results
 from sparsejax.training import loop
-from sparsejax.training.checkpointing import checkpoints
+from sparsejax.training.checkpointing import reading
 from sparsejax.training.config import build, command
-from sparsejax.training.reporting import records
+from sparsejax.training.reporting import workdirs
 
 KINDS = tables.kinds()
 # Together they cover batch norm, streams, kept values, accumulators, a metric,
@@ -84,13 +84,13 @@ def test_a_row_builds_at_full_size(kind, tmp_path):
     pytest.skip("Needs a finished run; one is trained below.")
   (run,) = tables.plan(kind.table, [kind.row], tmp_path)
   config = command.parse(run.argv).config
-  experiment = build.build(config, forecast.outline(run.config["data"]))
+  experiment = build.build(config, blank_datasets.blank(run.config["data"]))
   assert experiment.warnings == ()
   wanted = run.config["epochs"] * run.config["epochs_multiplier"]
   epochs = experiment.steps.total / experiment.steps.per_epoch
   assert epochs == pytest.approx(wanted, rel=1e-3)
   requested = run.config["method"].get("sparsity")
-  found = (experiment.target_sparsity, experiment.plan.stands_for)
+  found = (experiment.target_sparsity, experiment.recipe.equivalent_sparsity)
   assert requested is None or requested in found
 
 
@@ -105,13 +105,13 @@ def test_a_row_starts_stops_and_resumes(kind, tmp_path, compile_once):
   )
   for run in runs:
     assert train.main(run.argv, stop=StopAfter(2)) == loop.TERMINATED
-    assert checkpoints.steps(run.workdir)[-1] == 2
+    assert reading.saved_steps(run.workdir)[-1] == 2
     if ALL and run is runs[-1]:  # The last dispatch compiles again.
       assert train.main(run.argv, stop=StopAfter(2)) == loop.TERMINATED
-      assert checkpoints.steps(run.workdir)[-1] == 4
+      assert reading.saved_steps(run.workdir)[-1] == 4
       return
     assert train.main(run.argv) == loop.DONE
-    summary = records.finished(run.workdir)
+    summary = workdirs.read_summary(run.workdir)
     assert summary["resumed_from_step"] == 2
     assert summary["steps"] > 2
     jax.clear_caches()

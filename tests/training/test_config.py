@@ -10,13 +10,13 @@ import pytest
 from helpers import goldens, tables
 
 from sparsejax import methods
-from sparsejax.training import plans
-from sparsejax.training.config import build, command
+from sparsejax.training import recipes
+from sparsejax.training.config import build, command, keys
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 CONFIG = CONFIGS / "digits.py"
-NAMES = {**methods.METHODS, **plans.METHODS}
+NAMES = {**methods.METHODS, **recipes.RECIPES}
 OPTIONS = {
   **{f"digits_{name}": name for name in NAMES},
   "digits_cnn_runlocal": "rigl,sparsity=0.8,model=cnn,seed=3,runlocal",
@@ -72,7 +72,7 @@ def parse(options, *changes, file=CONFIG):
 def paper_text(name):
   file = CONFIGS / f"{name}.py"
   return goldens.compact(
-    {text: build.resolved(parse(text, file=file)) for text in PAPERS[name]}
+    {text: keys.resolved(parse(text, file=file)) for text in PAPERS[name]}
   )
 
 
@@ -85,7 +85,7 @@ def table_text(name):
 
 
 def text(options):
-  resolved = build.resolved(parse(options))
+  resolved = keys.resolved(parse(options))
   return json.dumps(resolved, indent=2, sort_keys=True) + "\n"
 
 
@@ -124,13 +124,13 @@ def test_runlocal_is_short():
 
 
 def test_schedules_follow_the_length_of_the_run():
-  config = build.resolved(parse("granet", "--config.epochs=30"))
+  config = keys.resolved(parse("granet", "--config.epochs=30"))
   assert config["method"]["end_epochs"] == 15
   assert config["checkpoint_every_epochs"] == 7.5
 
 
 def test_a_section_that_is_renamed_gets_its_own_arguments():
-  config = build.resolved(
+  config = keys.resolved(
     parse(
       "gmp",
       "--config.model.name=cnn",
@@ -155,7 +155,7 @@ def test_kept_storage_and_scopes_are_named():
   config = parse(
     "gmp", "--config.method.storage=kept", "--config.method.scope=uniform"
   )
-  section = build.resolved(config)["method"]
+  section = keys.resolved(config)["method"]
   assert (section["storage"], section["scope"]) == ("kept", "uniform")
   build.build(config)
 

@@ -5,14 +5,14 @@ import pathlib
 import pytest
 
 from sparsejax import command_line
-from sparsejax.training.config import build, command
+from sparsejax.training.config import build, command, keys, sections
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 
 
 def resolved(config, options, *changes):
   argv = [f"--config={CONFIGS / config}.py:{options}", *changes]
-  return build.resolved(command.parse(argv).config)
+  return keys.resolved(command.parse(argv).config)
 
 
 def parts(config, options):
@@ -109,7 +109,7 @@ def test_optg_on_imagenet(model, epochs):
 
 
 @pytest.mark.parametrize("config", ["cifar", "imagenet"])
-@pytest.mark.parametrize("name", sorted(build.KINDS["method"].factories))
+@pytest.mark.parametrize("name", sorted(sections.KINDS["method"].factories))
 def test_every_method_has_a_row(config, name):
   for options in (name, f"{name},runlocal"):
     assert resolved(config, options)["method"]["name"] == name
@@ -162,8 +162,6 @@ def test_data_that_is_missing_is_told_before_any_compile(
   monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
   monkeypatch.setenv("HOME", str(tmp_path))
   argv = [f"--config={CONFIGS / config}.py:granet"]
-  with pytest.raises(
-    command_line.InputError, match="is not on disk"
-  ) as caught:
+  with pytest.raises(command_line.InputError, match="is not on disk") as caught:
     build.build(command.parse(argv).config)
   assert str(tmp_path) in str(caught.value)

@@ -1,18 +1,20 @@
-"""A factory's signature says what its section of a config may hold."""
+"""A factory's signature is the schema of its section of a config."""
+
+import inspect
 
 import pytest
 from ml_collections import ConfigDict
 
 from sparsejax import command_line
-from sparsejax.training.config import schema
+from sparsejax.training.config import schema, sections
 
 
 def round_way():
-  """A named function."""
+  """A choice."""
 
 
 def square_way():
-  """Another."""
+  """Another choice."""
 
 
 def cake(
@@ -26,16 +28,18 @@ def cake(
   glaze: bool = True,
   total_steps: int,
 ):
-  """A factory with one argument of each sort."""
+  """A factory with one parameter of each kind."""
   return dict(locals())
 
 
 KIND = schema.Kind(
   "food",
   {"cake": cake},
-  named={"way": {"round": round_way, "square": square_way}},
+  choices={
+    "way": schema.Choice({"round": round_way, "square": square_way}, "round")
+  },
 )
-FED = {"steps_per_epoch": 10, "total_steps": 100, "classes": 2}
+PROVIDED = {"steps_per_epoch": 10, "total_steps": 100, "classes": 2}
 
 
 def filled(**given):
@@ -43,7 +47,7 @@ def filled(**given):
 
 
 def call(**given):
-  return schema.call(KIND, "config.food", filled(**given), FED)
+  return schema.call(KIND, "config.food", filled(**given), PROVIDED)
 
 
 def test_a_section_holds_every_argument_with_its_default():
@@ -61,7 +65,7 @@ def test_a_section_holds_every_argument_with_its_default():
   }
 
 
-def test_a_call_gets_steps_functions_and_what_is_fed():
+def test_a_call_gets_steps_choices_and_provided_values():
   assert call(sugar=1.0, bake_epochs=2.5, way="square", layers=(3,)) == {
     "sugar": 1.0,
     "eggs": None,
@@ -83,7 +87,7 @@ def test_a_call_gets_steps_functions_and_what_is_fed():
     ({"bake_steps": 0}, 0),
   ],
 )
-def test_steps_win_and_a_positive_duration_is_at_least_one(given, steps):
+def test_steps_win_and_a_positive_duration_is_at_least_one_step(given, steps):
   assert call(sugar=1.0, **given)["bake_steps"] == steps
 
 
@@ -103,7 +107,7 @@ def test_placeholders_are_typed():
     ({"total_steps": 5}, "An argument of food 'cake' got 'total_steps'"),
   ],
 )
-def test_unknown_arguments_are_refused(given, message):
+def test_unknown_arguments_raise(given, message):
   with pytest.raises(command_line.InputError, match=message):
     filled(**given)
 
@@ -123,21 +127,21 @@ def test_unknown_arguments_are_refused(given, message):
     ),
   ],
 )
-def test_values_that_do_not_fit_are_refused(given, message):
+def test_invalid_values_raise(given, message):
   with pytest.raises(command_line.InputError, match=message):
     call(**given)
 
 
-def test_an_unknown_name_is_refused_with_the_nearest():
+def test_an_unknown_name_raises_with_the_nearest():
   with pytest.raises(command_line.InputError, match="Did you mean 'cake'"):
     schema.section(KIND, "cakes", {})
   with pytest.raises(
     command_line.InputError, match="`config.food.name` got 'pie'"
   ):
-    schema.call(KIND, "config.food", {"name": "pie"}, FED)
+    schema.call(KIND, "config.food", {"name": "pie"}, PROVIDED)
 
 
-def test_a_factory_that_refuses_a_value_is_quoted():
+def test_the_error_of_a_factory_is_quoted():
   def fussy(*, salt: float):
     raise ValueError(f"`salt` must be less than 1, got {salt}.")
 
@@ -147,3 +151,48 @@ def test_a_factory_that_refuses_a_value_is_quoted():
     command_line.InputError, match="of 'fussy': `salt` must be"
   ):
     schema.call(kind, "config.food", section, {})
+
+
+@pytest.mark.parametrize("title", sorted(sections.KINDS))
+def test_named_defaults_are_those_of_the_signatures(title):
+  kind = sections.KINDS[title]
+  for name, factory in kind.factories.items():
+    section = ConfigDict(schema.section(kind, name, {})).to_dict()
+    parameters = inspect.signature(factory).parameters
+    for key in kind.choices.keys() & section.keys():
+      default = parameters[key].default
+      chosen = kind.choices[key].values.get(section[key])
+      assert chosen is default, (name, key)
+
+
+def test_choices_name_factories_that_have_the_parameter():
+  for kind in sections.KINDS.values():
+    for key, choice in kind.choices.items():
+      assert choice.default in choice.values
+      for name, default in choice.defaults.items():
+        assert schema.takes(kind, name, key) and default in choice.values
+
+
+def test_fill_sets_arguments_without_a_default():
+  fill = {"bake_epochs": 2.0, "rest_epochs": 1.0, "eggs": 4, "salt": 1}
+  section = ConfigDict(schema.section(KIND, "cake", {}, fill)).to_dict()
+  assert section["bake_epochs"] == 2.0 and section["eggs"] == 4
+  assert section["rest_epochs"] is None and "salt" not in section
+
+
+def test_given_arguments_win_over_fill():
+  given, fill = {"bake_steps": 3, "eggs": None}, {"bake_epochs": 2.0, "eggs": 4}
+  section = ConfigDict(schema.section(KIND, "cake", given, fill)).to_dict()
+  assert (section["bake_steps"], section["bake_epochs"]) == (3, None)
+  assert section["eggs"] is None
+
+
+def test_a_learning_rate_follows_that_of_the_weights():
+  def factory(*, score_learning_rate: float):
+    return score_learning_rate
+
+  kind = schema.Kind("food", {"factory": factory})
+  for given, expected in ((None, 0.1), (0.5, 0.5)):
+    values = {"name": "factory", "score_learning_rate": given}
+    found = schema.call(kind, "config.food", values, {"learning_rate": 0.1})
+    assert found == expected

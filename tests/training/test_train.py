@@ -10,7 +10,7 @@ CONFIG = pathlib.Path(__file__).parents[2] / "configs" / "digits.py"
 
 
 def refused(capsys, tmp_path, options, *arguments):
-  """Returns what a command line that is refused prints."""
+  """Returns the error message of a command line that is refused."""
   workdir = tmp_path / "run"
   status = train.main(
     [f"--config={CONFIG}{options}", f"--workdir={workdir}", *arguments]
@@ -64,7 +64,7 @@ def test_bad_options(capsys, tmp_path, options, message):
     (["--config.method.every_steps=0"], "`every_steps` must be"),
     (["--config.method.end_epochs=-1"], "`config.method.end_epochs` must"),
     (["--config.data.max_shift=9"], "`max_shift` must be in [0, 7]"),
-    (["--config.model.hidden=0"], "`hidden` must hold positive widths"),
+    (["--config.model.hidden=0"], "`hidden` must be positive widths"),
     (["--config.select=Conv*"], "Dense_0/kernel"),
     (["--config.dense=Conv*"], "Dense_0/kernel"),
     (
@@ -91,7 +91,7 @@ def test_bad_config_files(capsys, argv, message):
   assert message in capsys.readouterr().err
 
 
-def test_a_workdir_that_cannot_be_made_is_told(capsys, tmp_path):
+def test_workdir_that_cannot_be_created_is_refused(capsys, tmp_path):
   (tmp_path / "file").touch()
   argv = [f"--config={CONFIG}", f"--workdir={tmp_path}/file/run"]
   assert train.main(argv) == command_line.BAD_INPUT

@@ -10,7 +10,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from sparsejax import command_line
-from sparsejax.training.config import build, files
+from sparsejax.training.config import files, sections
 
 
 class Command(NamedTuple):
@@ -141,11 +141,11 @@ def _rename_sections(argv: Sequence[str], config: Any) -> list[str]:
   rest = []
   for arg in argv:
     match = re.fullmatch(r"--?config\.(\w+)\.name=(.*)", arg)
-    if match is None or match[1] not in build.KINDS:
+    if match is None or match[1] not in sections.KINDS:
       rest.append(arg)
     elif match[2] != config[match[1]].name:
       with config.unlocked():
-        config[match[1]] = ConfigDict(build.section(match[1], match[2]))
+        config[match[1]] = ConfigDict(sections.section(match[1], match[2]))
   config.lock()
   return rest
 

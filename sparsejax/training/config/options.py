@@ -1,8 +1,24 @@
-"""The option string of a config file: `NAME[,word][,key=value...]`."""
+"""The option string of a config: `NAME[,word][,key=value...]`."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from sparsejax import command_line
+
+METHOD_OPTIONS: dict[str, type] = {
+  "sparsity": float,
+  "initial_sparsity": float,
+  "regrow_fraction": float,
+  "every_steps": int,
+  "every_epochs": float,
+  "end_epochs": float,
+  "distribution": str,
+  "scope": str,
+  "storage": str,
+  "curve": str,
+  "regrow_by": str,
+}
+"""Options of the papers' configs that are arguments of the method."""
 
 
 def parse(
@@ -10,27 +26,26 @@ def parse(
   *,
   names: tuple[str, ...] = (),
   words: tuple[str, ...] = (),
-  groups: dict[str, tuple[str, ...]] | None = None,
-  defaults: dict[str, Any],
+  groups: Mapping[str, tuple[str, ...]] | None = None,
+  defaults: Mapping[str, Any],
 ) -> dict[str, Any]:
-  """Read an option string; nothing in it is ever ignored.
+  """Parse an option string; no part of it is ignored.
 
   Args:
-    text: what stands behind the colon of `--config=FILE:TEXT`, if anything.
+    text: what follows the colon of `--config=NAME:TEXT`, if anything.
     names: valid values of the first item, which may be left out.
-    words: items without a value; each is `True` in the result where given.
-    groups: for some of the keys, their valid values; one of these may stand
-      without its key, anywhere. A value of several is that of the first.
-    defaults: keys with their defaults; `name` is the first item's, and the
-      type of a default is the type of its key. A default of `None` is read
-      as a float; one that is a type is read as that type, and is `None` where
-      it is not given.
+    words: items without a value; each is a bool in the result.
+    groups: key -> its valid values, which may appear without the key, anywhere.
+      A value of several groups belongs to the first.
+    defaults: key -> default, `name` for the first item. A value is parsed as
+      the type of the default, as a float if the default is `None`, and as the
+      default itself if that is a type; then it is `None` unless given.
 
   Returns:
-    The defaults with what the text changes, and each word.
+    The defaults, updated with the text, and each word.
 
   Raises:
-    InputError: if an item is not known, given twice or of the wrong type.
+    InputError: if an item is unknown, repeated or of the wrong type.
 
   Examples:
     >>> parse("rigl,sparsity=0.8", names=("rigl",),
@@ -43,7 +58,7 @@ def parse(
   groups = groups or {}
   bare = {value: key for key in reversed(groups) for value in groups[key]}
   chosen: dict[str, Any] = {}
-  for position, item in enumerate(_items(text)):
+  for position, item in enumerate(text.split(",") if text else []):
     key, equals, value = item.partition("=")
     if equals and (key not in defaults or key == "name"):
       raise command_line.unknown(
@@ -69,8 +84,23 @@ def parse(
   return unset | {word: False for word in words} | chosen
 
 
-def _items(text: str | None) -> list[str]:
-  return text.split(",") if text else []
+def update(
+  arguments: Mapping[str, Any], chosen: Mapping[str, Any]
+) -> dict[str, Any]:
+  """Update a method's arguments with `METHOD_OPTIONS`.
+
+  Args:
+    arguments: of the method, as a config writes them.
+    chosen: a parsed option string.
+
+  Returns:
+    The arguments, updated with the options that were given. An option in epochs
+    replaces an argument in steps, which would win otherwise.
+  """
+  given = {k: chosen[k] for k in METHOD_OPTIONS if chosen[k] is not None}
+  in_steps = {key.replace("_epochs", "_steps") for key in given}
+  kept = {k: v for k, v in arguments.items() if k not in in_steps}
+  return {**kept, **given}
 
 
 def _name(

@@ -1,17 +1,16 @@
 """A factory's signature is the schema of its section of a config.
 
-A section is `{"name": ..., **keyword arguments}`. `section` fills one with a
-factory's defaults, so that `config.json` is complete and every argument can
-be overridden with its type. `call` turns one back into the factory's result.
-Three kinds of argument are written differently in a config:
+A section is `{"name": ..., **keyword arguments}`. `section` fills one with the
+factory's defaults, so that `config.json` is complete and every argument has a
+type to override it with. `call` turns a section back into the factory's result.
+The name of a parameter tells how a config writes it:
 
-* a duration in steps, `end_step` or `every_steps`, may be given in epochs
-  as `end_epochs` or `every_epochs`; where both are given, steps win;
-* an argument that is a function (`distribution=erk`) is written as its name;
-* what a run knows by itself (`total_steps`) is not written at all.
-
-The learning rates of what a method learns beside the weights are written as
-numbers; left out, they follow the rate of the weights.
+* a duration in steps, `end_step` or `every_steps`, may also be given in epochs,
+  as `end_epochs` or `every_epochs`; steps win if both are given;
+* a learning rate of its own, `score_learning_rate`, is a number; if it is left
+  out, it follows the learning rate of the weights;
+* what the run provides (`PROVIDED`) is not in the config at all;
+* a parameter with named choices (`distribution=erk`) is written as a name.
 """
 
 import inspect
@@ -26,56 +25,86 @@ from sparsejax import command_line
 
 _SCALARS = (bool, int, float, str, tuple)
 
+PROVIDED = ("classes", "total_steps", "steps_per_epoch", "epochs")
+"""Parameters that get their value from the run."""
+
+
+class Choice(NamedTuple):
+  """A parameter whose values are functions or records, and their names.
+
+  Attributes:
+    values: name -> value.
+    default: the name of the default in most factories' signatures.
+    defaults: factory -> the name of its default, where it is another one.
+  """
+
+  values: Mapping[str, Any]
+  default: str
+  defaults: Mapping[str, str] = {}
+
 
 class Kind(NamedTuple):
-  """What may stand in one section of a config.
+  """What a section of a config may hold.
 
   Attributes:
     title: the section's key in a config.
-    factories: factory by name; the name is the section's `name`.
-    named: for an argument that is a function, its functions by name.
+    factories: factories by name, the `name` of the section.
+    choices: parameter -> its named choices.
   """
 
   title: str
   factories: Mapping[str, Callable[..., Any]]
-  named: Mapping[str, Mapping[str, Any]] = {}
+  choices: Mapping[str, Choice] = {}
 
 
-# What the run feeds to any factory whose signature asks for it.
-FED = ("classes", "total_steps", "steps_per_epoch", "epochs")
-# Learning rates that are those of the weights where a config gives none.
-LIKE_WEIGHTS = ("score_learning_rate", "threshold_learning_rate")
-
-
-def section(kind: Kind, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+def section(
+  kind: Kind,
+  name: str,
+  given: Mapping[str, Any],
+  fill: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
   """Fill a section with a factory's defaults.
 
   Args:
     kind: the section's kind.
     name: the factory's name.
-    given: values that differ from the defaults, as a config writes them.
+    given: values that differ from the defaults, as a config writes them; `None`
+      leaves an argument unset.
+    fill: values for the arguments that have no default, or `None`; those that
+      the factory does not take are ignored, and `given` wins.
 
   Returns:
-    The section, ready for a locked `ConfigDict`: an argument without a value
-    is a typed placeholder.
+    The section, for a locked `ConfigDict`. An unset argument is a typed
+    placeholder.
 
   Raises:
-    InputError: if the name or an argument is not known.
+    InputError: if the name or an argument is unknown.
   """
   parameters = _parameters(kind, name)
   _refuse_unknown(f"{kind.title} {name!r}", given, _keys(parameters))
-  filled: dict[str, Any] = {"name": name}
+  found: dict[str, Any] = {"name": name}
   for key, parameter in parameters.items():
     if _is_duration(key):
-      filled[_in_epochs(key)] = config_dict.placeholder(float)
-      filled[key] = config_dict.placeholder(int)
+      found[_in_epochs(key)] = config_dict.placeholder(float)
+      found[key] = config_dict.placeholder(int)
     else:
-      filled[key] = _default(kind, key, parameter)
-  return filled | dict(given)
+      found[key] = _default(kind, name, parameter)
+  for key, value in (fill or {}).items():
+    if _is_open(parameters, key) and not {key, *_aliases(key)} & set(given):
+      found[key] = value
+  return found | {k: value for k, value in given.items() if value is not None}
+
+
+def takes(kind: Kind, name: str, parameter: str) -> bool:
+  """Says whether a factory has a parameter, provided ones included."""
+  return parameter in inspect.signature(kind.factories[name]).parameters
 
 
 def arguments(
-  kind: Kind, where: str, values: Mapping[str, Any], fed: Mapping[str, Any]
+  kind: Kind,
+  where: str,
+  values: Mapping[str, Any],
+  provided: Mapping[str, Any],
 ) -> dict[str, Any]:
   """Turn a section into the keyword arguments of its factory.
 
@@ -83,11 +112,11 @@ def arguments(
     kind: the section's kind.
     where: the section's path in the config, for messages.
     values: the section.
-    fed: what the run knows by itself; needs `steps_per_epoch` where the
-      section holds a duration in epochs.
+    provided: values of `PROVIDED`, and `learning_rate`, the schedule of the
+      weights. A duration in epochs needs `steps_per_epoch`.
 
   Returns:
-    The arguments: durations in steps, names turned into their functions.
+    The arguments: durations in steps, choices as values.
 
   Raises:
     InputError: if the section does not fit the factory's signature.
@@ -97,38 +126,36 @@ def arguments(
     raise command_line.unknown(f"`{where}.name`", name, kind.factories)
   parameters = _parameters(kind, name)
   _refuse_unknown(f"`{where}` of {name!r}", values, _keys(parameters))
-  found = {
-    key: value
-    for key in parameters
-    if (value := _value(kind, where, key, values, fed)) is not None
-  }
-  like = {k: fed[k] for k in LIKE_WEIGHTS if k in parameters and k in fed}
-  found = like | found
+  found: dict[str, Any] = {}
+  for key in parameters:
+    value = _value(kind, where, key, values, provided)
+    if value is None and key.endswith("_learning_rate"):
+      value = provided.get("learning_rate")
+    if value is not None:
+      found[key] = value
   _refuse_missing(where, name, parameters, found)
-  requested = inspect.signature(kind.factories[name], eval_str=True).parameters
   return found | {
-    key: fed[key] for key in FED if key in requested and key in fed
+    key: provided[key]
+    for key in PROVIDED
+    if key in provided and takes(kind, name, key)
   }
 
 
 def call(
-  kind: Kind, where: str, values: Mapping[str, Any], fed: Mapping[str, Any]
+  kind: Kind,
+  where: str,
+  values: Mapping[str, Any],
+  provided: Mapping[str, Any],
 ) -> Any:
-  """Call the factory that a section describes; `arguments` has the rules.
-
-  Args:
-    kind: the section's kind.
-    where: the section's path in the config, for messages.
-    values: the section.
-    fed: what the run knows by itself.
+  """Call the factory of a section; `arguments` describes the parameters.
 
   Returns:
     What the factory returns.
 
   Raises:
-    InputError: if the section does not fit, or the factory refuses a value.
+    InputError: if the section does not fit, or the factory raises.
   """
-  given = arguments(kind, where, values, fed)
+  given = arguments(kind, where, values, provided)
   try:
     return kind.factories[values["name"]](**given)
   except (TypeError, ValueError) as error:
@@ -137,10 +164,10 @@ def call(
 
 
 def to_steps(where: str, epochs: float, steps_per_epoch: int) -> int:
-  """Turn a duration in epochs into whole steps, at least one unless it is 0.
+  """Convert a duration in epochs to steps, at least one unless it is 0.
 
   Args:
-    where: what has the duration, for messages.
+    where: the duration's path in the config, for messages.
     epochs: the duration, at least 0; may be a fraction.
     steps_per_epoch: steps in one epoch.
 
@@ -158,24 +185,19 @@ def to_steps(where: str, epochs: float, steps_per_epoch: int) -> int:
 
 
 def _parameters(kind: Kind, name: str) -> dict[str, inspect.Parameter]:
-  """Returns the arguments of a factory that a config may hold."""
+  """Returns the parameters of a factory that a config may set."""
   if name not in kind.factories:
     raise command_line.unknown(f"`{kind.title}`", name, kind.factories)
   parameters = inspect.signature(kind.factories[name], eval_str=True).parameters
   return {
     key: parameter
     for key, parameter in parameters.items()
-    if key not in FED and _is_writable(kind, key, parameter)
+    if key not in PROVIDED and (key in kind.choices or _types(parameter))
   }
 
 
-def _is_writable(kind: Kind, key: str, parameter: inspect.Parameter) -> bool:
-  """Says whether a config can write an argument: a scalar or a known name."""
-  return key in kind.named or bool(_types(parameter))
-
-
 def _types(parameter: inspect.Parameter) -> list[type]:
-  """Returns which scalar types an argument's annotation allows."""
+  """Returns the scalar types that a parameter's annotation allows."""
   annotation = parameter.annotation
   union = typing.get_origin(annotation) in (types.UnionType, typing.Union)
   options = typing.get_args(annotation) if union else (annotation,)
@@ -183,17 +205,25 @@ def _types(parameter: inspect.Parameter) -> list[type]:
   return [option for option in found if option in _SCALARS]
 
 
-def _default(kind: Kind, key: str, parameter: inspect.Parameter) -> Any:
-  """Returns an argument's default as a config writes it."""
-  default = parameter.default
-  if key in kind.named:
-    if isinstance(default, str):
-      return default
-    names = {id(value): name for name, value in kind.named[key].items()}
-    return names.get(id(default), config_dict.placeholder(str))
-  if default is parameter.empty or default is None:
-    return config_dict.placeholder(_types(parameter)[0])
-  return _types(parameter)[0](default)
+def _default(kind: Kind, name: str, parameter: inspect.Parameter) -> Any:
+  """Returns a parameter's default as a config writes it."""
+  choice = kind.choices.get(parameter.name)
+  unset = _is_unset(parameter)
+  if choice is not None:
+    default = choice.defaults.get(name, choice.default)
+    return config_dict.placeholder(str) if unset else default
+  scalar = _types(parameter)[0]
+  return config_dict.placeholder(scalar) if unset else scalar(parameter.default)
+
+
+def _is_open(parameters: Mapping[str, inspect.Parameter], key: str) -> bool:
+  """Says whether a key belongs to a parameter without a default."""
+  found = [parameters[k] for k in (key, *_aliases(key)) if k in parameters]
+  return bool(found) and _is_unset(found[0])
+
+
+def _is_unset(parameter: inspect.Parameter) -> bool:
+  return parameter.default is None or parameter.default is parameter.empty
 
 
 def _is_duration(key: str) -> bool:
@@ -201,11 +231,18 @@ def _is_duration(key: str) -> bool:
 
 
 def _in_epochs(key: str) -> str:
-  return key.rsplit("_", 1)[0] + "_epochs"
+  return key.rpartition("_")[0] + "_epochs"
+
+
+def _aliases(key: str) -> tuple[str, ...]:
+  """Returns the other keys that a duration may have."""
+  event, _, unit = key.rpartition("_")
+  units = ("step", "steps", "epochs")
+  return tuple(f"{event}_{u}" for u in units if u != unit and unit in units)
 
 
 def _keys(parameters: Mapping[str, inspect.Parameter]) -> list[str]:
-  """Returns the keys that a section may hold for these arguments."""
+  """Returns the keys of a section with these parameters."""
   return [
     *parameters,
     *(_in_epochs(key) for key in parameters if _is_duration(key)),
@@ -217,21 +254,21 @@ def _value(
   where: str,
   key: str,
   values: Mapping[str, Any],
-  fed: Mapping[str, Any],
+  provided: Mapping[str, Any],
 ) -> Any:
-  """Returns one argument as the factory takes it, `None` where not given."""
+  """Returns an argument as the factory takes it, `None` if it is not given."""
   value = values.get(key)
-  if key in kind.named and value is not None:
-    known = kind.named[key]
+  if key in kind.choices and value is not None:
+    known = kind.choices[key].values
     if value not in known:
       raise command_line.unknown(f"`{where}.{key}`", str(value), known)
     return known[value]
   if _is_duration(key) and value is None:
     epochs = values.get(_in_epochs(key))
     if epochs is not None:
-      at = f"{where}.{_in_epochs(key)}"
-      return to_steps(at, epochs, fed["steps_per_epoch"])
-  # JSON knows lists alone; signatures ask for tuples.
+      path = f"{where}.{_in_epochs(key)}"
+      return to_steps(path, epochs, provided["steps_per_epoch"])
+  # JSON has lists only; signatures have tuples.
   return tuple(value) if isinstance(value, list) else value
 
 
@@ -247,10 +284,10 @@ def _refuse_missing(
   where: str,
   name: str,
   parameters: Mapping[str, inspect.Parameter],
-  arguments: Mapping[str, Any],
+  found: Mapping[str, Any],
 ) -> None:
   for key, parameter in parameters.items():
-    if parameter.default is parameter.empty and key not in arguments:
+    if parameter.default is parameter.empty and key not in found:
       wanted = f"`{where}.{key}`"
       if _is_duration(key):
         wanted += f" or `{where}.{_in_epochs(key)}`"

@@ -1,0 +1,146 @@
+"""The keys of a config outside its sections: defaults, types, ranges."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict, config_dict
+
+from sparsejax import command_line
+from sparsejax.training.config import sections
+
+_TYPES = {
+  "seed": int,
+  "epochs": float,
+  "epochs_multiplier": float,
+  "batch_size": int,
+  "microbatches": int,
+  "dispatch_steps": int,
+  "log_every_steps": int,
+  "eval_every_epochs": float,
+  "checkpoint_every_epochs": float,
+  "forbid_warnings": bool,
+  "label_smoothing": float,
+  "ema_decay": float,
+  "select": list,
+  "dense": list,
+  "sparsities": list,
+  "keep_steps": list,
+  "init_mode": str,
+  "init_step": int,
+  "select_checkpoint": str,
+}
+_OPTIONAL = ("init_from", "metric")
+_MINIMA = {
+  "seed": 0,
+  "log_every_steps": 1,
+  "dispatch_steps": 1,
+  "batch_size": 1,
+  "microbatches": 1,
+}
+_FRACTIONS = ("label_smoothing", "ema_decay")
+_DURATIONS = (
+  "epochs_multiplier",
+  "epochs",
+  "eval_every_epochs",
+  "checkpoint_every_epochs",
+)
+_CHECKPOINTS = ("last", "best")
+
+
+def defaults() -> dict[str, Any]:
+  """Returns the keys that most configs leave at their defaults.
+
+  Returns:
+    `microbatches`: parts of a batch whose gradients are computed one after
+    another; `sparsities`: layers with a fixed sparsity, such as
+    `("classifier/*=0.8",)`, for which the other layers make up; `metric`: what
+    a method with `metric=` follows (`training.metric` has the rule);
+    `init_from`, `init_mode` and `init_step`: the run to start from, how, and
+    from which of its steps (`checkpointing.init_from` has the modes);
+    `keep_steps`: steps whose weights are kept for such runs, multiples of
+    `dispatch_steps`; `epochs_multiplier`: how much longer the run and its
+    schedules are; `select_checkpoint`: the checkpoint that the result and later
+    runs take: "last", or "best": among those with the fewest active weights,
+    the one of the highest validation accuracy, or test accuracy if there is no
+    validation split.
+  """
+  return {
+    "microbatches": 1,
+    "sparsities": (),
+    "metric": config_dict.placeholder(str),
+    "init_from": config_dict.placeholder(str),
+    "init_mode": "rewind",
+    "init_step": 0,
+    "keep_steps": (0,),
+    "epochs_multiplier": 1.0,
+    "select_checkpoint": "last",
+  }
+
+
+def resolved(config: ConfigDict) -> dict[str, Any]:
+  """Turn a config into what `config.json` holds.
+
+  Args:
+    config: may hold references and placeholders.
+
+  Returns:
+    Nested dicts of plain values, keys sorted, tuples as lists.
+  """
+
+  def plain(value: Any) -> Any:
+    if isinstance(value, dict):
+      return {key: plain(value[key]) for key in sorted(value)}
+    return list(value) if isinstance(value, tuple | list) else value
+
+  return plain(config.copy_and_resolve_references().to_dict())
+
+
+def check(config: Mapping[str, Any]) -> None:
+  """Check the keys of a resolved config, except inside its sections.
+
+  Args:
+    config: as `resolved` returns it.
+
+  Raises:
+    InputError: if a key is unknown or missing, or a value is of the wrong type
+      or out of range.
+  """
+  _check_names(config)
+  for key, kind in _TYPES.items():
+    value = config[key]
+    if not isinstance(value, kind | int if kind is float else kind):
+      raise command_line.InputError(
+        f"`config.{key}` must be of type {kind.__name__}, got {value!r}."
+      )
+  for key, least in _MINIMA.items():
+    _require(config, key, f"at least {least}", config[key] >= least)
+  for key in _FRACTIONS:
+    _require(config, key, "in [0, 1)", 0 <= config[key] < 1)
+  for key in _DURATIONS:
+    finite = 0 < config[key] < float("inf")
+    _require(config, key, "above 0 and finite", finite)
+  selected = config["select_checkpoint"]
+  if selected not in _CHECKPOINTS:
+    raise command_line.unknown(
+      "`config.select_checkpoint`", selected, _CHECKPOINTS
+    )
+
+
+def _check_names(config: Mapping[str, Any]) -> None:
+  needed = [*_TYPES, *sections.KINDS]
+  known = [*needed, *_OPTIONAL]
+  for key in config:
+    if key not in known:
+      raise command_line.unknown("The config", key, known)
+  for key in known:
+    if key not in config or (config[key] is None and key in needed):
+      raise command_line.InputError(f"`config.{key}` is missing.")
+
+
+def _require(
+  config: Mapping[str, Any], key: str, rule: str, holds: bool
+) -> None:
+  if not holds:
+    raise command_line.InputError(
+      f"`config.{key}` must be {rule}, got {config[key]}."
+    )

@@ -1,0 +1,82 @@
+"""The sections of a config: method, model, optimizer and data."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from sparsejax import methods
+from sparsejax.data import DATASETS
+from sparsejax.models import MODELS
+from sparsejax.training import lr_schedules, optimizers, recipes
+from sparsejax.training.config import schema
+
+# Defaults are names here and values in the signatures; `tests/training/
+# test_schema.py` compares the two.
+_UNIFORM = ("snfs", "dsr", "dnw", "top_kast", "sr_ste")
+_METHOD_CHOICES = {
+  "curve": schema.Choice(methods.CURVES, "cubic"),
+  "distribution": schema.Choice(
+    methods.DISTRIBUTIONS,
+    "erk",
+    {
+      **dict.fromkeys(("set", "accset", "lset", "dynset"), "er"),
+      **dict.fromkeys(_UNIFORM, "uniform"),
+    },
+  ),
+  "regrow_by": schema.Choice(
+    methods.REGROW_BY,
+    "random",
+    {
+      **dict.fromkeys(("granet", "rigl", "rigl_itop"), "gradient"),
+      "snfs": "momentum",
+    },
+  ),
+  "scope": schema.Choice(methods.SCOPES, "global"),
+  "storage": schema.Choice(methods.STORAGES, "zeroed"),
+}
+KINDS = {
+  "method": schema.Kind(
+    "method", {**methods.METHODS, **recipes.RECIPES}, _METHOD_CHOICES
+  ),
+  "model": schema.Kind("model", MODELS),
+  "optimizer": schema.Kind(
+    "optimizer",
+    optimizers.OPTIMIZERS,
+    {"schedule": schema.Choice(lr_schedules.SCHEDULES, "cosine")},
+  ),
+  "data": schema.Kind("data", DATASETS),
+}
+
+
+def section(
+  kind: str,
+  name: str,
+  *,
+  fill: Mapping[str, Any] | None = None,
+  **given: Any,
+) -> dict[str, Any]:
+  """Write a section of a config, with the defaults of its factory.
+
+  Args:
+    kind: "method", "model", "optimizer" or "data".
+    name: the factory's name.
+    fill: values for the arguments that have no default; those that the factory
+      does not take are ignored.
+    **given: values that differ from the defaults; `None` leaves one unset.
+
+  Returns:
+    The section, for a `ConfigDict`.
+
+  Raises:
+    InputError: if a name or key is unknown.
+  """
+  return schema.section(KINDS[kind], name, given, fill)
+
+
+def names(kind: str) -> tuple[str, ...]:
+  """Returns the names that a section of a kind may have."""
+  return tuple(KINDS[kind].factories)
+
+
+def takes(kind: str, name: str, parameter: str) -> bool:
+  """Says whether a factory has a parameter."""
+  return schema.takes(KINDS[kind], name, parameter)
