@@ -1,8 +1,8 @@
-"""One of several processes: trains by the command line, then step by step.
+"""One of several processes: trains by command line, then step by step.
 
     python process.py ID COUNT PORT WORKDIR
 
-Prints, for each step, the digest of the masks that each device holds.
+Prints a digest of the masks on each device, after each step.
 """
 
 import functools
@@ -50,8 +50,8 @@ def main(index, count, port, workdir):
     for device in range(jax.local_device_count()):
       digest = 0
       for mask in masks:
-        held = np.asarray(mask.addressable_data(device))
-        digest = zlib.crc32(held.tobytes(), digest)
+        local = np.asarray(mask.addressable_data(device))
+        digest = zlib.crc32(local.tobytes(), digest)
       print("masks", int(sharding.fetch(state.step)), digest, flush=True)
 
 

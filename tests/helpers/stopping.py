@@ -1,10 +1,10 @@
-"""Requests to stop, as a signal makes them."""
+"""Requests to stop, as SIGTERM makes them."""
 
 from sparsejax.training import preemption
 
 
 class StopAfter(preemption.StopRequest):
-  """A request to stop that comes after some dispatches."""
+  """A request to stop after some dispatches."""
 
   def __init__(self, dispatches):
     super().__init__()

@@ -1,8 +1,8 @@
-"""Trains on streamed data and tells what came out, as JSON.
+"""Train on streamed data and print the results as JSON.
 
     python streamed.py ID COUNT PORT
 
-is one of several processes. Run by `test_feeds.py`.
+runs one of several processes, for `test_input_pipeline.py`.
 """
 
 import json
@@ -22,7 +22,7 @@ CHANGES = (
   "--config.data.streamed=True",
   "--config.data.num_classes=4",
   "--config.data.size=8",
-  # Three batches an epoch, and two examples that do not fill another.
+  # Three batches per epoch; the last two examples do not fill another.
   "--config.data.train_examples=26",
   f"--config.data.test_examples={TEST}",
   "--config.batch_size=8",
@@ -42,19 +42,19 @@ def experiment(*changes, model=SMALL_MLP):
   return build.build(command.parse(argv).config)
 
 
-def opened(chosen, state, devices):
+def compiled(chosen, state, devices):
   setup = chosen.setup._replace(shard=sharding.batch_sharder(devices))
   return programs.compile(setup, chosen.dataset, state, devices, trains=True)
 
 
 def results():
-  """Trains to the end; returns sums over the test part and the parameters."""
+  """Trains to the end; returns sums over the test split and parameters."""
   chosen, devices = experiment(), sharding.data_mesh()
   state = initial_state.create(chosen, devices)
-  feed = opened(chosen, state, devices)
+  compiled_ = compiled(chosen, state, devices)
   while int(sharding.fetch(state.step)) < chosen.steps.total:
-    state, _ = jax.block_until_ready(feed.train(state))
-  totals = sharding.fetch(feed.evaluate["test"](state))
+    state, _ = jax.block_until_ready(compiled_.train(state))
+  totals = sharding.fetch(compiled_.evaluate["test"](state))
   weights = jax.tree.leaves(sharding.fetch(state.params))
   return {
     "correct": int(totals.correct),

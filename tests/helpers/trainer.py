@@ -1,4 +1,4 @@
-"""Starts the trainer as a user does, and compares what runs leave behind."""
+"""Start the trainer as a user does, and compare the files of runs."""
 
 import json
 import os
@@ -18,7 +18,7 @@ _CLOCK = ("_seconds", "_per_second")
 def start(
   workdir, *args, options="set,sparsity=0.9", cache=None, env=None
 ) -> subprocess.Popen:
-  """Starts `python -m sparsejax.train` in a process of its own."""
+  """Starts `python -m sparsejax.train` in a new process."""
   command = [
     sys.executable,
     "-m",
@@ -30,7 +30,7 @@ def start(
   return subprocess.Popen(
     command,
     cwd=ROOT,
-    # Compiled as users do, not as `conftest.py` does.
+    # Users compile with all optimizations, unlike `conftest.py`.
     env={**os.environ, "XLA_FLAGS": "", **_cached(cache), **(env or {})},
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
@@ -39,7 +39,7 @@ def start(
 
 
 def finish(process: subprocess.Popen, *, seconds: float = 240):
-  """Waits, and returns (exit status, stdout, stderr)."""
+  """Waits; returns (exit status, stdout, stderr)."""
   out, err = process.communicate(timeout=seconds)
   return process.returncode, out, err
 
@@ -49,7 +49,7 @@ def run(workdir, *args, **kwargs):
 
 
 def _cached(cache) -> dict[str, str]:
-  """Compiled programs are kept between starts: only the first one compiles."""
+  """Returns the variables for a compilation cache shared by all starts."""
   if cache is None:
     return {}
   return {
@@ -60,17 +60,17 @@ def _cached(cache) -> dict[str, str]:
 
 
 def wait_for(process: subprocess.Popen, condition, *, seconds: float = 180):
-  """Waits until `condition()` is true, which must be while the run goes on."""
+  """Waits until `condition()` is true; the run must still be in progress."""
   deadline = time.monotonic() + seconds
   while not condition():
-    assert time.monotonic() < deadline, "the run did not get there in time"
+    assert time.monotonic() < deadline, "timed out waiting for the run"
     if process.poll() is not None:
-      raise AssertionError(f"the run ended before: {process.communicate()}")
+      raise AssertionError(f"the run ended early: {process.communicate()}")
     time.sleep(0.0005)
 
 
 def last_step(workdir) -> int:
-  """The newest step in `metrics.jsonl`, without reading all of it."""
+  """Returns the newest step in `metrics.jsonl`, from its last lines."""
   path = pathlib.Path(workdir) / "metrics.jsonl"
   if not path.exists():
     return 0
@@ -87,13 +87,13 @@ def saved_steps(workdir) -> list[int]:
 
 
 def newest_state(workdir):
-  """The arrays of the newest checkpoint, read without the code under test."""
+  """Reads the newest checkpoint without the code under test."""
   folder = pathlib.Path(workdir) / "checkpoints"
-  here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  local = jax.sharding.SingleDeviceSharding(jax.devices()[0])
   with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
     return reader.restore(
       folder / str(saved_steps(workdir)[-1]) / "state",
-      args=ocp.args.StandardRestore(fallback_sharding=here),
+      args=ocp.args.StandardRestore(fallback_sharding=local),
     )
 
 
@@ -114,7 +114,7 @@ def _without_clock(row: dict) -> dict:
 
 
 def assert_same_run(one, other) -> None:
-  """The states bit for bit, and every record but the times."""
+  """Asserts equal states, bit for bit, and equal records except times."""
   assert saved_steps(one)[-1] == saved_steps(other)[-1]
   left, right = newest_state(one), newest_state(other)
   assert jax.tree.structure(left) == jax.tree.structure(right)

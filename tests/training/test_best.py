@@ -1,4 +1,4 @@
-"""Which checkpoint is the best one, and what a run does with it."""
+"""The best checkpoint, and `config.select_checkpoint`."""
 
 import contextlib
 import json
@@ -14,15 +14,20 @@ from helpers.stopping import StopAfter
 
 import sparsejax
 from sparsejax import command_line, train
-from sparsejax.training import initial_state, loop, mesh, processes
-from sparsejax.training.checkpointing import best, checkpoints, init_from
+from sparsejax.training import initial_state, loop, preemption, sharding
+from sparsejax.training.checkpointing import (
+  best,
+  checkpoints,
+  init_from,
+  reading,
+)
 from sparsejax.training.config import build, command
-from sparsejax.training.reporting import records, results
+from sparsejax.training.reporting import metrics, results, workdirs
 
 CONFIG = pathlib.Path(__file__).parents[2] / "configs" / "digits.py"
-# The rate grows until the weights decay to nothing: accuracy first rises, then
-# falls. Masks are pruned until step 42, checkpoints are of the steps 15, 30,
-# 45, 60 and 66.
+# The learning rate grows until weight decay shrinks all weights to zero, so
+# accuracy rises and then falls. Pruning ends at step 42; checkpoints are saved
+# at steps 15, 30, 45, 60 and 66.
 FALLING = (
   f"--config={CONFIG}:granet",
   "--config.model.hidden=(32,)",
@@ -42,7 +47,7 @@ SAVED = {"test_accuracy": 0.5}
 pytestmark = pytest.mark.usefixtures("compile_once")
 
 
-def test_the_best_is_one_of_the_sparsest_and_the_newer_on_ties():
+def test_best_is_among_the_sparsest_and_newest_on_ties():
   found = {
     1: {"a": 0.9, best.ACTIVE: 20.0},
     2: {"a": 0.7, best.ACTIVE: 10.0},
@@ -72,12 +77,12 @@ ABSTRACT = {
   )
 }
 # Accuracy and active weights of five checkpoints.
-COURSE = {1: (0.9, 20), 2: (0.7, 10), 3: (0.8, 10), 4: (0.6, 10), 5: (0.5, 10)}
+HISTORY = {1: (0.9, 20), 2: (0.7, 10), 3: (0.8, 10), 4: (0.6, 10), 5: (0.5, 10)}
 
 
-def save_course(workdir):
+def save_history(workdir):
   with contextlib.closing(open_run(workdir)) as run:
-    for at, (accuracy, active) in COURSE.items():
+    for at, (accuracy, active) in HISTORY.items():
       metrics = {"test_accuracy": accuracy, best.ACTIVE: float(active)}
       run.save(at, state(at), metrics=metrics)
 
@@ -88,28 +93,28 @@ def restore_best(workdir):
     return run.restore_best(ABSTRACT, last)
 
 
-def test_a_denser_checkpoint_is_neither_kept_nor_restored(tmp_path):
-  save_course(tmp_path)
-  assert checkpoints.steps(tmp_path) == [3, 4, 5]
+def test_denser_checkpoint_is_neither_kept_nor_restored(tmp_path):
+  save_history(tmp_path)
+  assert reading.saved_steps(tmp_path) == [3, 4, 5]
   found = restore_best(tmp_path)
   assert (found.step, found.skipped) == (3, ())
   np.testing.assert_array_equal(found.state["w"], 3.0)
 
 
 @pytest.mark.parametrize("part", ["state", "record"])
-def test_after_a_damaged_best_checkpoint_comes_the_next_one(tmp_path, part):
-  save_course(tmp_path)
+def test_damaged_best_checkpoint_is_replaced_by_the_next(tmp_path, part):
+  save_history(tmp_path)
   shutil.rmtree(tmp_path / "checkpoints" / "3" / part)
   found = restore_best(tmp_path)
   assert found.step == 4
   (line,) = found.skipped
   assert line.startswith("checkpoint 3 is damaged: ")
-  assert checkpoints.steps(tmp_path) == [4, 5]
+  assert reading.saved_steps(tmp_path) == [4, 5]
   assert (tmp_path / "checkpoints_damaged" / "3").is_dir()
 
 
-def test_the_last_is_the_best_where_no_other_is_whole(tmp_path):
-  save_course(tmp_path)
+def test_last_state_is_the_best_if_no_other_is_intact(tmp_path):
+  save_history(tmp_path)
   for at in (3, 4, 5):
     shutil.rmtree(tmp_path / "checkpoints" / str(at) / "state")
   found = restore_best(tmp_path)
@@ -117,13 +122,13 @@ def test_the_last_is_the_best_where_no_other_is_whole(tmp_path):
   np.testing.assert_array_equal(found.state["w"], 5.0)
 
 
-def test_a_checkpoint_without_an_accuracy_is_not_the_best(tmp_path):
+def test_checkpoint_without_an_accuracy_is_never_the_best(tmp_path):
   with contextlib.closing(open_run(tmp_path)) as run:
     for at, metrics in {1: SAVED, 2: {}, 3: {}, 4: {}}.items():
       run.save(at, state(at), metrics=metrics)
     last = checkpoints.Restored(state(4), 4, ())
     assert run.restore_best(ABSTRACT, last).step == 1
-  assert checkpoints.steps(tmp_path) == [1, 3, 4]
+  assert reading.saved_steps(tmp_path) == [1, 3, 4]
 
 
 def experiment(*changes):
@@ -132,21 +137,19 @@ def experiment(*changes):
 
 def run(workdir, *changes, stop=None):
   lines = []
-  show = loop.Show(say=lines.append, progress=lambda at, row: None)
+  reporter = loop.Reporter(message=lines.append, progress=lambda at, row: None)
   outcome = loop.run(
     experiment(*changes),
     workdir,
-    stop=stop or processes.StopRequest(),
-    show=show,
+    stop=stop or preemption.StopRequest(),
+    reporter=reporter,
   )
   return outcome, lines
 
 
 def evaluations(workdir):
   return {
-    row["step"]: row
-    for row in records.read_metrics(workdir)
-    if "test_accuracy" in row
+    row["step"]: row for row in metrics.read(workdir) if "test_accuracy" in row
   }
 
 
@@ -164,39 +167,39 @@ def without_clock(found):
   }
 
 
-def test_the_result_is_of_the_best_checkpoint(whole):
+def test_summary_describes_the_best_checkpoint(whole):
   workdir, outcome, _ = whole
-  judged = evaluations(workdir)
-  # What this is about: the last is not the best, and the best is too dense.
-  assert max(judged, key=lambda at: judged[at]["test_accuracy"]) == 30
-  assert judged[30]["active"] > judged[45]["active"] == judged[66]["active"]
-  assert judged[45]["test_accuracy"] > judged[66]["test_accuracy"]
-  assert (outcome.step, outcome.selected_step) == (66, 45)
+  found = evaluations(workdir)
+  # The last is not the best, and the most accurate one is too dense.
+  assert max(found, key=lambda at: found[at]["test_accuracy"]) == 30
+  assert found[30]["active"] > found[45]["active"] == found[66]["active"]
+  assert found[45]["test_accuracy"] > found[66]["test_accuracy"]
+  assert (outcome.step, outcome.selected.step) == (66, 45)
   assert int(outcome.state.step) == 66
-  assert int(outcome.selected.step) == 45
-  assert outcome.evaluation["test_accuracy"] == judged[45]["test_accuracy"]
-  found = results.summarize(experiment(), outcome)
-  assert (found["steps"], found["selected_step"]) == (66, 45)
-  assert found["test_accuracy"] == judged[45]["test_accuracy"]
-  assert found["active"] == judged[45]["active"]
-  assert found["inference_flops"] == 2 * found["inference_macs"]
-  assert found["training_flops"] == judged[66]["training_flops"]
-  chosen = sparsejax.summary(
-    outcome.selected.params, outcome.selected.opt_state
-  )
-  assert found["itop_rate"] == chosen.itop_rate
+  assert int(outcome.selected.state.step) == 45
+  accuracy = found[45]["test_accuracy"]
+  assert outcome.selected.evaluation["test_accuracy"] == accuracy
+  summary = results.summarize(experiment(), outcome)
+  assert (summary["steps"], summary["selected_step"]) == (66, 45)
+  assert summary["test_accuracy"] == accuracy
+  assert summary["active"] == found[45]["active"]
+  assert summary["inference_flops"] == 2 * summary["inference_macs"]
+  assert summary["training_flops"] == found[66]["training_flops"]
+  state = outcome.selected.state
+  counts = sparsejax.summary(state.params, state.opt_state)
+  assert summary["itop_rate"] == counts.itop_rate
 
 
-def test_a_result_tells_the_mask_updates_of_the_whole_run(whole):
+def test_summary_has_the_mask_updates_of_the_whole_run(whole):
   _, outcome, _ = whole
   found = results.summarize(experiment(), outcome)
   assert found["mask_updates"] == 66 // 6
-  # All dispatches hold some, not all as many.
+  # Every dispatch has some, but their numbers differ.
   assert found["mask_update_seconds"] >= 0
 
 
 @pytest.mark.parametrize("dispatches", [1, 3, 4])
-def test_stopped_and_resumed_selects_the_same(whole, tmp_path, dispatches):
+def test_resumed_run_selects_the_same_checkpoint(whole, tmp_path, dispatches):
   _, wanted, _ = whole
   stopped, _ = run(tmp_path, stop=StopAfter(dispatches))
   assert stopped.status == loop.TERMINATED
@@ -208,34 +211,37 @@ def test_stopped_and_resumed_selects_the_same(whole, tmp_path, dispatches):
   )
   assert one == other
   for a, b in zip(
-    *(jax.tree.leaves(mesh.fetch(o.selected)) for o in (resumed, wanted)),
+    *(
+      jax.tree.leaves(sharding.fetch(o.selected.state))
+      for o in (resumed, wanted)
+    ),
     strict=True,
   ):
     assert a.tobytes() == b.tobytes()
 
 
-def test_a_checkpoint_made_by_a_stop_is_not_selected(tmp_path):
-  # Without a checkpoint before the last step, but for that of the stop.
+def test_checkpoint_of_a_stopped_run_is_not_selected(tmp_path):
+  # No checkpoint before the last step, except the one saved on SIGTERM.
   never = "--config.checkpoint_every_epochs=100"
   stopped, _ = run(tmp_path, never, stop=StopAfter(3))
   assert stopped.step == 45
   outcome, _ = run(tmp_path, never)
-  assert checkpoints.steps(tmp_path) == [45, 66]
-  assert outcome.selected_step == 66
+  assert reading.saved_steps(tmp_path) == [45, 66]
+  assert outcome.selected.step == 66
   last = evaluations(tmp_path)[66]["test_accuracy"]
-  assert outcome.evaluation["test_accuracy"] == last
+  assert outcome.selected.evaluation["test_accuracy"] == last
 
 
-def test_killed_after_its_last_step_selects_the_same(whole, tmp_path):
+def test_run_killed_after_its_last_step_selects_the_same(whole, tmp_path):
   workdir, wanted, _ = whole
   shutil.copytree(workdir, tmp_path / "run")
   again, _ = run(tmp_path / "run")
   assert again.resumed_from_step == 66
-  assert again.selected_step == 45
-  assert again.evaluation == wanted.evaluation
+  assert again.selected.step == 45
+  assert again.selected.evaluation == wanted.selected.evaluation
 
 
-def test_a_damaged_best_checkpoint_is_told_and_the_next_one_judged(
+def test_damaged_best_checkpoint_is_reported_and_the_next_selected(
   whole, tmp_path
 ):
   workdir, _, _ = whole
@@ -246,32 +252,32 @@ def test_a_damaged_best_checkpoint_is_told_and_the_next_one_judged(
   )
   largest.write_bytes(b"")
   outcome, lines = run(tmp_path / "run")
-  assert any(line.startswith("checkpoint 45 is damaged") for line in lines)
-  judged = evaluations(workdir)
-  assert outcome.selected_step in (60, 66)
-  found = outcome.evaluation["test_accuracy"]
-  assert found == max(judged[at]["test_accuracy"] for at in (60, 66))
+  assert any("warning: checkpoint 45 is damaged" in line for line in lines)
+  found = evaluations(workdir)
+  assert outcome.selected.step in (60, 66)
+  accuracy = outcome.selected.evaluation["test_accuracy"]
+  assert accuracy == max(found[at]["test_accuracy"] for at in (60, 66))
 
 
-def test_the_validation_part_decides_where_there_is_one(tmp_path):
+def test_validation_accuracy_decides_if_there_is_one(tmp_path):
   outcome, _ = run(tmp_path, "--config.data.validation=30")
-  judged = evaluations(tmp_path)
-  least = judged[66]["active"]
+  found = evaluations(tmp_path)
+  least = found[66]["active"]
   ranks = {
     at: (row["validation_accuracy"], at)
-    for at, row in judged.items()
+    for at, row in found.items()
     if row["active"] == least
   }
-  assert outcome.selected_step == max(ranks, key=ranks.__getitem__)
+  assert outcome.selected.step == max(ranks, key=ranks.__getitem__)
 
 
-def test_a_later_run_starts_from_the_selected_checkpoint(tmp_path, capsys):
+def test_retraining_starts_from_the_selected_checkpoint(tmp_path, capsys):
   workdir = tmp_path / "run"
   assert train.main([*FALLING, f"--workdir={workdir}"]) == 0
-  told = capsys.readouterr().out
-  assert "selected step       45 of 66, the best one" in told
-  assert "mask updates        11" in told
-  saved = checkpoints.read(workdir, 45)
+  out = capsys.readouterr().out
+  assert "selected step       45 of 66 (best)" in out
+  assert "mask updates        11" in out
+  saved = reading.read(workdir, 45)
   later = build.build(
     command.parse(
       [
@@ -282,29 +288,31 @@ def test_a_later_run_starts_from_the_selected_checkpoint(tmp_path, capsys):
       ]
     ).config
   )
-  begun = initial_state.begin(later, mesh.data_mesh())
+  first = initial_state.create(later, sharding.data_mesh())
   for name in ("Dense_0", "Dense_1"):
-    kernel = begun.params[name]["kernel"]
+    kernel = first.params[name]["kernel"]
     np.testing.assert_array_equal(kernel, saved["params"][name]["kernel"])
-  # Of a run before there was a choice.
-  summary = json.loads((workdir / records.SUMMARY).read_text())
+  # A summary without a selected step describes the last one.
+  summary = json.loads((workdir / workdirs.SUMMARY).read_text())
   del summary["selected_step"]
-  old = init_from.Earlier(workdir, {}, summary)
-  assert old.selected_step == 66
+  source = init_from.SourceRun(workdir, {}, summary)
+  assert source.selected_step == 66
 
 
-def test_a_run_tells_how_long_its_mask_updates_took(tmp_path, capsys):
-  # Of five dispatches the second and the fourth hold one.
+def test_console_has_the_time_of_mask_updates(tmp_path, capsys):
+  # The second and the fourth of five dispatches have one.
   changes = "--config.method.every_steps=30", f"--workdir={tmp_path}"
   assert train.main([*FALLING, *changes]) == 0
-  summary = records.finished(tmp_path)
+  summary = workdirs.read_summary(tmp_path)
   assert summary["mask_updates"] == 2
   assert 0 <= summary["mask_update_seconds"] < summary["train_seconds"]
-  told = capsys.readouterr().out
-  assert re.search(r"mask updates {8}2, \S+ s each, \S+% of training\n", told)
+  out = capsys.readouterr().out
+  assert re.search(
+    r"mask updates {8}2, \S+ s each, \S+% of the training time\n", out
+  )
 
 
-def test_another_choice_is_refused():
+def test_unknown_choice_is_refused():
   with pytest.raises(command_line.InputError) as caught:
     experiment("--config.select_checkpoint=bst")
   assert str(caught.value) == (
@@ -313,9 +321,9 @@ def test_another_choice_is_refused():
   )
 
 
-def test_the_last_is_selected_where_nothing_else_is_requested(tmp_path):
+def test_last_state_is_selected_by_default(tmp_path):
   outcome, _ = run(tmp_path, "--config.select_checkpoint=last")
-  assert outcome.selected_step == outcome.step == 66
-  assert outcome.selected is outcome.state
-  # The best of the sparsest is kept for whoever wants it.
-  assert checkpoints.steps(tmp_path) == [45, 60, 66]
+  assert outcome.selected.step == outcome.step == 66
+  assert outcome.selected.state is outcome.state
+  # The best one is kept anyway.
+  assert reading.saved_steps(tmp_path) == [45, 60, 66]

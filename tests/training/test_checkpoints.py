@@ -1,3 +1,5 @@
+"""Checkpoints: round trips, retention, refusal, damage, crashes."""
+
 import contextlib
 import json
 import logging
@@ -18,7 +20,12 @@ from flax import struct
 from jax.sharding import SingleDeviceSharding
 
 import sparsejax
-from sparsejax.training.checkpointing import checkpoints, digests, orbax_stderr
+from sparsejax.training.checkpointing import (
+  checkpoints,
+  digests,
+  errors,
+  orbax_stderr,
+)
 
 CONFIG = {"seed": 0, "model": {"name": "mlp", "widths": [8, 8]}, "epochs": 3}
 SPARSE = ("dense/kernel",)
@@ -39,7 +46,7 @@ class TrainState:
 
 
 def train_state(seed: int = 0) -> TrainState:
-  """A state with every kind of node and dtype that a run can hold."""
+  """Returns a state with every kind of node and dtype of a run."""
   key = jax.random.key(seed)
   kernel = jax.random.normal(key, (64, 32))
   params = {
@@ -111,7 +118,7 @@ def assert_same_bits(got, want):
     assert np.asarray(one).tobytes() == np.asarray(other).tobytes()
 
 
-def test_every_kind_of_leaf_and_node_comes_back_bit_for_bit(tmp_path):
+def test_every_leaf_and_node_is_restored_bit_for_bit(tmp_path):
   state = train_state()
   save_all(tmp_path, {7: state})
   restored = restore(tmp_path, state)
@@ -119,7 +126,7 @@ def test_every_kind_of_leaf_and_node_comes_back_bit_for_bit(tmp_path):
   assert (restored.step, restored.skipped) == (7, ())
 
 
-REMEMBERING = {
+STATEFUL = {
   "optg": sparsejax.optg(
     0.8,
     steps_per_epoch=2,
@@ -135,12 +142,10 @@ REMEMBERING = {
 }
 
 
-@pytest.mark.parametrize("name", REMEMBERING)
-def test_a_method_goes_on_from_a_checkpoint_as_if_it_had_not_stopped(
-  tmp_path, name
-):
+@pytest.mark.parametrize("name", STATEFUL)
+def test_method_resumes_bit_for_bit(tmp_path, name):
   tx = sparsejax.sparsify(
-    optax.adamw(1e-2), REMEMBERING[name], key=jax.random.key(1)
+    optax.adamw(1e-2), STATEFUL[name], key=jax.random.key(1)
   )
   params = train_state().params
 
@@ -161,17 +166,17 @@ def test_a_method_goes_on_from_a_checkpoint_as_if_it_had_not_stopped(
   assert_same_bits(restored, state)
 
 
-def test_a_new_run_has_nothing_to_restore(tmp_path):
+def test_new_run_has_no_checkpoint(tmp_path):
   assert restore(tmp_path, train_state()) is None
 
 
-def test_a_relative_workdir_works(tmp_path, monkeypatch):
+def test_relative_workdir(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   save_all(pathlib.Path("run"), {1: train_state()})
   assert steps_on_disk(tmp_path / "run") == [1]
 
 
-def test_a_state_may_be_donated_as_soon_as_save_returns(tmp_path):
+def test_state_may_be_donated_once_save_returns(tmp_path):
   step = jax.jit(lambda x: jax.tree.map(lambda a: a + 1, x), donate_argnums=0)
   state = {"w": jnp.arange(2_000_000, dtype=jnp.float32)}
   with contextlib.closing(open_run(tmp_path)) as run:
@@ -184,28 +189,28 @@ def test_a_state_may_be_donated_as_soon_as_save_returns(tmp_path):
   )
 
 
-def test_the_newest_two_and_the_best_are_kept(tmp_path):
+def test_newest_two_and_best_are_kept(tmp_path):
   states = {step: train_state(step) for step in range(1, 7)}
   accuracy = {1: 0.5, 2: 0.9, 3: 0.7, 4: 0.9, 5: 0.2, 6: float("nan")}
   save_all(tmp_path, states, test_accuracy=accuracy)
   assert steps_on_disk(tmp_path) == [4, 5, 6]
 
 
-def test_the_best_of_an_earlier_start_is_still_kept(tmp_path):
+def test_best_is_kept_after_a_restart(tmp_path):
   save_all(tmp_path, {1: train_state()}, test_accuracy={1: 0.9})
   later = {step: train_state() for step in (2, 3, 4)}
   save_all(tmp_path, later, test_accuracy=dict.fromkeys(later, 0.1))
   assert steps_on_disk(tmp_path) == [1, 3, 4]
 
 
-def test_without_a_metric_the_newest_two_are_kept(tmp_path):
-  with contextlib.closing(open_run(tmp_path, keep_best_by=None)) as run:
+def test_without_a_best_metric_the_newest_two_are_kept(tmp_path):
+  with contextlib.closing(open_run(tmp_path, best_metric=None)) as run:
     for step in range(1, 5):
       run.save(step, train_state(), metrics={"test_accuracy": -float(step)})
   assert steps_on_disk(tmp_path) == [3, 4]
 
 
-def test_the_newest_step_is_saved_once_and_no_step_before_it(tmp_path):
+def test_newest_step_is_saved_once_and_older_steps_are_refused(tmp_path):
   first, other = train_state(1), train_state(2)
   with contextlib.closing(open_run(tmp_path)) as run:
     run.save(2, first, metrics={})
@@ -227,10 +232,10 @@ def test_the_newest_step_is_saved_once_and_no_step_before_it(tmp_path):
     ({"seed": 0, "epochs": 3}, "`model.widths` is .* there and missing"),
   ],
 )
-def test_another_config_is_refused_by_its_key(tmp_path, config, message):
+def test_checkpoint_of_another_config_is_refused(tmp_path, config, message):
   state = train_state()
   save_all(tmp_path, {1: state})
-  with pytest.raises(checkpoints.CheckpointError, match=message):
+  with pytest.raises(errors.CheckpointError, match=message):
     restore(tmp_path, state, config=config)
   assert steps_on_disk(tmp_path) == [1]
 
@@ -242,10 +247,12 @@ def test_another_config_is_refused_by_its_key(tmp_path, config, message):
     ((*SPARSE, "head/kernel"), "`head/kernel` is dense there and sparse"),
   ],
 )
-def test_other_sparse_leaves_are_refused(tmp_path, sparse_leaves, message):
+def test_checkpoint_with_other_sparse_leaves_is_refused(
+  tmp_path, sparse_leaves, message
+):
   state = train_state()
   save_all(tmp_path, {1: state})
-  with pytest.raises(checkpoints.CheckpointError, match=message):
+  with pytest.raises(errors.CheckpointError, match=message):
     restore(tmp_path, state, sparse_leaves=sparse_leaves)
 
 
@@ -257,13 +264,13 @@ def test_other_sparse_leaves_are_refused(tmp_path, sparse_leaves, message):
     ({"v": jnp.zeros((4,), jnp.uint8)}, "`v` is missing there"),
   ],
 )
-def test_other_shapes_dtypes_and_leaves_are_refused(tmp_path, like, message):
+def test_checkpoint_with_other_leaves_is_refused(tmp_path, like, message):
   save_all(tmp_path, {1: {"w": jnp.zeros((4,), jnp.uint8)}})
-  with pytest.raises(checkpoints.CheckpointError, match=message):
+  with pytest.raises(errors.CheckpointError, match=message):
     restore(tmp_path, like)
 
 
-def test_bad_arguments_are_named(tmp_path):
+def test_bad_arguments_are_refused(tmp_path):
   with pytest.raises(ValueError, match="`fingerprint` must be a JSON object"):
     checkpoints.open(tmp_path, fingerprint="[1]", sparse_leaves=())
   with contextlib.closing(open_run(tmp_path)) as run:
@@ -271,9 +278,9 @@ def test_bad_arguments_are_named(tmp_path):
       run.restore_newest({"w": jax.ShapeDtypeStruct((2,), jnp.float32)})
 
 
-def test_a_workdir_that_is_a_file_is_refused(tmp_path):
+def test_workdir_that_is_a_file_is_refused(tmp_path):
   (tmp_path / "run").write_text("")
-  with pytest.raises(checkpoints.CheckpointError, match="cannot be used"):
+  with pytest.raises(errors.CheckpointError, match="cannot be used"):
     open_run(tmp_path / "run")
 
 
@@ -302,7 +309,7 @@ def damage(kind: str, path: pathlib.Path, at: float) -> None:
   ("kind", "at"),
   [("flip", 0.3), ("flip", 0.8), ("empty", 0), ("gone", 0)],
 )
-def test_no_damage_to_any_file_is_taken_for_a_whole_state(tmp_path, kind, at):
+def test_damage_to_any_file_is_detected(tmp_path, kind, at):
   states = {1: train_state(1), 2: train_state(2)}
   save_all(tmp_path / "whole", states)
   files = [p.relative_to(tmp_path) for p in files_of(tmp_path / "whole", 2)]
@@ -318,7 +325,7 @@ def test_no_damage_to_any_file_is_taken_for_a_whole_state(tmp_path, kind, at):
   assert fell_back >= 3
 
 
-def test_a_flip_in_raw_array_data_is_found_though_orbax_reads_it(tmp_path):
+def test_flipped_bit_that_orbax_reads_is_detected(tmp_path):
   states = {
     i: {"w": jax.random.normal(jax.random.key(i), (256, 256))} for i in (1, 2)
   }
@@ -332,22 +339,22 @@ def test_a_flip_in_raw_array_data_is_found_though_orbax_reads_it(tmp_path):
     "checkpoint 2 is damaged: the bytes of `w` have changed",
   )
   assert_same_bits(restored.state, states[1])
-  # The step can be saved again, and the damaged one is not thrown away.
+  # The step can be saved again, and the damaged checkpoint is not deleted.
   save_all(tmp_path, {2: states[2]})
   assert_same_bits(restore(tmp_path, states[2]).state, states[2])
   assert (tmp_path / "checkpoints_damaged" / "2").is_dir()
 
 
-def test_only_damaged_checkpoints_are_refused_and_left_alone(tmp_path):
+def test_run_with_only_damaged_checkpoints_is_refused(tmp_path):
   save_all(tmp_path, {1: train_state(), 2: train_state()})
   for step in (1, 2):
     shutil.rmtree(tmp_path / "checkpoints" / str(step) / "state")
-  with pytest.raises(checkpoints.CheckpointError, match="No checkpoint in .*2"):
+  with pytest.raises(errors.CheckpointError, match="No checkpoint in .*2"):
     restore(tmp_path, train_state())
   assert steps_on_disk(tmp_path) == [1, 2]
 
 
-def test_a_digest_sees_every_bit_and_every_swap():
+def test_digest_depends_on_every_bit_and_position():
   array = np.asarray(jax.random.normal(jax.random.key(0), (5, 7)))
   seen = {int(digests.digest(array))}
   for i in range(array.size):
@@ -362,7 +369,7 @@ def test_a_digest_sees_every_bit_and_every_swap():
 @pytest.mark.parametrize(
   "dtype", ["bool", "int4", "uint8", "float8_e4m3fn", "bfloat16", "complex64"]
 )
-def test_a_digest_takes_any_dtype(dtype):
+def test_digest_of_any_dtype(dtype):
   zeros = jnp.zeros((3, 1), dtype)
   ones = jnp.ones((3, 1), dtype)
   assert digests.digest(zeros) != digests.digest(ones)
@@ -370,7 +377,7 @@ def test_a_digest_takes_any_dtype(dtype):
 
 
 def child(code: str, *args, devices: int = 1, **kwargs) -> subprocess.Popen:
-  """Starts python with this module's helpers imported."""
+  """Starts a Python process with the helpers of this module imported."""
   root = pathlib.Path(__file__).parent
   setup = f"import sys; sys.path.insert(0, {str(root)!r})\n"
   setup += "from test_checkpoints import *\n"
@@ -403,7 +410,7 @@ save_all(four, {5: restored.state})
 """
 
 
-def test_one_device_and_four_sharded_ones_read_each_other(tmp_path):
+def test_one_and_four_devices_restore_each_others_checkpoints(tmp_path):
   state = train_state()
   save_all(tmp_path / "one", {3: state})
   process = child(SHARDED, tmp_path / "one", tmp_path / "four", devices=4)
@@ -422,13 +429,13 @@ with contextlib.closing(open_run(pathlib.Path(sys.argv[1]))) as run:
 """
 
 
-def kill_while_it_saves(workdir: pathlib.Path) -> bool:
-  """Says whether the save that had begun was still under way."""
+def kill_during_a_save(workdir: pathlib.Path) -> bool:
+  """Returns whether the kill interrupted a save."""
   process = child(SAVE_FOREVER, workdir, stdout=subprocess.PIPE)
   for line in process.stdout:
     if int(line) >= 3:
       break
-  # Now steps are saved without a pause; wait for one that has begun.
+  # Saves now follow each other without a pause; wait for the next one.
   deadline = time.monotonic() + 60
   while not list(workdir.glob("checkpoints/*tmp*")):
     assert time.monotonic() < deadline
@@ -438,9 +445,9 @@ def kill_while_it_saves(workdir: pathlib.Path) -> bool:
   return bool(list(workdir.glob("checkpoints/*tmp*")))
 
 
-def test_kill_during_a_save_leaves_the_one_before_it(tmp_path):
+def test_kill_during_a_save_leaves_the_previous_checkpoint(tmp_path):
   workdirs = (tmp_path / str(attempt) for attempt in range(5))
-  workdir = next(path for path in workdirs if kill_while_it_saves(path))
+  workdir = next(path for path in workdirs if kill_during_a_save(path))
   want = jax.random.normal(jax.random.key(0), (4_000_000,))
   with contextlib.closing(open_run(workdir)) as run:
     restored = run.restore_newest(abstract({"w": want}))
@@ -464,23 +471,23 @@ def small_disk(folder: pathlib.Path, size_bytes: int):
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def test_a_full_disk_is_told_and_loses_nothing(tmp_path):
+def test_full_disk_is_reported_and_loses_nothing(tmp_path):
   disk = tmp_path / "disk"
   first = {"w": jax.random.normal(jax.random.key(0), (100_000,))}
   large = {"w": jax.random.normal(jax.random.key(1), (100_000,))}
   with small_disk(disk, 1_500_000), contextlib.closing(open_run(disk)) as run:
     run.save(1, first, metrics={})
     (disk / "ballast").write_bytes(bytes(900_000))
-    with pytest.raises(checkpoints.CheckpointError) as caught:
+    with pytest.raises(errors.CheckpointError) as caught:
       run.save(2, large, metrics={})
       run.save(3, large, metrics={})
     message = str(caught.value)
     assert "Step 2 could not be saved" in message
     assert str(disk) in message
     assert "disk is full" in message
-    assert "newest whole checkpoint is step 1" in message
+    assert "newest intact checkpoint is step 1" in message
     assert_same_bits(run.restore_newest(abstract(first)).state, first)
-    # The state is still there, and with room again the same run saves it.
+    # The state is intact, and with space again the same run saves it.
     (disk / "ballast").unlink()
     run.save(3, large, metrics={})
     restored = run.restore_newest(abstract(large))
@@ -499,19 +506,19 @@ large = {"w": jax.random.normal(jax.random.key(1), (500_000,))}
 try:
   run.save(2, large, metrics={})
   run.close()
-except checkpoints.CheckpointError as error:
+except errors.CheckpointError as error:
   assert "disk is full or a quota" in str(error), error
   sys.exit(42)
 """
 
 
-def test_a_quota_is_told_like_a_full_disk(tmp_path):
+def test_quota_is_reported_like_a_full_disk(tmp_path):
   process = child(TOO_LARGE, tmp_path)
   assert process.wait(timeout=120) == 42
   assert restore(tmp_path, {"w": jnp.ones((100,))}).step == 1
 
 
-def test_what_orbax_repeats_stays_silent_when_contexts_nest():
+def test_orbax_is_silenced_in_nested_contexts():
   record = logging.LogRecord(
     "absl", logging.ERROR, "/x/orbax/y.py", 1, "again", None, None
   )

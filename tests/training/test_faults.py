@@ -1,7 +1,7 @@
-"""Everything that can go wrong with a run, provoked for real.
+"""Fault tolerance: kills, SIGTERM, full disks, damaged files, bad input.
 
-`SPARSEJAX_KILLS=10 pytest tests/test_faults.py` kills a run ten times instead
-of twice.
+`SPARSEJAX_KILLS=10 pytest tests/training/test_faults.py` kills a run ten times
+instead of twice.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from helpers import trainer
 from sparsejax import train
 
 KILLS = int(os.environ.get("SPARSEJAX_KILLS", "2"))
-# Small dispatches and many saves: a random moment falls into each of them.
+# Short dispatches and many saves, so that random moments hit all of them.
 MANY_SAVES = (
   "--config.epochs=40",
   "--config.dispatch_steps=20",
@@ -37,17 +37,17 @@ def cache(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory, cache):
-  """The workdir of a run that was left alone."""
-  workdir = tmp_path_factory.mktemp("runs") / "undisturbed"
+def uninterrupted(tmp_path_factory, cache):
+  """The workdir of a run without faults."""
+  workdir = tmp_path_factory.mktemp("runs") / "uninterrupted"
   status, out, err = trainer.run(workdir, *MANY_SAVES, cache=cache)
   assert status == 0, out + err
   assert trainer.last_step(workdir) == STEPS
   return workdir
 
 
-def test_a_run_that_everything_happens_to_ends_like_one_left_alone(
-  tmp_path, undisturbed, cache
+def test_run_with_all_faults_equals_an_uninterrupted_one(
+  tmp_path, uninterrupted, cache
 ):
   workdir = tmp_path / "run"
   kill_while_it_starts(workdir, cache)
@@ -56,12 +56,12 @@ def test_a_run_that_everything_happens_to_ends_like_one_left_alone(
   kill_during_a_save(workdir, cache)
   terminate(workdir, cache)
   newest, older = damage_the_newest_checkpoint(workdir)
-  # Without the cache: what is compiled anew goes on just the same.
+  # Without the cache: newly compiled programs continue identically.
   status, out, err = trainer.run(workdir, *MANY_SAVES)
   assert status == 0, out + err
   assert f"checkpoint {newest} is damaged" in out
-  assert f"Going on from step {older}" in out
-  trainer.assert_same_run(workdir, undisturbed)
+  assert f"Resuming from step {older}" in out
+  trainer.assert_same_run(workdir, uninterrupted)
 
 
 def kill_while_it_starts(workdir, cache) -> None:
@@ -73,12 +73,12 @@ def kill_while_it_starts(workdir, cache) -> None:
 
 
 def kill_at_random_moments(workdir, cache) -> None:
-  """Kills at a random step of the first two thirds, and random times after."""
+  """Kills at random steps in the first two thirds, after random delays."""
   moments = random.Random(7)
   for left in range(KILLS, 0, -1):
-    done = max(trainer.saved_steps(workdir), default=0)
-    reach = max((2 * STEPS // 3 - done) // left, 2)
-    step = done + moments.randrange(1, reach)
+    saved = max(trainer.saved_steps(workdir), default=0)
+    reach = max((2 * STEPS // 3 - saved) // left, 2)
+    step = saved + moments.randrange(1, reach)
     process = trainer.start(workdir, *MANY_SAVES, cache=cache)
     trainer.wait_for(process, lambda at=step: trainer.last_step(workdir) >= at)
     time.sleep(moments.uniform(0, 0.03))
@@ -87,7 +87,7 @@ def kill_at_random_moments(workdir, cache) -> None:
 
 
 def break_the_last_line(workdir) -> None:
-  """Leaves what a power loss in the middle of a write leaves."""
+  """Leaves a partial line, as a power loss during a write does."""
   with open(workdir / "metrics.jsonl", "a") as file:
     file.write('{"step": 99999, "loss": 0.1')
 
@@ -100,7 +100,7 @@ def kill_during_a_save(workdir, cache) -> None:
     return any("orbax-checkpoint-tmp" in p.name for p in folder.iterdir())
 
   for leftover in folder.glob("*orbax-checkpoint-tmp*"):
-    shutil.rmtree(leftover)  # Of the kills before, so that it is not waited on.
+    shutil.rmtree(leftover)  # From an earlier kill.
   process = trainer.start(workdir, *MANY_SAVES, cache=cache)
   trainer.wait_for(process, is_saving)
   process.kill()
@@ -117,13 +117,13 @@ def terminate(workdir, cache) -> None:
   status, out, err = trainer.finish(process)
   assert status == 143, out + err
   newest = trainer.saved_steps(workdir)[-1]
-  assert f"saved at step {newest}" in err
+  assert f"after saving step {newest}" in err
   assert newest < STEPS
   assert not (workdir / "summary.json").exists()
 
 
 def damage_the_newest_checkpoint(workdir) -> tuple[int, int]:
-  """Flips one bit of its array data; returns its step and the one before."""
+  """Flips one bit of its arrays; returns its step and the previous one."""
   older, newest = trainer.saved_steps(workdir)[-2:]
   files = (workdir / "checkpoints" / str(newest)).rglob("*")
   largest = max(files, key=lambda path: path.stat().st_size)
@@ -152,8 +152,8 @@ def fill(file: pathlib.Path) -> None:
       pass
 
 
-def test_a_full_disk_stops_a_run_that_goes_on_when_there_is_room(
-  tmp_path, undisturbed, cache
+def test_full_disk_stops_a_run_that_resumes_once_there_is_space(
+  tmp_path, uninterrupted, cache
 ):
   disk = tmp_path / "disk"
   workdir = disk / "run"
@@ -169,15 +169,15 @@ def test_a_full_disk_stops_a_run_that_goes_on_when_there_is_room(
     (disk / "ballast").unlink()
     status, out, err = trainer.run(workdir, *MANY_SAVES, cache=cache)
     assert status == 0, out + err
-    assert f"Going on from step {newest}" in out
+    assert f"Resuming from step {newest}" in out
     assert "damaged" not in out
-    trainer.assert_same_run(workdir, undisturbed)
+    trainer.assert_same_run(workdir, uninterrupted)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_its_checkpoint(
+def test_non_finite_loss_stops_the_run_and_keeps_its_checkpoint(
   tmp_path, cache
 ):
-  # Decay alone moves the weights: by a factor of -1.3 a step, from step 1.
+  # Only weight decay moves the weights: by a factor of -1.3 per step.
   status, out, err = trainer.run(
     tmp_path,
     *MANY_SAVES,
@@ -196,7 +196,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_its_checkpoint(
 
 
 def main(capsys, *args) -> tuple[int, str, str]:
-  """Runs a command line in this process; it must end before any compile."""
+  """Runs a command line in this process; it must fail before compiling."""
   status = train.main([*args, "--distributed=False"])
   out, err = capsys.readouterr()
   return status, out, err
@@ -211,7 +211,7 @@ DIGITS = "--config=configs/digits.py"
 
 
 @pytest.mark.parametrize(
-  ("args", "told"),
+  ("args", "texts"),
   [
     ([f"{DIGITS}:granett"], ["'granett'", "'granet'", "rigl_itop"]),
     ([f"{DIGITS}:runlocall"], ["'runlocall'", "'runlocal'"]),
@@ -254,12 +254,12 @@ DIGITS = "--config=configs/digits.py"
     ([], ["--config=FILE"]),
   ],
 )
-def test_bad_input_is_told_in_one_line(args, told, tmp_path, capsys, here):
+def test_bad_input_is_reported_in_one_line(args, texts, tmp_path, capsys, here):
   workdir = tmp_path / "run"
   status, _, err = main(capsys, *args, f"--workdir={workdir}")
   assert status == 2
   assert err.startswith("error: ") and len(err.splitlines()) == 1
-  assert [text for text in told if text not in err] == [], err
+  assert [text for text in texts if text not in err] == [], err
   assert not workdir.exists()
 
 
@@ -269,32 +269,32 @@ def test_bad_input_exits_with_2_and_without_a_traceback(tmp_path):
   assert err.startswith("error: ") and len(err.splitlines()) == 1
 
 
-def test_a_workdir_that_is_a_file_is_told(tmp_path, capsys, here):
+def test_workdir_that_is_a_file_is_refused(tmp_path, capsys, here):
   (tmp_path / "run").write_text("")
   status, _, err = main(capsys, DIGITS, f"--workdir={tmp_path / 'run'}")
   assert status == 2
   assert f"`--workdir` {tmp_path / 'run'}" in err
 
 
-def test_a_workdir_of_another_config_is_refused(undisturbed, capsys, here):
-  before = (undisturbed / "summary.json").read_bytes()
+def test_workdir_of_another_config_is_refused(uninterrupted, capsys, here):
+  before = (uninterrupted / "summary.json").read_bytes()
   status, _, err = main(
     capsys,
     f"{DIGITS}:set,sparsity=0.8",
     *MANY_SAVES,
     "--config.seed=5",
-    f"--workdir={undisturbed}",
+    f"--workdir={uninterrupted}",
   )
   assert status == 2
   assert "`seed` is 0 there and 5 here" in err
   assert "`method.sparsity` is 0.9 there and 0.8 here" in err
-  assert (undisturbed / "summary.json").read_bytes() == before
+  assert (uninterrupted / "summary.json").read_bytes() == before
 
 
 def test_checkpoints_of_another_config_are_refused(
-  undisturbed, tmp_path, capsys, here
+  uninterrupted, tmp_path, capsys, here
 ):
-  shutil.copytree(undisturbed / "checkpoints", tmp_path / "checkpoints")
+  shutil.copytree(uninterrupted / "checkpoints", tmp_path / "checkpoints")
   status, _, err = main(
     capsys,
     f"{DIGITS}:set,sparsity=0.9,model=cnn",
@@ -305,14 +305,14 @@ def test_checkpoints_of_another_config_are_refused(
   assert '`model.name` is "mlp" there and "cnn" here' in err
 
 
-def test_a_finished_run_is_shown_again_and_left_alone(
-  undisturbed, capsys, here
+def test_finished_run_is_reported_again_and_not_changed(
+  uninterrupted, capsys, here
 ):
   status, out, _ = main(
     capsys,
     f"{DIGITS}:set,sparsity=0.9",
     *MANY_SAVES,
-    f"--workdir={undisturbed}",
+    f"--workdir={uninterrupted}",
   )
   assert status == 0
   assert "finished; nothing was changed" in " ".join(out.split())
@@ -335,7 +335,7 @@ def start_two(workdir, cache) -> list[subprocess.Popen]:
       "--num_processes=2",
       f"--process_id={index}",
       "--heartbeat_timeout_seconds=10",
-      options="static,sparsity=0.9",  # The quickest to compile.
+      options="static,sparsity=0.9",  # The fastest to compile.
       cache=cache,
     )
     for index in range(2)
@@ -343,7 +343,7 @@ def start_two(workdir, cache) -> list[subprocess.Popen]:
 
 
 def finish_two(started) -> tuple[list[int], str]:
-  """Both must end by themselves."""
+  """Waits for both; they must exit without being killed."""
   try:
     ended = [trainer.finish(process) for process in started]
   finally:
@@ -353,7 +353,7 @@ def finish_two(started) -> tuple[list[int], str]:
 
 
 def wait_for_a_save(workdir, started) -> int:
-  """Waits until a step is saved that was not; returns the newest."""
+  """Waits for a new checkpoint; returns its step."""
   before = trainer.saved_steps(workdir)
   trainer.wait_for(
     started[0], lambda: trainer.saved_steps(workdir)[-1:] > before[-1:]
@@ -362,63 +362,63 @@ def wait_for_a_save(workdir, started) -> int:
 
 
 @pytest.fixture(scope="module")
-def two_undisturbed(tmp_path_factory, cache):
-  """The workdir of two processes that were left alone."""
+def two_uninterrupted(tmp_path_factory, cache):
+  """The workdir of a two-process run without faults."""
   workdir = tmp_path_factory.mktemp("runs") / "two"
-  statuses, told = finish_two(start_two(workdir, cache))
-  assert statuses == [0, 0], told
+  statuses, output = finish_two(start_two(workdir, cache))
+  assert statuses == [0, 0], output
   return workdir
 
 
-def assert_goes_on(workdir, cache, newest, two_undisturbed) -> None:
-  """Two more processes go on from a step, or a later one, to the same end."""
+def assert_resumes(workdir, cache, newest, two_uninterrupted) -> None:
+  """Two new processes resume from a step, or a later one, and finish."""
   assert not (workdir / "summary.json").exists()
   step = max(trainer.saved_steps(workdir))
   assert step >= newest
-  statuses, told = finish_two(start_two(workdir, cache))
-  assert statuses == [0, 0], told
-  assert f"Going on from step {step}" in told
-  assert "damaged" not in told
-  trainer.assert_same_run(workdir, two_undisturbed)
+  statuses, output = finish_two(start_two(workdir, cache))
+  assert statuses == [0, 0], output
+  assert f"Resuming from step {step}" in output
+  assert "damaged" not in output
+  trainer.assert_same_run(workdir, two_uninterrupted)
 
 
-def test_sigterm_to_one_of_two_processes_saves_and_ends_both(
-  tmp_path, two_undisturbed, cache
+def test_sigterm_to_one_of_two_processes_saves_and_stops_both(
+  tmp_path, two_uninterrupted, cache
 ):
   started = start_two(tmp_path, cache)
   trainer.wait_for(started[0], lambda: trainer.last_step(tmp_path) >= 8)
   started[1].send_signal(signal.SIGTERM)
-  statuses, told = finish_two(started)
-  assert statuses == [143, 143], told
+  statuses, output = finish_two(started)
+  assert statuses == [143, 143], output
   newest = trainer.saved_steps(tmp_path)[-1]
-  assert f"saved at step {newest}" in told
-  assert_goes_on(tmp_path, cache, newest, two_undisturbed)
+  assert f"after saving step {newest}" in output
+  assert_resumes(tmp_path, cache, newest, two_uninterrupted)
 
 
-def test_a_kill_of_one_of_two_processes_ends_the_other(
-  tmp_path, two_undisturbed, cache
+def test_killing_one_of_two_processes_ends_the_other(
+  tmp_path, two_uninterrupted, cache
 ):
-  """First the one that only trains, then the one that writes."""
+  """First process 1, which only trains, then process 0, which writes."""
   for victim in (1, 0):
     started = start_two(tmp_path, cache)
     newest = wait_for_a_save(tmp_path, started)
     started[victim].kill()
-    statuses, told = finish_two(started)
-    assert statuses[victim] == -signal.SIGKILL, told
-    assert statuses[1 - victim] not in (0, 143), told
-  assert_goes_on(tmp_path, cache, newest, two_undisturbed)
+    statuses, output = finish_two(started)
+    assert statuses[victim] == -signal.SIGKILL, output
+    assert statuses[1 - victim] not in (0, 143), output
+  assert_resumes(tmp_path, cache, newest, two_uninterrupted)
 
 
-def test_a_disk_that_is_full_for_one_of_two_processes_ends_both(
-  tmp_path, two_undisturbed, cache
+def test_full_disk_in_one_of_two_processes_ends_both(
+  tmp_path, two_uninterrupted, cache
 ):
-  """A quota on what it may write, which the other one does not have."""
+  """A file size limit in one process only."""
   for victim in (1, 0):
     started = start_two(tmp_path, cache)
     newest = wait_for_a_save(tmp_path, started)
     resource.prlimit(started[victim].pid, resource.RLIMIT_FSIZE, (0, 0))
-    statuses, told = finish_two(started)
-    assert statuses[victim] == 2, told
-    assert statuses[1 - victim] not in (0, 143), told
-    assert "disk is full or a quota" in told or "File too large" in told
-  assert_goes_on(tmp_path, cache, newest, two_undisturbed)
+    statuses, output = finish_two(started)
+    assert statuses[victim] == 2, output
+    assert statuses[1 - victim] not in (0, 143), output
+    assert "disk is full or a quota" in output or "File too large" in output
+  assert_resumes(tmp_path, cache, newest, two_uninterrupted)

@@ -1,4 +1,4 @@
-"""A run that is stopped and goes on equals one that was never stopped."""
+"""Runs end to end; a resumed run equals an uninterrupted one."""
 
 import functools
 import json
@@ -11,14 +11,21 @@ from helpers.stopping import StopAfter
 
 import sparsejax
 from sparsejax.data import Split
-from sparsejax.training import initial_state, loop, mesh, processes, step
-from sparsejax.training.checkpointing import checkpoints
+from sparsejax.training import (
+  evaluation,
+  initial_state,
+  loop,
+  preemption,
+  sharding,
+  train_step,
+)
+from sparsejax.training.checkpointing import errors
 from sparsejax.training.config import build, command
-from sparsejax.training.reporting import records, results
+from sparsejax.training.reporting import metrics, results
 
 CONFIG = pathlib.Path(__file__).parents[2] / "configs" / "digits.py"
 # Three epochs of 22 steps in dispatches of 15: the last one is shorter, and no
-# dispatch ends with an epoch.
+# dispatch ends at the end of an epoch.
 SHORT = (
   "--config.epochs=3",
   "--config.dispatch_steps=15",
@@ -40,11 +47,11 @@ pytestmark = pytest.mark.usefixtures("compile_once")
 
 def run(chosen, workdir, *, stop=None):
   lines = []
-  show = loop.Show(
-    say=lines.append, progress=lambda step, row: lines.append((step, row))
+  reporter = loop.Reporter(
+    message=lines.append, progress=lambda step, row: lines.append((step, row))
   )
   outcome = loop.run(
-    chosen, workdir, stop=stop or processes.StopRequest(), show=show
+    chosen, workdir, stop=stop or preemption.StopRequest(), reporter=reporter
   )
   return outcome, lines
 
@@ -52,12 +59,12 @@ def run(chosen, workdir, *, stop=None):
 def rows(workdir):
   return [
     {key: row[key] for key in row if not key.endswith("_per_second")}
-    for row in records.read_metrics(workdir)
+    for row in metrics.read(workdir)
   ]
 
 
 def assert_same_state(one, other):
-  one, other = mesh.fetch(one), mesh.fetch(other)
+  one, other = sharding.fetch(one), sharding.fetch(other)
   assert jax.tree.structure(one) == jax.tree.structure(other)
   for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
     assert a.dtype == b.dtype
@@ -71,7 +78,7 @@ def whole(tmp_path_factory):
   return workdir, outcome, lines
 
 
-def test_a_run_ends_with_its_last_step(whole):
+def test_run_reports_logs_and_evaluates_on_schedule(whole):
   workdir, outcome, lines = whole
   assert outcome.status == loop.DONE
   assert outcome.step == int(outcome.state.step) == 66
@@ -87,8 +94,8 @@ def test_a_run_ends_with_its_last_step(whole):
   assert evaluated == [30, 45, 66]
   logged = {row["step"] for row in rows(workdir)}
   assert logged == {*range(4, 67, 4), 30, 45, 66}
-  assert outcome.evaluation["test_accuracy"] > 0.5
-  assert set(outcome.evaluation) == {
+  assert outcome.selected.evaluation["test_accuracy"] > 0.5
+  assert set(outcome.selected.evaluation) == {
     "test_loss",
     "test_accuracy",
     "train_loss",
@@ -96,7 +103,7 @@ def test_a_run_ends_with_its_last_step(whole):
   }
 
 
-def test_a_run_ends_as_sparse_as_it_was_requested(whole):
+def test_run_reaches_the_requested_sparsity(whole):
   _, outcome, _ = whole
   state = outcome.state
   found = sparsejax.summary(state.params, state.opt_state)
@@ -105,7 +112,7 @@ def test_a_run_ends_as_sparse_as_it_was_requested(whole):
   sparsejax.assert_sparse(state.params, state.opt_state)
 
 
-def test_a_result_tells_what_the_run_cost(whole):
+def test_summary_has_the_flops_of_the_run(whole):
   workdir, outcome, _ = whole
   chosen = experiment("granet")
   found, last = results.summarize(chosen, outcome), rows(workdir)[-1]
@@ -120,37 +127,37 @@ def test_a_result_tells_what_the_run_cost(whole):
 
 
 @pytest.mark.parametrize("dispatches", [1, 4])
-def test_stopped_and_resumed_equals_never_stopped(whole, tmp_path, dispatches):
+def test_resumed_run_equals_an_uninterrupted_one(whole, tmp_path, dispatches):
   workdir, wanted, _ = whole
   chosen = experiment("granet")
   stopped, _ = run(chosen, tmp_path, stop=StopAfter(dispatches))
   assert stopped.status == loop.TERMINATED
   assert stopped.step == 15 * dispatches
-  # Half a line and a whole one of steps that are taken again.
-  with open(tmp_path / records.METRICS, "a") as file:
+  # A complete and a partial line of steps that are repeated.
+  with open(tmp_path / metrics.FILE, "a") as file:
     file.write(json.dumps({"step": 65}) + '\n{"step": 66, "lo')
   resumed, lines = run(chosen, tmp_path)
   assert resumed.status == loop.DONE
   assert resumed.resumed_from_step == 15 * dispatches
-  assert f"Going on from step {15 * dispatches}." in lines
+  assert f"Resuming from step {15 * dispatches}." in lines
   assert_same_state(resumed.state, wanted.state)
-  assert resumed.evaluation == wanted.evaluation
+  assert resumed.selected.evaluation == wanted.selected.evaluation
   assert rows(tmp_path) == rows(workdir)
 
 
-def test_a_run_killed_after_its_last_step_only_finishes(whole):
+def test_run_killed_after_its_last_step_takes_no_step(whole):
   workdir, wanted, _ = whole
   before = rows(workdir)
   again, _ = run(experiment("granet"), workdir)
   assert again.resumed_from_step == 66
   assert again.train_seconds == 0
-  assert again.evaluation == wanted.evaluation
+  assert again.selected.evaluation == wanted.selected.evaluation
   assert rows(workdir) == before
 
 
-def test_another_config_is_refused_before_training(whole):
+def test_checkpoints_of_another_config_are_refused(whole):
   workdir, _, _ = whole
-  with pytest.raises(checkpoints.CheckpointError, match="`seed` is 0 there"):
+  with pytest.raises(errors.CheckpointError, match="`seed` is 0 there"):
     run(experiment("granet,seed=1"), workdir)
 
 
@@ -160,7 +167,7 @@ def test_the_seed_changes_the_run(whole, tmp_path):
   assert rows(tmp_path)[0] != rows(workdir)[0]
 
 
-def test_a_number_that_is_not_finite_stops_the_run(tmp_path):
+def test_non_finite_loss_stops_the_run(tmp_path):
   chosen = experiment("gmp", "--config.optimizer.learning_rate=1e20")
   outcome, _ = run(chosen, tmp_path)
   assert outcome.status == loop.NOT_FINITE
@@ -170,17 +177,17 @@ def test_a_number_that_is_not_finite_stops_the_run(tmp_path):
   assert list((tmp_path / "checkpoints").iterdir()) == []
 
 
-@pytest.mark.parametrize("model", ["mlp", "set_mlp"])  # one draws, one not
-def test_training_does_not_depend_on_the_dispatches(model):
+@pytest.mark.parametrize("model", ["mlp", "set_mlp"])  # Without, with dropout.
+def test_training_does_not_depend_on_dispatch_steps(model):
   states = []
   for dispatch_steps in (3, 5):
     chosen = experiment(
       f"dense,model={model}", f"--config.dispatch_steps={dispatch_steps}"
     )
-    devices = mesh.data_mesh()
-    state = initial_state.begin(chosen, devices)
-    train = mesh.replicate(chosen.dataset.train, devices)
-    steps = jax.jit(functools.partial(step.train_steps, chosen.setup))
+    devices = sharding.data_mesh()
+    state = initial_state.create(chosen, devices)
+    train = sharding.replicate(chosen.dataset.train, devices)
+    steps = jax.jit(functools.partial(train_step.run_dispatch, chosen.setup))
     while int(state.step) < 15:
       state, _ = steps(state, train)
     states.append(state)
@@ -191,41 +198,43 @@ def test_training_does_not_depend_on_the_dispatches(model):
 
 def test_dropout_is_a_function_of_the_step():
   chosen = experiment("dense,model=set_mlp", "--config.data.max_shift=0")
-  state = initial_state.begin(chosen, mesh.data_mesh())
+  state = initial_state.create(chosen, sharding.data_mesh())
   batch = Split(*(x[:64] for x in chosen.dataset.train))
-  one_step = jax.jit(functools.partial(step._train_step, chosen.setup))
+  one_step = jax.jit(functools.partial(train_step.train_step, chosen.setup))
   losses = [
-    float(one_step(state._replace(step=state.step + later), batch)[1].loss)
-    for later in [0, 0, 1]
+    float(one_step(state._replace(step=state.step + offset), batch)[1].loss)
+    for offset in [0, 0, 1]
   ]
   assert losses[0] == losses[1] != losses[2]
 
 
-def test_batch_statistics_are_learned_and_only_when_training():
+def test_batch_statistics_change_in_training_only():
   chosen = experiment("static,model=cnn", "--config.model.channels=(4,)")
-  state = initial_state.begin(chosen, mesh.data_mesh())
+  state = initial_state.create(chosen, sharding.data_mesh())
   batch = Split(*(x[:64] for x in chosen.dataset.train))
-  new, _ = jax.jit(functools.partial(step._train_step, chosen.setup))(
+  new, _ = jax.jit(functools.partial(train_step.train_step, chosen.setup))(
     state, batch
   )
   before, after = (
     jax.tree.leaves(s.model_state["batch_stats"]) for s in (state, new)
   )
   assert all((a != b).any() for a, b in zip(before, after, strict=True))
-  totals = step.evaluate(chosen.setup, new, chosen.dataset.test)
+  totals = evaluation.evaluate(chosen.setup, new, chosen.dataset.test)
   assert 0 <= int(totals.correct) <= chosen.dataset.test.labels.size
 
 
-def test_a_part_that_is_held_out_is_evaluated_beside_the_test_split(tmp_path):
+def test_validation_split_is_evaluated_in_addition_to_the_test_split(tmp_path):
   chosen = experiment(
     "static", "--config.data.validation=100", "--config.epochs=1"
   )
   outcome, _ = run(chosen, tmp_path)
   assert outcome.step == (1438 - 100) // 64
-  assert 0 <= outcome.evaluation["validation_accuracy"] <= 1
+  assert 0 <= outcome.selected.evaluation["validation_accuracy"] <= 1
   last = rows(tmp_path)[-1]
-  assert last["validation_loss"] == outcome.evaluation["validation_loss"]
-  held_out = chosen.dataset.validation
-  totals = step.evaluate(chosen.setup, outcome.state, held_out)
-  accuracy = int(totals.correct) / held_out.examples
-  assert outcome.evaluation["validation_accuracy"] == accuracy
+  assert (
+    last["validation_loss"] == outcome.selected.evaluation["validation_loss"]
+  )
+  validation = chosen.dataset.validation
+  totals = evaluation.evaluate(chosen.setup, outcome.state, validation)
+  accuracy = int(totals.correct) / validation.examples
+  assert outcome.selected.evaluation["validation_accuracy"] == accuracy

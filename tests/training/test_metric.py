@@ -1,4 +1,4 @@
-"""What a method is told of the epochs, and that a resume tells it the same."""
+"""The epoch metric that methods follow, also after a resume."""
 
 import pathlib
 
@@ -9,12 +9,12 @@ from helpers.stopping import StopAfter
 
 import sparsejax
 from sparsejax import command_line
-from sparsejax.training import loop, mesh, metric, processes
+from sparsejax.training import loop, metric, preemption, sharding
 from sparsejax.training.config import build, command
-from sparsejax.training.reporting import records
+from sparsejax.training.reporting import metrics
 
 CONFIG = pathlib.Path(__file__).parents[2] / "configs" / "digits.py"
-EPOCH = 20  # steps
+EPOCH = 20  # Steps.
 # Dispatches of 15 steps end within epochs.
 SHORT = (
   "--config.epochs=4",
@@ -40,20 +40,22 @@ def run(chosen, workdir, *, stop=None):
   return loop.run(
     chosen,
     workdir,
-    stop=stop or processes.StopRequest(),
-    show=loop.Show(say=lambda text: None, progress=lambda step, row: None),
+    stop=stop or preemption.StopRequest(),
+    reporter=loop.Reporter(
+      message=lambda text: None, progress=lambda step, row: None
+    ),
   )
 
 
 def rows(workdir):
   return [
     {key: row[key] for key in row if not key.endswith("_per_second")}
-    for row in records.read_metrics(workdir)
+    for row in metrics.read(workdir)
   ]
 
 
 def assert_same_state(one, other):
-  one, other = mesh.fetch(one), mesh.fetch(other)
+  one, other = sharding.fetch(one), sharding.fetch(other)
   assert jax.tree.structure(one) == jax.tree.structure(other)
   for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
     assert a.tobytes() == b.tobytes()
@@ -81,35 +83,35 @@ def counts_by_recursion(first, metrics, zeta=0.3):
   return counts
 
 
-def test_the_training_loss_of_every_epoch_is_told(by_train_loss):
-  """Connections follow the recursion of the paper within 1 %."""
+def test_method_follows_the_training_loss(by_train_loss):
+  """The number of active weights follows the paper's recursion within 1 %."""
   workdir, outcome = by_train_loss
   losses = [row["loss"] for row in rows(workdir)]
   means = [np.mean(losses[i : i + EPOCH]) for i in range(0, 4 * EPOCH, EPOCH)]
-  told = outcome.state.metric
-  assert float(told.last) == pytest.approx(means[-1], rel=1e-6)
-  assert float(told.sum) == 0
+  found = outcome.state.metric
+  assert float(found.last) == pytest.approx(means[-1], rel=1e-6)
+  assert float(found.sum) == 0
   history = outcome.state.opt_state.memory["metric"]
   np.testing.assert_allclose(history.recent[1:], means[:3], rtol=1e-6)
-  assert int(history.epochs) == 3  # None follows the last epoch.
+  assert int(history.epochs) == 3  # No mask update after the last epoch.
   active = [row["active"] for row in rows(workdir)]
-  # An update comes before the first step of the next epoch.
-  found = [active[i] for i in range(0, 4 * EPOCH, EPOCH)]
-  assert found[0] > found[2] > found[3]
+  # A mask update precedes the first step of the next epoch.
+  counts = [active[i] for i in range(0, 4 * EPOCH, EPOCH)]
+  assert counts[0] > counts[2] > counts[3]
   np.testing.assert_allclose(
-    found, counts_by_recursion(found[0], means[:3]), rtol=0.01
+    counts, counts_by_recursion(counts[0], means[:3]), rtol=0.01
   )
   assert active[EPOCH - 1] == active[0] != active[-1]
 
 
-def test_the_validation_loss_of_every_epoch_is_told(by_validation):
+def test_method_follows_the_validation_loss(by_validation):
   workdir, outcome = by_validation
   found = {
     row["step"]: row["validation_loss"]
     for row in rows(workdir)
     if "validation_loss" in row
   }
-  assert list(found) == [20, 40, 60, 80]  # Dispatches end with the epochs.
+  assert list(found) == [20, 40, 60, 80]  # Dispatches end at the end of epochs.
   last = float(outcome.state.metric.last)
   assert last == pytest.approx(found[80], rel=1e-6)
   history = outcome.state.opt_state.memory["metric"]
@@ -121,7 +123,7 @@ def test_the_validation_loss_of_every_epoch_is_told(by_validation):
 
 
 @pytest.mark.parametrize("dispatches", [1, 2])
-def test_stopped_within_an_epoch_and_resumed_equals_never_stopped(
+def test_run_resumed_within_an_epoch_equals_an_uninterrupted_one(
   by_train_loss, tmp_path, dispatches
 ):
   workdir, wanted = by_train_loss
@@ -133,7 +135,7 @@ def test_stopped_within_an_epoch_and_resumed_equals_never_stopped(
   assert rows(tmp_path) == rows(workdir)
 
 
-def test_stopped_between_epochs_and_resumed_equals_never_stopped(
+def test_run_resumed_between_epochs_equals_an_uninterrupted_one(
   by_validation, tmp_path
 ):
   workdir, wanted = by_validation
@@ -143,14 +145,12 @@ def test_stopped_between_epochs_and_resumed_equals_never_stopped(
   assert rows(tmp_path) == rows(workdir)
 
 
-def test_what_is_told_does_not_depend_on_the_dispatches(
-  by_train_loss, tmp_path
-):
+def test_metric_does_not_depend_on_dispatch_steps(by_train_loss, tmp_path):
   other = run(experiment("dynset", "--config.dispatch_steps=80"), tmp_path)
   assert_same_state(other.state, by_train_loss[1].state)
 
 
-def test_a_summary_has_the_counts_that_were_reached(by_train_loss):
+def test_requested_counts_follow_the_metric(by_train_loss):
   workdir, outcome = by_train_loss
   state = outcome.state
   counted = sparsejax.summary(state.params, state.opt_state)
@@ -162,19 +162,19 @@ def test_a_summary_has_the_counts_that_were_reached(by_train_loss):
   )
 
 
-def test_what_a_run_cost_follows_the_counts_of_every_step(by_train_loss):
+def test_training_flops_follow_the_counts_of_every_step(by_train_loss):
   workdir, _ = by_train_loss
   active = [row["active"] for row in rows(workdir)]
-  at_begin = [active[0], *active[:-1]]
+  before = [active[0], *active[:-1]]
   # Forward and two backward products, two FLOPs each, batches of 64.
-  assert rows(workdir)[-1]["training_flops"] == 6 * 64 * sum(at_begin)
+  assert rows(workdir)[-1]["training_flops"] == 6 * 64 * sum(before)
   assert rows(workdir)[-1]["inference_flops"] == 2 * active[-1]
 
 
-def test_dispatches_end_with_epochs_only_where_they_have_to():
+def test_dispatches_end_with_epochs_only_for_a_validation_metric():
   assert experiment("dynset").steps.dispatch == 15
-  judged = experiment("lset", BY_VALIDATION)
-  assert judged.steps.dispatch == EPOCH
+  validated = experiment("lset", BY_VALIDATION)
+  assert validated.steps.dispatch == EPOCH
   divides = experiment("lset", BY_VALIDATION, "--config.dispatch_steps=5")
   assert divides.steps.dispatch == 5
   assert experiment("set").setup.metric is None
@@ -182,10 +182,10 @@ def test_dispatches_end_with_epochs_only_where_they_have_to():
     experiment("lset", BY_VALIDATION, "--config.keep_steps=(15,)")
 
 
-def test_a_method_that_follows_nothing_carries_nothing():
+def test_method_without_a_metric_gets_none():
   chosen = experiment("set", BY_VALIDATION)
-  assert metric.start(chosen.setup.metric) == ()
-  assert metric.told(()) == {}
+  assert metric.init(chosen.setup.metric) == ()
+  assert metric.update_kwargs(()) == {}
 
 
 @pytest.mark.parametrize(
@@ -194,16 +194,16 @@ def test_a_method_that_follows_nothing_carries_nothing():
     ("accset", ["--config.metric=train_loss"], "follows the accuracy"),
     ("lset", ["--config.metric=validation_accuracy"], "follows the loss"),
     ("lset", ["--config.metric=los"], "Valid: .*train_loss"),
-    ("accset", ["--config.data.validation=0"], "has no validation part"),
+    ("accset", ["--config.data.validation=0"], "has no validation split"),
   ],
 )
-def test_what_cannot_be_told_is_refused(method, changes, message):
+def test_unavailable_metric_is_refused(method, changes, message):
   with pytest.raises(command_line.InputError, match=message):
     experiment(method, *changes)
 
 
-def test_accuracies_are_told():
-  known = metric.start("train_accuracy")
+def test_accuracies_by_hand():
+  known = metric.init("train_accuracy")
   for step, value in enumerate([0.5, 1.0, 0.25, 0.75], start=1):
     known = metric.after_step(
       known,
@@ -215,11 +215,11 @@ def test_accuracies_are_told():
     )
     expected = {1: 0.0, 2: 0.75, 3: 0.75, 4: 0.5}[step]
     assert float(known.last) == expected
-  known = metric.judged(
-    metric.start("validation_accuracy"),
+  known = metric.after_validation(
+    metric.init("validation_accuracy"),
     "validation_accuracy",
     loss=jax.numpy.float32(9.0),
     correct=jax.numpy.int32(30),
     examples=40,
   )
-  assert metric.told(known) == {"metric": np.float32(0.75)}
+  assert metric.update_kwargs(known) == {"metric": np.float32(0.75)}

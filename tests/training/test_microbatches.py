@@ -1,4 +1,4 @@
-"""A batch in parts is a step of the whole batch; layers of an own sparsity."""
+"""Microbatches give the step of the whole batch; per-layer sparsities."""
 
 import functools
 import pathlib
@@ -10,7 +10,7 @@ import pytest
 import sparsejax
 from sparsejax import command_line
 from sparsejax.data import Split
-from sparsejax.training import step
+from sparsejax.training import train_state, train_step
 from sparsejax.training.config import build, command
 
 CONFIG = pathlib.Path(__file__).parents[2] / "configs" / "digits.py"
@@ -22,23 +22,23 @@ def experiment(options, *changes):
 
 
 def steps(chosen, count):
-  """States after each of some steps, and their metrics."""
+  """Yields the state and the metrics after each step."""
   setup = chosen.setup
-  state = step.initial_state(
+  state = train_state.init(
     setup, chosen.init_key, chosen.data_key, chosen.dataset.example
   )
   train = jax.tree.map(np.asarray, chosen.dataset.train)
-  history = step.empty_history(
+  history = train_step.empty_history(
     setup, state, Split(train.images[:64], train.labels[:64])
   )
-  take = jax.jit(functools.partial(step.train_next, setup))
+  take = jax.jit(functools.partial(train_step.step_from_split, setup))
   for _ in range(count):
     state, history = take(state, history, train)
     yield state, history
 
 
-def test_parts_of_a_batch_give_its_gradient_and_one_mask_update():
-  # Every 4 steps: 8 steps of 4 parts have two mask updates, not eight.
+def test_microbatches_give_the_gradient_and_one_mask_update():
+  # Every 4 steps: 8 steps of 4 microbatches have two mask updates, not eight.
   options = ("granet,runlocal", "--config.method.every_steps=4")
   whole = experiment(*options)
   parts = experiment(*options, "--config.microbatches=4")
@@ -64,7 +64,7 @@ def test_loss_and_accuracy_are_those_of_the_whole_batch():
   np.testing.assert_allclose(one.grad_norm[0], other.grad_norm[0], rtol=1e-5)
 
 
-def test_batch_statistics_pass_from_part_to_part():
+def test_batch_statistics_pass_from_one_microbatch_to_the_next():
   options = ("static,model=cnn,runlocal", "--config.model.channels=(4, 6)")
   chosen = experiment(*options, "--config.microbatches=2")
   *_, (state, _) = steps(chosen, 1)
@@ -72,7 +72,7 @@ def test_batch_statistics_pass_from_part_to_part():
   moved, once = (
     jax.tree.leaves(s.model_state["batch_stats"]) for s in (state, whole)
   )
-  # Running averages start at 0 and 1 and move by a share of the way at a time.
+  # Running averages start at 0 and 1 and move a fraction of the way per batch.
   for a, b in zip(moved, once, strict=True):
     assert np.isfinite(a).all() and not np.array_equal(a, b)
   assert sum(np.abs(a).sum() for a in moved[::2]) > sum(
@@ -89,16 +89,16 @@ def test_batch_statistics_pass_from_part_to_part():
     ("--config.sparsities=('Dense_9/*=0.5',)", "Dense_9"),
   ],
 )
-def test_what_cannot_be_is_refused(change, message):
+def test_invalid_values_are_refused(change, message):
   with pytest.raises(command_line.InputError, match=message):
     experiment("gmp,runlocal", change)
 
 
-def test_a_layer_has_a_sparsity_of_its_own_and_the_others_make_up_for_it():
+def test_layer_with_a_fixed_sparsity_is_balanced_by_the_others():
   chosen = experiment(
     "static,runlocal", "--config.sparsities=('Dense_2/kernel=0.5',)"
   )
-  state = step.initial_state(
+  state = train_state.init(
     chosen.setup, chosen.init_key, chosen.data_key, chosen.dataset.example
   )
   counts = sparsejax.summary(state.params, state.opt_state)

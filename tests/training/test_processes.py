@@ -1,4 +1,4 @@
-"""Two real processes of two devices train one network with the same masks."""
+"""Two processes with two devices each train one network with equal masks."""
 
 import json
 import os
@@ -32,36 +32,36 @@ def test_two_processes_agree_at_every_step(tmp_path):
       env={
         **os.environ,
         "JAX_NUM_CPU_DEVICES": "2",
-        # The second training in a process compiles nothing anew.
+        # The second training in a process compiles nothing again.
         "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
       },
     )
     for index in range(2)
   ]
-  told = []
+  outputs = []
   try:
     for process in started:
       out, err = process.communicate(timeout=240)
       assert process.returncode == 0, out + err
-      told.append(out)
+      outputs.append(out)
   finally:
     for process in started:
       process.kill()
   masks = [
     [line for line in out.splitlines() if line.startswith("masks ")]
-    for out in told
+    for out in outputs
   ]
   assert masks[0] == masks[1]
-  assert masks[0][::2] == masks[0][1::2]  # The devices of a process agree.
+  assert masks[0][::2] == masks[0][1::2]  # The devices of one process agree.
   assert len(masks[0]) == 2 * 22
   assert len({line.split()[2] for line in masks[0]}) > 3  # They do change.
-  # Only the first process tells and writes.
-  assert "test accuracy" in told[0]
-  # Gloo prints by itself, and sometimes in pieces.
+  # Only the first process prints and writes.
+  assert "test accuracy" in outputs[0]
+  # Gloo prints lines too, and sometimes parts of lines.
   lines = [
     line
-    for line in told[1].splitlines()
+    for line in outputs[1].splitlines()
     if "Gloo" not in line and "peer ranks" not in line
   ]
   assert lines == masks[1]
@@ -72,11 +72,11 @@ def test_two_processes_agree_at_every_step(tmp_path):
   assert summary["active"] == summary["requested"]
 
 
-def test_processes_are_described_whole_or_not_at_all():
+def test_incomplete_cluster_arguments_are_refused():
   with pytest.raises(command_line.InputError, match="go together"):
     processes.join(num_processes=2)
 
 
-def test_one_process_agrees_with_itself():
+def test_any_of_in_a_single_process():
   assert processes.any_of(True) is True
   assert processes.any_of(False) is False

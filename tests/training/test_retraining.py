@@ -1,4 +1,4 @@
-"""What an earlier run found is trained again, from exactly what it left."""
+"""`config.init_from`: retraining, iterative pruning, extended training."""
 
 import functools
 import json
@@ -17,11 +17,11 @@ from helpers.stopping import StopAfter
 import sparsejax
 from sparsejax import command_line, train
 from sparsejax.study import imp
-from sparsejax.training import initial_state, loop, mesh, step
+from sparsejax.training import initial_state, loop, sharding, train_state
 from sparsejax.training.config import build, command
 
 CONFIG = pathlib.Path(__file__).parents[2] / "configs" / "digits.py"
-# Batch norm, so that there is a model state; 22 steps in two dispatches.
+# Batch norm, to have a model state; 22 steps in two dispatches.
 MODEL = ("--config.model.channels=(4, 6)",)
 BASE = "granet,sparsity=0.7,model=cnn,seed=5,runlocal"
 RETRAIN = "retrain,model=cnn,seed=5,runlocal"
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.usefixtures("compile_once")
 
 
 def argv(options, *changes):
-  # A tuple that is given twice has the values of both.
+  # Passing a tuple twice would concatenate its values.
   model = [] if any("channels" in change for change in changes) else MODEL
   return [f"--config={CONFIG}:{options}", *model, *changes]
 
@@ -43,25 +43,25 @@ def run(workdir, options, *changes):
 
 
 @pytest.fixture(scope="module")
-def earlier(tmp_path_factory):
-  """A run that kept its first weights and those of step 11."""
-  workdir = tmp_path_factory.mktemp("runs") / "earlier"
+def source(tmp_path_factory):
+  """The workdir of a run that saved its weights at steps 0 and 11."""
+  workdir = tmp_path_factory.mktemp("runs") / "source"
   return run(workdir, BASE, "--config.keep_steps=(0, 11)")
 
 
 def raw(workdir, folder, at):
-  """A checkpoint's arrays, read without the code under test."""
-  here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  """Reads a checkpoint without the code under test."""
+  local = jax.sharding.SingleDeviceSharding(jax.devices()[0])
   with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
     return reader.restore(
       workdir / folder / str(at) / "state",
-      args=ocp.args.StandardRestore(fallback_sharding=here),
+      args=ocp.args.StandardRestore(fallback_sharding=local),
     )
 
 
 def first_state(options, *changes):
   chosen = build.build(command.parse(argv(options, *changes)).config)
-  return chosen, initial_state.begin(chosen, mesh.data_mesh())
+  return chosen, initial_state.create(chosen, sharding.data_mesh())
 
 
 def same_bits(got, want):
@@ -71,7 +71,7 @@ def same_bits(got, want):
 
 
 def masked(params, masks):
-  """The weights where a mask is on, zeros elsewhere, by numpy."""
+  """Applies masks with numpy."""
   return jax.tree.map(
     lambda p, m: p if m is None else np.where(m, p, np.float32(0)),
     params,
@@ -80,8 +80,8 @@ def masked(params, masks):
   )
 
 
-def starts_from(state, weights, masks):
-  """Whether a state at step 0 has these weights, masks, and nothing else."""
+def assert_starts_from(state, weights, masks):
+  """Asserts a state at step 0 with these weights and masks, and no momentum."""
   assert int(state.step) == 0
   same_bits(state.params, masked(weights["params"], masks))
   same_bits(state.model_state, weights["model_state"])
@@ -91,73 +91,71 @@ def starts_from(state, weights, masks):
   assert not any(np.any(x) for _, t in traces for x in jax.tree.leaves(t))
 
 
-def test_the_first_weights_are_kept_dense_and_as_they_were_drawn(earlier):
+def test_initial_weights_are_saved_dense(source):
   chosen = build.build(command.parse(argv(BASE)).config)
-  drawn = jax.jit(functools.partial(step.initial_weights, chosen.setup))(
+  new = jax.jit(functools.partial(train_state.init_weights, chosen.setup))(
     chosen.init_key, chosen.dataset.example
   )
-  kept = raw(earlier, "weights", 0)
-  same_bits(kept["params"], drawn.params)
-  same_bits(kept["model_state"], drawn.model_state)
+  saved = raw(source, "weights", 0)
+  same_bits(saved["params"], new.params)
+  same_bits(saved["model_state"], new.model_state)
 
 
-def test_weights_of_a_step_are_those_that_the_run_had(earlier):
-  kept = raw(earlier, "weights", 11)
-  saved = raw(earlier, "checkpoints", 11)
-  same_bits(kept["params"], saved["params"])
-  same_bits(kept["model_state"], saved["model_state"])
+def test_weights_of_a_step_are_saved(source):
+  saved = raw(source, "weights", 11)
+  state = raw(source, "checkpoints", 11)
+  same_bits(saved["params"], state["params"])
+  same_bits(saved["model_state"], state["model_state"])
 
 
 @pytest.mark.parametrize("at", [0, 11])
-def test_a_rewound_run_starts_from_the_kept_weights_and_the_mask(earlier, at):
-  masks = raw(earlier, "checkpoints", 22)["opt_state"]["masks"]
+def test_rewind_starts_from_saved_weights_and_the_masks(source, at):
+  masks = raw(source, "checkpoints", 22)["opt_state"]["masks"]
   chosen, state = first_state(
-    RETRAIN, f"--config.init_from={earlier}", f"--config.init_step={at}"
+    RETRAIN, f"--config.init_from={source}", f"--config.init_step={at}"
   )
-  starts_from(state, raw(earlier, "weights", at), masks)
+  assert_starts_from(state, raw(source, "weights", at), masks)
   total = sum(m.size for m in jax.tree.leaves(masks))
   active = sum(int(m.sum()) for m in jax.tree.leaves(masks))
   assert active == sparsejax.selection.search.requested_count(total, 0.7)
   assert chosen.target_sparsity == 0.7
 
 
-def test_rewinding_a_learning_rate_keeps_weights_and_statistics(earlier):
-  last = raw(earlier, "checkpoints", 22)
+def test_lr_rewind_starts_from_the_weights_and_statistics_of_the_result(source):
+  last = raw(source, "checkpoints", 22)
   _, state = first_state(
-    RETRAIN, f"--config.init_from={earlier}", "--config.init_mode=lr_rewind"
+    RETRAIN, f"--config.init_from={source}", "--config.init_mode=lr_rewind"
   )
-  starts_from(state, last, last["opt_state"]["masks"])
+  assert_starts_from(state, last, last["opt_state"]["masks"])
   same_bits(state.params, last["params"])
-  fresh = raw(earlier, "weights", 0)["model_state"]
+  fresh = raw(source, "weights", 0)["model_state"]
   pairs = zip(*map(jax.tree.leaves, (state.model_state, fresh)), strict=True)
   assert any((np.asarray(a) != np.asarray(b)).any() for a, b in pairs)
 
 
-def test_reinitializing_takes_the_mask_alone(earlier):
-  masks = raw(earlier, "checkpoints", 22)["opt_state"]["masks"]
+def test_reinit_takes_only_the_masks(source):
+  masks = raw(source, "checkpoints", 22)["opt_state"]["masks"]
   _, state = first_state(
     RETRAIN.replace("seed=5", "seed=6"),
-    f"--config.init_from={earlier}",
+    f"--config.init_from={source}",
     "--config.init_mode=reinit",
   )
   chosen = build.build(
     command.parse(argv(BASE.replace("seed=5", "seed=6"))).config
   )
-  drawn = jax.jit(functools.partial(step.initial_weights, chosen.setup))(
+  new = jax.jit(functools.partial(train_state.init_weights, chosen.setup))(
     chosen.init_key, chosen.dataset.example
   )
-  starts_from(state, drawn._asdict(), masks)
+  assert_starts_from(state, new._asdict(), masks)
 
 
-def test_a_retrained_run_keeps_its_mask_to_the_end_and_says_where_from(
-  earlier, tmp_path
-):
-  workdir = run(tmp_path / "lth", RETRAIN, f"--config.init_from={earlier}")
+def test_retraining_keeps_the_masks_and_records_their_origin(source, tmp_path):
+  workdir = run(tmp_path / "lth", RETRAIN, f"--config.init_from={source}")
   same_bits(
     raw(workdir, "checkpoints", 22)["opt_state"]["masks"],
-    raw(earlier, "checkpoints", 22)["opt_state"]["masks"],
+    raw(source, "checkpoints", 22)["opt_state"]["masks"],
   )
-  same_bits(raw(workdir, "weights", 0), raw(earlier, "weights", 0))
+  same_bits(raw(workdir, "weights", 0), raw(source, "weights", 0))
   summary = json.loads((workdir / "summary.json").read_text())
   wanted = {
     "method": "retrain",
@@ -167,37 +165,39 @@ def test_a_retrained_run_keeps_its_mask_to_the_end_and_says_where_from(
     "target_sparsity": 0.7,
   }
   assert {key: summary[key] for key in wanted} == wanted
-  # A run that retrains this one still tells the method that found the mask.
+  # Retraining this run still records the method that found the masks.
   again = build.build(
     command.parse(argv(RETRAIN, f"--config.init_from={workdir}")).config
   )
-  assert again.earlier.method == "granet"
+  assert again.source_run.method == "granet"
 
 
 @pytest.mark.parametrize("method", ["retrain", "snip"])
-def test_resume_equals_a_run_left_alone(method, earlier, tmp_path):
+def test_resumed_run_equals_an_uninterrupted_one(method, source, tmp_path):
   options = f"{method},model=cnn,seed=5,runlocal"
-  changes = [f"--config.init_from={earlier}"] if method == "retrain" else []
+  changes = [f"--config.init_from={source}"] if method == "retrain" else []
   chosen = build.build(command.parse(argv(options, *changes)).config)
-  show = loop.Show(say=lambda text: None, progress=lambda step, row: None)
+  reporter = loop.Reporter(
+    message=lambda text: None, progress=lambda step, row: None
+  )
   outcomes = []
-  for name, stops in (("alone", [9]), ("stopped", [1, 9])):
+  for name, stops in (("whole", [9]), ("stopped", [1, 9])):
     (tmp_path / name).mkdir()
     for after in stops:
       outcome = loop.run(
-        chosen, tmp_path / name, stop=StopAfter(after), show=show
+        chosen, tmp_path / name, stop=StopAfter(after), reporter=reporter
       )
     outcomes.append(outcome)
-  alone, resumed = outcomes
+  whole, resumed = outcomes
   assert resumed.resumed_from_step == 11
-  assert alone.resumed_from_step is None
-  same_bits(alone.state, resumed.state)
-  assert trainer.metrics(tmp_path / "alone") == trainer.metrics(
+  assert whole.resumed_from_step is None
+  same_bits(whole.state, resumed.state)
+  assert trainer.metrics(tmp_path / "whole") == trainer.metrics(
     tmp_path / "stopped"
   )
 
 
-def test_rounds_of_pruning_and_rewinding(tmp_path):
+def test_iterative_pruning_rewinds_every_round(tmp_path):
   requested = [
     "--sparsity=0.5",
     "--prune_fraction=0.3",
@@ -215,10 +215,10 @@ def test_rounds_of_pruning_and_rewinding(tmp_path):
     active = sum(int(mask.sum()) for mask in masks)
     assert active == sparsejax.selection.search.requested_count(total, sparsity)
     folder = tmp_path / f"round_{number:02d}"
-    kept = raw(tmp_path / "round_00", "weights", 0)
-    same_bits(raw(folder, "weights", 0), kept)
+    initial = raw(tmp_path / "round_00", "weights", 0)
+    same_bits(raw(folder, "weights", 0), initial)
   for before, after in zip(rounds, rounds[1:], strict=False):
-    # The largest weights that the round before ended with, of all layers.
+    # The largest weights at the end of the previous round, over all layers.
     values = np.concatenate(
       [np.abs(k).ravel() for k in kernels(before["params"])]
     )
@@ -231,7 +231,7 @@ def test_rounds_of_pruning_and_rewinding(tmp_path):
     for path in sorted(tmp_path.glob("*/summary.json"))
   ]
   assert [s["init_method"] for s in summaries] == [None, "dense", "dense"]
-  # The same command finds all of it done.
+  # Run again, the same command finds every round finished.
   assert imp.main(arguments) == 0
 
 
@@ -240,7 +240,7 @@ def kernels(params):
   return [np.asarray(x) for path, x in leaves if "kernel" in str(path)]
 
 
-def test_rounds_rewind_to_an_early_step_of_the_first(tmp_path):
+def test_rounds_rewind_to_a_step_of_the_first_round(tmp_path):
   first, second, third = imp.commands(
     [
       "--config=x.py:granet",
@@ -265,7 +265,7 @@ def test_rounds_rewind_to_an_early_step_of_the_first(tmp_path):
 @pytest.mark.parametrize(
   ("sparsity", "rounds"), [(0.9, 11), (0.95, 14), (0.98, 18), (0.1, 1)]
 )
-def test_the_papers_numbers_of_rounds(sparsity, rounds):
+def test_number_of_rounds_in_the_papers(sparsity, rounds):
   found = imp.sparsities(sparsity, 0.2)
   assert (len(found), found[-1]) == (rounds, sparsity)
 
@@ -278,14 +278,14 @@ def test_the_papers_numbers_of_rounds(sparsity, rounds):
     (["--workdir=x", "--sparsity=.9", "--init_mode=reinit"], "`--init_mode`"),
   ],
 )
-def test_rounds_that_cannot_work_are_refused(arguments, message, capsys):
+def test_bad_arguments_of_imp_are_refused(arguments, message, capsys):
   assert imp.main([f"--config={CONFIG}", *arguments]) == command_line.BAD_INPUT
-  told = capsys.readouterr().err
-  assert told.startswith("error: ")
-  assert message in told
+  error = capsys.readouterr().err
+  assert error.startswith("error: ")
+  assert message in error
 
 
-# What does not fit
+# Source runs that do not fit
 
 
 def refused(options, *changes):
@@ -297,7 +297,11 @@ def refused(options, *changes):
 @pytest.mark.parametrize(
   ("options", "changes", "message"),
   [
-    ("granet", [], "'granet' takes no mask of an earlier run. 'retrain' does"),
+    (
+      "granet",
+      [],
+      "'granet' does not use the masks of another run. Only 'retrain'",
+    ),
     (RETRAIN, ["init_mode=rewnd"], "Did you mean 'rewind'?"),
     (
       RETRAIN,
@@ -306,44 +310,46 @@ def refused(options, *changes):
     ),
     (RETRAIN, ["select=Conv*"], '`select` is [] there and ["Conv*"] here'),
     (RETRAIN, ["dense=Dense*"], '`dense` is [] there and ["Dense*"] here'),
-    (RETRAIN, ["init_step=5"], "kept weights of the steps [0, 11]"),
+    (RETRAIN, ["init_step=5"], "saved weights of the steps [0, 11]"),
     (
       RETRAIN,
       ["init_mode=lr_rewind", "init_step=11"],
-      "for `config.init_mode`",
+      "requires `config.init_mode` 'rewind'",
     ),
-    (RETRAIN, ["init_mode=reinit"], "`config.seed` must not be 5"),
-    (RETRAIN, ["method.sparsity=0.5"], "asks for 156 weights, but the mask in"),
+    (RETRAIN, ["init_mode=reinit"], "`config.seed` must differ from 5"),
+    (RETRAIN, ["method.sparsity=0.5"], "requires 156 weights, but the mask in"),
   ],
 )
-def test_what_does_not_fit_is_named(earlier, options, changes, message):
+def test_source_that_does_not_fit_is_refused(source, options, changes, message):
   options = options if "," in options else f"{options},model=cnn,runlocal"
-  told = refused(
+  error = refused(
     options,
-    f"--config.init_from={earlier}",
+    f"--config.init_from={source}",
     *(f"--config.{change}" for change in changes),
   )
-  assert message in told
+  assert message in error
 
 
-def test_a_run_that_is_missing_or_not_done_is_refused(earlier, tmp_path):
+def test_missing_or_unfinished_source_run_is_refused(source, tmp_path):
   assert "`config.init_from` is missing" in refused(RETRAIN)
-  told = refused(RETRAIN, f"--config.init_from={tmp_path}")
-  assert f"{tmp_path} holds no run: there is no config.json" in told
-  shutil.copy(earlier / "config.json", tmp_path)
-  told = refused(RETRAIN, f"--config.init_from={tmp_path}")
-  assert "holds a run that is not done" in told
+  error = refused(RETRAIN, f"--config.init_from={tmp_path}")
+  assert (
+    f"{tmp_path} is not the workdir of a run: there is no config.json" in error
+  )
+  shutil.copy(source / "config.json", tmp_path)
+  error = refused(RETRAIN, f"--config.init_from={tmp_path}")
+  assert "is a run that is not finished" in error
 
 
-def test_parameters_of_another_network_are_named(earlier, tmp_path):
-  """As if the code of the model had changed since."""
-  shutil.copytree(earlier, tmp_path / "earlier")
-  path = tmp_path / "earlier" / "config.json"
+def test_parameters_of_another_network_are_refused(source, tmp_path):
+  """As if the model code had changed since the source run."""
+  shutil.copytree(source, tmp_path / "source")
+  path = tmp_path / "source" / "config.json"
   config = json.loads(path.read_text())
   config["model"]["channels"] = [4, 8]
   path.write_text(json.dumps(config))
   changes = (
-    f"--config.init_from={tmp_path / 'earlier'}",
+    f"--config.init_from={tmp_path / 'source'}",
     "--config.model.channels=(4, 8)",
   )
   with pytest.raises(
@@ -354,9 +360,9 @@ def test_parameters_of_another_network_are_named(earlier, tmp_path):
   assert "float32[3,3,4,8]" in str(caught.value)
 
 
-def test_damaged_weights_are_refused(earlier, tmp_path, capsys):
-  shutil.copytree(earlier, tmp_path / "earlier")
-  files = (tmp_path / "earlier" / "weights" / "0" / "state").rglob("*")
+def test_damaged_weights_are_refused(source, tmp_path, capsys):
+  shutil.copytree(source, tmp_path / "source")
+  files = (tmp_path / "source" / "weights" / "0" / "state").rglob("*")
   largest = max(filter(pathlib.Path.is_file, files), key=_size)
   data = bytearray(largest.read_bytes())
   data[len(data) // 2] ^= 1
@@ -364,7 +370,7 @@ def test_damaged_weights_are_refused(earlier, tmp_path, capsys):
   status = train.main(
     argv(
       RETRAIN,
-      f"--config.init_from={tmp_path / 'earlier'}",
+      f"--config.init_from={tmp_path / 'source'}",
       f"--workdir={tmp_path / 'run'}",
     )
   )
@@ -377,15 +383,15 @@ def _size(path):
 
 
 @pytest.mark.parametrize("steps", ["(5,)", "(33,)", "(-11,)", "(1.5,)"])
-def test_steps_that_cannot_be_kept_are_refused(steps):
-  told = refused(BASE, f"--config.keep_steps={steps}")
-  assert "`config.keep_steps` must hold multiples of 11" in told
+def test_invalid_keep_steps_are_refused(steps):
+  error = refused(BASE, f"--config.keep_steps={steps}")
+  assert "`config.keep_steps` must hold multiples of 11" in error
 
 
 # Extended training
 
 
-def test_extended_training_stretches_what_ends_and_no_interval():
+def test_extended_training_stretches_durations_but_not_intervals():
   options = "granet,runlocal"
   argv_ = [f"--config={CONFIG}:{options}"]
   plain = build.build(command.parse(argv_).config)
@@ -395,7 +401,7 @@ def test_extended_training_stretches_what_ends_and_no_interval():
   ]
   longer = build.build(command.parse([*argv_, *changes]).config)
   assert (plain.steps.total, longer.steps.total) == (22, 44)
-  short, long = plain.plan.method, longer.plan.method
+  short, long = plain.recipe.method, longer.recipe.method
   late = [long.regrow.when(jnp.int32(at)) for at in (30, 43)]
   assert late[1] > late[0]
   assert len(long.sparsity.sparsities) - 1 == 2 * (
@@ -406,6 +412,6 @@ def test_extended_training_stretches_what_ends_and_no_interval():
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "inf"])
-def test_a_multiplier_that_cannot_be_is_refused(value):
-  told = refused(BASE, f"--config.epochs_multiplier={value}")
-  assert "`config.epochs_multiplier` must be above 0 and finite" in told
+def test_invalid_multiplier_is_refused(value):
+  error = refused(BASE, f"--config.epochs_multiplier={value}")
+  assert "`config.epochs_multiplier` must be above 0 and finite" in error

@@ -1,4 +1,4 @@
-"""What a run costs: counted on the device, and again by hand on the host."""
+"""FLOPs of runs against counts on the host; label smoothing and averages."""
 
 import functools
 
@@ -9,10 +9,15 @@ import optax
 import pytest
 
 import sparsejax
-from sparsejax.analysis import flops as counting
-from sparsejax.training import flops, step
+from sparsejax.analysis import flops
+from sparsejax.training import (
+  evaluation,
+  forward,
+  run_flops,
+  train_state,
+  train_step,
+)
 from sparsejax.training.config import build, command
-from sparsejax.training.reporting import records
 
 STEPS = 12
 CONFIG = (
@@ -26,7 +31,7 @@ CONFIG = (
 )
 
 
-# A run that smooths its labels and averages its parameters: one compilation.
+# Label smoothing and a parameter average in one run, to compile only once.
 SMOOTH = ("--config.label_smoothing=0.2", "--config.ema_decay=0.9")
 
 
@@ -36,17 +41,17 @@ def experiment(*changes):
 
 
 def first_state(chosen, setup):
-  return step.initial_state(
+  return train_state.init(
     setup, chosen.init_key, chosen.data_key, chosen.dataset.example
   )
 
 
 @functools.cache
 def by_steps(*changes):
-  """Every state of a run, its steps taken one by one."""
+  """Returns all states and metrics of a run, taken step by step."""
   chosen = experiment(*changes)
   setup = chosen.setup._replace(dispatch_steps=1, dense_gradient="at updates")
-  train = jax.jit(functools.partial(step.train_steps, setup))
+  train = jax.jit(functools.partial(train_step.run_dispatch, setup))
   states, metrics = [first_state(chosen, setup)], []
   for _ in range(STEPS):
     state, stacked = train(states[-1], chosen.dataset.train)
@@ -58,13 +63,13 @@ def by_steps(*changes):
 @pytest.mark.parametrize(
   "dense_gradient", ["never", "at updates", "every step"]
 )
-def test_a_run_costs_what_its_masks_say(dense_gradient):
+def test_flops_follow_the_masks_of_every_step(dense_gradient):
   chosen = experiment()
-  prices = chosen.prices
+  costs = chosen.costs
   states, metrics = by_steps()
-  now = flops.start(states[0].opt_state)
-  table = counting.Costs({"Dense_0/kernel": 512, "Dense_1/kernel": 80})
-  assert prices.costs == table
+  now = run_flops.init(states[0].opt_state)
+  table = flops.Costs({"Dense_0/kernel": 512, "Dense_1/kernel": 80})
+  assert costs.table == table
   phases, at_updates = [], 0
   for index, (before, after) in enumerate(
     zip(states[:-1], states[1:], strict=True)
@@ -73,17 +78,19 @@ def test_a_run_costs_what_its_masks_say(dense_gradient):
     at_updates += updated
     full = {"never": 0, "at updates": int(updated), "every step": 1}
     phases.append(
-      counting.Phase(1, forward(before, table), full[dense_gradient])
+      flops.Phase(1, forward_macs(before, table), full[dense_gradient])
     )
-    now = flops.advance(now, before.opt_state, after.opt_state, dense_gradient)
+    now = run_flops.count_step(
+      now, before.opt_state, after.opt_state, dense_gradient
+    )
     if dense_gradient == "at updates":
-      jax.tree.map(np.testing.assert_array_equal, now, metrics[index].meter)
-    row = flops.row(now, index + 1, prices)
-    spent = counting.training(phases, dense=table.dense)
+      jax.tree.map(np.testing.assert_array_equal, now, metrics[index].counters)
+    row = run_flops.record(now, index + 1, costs)
+    spent = flops.training(phases, dense=table.dense)
     assert row == {
-      "inference_flops": pytest.approx(2 * forward(after, table)),
+      "inference_flops": pytest.approx(2 * forward_macs(after, table)),
       "inference_flops_ratio": pytest.approx(
-        forward(after, table) / table.dense
+        forward_macs(after, table) / table.dense
       ),
       "training_flops": pytest.approx(2 * chosen.setup.batch_size * spent),
       "training_flops_ratio": pytest.approx(
@@ -94,56 +101,56 @@ def test_a_run_costs_what_its_masks_say(dense_gradient):
   assert row["inference_flops_ratio"] < 0.4 < row["training_flops_ratio"] < 1
 
 
-def forward(state, table):
-  """Multiply-adds of one example, from the masks themselves."""
+def forward_macs(state, table):
+  """Returns the multiply-adds of one example, from the masks."""
   masks = jax.tree.leaves(sparsejax.get_masks(state.opt_state))
   densities = [float(np.asarray(mask).mean()) for mask in masks]
-  return counting.inference(
+  return flops.inference(
     table, dict(zip(table.kernels, densities, strict=True))
   )
 
 
-def test_a_dispatch_counts_what_its_steps_do():
+def test_dispatch_counts_like_its_steps():
   chosen = experiment()
   setup = chosen.setup._replace(dense_gradient="at updates")
   assert setup.dispatch_steps == STEPS
-  whole = jax.jit(functools.partial(step.train_steps, setup))
+  whole = jax.jit(functools.partial(train_step.run_dispatch, setup))
   state, stacked = whole(first_state(chosen, setup), chosen.dataset.train)
   states, metrics = by_steps()
-  # A dispatch of one step has no loop, and trains the same.
+  # Dispatches of one step have no loop, and train equally.
   jax.tree.map(
     functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6),
     state.params,
     states[-1].params,
   )
   for index, one in enumerate(metrics):
-    for a, b in zip(one.meter, stacked.meter, strict=True):
+    for a, b in zip(one.counters, stacked.counters, strict=True):
       np.testing.assert_array_equal(a, b[index])
-  rows = records.rows(
-    jax.tree.map(np.asarray, stacked)._asdict(), first=0, prices=chosen.prices
+  rows = metrics.rows(
+    jax.tree.map(np.asarray, stacked)._asdict(), first=0, costs=chosen.costs
   )
   found = sparsejax.summary(
-    state.params, state.opt_state, costs=chosen.prices.costs
+    state.params, state.opt_state, costs=chosen.costs.table
   )
   assert rows[-1]["inference_flops"] == pytest.approx(found.flops)
   assert rows[-1]["training_flops"] > 0
 
 
-def test_sums_go_on_past_32_bits():
+def test_sums_exceed_32_bits():
   chosen = experiment()
   state = first_state(chosen, chosen.setup)
-  full = state.meter._replace(
-    spent=state.meter.spent.at[0].set(2**32 - 100),
+  full = state.counters._replace(
+    active_sums=state.counters.active_sums.at[0].set(2**32 - 100),
     active=jnp.array([300, 40], jnp.int32),
   )
-  after = flops.advance(full, state.opt_state, state.opt_state, "never")
-  assert after.spent.tolist() == [
+  after = run_flops.count_step(full, state.opt_state, state.opt_state, "never")
+  assert after.active_sums.tolist() == [
     [[200, 2**32 - 60], [2**32 - 100, 2**32 - 100]],
     [[1, 0], [0, 0]],
   ]
-  assert int(after.dense_gradients) == 0
-  prices = chosen.prices
-  phase = flops.training(after, 7, prices)
+  assert int(after.dense_gradient_steps) == 0
+  costs = chosen.costs
+  phase = run_flops.training_macs(after, 7, costs)
   total = 512 / 512 * (2**32 + 200) + 80 / 80 * (2**32 - 60)
   assert phase == pytest.approx(3 * total, rel=1e-15)
 
@@ -162,62 +169,66 @@ def test_sums_go_on_past_32_bits():
     ),
   ],
 )
-def test_a_mask_update_is_seen_in_any_order_of_step_and_masks(method, updates):
+def test_mask_updates_are_counted_in_any_order(method, updates):
   params = {"kernel": jnp.ones((4, 3))}
   tx = sparsejax.sparsify(optax.sgd(0.1), method, key=jax.random.key(0))
   state = tx.init(params)
   update = jax.jit(lambda state: tx.update(params, state, params)[1])
-  now, found = flops.start(state), []
+  now, found = run_flops.init(state), []
   for call in range(1, 10):
     new = update(state)
-    after = flops.advance(now, state, new, "at updates")
-    found += [call] * int(after.dense_gradients - now.dense_gradients)
+    after = run_flops.count_step(now, state, new, "at updates")
+    found += [call] * int(after.dense_gradient_steps - now.dense_gradient_steps)
     state, now = new, after
   assert found == updates
 
 
-def test_a_dense_leaf_is_paid_in_full():
+def test_dense_leaf_counts_in_full():
   chosen = experiment("--config.dense=('Dense_1/*',)")
   state = first_state(chosen, chosen.setup)
-  state = state._replace(meter=flops.start(state.opt_state))
-  assert chosen.prices.other_macs == 80
-  assert chosen.prices.macs == (512,)
-  zero = state.meter._replace(active=jnp.zeros(1, jnp.int32))
-  assert flops.row(zero, 1, chosen.prices)["inference_flops"] == 2 * 80
+  state = state._replace(counters=run_flops.init(state.opt_state))
+  assert chosen.costs.other_macs == 80
+  assert chosen.costs.kernel_macs == (512,)
+  zero = state.counters._replace(active=jnp.zeros(1, jnp.int32))
+  assert run_flops.record(zero, 1, chosen.costs)["inference_flops"] == 2 * 80
 
 
-# The loss, and what is judged
+# Label smoothing and the parameter average
 
 
-def test_smoothed_labels_are_those_of_pytorch():
+def test_label_smoothing_is_that_of_pytorch():
   logits = jnp.array([[2.0, -1.0, 0.5], [0.0, 0.0, 3.0]])
   labels = jnp.array([0, 1])
-  found = step._losses(logits, labels, 0.3)
+  found = forward.cross_entropy(logits, labels, smoothing=0.3)
   targets = 0.7 * np.eye(3)[[0, 1]] + 0.3 / 3
   shifted = np.exp(np.asarray(logits, np.float64))
   expected = -(targets * np.log(shifted / shifted.sum(1, keepdims=True))).sum(1)
   np.testing.assert_allclose(found, expected, rtol=1e-6)
-  plain = step._losses(logits, labels)
-  np.testing.assert_array_equal(plain, step._losses(logits, labels, 0.0))
+  plain = forward.cross_entropy(logits, labels)
+  np.testing.assert_array_equal(
+    plain, forward.cross_entropy(logits, labels, smoothing=0.0)
+  )
 
 
-def test_smoothing_is_for_training_alone():
+def test_smoothing_applies_in_training_only():
   chosen = experiment(*SMOOTH)
   state = first_state(chosen, chosen.setup)
   _, (smoothed, *_) = by_steps(*SMOOTH)
   _, (bare, *_) = by_steps()
   assert smoothed.loss != bare.loss
   assert smoothed.loss == pytest.approx(bare.loss, rel=0.1)
-  totals = step.no_totals()
+  totals = evaluation.zero_totals()
   batch = jax.tree.map(lambda x: x[:64], chosen.dataset.test)
   counted = jnp.ones(64, bool)
   assert (
-    step.judge_batch(chosen.setup, state, totals, batch, counted).loss
-    == step.judge_batch(experiment().setup, state, totals, batch, counted).loss
+    evaluation.add_batch(chosen.setup, state, totals, batch, counted).loss
+    == evaluation.add_batch(
+      experiment().setup, state, totals, batch, counted
+    ).loss
   )
 
 
-def test_the_average_is_judged_with_the_masks_of_now():
+def test_average_is_evaluated_with_the_current_masks():
   chosen = experiment(*SMOOTH)
   setup = chosen.setup
   states, _ = by_steps(*SMOOTH)
@@ -239,7 +250,9 @@ def test_the_average_is_judged_with_the_masks_of_now():
 
   def loss(setup, state):
     counted = jnp.ones(64, bool)
-    return step.judge_batch(setup, state, step.no_totals(), batch, counted).loss
+    return evaluation.add_batch(
+      setup, state, evaluation.zero_totals(), batch, counted
+    ).loss
 
   bare = setup._replace(ema_decay=0.0)
   wanted = loss(bare, last._replace(params=masked))
@@ -247,13 +260,13 @@ def test_the_average_is_judged_with_the_masks_of_now():
   sparsejax.assert_sparse(last.params, last.opt_state)
 
 
-def test_without_a_decay_there_is_no_average():
+def test_no_average_without_a_decay():
   chosen = experiment()
   assert first_state(chosen, chosen.setup).average == ()
 
 
 @pytest.mark.parametrize("key", ["label_smoothing", "ema_decay"])
 @pytest.mark.parametrize("value", [-0.1, 1.0])
-def test_a_share_out_of_range_is_refused(key, value):
+def test_fractions_out_of_range_are_refused(key, value):
   with pytest.raises(ValueError, match=rf"`config.{key}` must be in \[0, 1\)"):
     experiment(f"--config.{key}={value}")

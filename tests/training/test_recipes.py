@@ -1,4 +1,4 @@
-"""Masks that the trainer draws before its first step, and narrower models."""
+"""Recipes: pruning at initialization, and Small-Dense."""
 
 import functools
 import pathlib
@@ -13,8 +13,16 @@ import sparsejax
 from sparsejax import at_init, command_line, models
 from sparsejax.components import trees
 from sparsejax.data import Split
-from sparsejax.training import initial_state, mesh, plans, step
+from sparsejax.training import (
+  forward,
+  initial_state,
+  recipes,
+  sharding,
+  train_state,
+  train_step,
+)
 from sparsejax.training.config import build, command
+from sparsejax.training.recipes import pruning_at_init, scoring_data
 
 CONFIG = pathlib.Path(__file__).parents[2] / "configs" / "digits.py"
 SCORED = (
@@ -36,21 +44,21 @@ def small(options, *changes):
   return experiment(options, "--config.model.hidden=(24, 12)", *changes)
 
 
-def begin(chosen):
-  return initial_state.begin(chosen, mesh.data_mesh())
+def first_state(chosen):
+  return initial_state.create(chosen, sharding.data_mesh())
 
 
 def dense_weights(chosen):
-  return step.initial_weights(
+  return train_state.init_weights(
     chosen.setup, chosen.init_key, chosen.dataset.example
   )
 
 
 @pytest.mark.parametrize("name", SCORED)
-def test_masks_are_drawn_before_the_first_step_and_stay(name):
+def test_initial_masks_have_the_requested_sparsity(name):
   changes = ["--config.method.rounds=5"] if name == "synflow" else []
   chosen = small(f"{name},sparsity=0.8", *changes)
-  state = begin(chosen)
+  state = first_state(chosen)
   counts = sparsejax.summary(state.params, state.opt_state)
   requested = sparsejax.selection.search.requested_count(
     64 * 24 + 24 * 12 + 12 * 10, 0.8
@@ -65,21 +73,21 @@ def test_masks_are_drawn_before_the_first_step_and_stay(name):
 
 
 @pytest.mark.parametrize("name", ["snip", "grasp"])
-def test_the_same_masks_are_drawn_again(name):
+def test_initial_masks_are_reproducible(name):
   masks, again = (
-    sparsejax.get_masks(begin(small(f"{name},seed=2")).opt_state)
+    sparsejax.get_masks(first_state(small(f"{name},seed=2")).opt_state)
     for _ in range(2)
   )
   jax.tree.map(np.testing.assert_array_equal, masks, again)
 
 
-def test_masks_stay_while_weights_move():
+def test_masks_are_constant_during_training():
   chosen = small("snip")
-  state = begin(chosen)
+  state = first_state(chosen)
   train = jax.tree.map(jnp.asarray, chosen.dataset.train)
-  trained, _ = jax.jit(functools.partial(step.train_steps, chosen.setup))(
-    state, train
-  )
+  trained, _ = jax.jit(
+    functools.partial(train_step.run_dispatch, chosen.setup)
+  )(state, train)
   masks = sparsejax.get_masks(state.opt_state)
   jax.tree.map(
     np.testing.assert_array_equal,
@@ -100,26 +108,26 @@ def cross_entropy_by_hand(params, inputs, labels):
   return optax.softmax_cross_entropy_with_integer_labels(x, labels).mean()
 
 
-def test_snip_scores_one_batch_of_the_train_split():
+def test_snip_scores_one_batch_of_the_training_split():
   chosen = small("snip,sparsity=0.8", "--config.method.batch_size=1438")
   train = chosen.dataset.train
   inputs = (train.images - chosen.dataset.mean) / chosen.dataset.std
-  # The whole split is one batch in any order.
+  # The whole split is one batch, in any order.
   want = sparsejax.prune_at_init(
     lambda p, batch: cross_entropy_by_hand(p, *batch),
     dense_weights(chosen).params,
     (jnp.asarray(inputs, jnp.float32)[None], jnp.asarray(train.labels)[None]),
     0.8,
   )
-  found = sparsejax.get_masks(begin(chosen).opt_state)
+  found = sparsejax.get_masks(first_state(chosen).opt_state)
   same = [
     float(jnp.mean(a == b))
     for a, b in zip(*map(jax.tree.leaves, (found, want)), strict=True)
   ]
-  assert min(same) > 0.998  # Sums in another order move a few ranks.
+  assert min(same) > 0.998  # Another order of summation changes a few ranks.
 
 
-def test_synflow_sees_ones_and_no_label():
+def test_synflow_uses_an_input_of_ones():
   chosen = small("synflow,sparsity=0.8", "--config.method.rounds=7")
 
   def forward(params, x):
@@ -136,23 +144,23 @@ def test_synflow_sees_ones_and_no_label():
     0.8,
     criterion=at_init.synflow._replace(rounds=7),
   )
-  found = sparsejax.get_masks(begin(chosen).opt_state)
+  found = sparsejax.get_masks(first_state(chosen).opt_state)
   jax.tree.map(np.testing.assert_array_equal, found, want)
 
 
-def test_random_masks_within_layers_are_those_of_static():
+def test_layerwise_random_masks_equal_those_of_static():
   scope = "--config.method.scope=erk"
-  drawn = begin(small("random_init,sparsity=0.8,seed=3", scope))
-  static = begin(small("static,sparsity=0.8,seed=3"))
+  random = first_state(small("random_init,sparsity=0.8,seed=3", scope))
+  static = first_state(small("static,sparsity=0.8,seed=3"))
   jax.tree.map(
     np.testing.assert_array_equal,
-    sparsejax.get_masks(drawn.opt_state),
+    sparsejax.get_masks(random.opt_state),
     sparsejax.get_masks(static.opt_state),
   )
 
 
-def test_selected_and_dense_leaves_are_left_alone():
-  state = begin(
+def test_select_and_dense_are_respected():
+  state = first_state(
     small(
       "snip,sparsity=0.5",
       "--config.select=Dense_?/kernel",
@@ -166,10 +174,10 @@ def test_selected_and_dense_leaves_are_left_alone():
   assert names == ["Dense_0/kernel", "Dense_1/kernel"]
 
 
-def test_batches_are_balanced_in_each_half():
+def test_classes_are_balanced_in_each_half():
   chosen = small("grasp", "--config.method.samples_per_class=4")
   train = chosen.dataset.train
-  view = plans.View(
+  inputs = recipes.MaskInputs(
     setup=chosen.setup,
     weights=None,
     examples=functools.partial(
@@ -178,30 +186,30 @@ def test_batches_are_balanced_in_each_half():
     train_examples=train.examples,
     image_shape=train.image_shape,
     key=None,
-    found=None,
+    source=None,
     select=None,
     overrides=None,
   )
-  inputs, labels = plans.balanced(10, 4, halves=2)(view)
-  assert inputs.shape == (2, 20, 8, 8, 1)
+  found, labels = scoring_data.balanced(10, 4, batch_count=2)(inputs)
+  assert found.shape == (2, 20, 8, 8, 1)
   for half in labels:
     np.testing.assert_array_equal(np.bincount(half), [2] * 10)
-  # Each input is an image of its label, and none stands twice.
+  # Each input is an image with its label, and none appears twice.
   known = {
     image.tobytes(): label
     for image, label in zip(train.images, train.labels, strict=True)
   }
-  images = inputs * chosen.dataset.std + chosen.dataset.mean
+  images = found * chosen.dataset.std + chosen.dataset.mean
   images = np.rint(np.asarray(images)).astype(np.uint8).reshape(40, 8, 8, 1)
-  found = [known[image.tobytes()] for image in images]
-  np.testing.assert_array_equal(found, np.asarray(labels).ravel())
+  wanted = [known[image.tobytes()] for image in images]
+  np.testing.assert_array_equal(wanted, np.asarray(labels).ravel())
   assert len({image.tobytes() for image in images}) == 40
 
 
-def test_grasp_divides_its_logits():
+def test_temperature_divides_the_logits():
   logits, labels = jnp.array([[4.0, 0.0]]), jnp.array([0])
-  cold = plans.cross_entropy(logits, labels)
-  warm = plans.cross_entropy(logits, labels, temperature=200.0)
+  cold = pruning_at_init.cross_entropy(logits, labels)
+  warm = pruning_at_init.cross_entropy(logits, labels, temperature=200.0)
   np.testing.assert_allclose(cold, np.log1p(np.exp(-4)), rtol=1e-5)
   np.testing.assert_allclose(warm, np.log1p(np.exp(-0.02)), rtol=1e-5)
 
@@ -215,9 +223,7 @@ def test_grasp_divides_its_logits():
     ("synflow", "rounds=0", "`rounds` must be at least 1, got 0"),
   ],
 )
-def test_bad_arguments_are_refused_before_anything_runs(
-  options, change, message
-):
+def test_bad_arguments_are_refused_at_build(options, change, message):
   changes = [f"--config.method.{change}"] if change else []
   with pytest.raises(command_line.InputError) as caught:
     small(options, *changes)
@@ -227,32 +233,32 @@ def test_bad_arguments_are_refused_before_anything_runs(
 @pytest.mark.parametrize(
   ("options", "change", "message"),
   [
-    ("snip", "batch_size=1439", "must be at most 1438, the training examples"),
-    ("grasp", "samples_per_class=200", "of 200: class"),
+    ("snip", "batch_size=1439", "must be at most 1438, the number of training"),
+    ("grasp", "samples_per_class=200", "is 200, but class"),
   ],
 )
-def test_data_that_is_too_little_is_told(options, change, message):
+def test_too_few_examples_are_refused(options, change, message):
   chosen = small(options, f"--config.method.{change}")
   with pytest.raises(command_line.InputError) as caught:
-    begin(chosen)
+    first_state(chosen)
   assert message in str(caught.value)
 
 
-# Models that compute in what they are given
+# Precision
 
 
-def test_deep_models_flow_in_float64():
+def test_models_run_in_float64_for_scoring():
   model = models.MODELS["resnet50_cifar"](10, width=0.25, dtype="bfloat16")
   images = jnp.ones((1, 8, 8, 3))
   variables = jax.eval_shape(
     functools.partial(model.init, train=False), jax.random.key(0), images
   )
 
-  def grown(params, x):
-    wide = plans._of_any_precision(model)
+  def logits(params, x):
+    float64 = pruning_at_init._in_any_precision(model)
     state = {k: v for k, v in variables.items() if k != "params"}
     state = jax.tree.map(lambda s: jnp.ones(s.shape, s.dtype), state)
-    return step.forward(wide, params, state, x, dropout_key=None)[0]
+    return forward.apply_model(float64, params, state, x, dropout_key=None)[0]
 
   with jax.enable_x64(True):
     params = jax.tree.map(
@@ -260,7 +266,7 @@ def test_deep_models_flow_in_float64():
       variables["params"],
     )
     out = jax.eval_shape(
-      grown, params, jax.ShapeDtypeStruct(images.shape, jnp.float64)
+      logits, params, jax.ShapeDtypeStruct(images.shape, jnp.float64)
     )
   assert out.dtype == jnp.float64
 
@@ -269,25 +275,25 @@ def test_deep_models_flow_in_float64():
 
 
 @pytest.mark.parametrize(("model", "sparsity"), [("mlp", 0.9), ("cnn", 0.5)])
-def test_a_small_dense_network_is_as_large_as_the_sparse_one(model, sparsity):
+def test_small_dense_has_the_size_of_the_sparse_network(model, sparsity):
   name = f"small_dense,sparsity={sparsity},model={model}"
   chosen = experiment(name)
-  state = begin(chosen)
+  state = first_state(chosen)
   whole = dense_weights(experiment(f"dense,model={model}")).params
   sparse = sum(x.size for x in jax.tree.leaves(whole) if x.ndim > 1)
   rest = sum(x.size for x in jax.tree.leaves(whole) if x.ndim == 1)
-  kept = sparsejax.selection.search.requested_count(sparse, sparsity)
-  budget = (32 * (kept + rest) + sparse) // 32
+  active = sparsejax.selection.search.requested_count(sparse, sparsity)
+  budget = (32 * (active + rest) + sparse) // 32
   found = sum(x.size for x in jax.tree.leaves(state.params))
   assert 0.8 * budget < found <= budget
   counts = sparsejax.summary(state.params, state.opt_state)
   assert counts.active == counts.total
   bare = experiment(name, "--config.method.count_masks=False")
   fewer = sum(x.size for x in jax.tree.leaves(dense_weights(bare).params))
-  assert fewer <= kept + rest
+  assert fewer <= active + rest
 
 
-def test_the_papers_width_of_small_dense():
+def test_small_dense_has_the_width_of_the_paper():
   make = functools.partial(models.MODELS["resnet50"], 1000)
 
   def params_of(model):
@@ -304,16 +310,16 @@ def test_the_papers_width_of_small_dense():
   def parameters(model):
     return sum(x.size for x in jax.tree.leaves(params_of(model)))
 
-  # Evci et al. count parameters and masks in bits. The widths of 80, 95 and
-  # 96.5 % come out as well: 0.459 (0.465), 0.260 (0.26), 0.230 (0.231).
-  model = plans.small_dense(0.9).model(make, plans.Size(sparse, parameters))
+  # Evci et al. count bits of parameters and masks. At 80, 95 and 96.5 % the
+  # widths agree as well: 0.459 (0.465), 0.260 (0.26), 0.230 (0.231).
+  model = recipes.small_dense(0.9).build_model(
+    make, recipes.ModelSize(sparse, parameters)
+  )
   assert model.widths[-1] / 512 == pytest.approx(0.34, abs=0.004)
 
 
-def test_a_budget_below_the_narrowest_model_is_refused():
-  with pytest.raises(
-    command_line.InputError, match="the narrowest such model has"
-  ):
+def test_budget_below_the_narrowest_model_is_refused():
+  with pytest.raises(command_line.InputError, match="the narrowest model has"):
     experiment(
       "small_dense,sparsity=0.999",
       "--config.model.hidden=(4,)",
@@ -326,7 +332,7 @@ def test_widths_out_of_range_are_refused(width):
     experiment("dense", f"--config.model.width={width}")
 
 
-def test_every_model_can_be_narrower():
+def test_width_narrows_every_model():
   for name in ("set_mlp", "resnet20", "resnet50_6n2", "vgg_c", "mobilenet_v1"):
     factory = models.MODELS[name]
     narrow, wide = (
@@ -343,11 +349,10 @@ def test_every_model_can_be_narrower():
     assert sizes[0] < 0.4 * sizes[1], name
 
 
-def test_a_stream_is_read_for_scores():
-  """Batches of a view are those that the data gives, whatever its kind."""
+def test_examples_for_scoring_are_shuffled_batches():
   chosen = small("snip")
-  view = initial_state._examples(chosen.dataset, jax.random.key(0), 1000)
-  first, second = next(view), next(view)
+  examples = initial_state._examples(chosen.dataset, jax.random.key(0), 1000)
+  first, second = next(examples), next(examples)
   assert isinstance(first, Split)
   assert first.images.shape == (1000, 8, 8, 1)
   assert (first.labels != second.labels).any()
