@@ -146,12 +146,15 @@ def _train(compiler: _Compiler, train: Split | Stream, trains: bool) -> Train:
   setup, state, mesh = compiler
   if isinstance(train, Stream):
     key = jax.random.wrap_key_data(sharding.fetch(state.key))
+    seed = batches.stream_seed(
+      key
+    )  # Now: transfers are disallowed in the loop.
     return _step_by_step(
       compiler,
       functools.partial(train_step.step_on_batch, setup),
       lambda first: input_pipeline.train_batches(
         train,
-        seed=batches.stream_seed(key),
+        seed=seed,
         batch_size=setup.batch_size,
         first_step=first,
         mesh=mesh,
