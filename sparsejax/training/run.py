@@ -10,14 +10,13 @@ from collections.abc import Iterator, Sequence
 
 import jax
 from absl import logging as absl_logging
-from rich.console import Console
 
 from sparsejax import command_line, plots
 from sparsejax.training import loop, preemption, processes
 from sparsejax.training.checkpointing import errors
 from sparsejax.training.config import build, command
 from sparsejax.training.config.experiment import Experiment
-from sparsejax.training.reporting import console as reporting_console
+from sparsejax.training.reporting import console as reporting
 from sparsejax.training.reporting import results, workdirs
 
 
@@ -53,31 +52,27 @@ def _run(parsed: command.Command, stop: preemption.StopRequest) -> int:
   if parsed.distributed and not jax.distributed.is_initialized():
     processes.join(**parsed.cluster)
   experiment = build.build(parsed.config)
-  console = Console(quiet=not processes.is_first())
+  console = reporting.Console(quiet=not processes.is_first())
   _warn(console, experiment, experiment.warnings)
   workdir = _workdir(parsed, experiment)
   summary = workdirs.read_summary(workdir)
   if summary is not None:
-    reporting_console.line(
-      console, f"{workdir} is finished; nothing was changed."
-    )
+    reporting.line(console, f"{workdir} is finished; nothing was changed.")
     _report(workdir)
-    reporting_console.result(console, summary, workdir)
+    reporting.result(console, summary, workdir)
     return loop.DONE
   return _train(console, experiment, workdir, stop)
 
 
 def _train(
-  console: Console,
+  console: reporting.Console,
   experiment: Experiment,
   workdir: pathlib.Path,
   stop: preemption.StopRequest,
 ) -> int:
   """Trains from the newest checkpoint, and writes the result at the end."""
-  reporting_console.line(console, f"Results go to {workdir}")
-  with reporting_console.progress(
-    console, total=experiment.steps.total
-  ) as reporter:
+  reporting.line(console, f"Results go to {workdir}")
+  with reporting.progress(console, total=experiment.steps.total) as reporter:
     outcome = loop.run(experiment, workdir, stop=stop, reporter=reporter)
   if outcome.status != loop.DONE:
     if processes.is_first():
@@ -89,7 +84,7 @@ def _train(
     workdirs.write_json(workdir / workdirs.SUMMARY, summary)
     _report(workdir)
   processes.barrier("summary")  # A later run may look for it.
-  reporting_console.result(console, summary, workdir)
+  reporting.result(console, summary, workdir)
   return loop.DONE
 
 
@@ -128,7 +123,7 @@ def _new_folder(name: str, experiment: Experiment) -> pathlib.Path:
 
 
 def _warn(
-  console: Console, experiment: Experiment, warnings: Sequence[str]
+  console: reporting.Console, experiment: Experiment, warnings: Sequence[str]
 ) -> None:
   """Prints warnings; raises `InputError` if the config forbids them."""
   if warnings and experiment.config["forbid_warnings"]:
@@ -136,7 +131,7 @@ def _warn(
       "`config.forbid_warnings` is set: " + " ".join(warnings)
     )
   for warning in warnings:
-    reporting_console.line(console, f"warning: {warning}")
+    reporting.line(console, f"warning: {warning}")
 
 
 def _report(workdir: pathlib.Path) -> None:

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Configs: the command line, option strings, sections, and the experiment."""
