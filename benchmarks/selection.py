@@ -16,9 +16,11 @@ import timing
 from jax import lax
 
 import sparsejax
-from sparsejax.components import trees
+from sparsejax.components import leaves
+from sparsejax.method import Context
 from sparsejax.selection import search
-from sparsejax.updates import mask_update
+from sparsejax.updates import context as contexts
+from sparsejax.updates import mask_update, requested
 
 METHODS = {
   "global magnitude": sparsejax.gmp(0.9, end_step=1, every_steps=1),
@@ -42,26 +44,18 @@ SIZES = tuple(2**i for i in range(6, 23, 2))
 def compiled_update(method, layout, params, grads):
   """Returns a compiled mask update with its arguments bound."""
   rng = np.random.default_rng(2)
-  density = 1.0 if method.regrow is None else 0.1
-  if method.prunes and method.regrow is not None:
-    density = 0.15
-  old = [jnp.asarray(rng.random(x.shape) < density) for x in params]
-  budgets = jnp.asarray(mask_update.budget_table(method, layout)[-1])
+  active = 1.0 if method.regrow is None else 0.1
+  budgets = None
+  if method.prune is not None:
+    budgets = jnp.asarray(requested.budget_table(method, layout)[-1])
+    active = active if method.regrow is None else 0.15
+  old = [jnp.asarray(rng.random(x.shape) < active) for x in params]
 
   def update(params, grads, old, budgets, key):
-    masked = mask_update.next_masks(
-      method,
-      layout,
-      params,
-      grads,
-      old,
-      budgets,
-      {},
-      step=jnp.int32(0),
-      exchange_due=jnp.asarray(True),
-      key=key,
-    )
-    return masked.masks
+    leaves = contexts.leaves_of(method, layout, params, grads, old, {})
+    context = Context(layout, leaves, jnp.int32(0), key, None, {})
+    found = mask_update.next_masks(method, context, budgets, jnp.asarray(True))
+    return found.new
 
   args = (params, grads, old, budgets, jax.random.key(0))
   compiled = jax.jit(update).lower(*args).compile()
@@ -81,7 +75,7 @@ def updates(kernels, rounds):
   """Returns one row per method."""
   params_tree = resnet50.normal(kernels, 0, 0.02)
   grads_tree = resnet50.normal(kernels, 1, 0.001)
-  layout = trees.layout(params_tree, [True] * len(kernels))
+  layout = leaves.layout(params_tree, [True] * len(kernels))
   params, grads = layout.take(params_tree), layout.take(grads_tree)
   one_pass = jax.jit(lambda p, g: jax.tree.map(lambda a, b: a - 0.1 * b, p, g))
   calls = {"pass": functools.partial(one_pass, params_tree, grads_tree)}

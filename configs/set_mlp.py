@@ -40,7 +40,7 @@ _ROWS: dict[str, tuple[str, dict[str, Any], str | None]] = {
   "set_near": ("set", {**_EVERY_EPOCH, "regrow_by": "near_active"}, None),
   "set_most": (
     "set",
-    {**_EVERY_EPOCH, "regrow_by": "most_active_neighbours"},
+    {**_EVERY_EPOCH, "regrow_by": "most_active_neighbors"},
     None,
   ),
 }

@@ -10,7 +10,9 @@ from sparsejax.analysis.summary import (
 )
 from sparsejax.at_init import prune_at_init
 from sparsejax.components import connectivity, criteria
+from sparsejax.components.criteria import momentum, never_active_first
 from sparsejax.components.distributions import er, erk, uniform
+from sparsejax.components.leaves import Override
 from sparsejax.components.schedules import cubic_curve, sigmoid_curve
 from sparsejax.components.scopes import (
   global_magnitude,
@@ -19,14 +21,20 @@ from sparsejax.components.scopes import (
   layerwise,
 )
 from sparsejax.components.storage import kept, zeroed
-from sparsejax.components.trees import Override
 from sparsejax.method import (
-  Memory,
+  Accumulator,
+  Context,
+  Count,
+  Criterion,
+  Gate,
+  Initial,
+  Input,
+  Leaf,
   Method,
-  Order,
-  Regrow,
+  Pattern,
+  Prune,
+  PruneAndRegrow,
   Scope,
-  Seen,
   Storage,
 )
 from sparsejax.methods import (
@@ -40,8 +48,6 @@ from sparsejax.methods import (
   gmp,
   granet,
   lset,
-  momentum,
-  never_active_first,
   one_shot,
   optg,
   rigl,
@@ -67,14 +73,21 @@ from sparsejax.state import (
 __version__ = "0.1.0"
 
 __all__ = [
+  "Accumulator",
+  "Context",
+  "Count",
+  "Criterion",
+  "Gate",
+  "Initial",
+  "Input",
   "LayerSummary",
+  "Leaf",
   "Method",
-  "Memory",
-  "Order",
   "Override",
-  "Regrow",
+  "Pattern",
+  "Prune",
+  "PruneAndRegrow",
   "Scope",
-  "Seen",
   "SparseState",
   "Storage",
   "Summary",

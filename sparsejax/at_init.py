@@ -1,8 +1,8 @@
-"""Pruning at initialisation: masks from a look at the first weights.
+"""Pruning at initialization: masks before the first step.
 
-A criterion scores all weights of a network at once, because it looks at the
-loss; the highest scores stay. Several rounds prune a little each and look
-again. What comes out is fed to `sparsify(..., masks=masks)`.
+A criterion scores all weights of a network at once, because it evaluates the
+loss; the highest scores stay. Several rounds prune a little each and score
+again. Pass the result to `sparsify(..., masks=masks)`.
 """
 
 import functools
@@ -15,18 +15,19 @@ import numpy as np
 from jax import core, lax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from sparsejax.components import arguments, scopes, trees
-from sparsejax.components.trees import Layout, Overrides, Select
-from sparsejax.method import Key, Masks, Scope
-from sparsejax.selection import packing, random_bits
-from sparsejax.selection import search as masks_lib
+from sparsejax.components import arguments, counts, leaves, scopes, trees
+from sparsejax.components.leaves import Overrides, Select
+from sparsejax.method import Key, Layout, Masks, Scope
+from sparsejax.selection import random_bits, search
+from sparsejax.selection.packing import packing_for
+from sparsejax.updates.pruning import keep_highest
 
 LossFn = Callable[[PyTree, Any], Array]
 
 
 @runtime_checkable
 class NetworkScore(Protocol):
-  """What every weight of a network is worth: higher survives."""
+  """How much every weight of a network is worth: higher survives."""
 
   def __call__(
     self,
@@ -41,12 +42,12 @@ class NetworkScore(Protocol):
 
 
 class NetworkCriterion(NamedTuple):
-  """How pruning at initialisation scores, and how often.
+  """How pruning at initialization scores, and how often.
 
   Attributes:
-    score: scores the network that is left.
-    rounds: after round i of n the share (1 - s)^(i / n) of the weights is left
-      of a sparsity s.
+    score: scores the network pruned so far.
+    rounds: round i of n leaves the fraction (1 - s)^(i / n) of the weights,
+      where s is the sparsity.
   """
 
   score: NetworkScore
@@ -69,21 +70,20 @@ def prune_at_init(
   """Draws masks before training: the weights with the highest scores stay.
 
   Args:
-    loss_fn: (params, batch) -> the loss, a scalar. Whatever else it needs, such
-      as batch statistics, it holds itself. For `synflow` it returns the outputs
-      instead. None for criteria that look at no loss. Compiled anew at every
-      call.
+    loss_fn: (params, batch) -> the loss, a scalar; it closes over what else it
+      needs, such as batch statistics. For `synflow` it returns the outputs
+      instead. None for criteria that need no loss. Compiled at every call.
     params: the first weights, any pytree.
     batches: what `loss_fn` is scanned over: a tree whose leaves have a leading
       axis of batches, or an iterator of batches, which are stacked. None for
-      criteria that look at no data.
+      criteria that need no data.
     sparsity: fraction of zeros in [0, 1), over all sparse leaves.
-    criterion: one of this module, `snip` where it is None.
-    scope: who competes with whom.
+    criterion: one of this module; None for `snip`.
+    scope: which weights compete.
     select: which leaves are sparse, as in `sparsify`.
     overrides: as in `sparsify`.
-    masks: where given, only weights that are on in them compete, `select` stays
-      None and the others are zeros; of known values, not traced.
+    masks: if given, only weights that are active in them compete, `select`
+      stays None and the other weights are zeros; not traced.
     key: typed key, for criteria that draw.
 
   Returns:
@@ -108,33 +108,48 @@ def prune_at_init(
     raise ValueError(f"`rounds` must be at least 1, got {criterion.rounds}.")
   if masks is not None and select is not None:
     raise ValueError("`select` must be None where `masks` is given.")
-  trees.check_overrides(params, overrides)
+  leaves.check_overrides(params, overrides)
   chosen = (
-    trees.select_leaves(params, select)
+    leaves.select_leaves(params, select)
     if masks is None
-    else trees.sparse_flags(params, masks)
+    else leaves.sparse_flags(params, masks)
   )
-  layout = trees.layout(params, chosen, overrides)
+  layout = leaves.layout(params, chosen, overrides)
   if not layout.leaves:
-    return trees.masks_tree(params, layout, [])
-  first, limits = _first(params, layout, masks, scope, sparsity)
-  table = scopes.budget_table(
-    scope,
+    return layout.masked_tree([])
+  first, limits = _first(layout, masks, scope, sparsity)
+  rounds = _Rounds(
+    criterion,
     layout,
-    tuple(
-      1 - (1 - sparsity) ** (i / criterion.rounds)
-      for i in range(1, criterion.rounds)
-    )
-    + (sparsity,),
-    shrinking=True,
-    first=limits,
+    scope,
+    scopes.budget_table(
+      scope,
+      layout,
+      _sparsities(sparsity, criterion.rounds),
+      shrinking=True,
+      first=limits,
+    ),
   )
-  found, finite = _run(
-    functools.partial(_rounds, loss_fn, criterion, layout, scope, table),
+  found, finite = _compiled(
+    functools.partial(_prune_in_rounds, rounds, loss_fn),
     (params, _stacked(batches), first, key),
   )
   _check_finite(layout, finite)
-  return trees.masks_tree(params, layout, found)
+  return layout.masked_tree(found)
+
+
+class _Rounds(NamedTuple):
+  """How to prune; `budgets` is int32[rounds, groups]."""
+
+  criterion: NetworkCriterion
+  layout: Layout
+  scope: Scope
+  budgets: np.ndarray
+
+
+def _sparsities(sparsity: float, rounds: int) -> tuple[float, ...]:
+  between = (1 - (1 - sparsity) ** (i / rounds) for i in range(1, rounds))
+  return (*between, sparsity)
 
 
 def _snip(loss_fn, params, batches, key):
@@ -218,7 +233,7 @@ def _random(loss_fn, params, batches, key):
 
 
 snip = NetworkCriterion(_snip)
-"""SNIP: `|w dL/dw|`, how much the loss feels that a weight is there.
+"""SNIP: `|w dL/dw|`, how much the loss depends on a weight's presence.
 
 The gradient is summed over the batches. The paper divides by the sum of all
 scores, which changes no rank.
@@ -240,7 +255,7 @@ References:
 """
 
 grasp = NetworkCriterion(_grasp)
-"""GraSP: `w (H g)` with `g = dL/dw`: what keeps the gradient flowing stays.
+"""GraSP: `w (H g)` with `g = dL/dw`: keeps the weights that preserve the gradient flow.
 
 L is the sum of the loss over the batches, as the two halves of the paper's
 batch are summed. The paper's loss divides the logits by 200: give one that
@@ -276,35 +291,36 @@ random = NetworkCriterion(_random)
 """32 random bits per weight, those of random first masks of `sparsify`."""
 
 
-def _run(f: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-  """Calls a function, compiled.
+def _compiled(f: Callable[..., Any], inputs: tuple[Any, ...]) -> Any:
+  """Compiles a function and calls it.
 
-  It is lowered with float64 enabled, where `synflow` needs it: the gradient of
-  max-pooling is written anew while it is lowered, in default types.
+  It is lowered with float64 enabled, where `synflow` needs it: JAX writes the
+  gradient of max-pooling while it lowers, in default types.
   """
-  if any(isinstance(x, core.Tracer) for x in jax.tree.leaves(arguments)):
-    return f(*arguments)
-  traced = jax.jit(f).trace(*arguments)
+  if any(isinstance(x, core.Tracer) for x in jax.tree.leaves(inputs)):
+    return f(*inputs)
+  traced = jax.jit(f).trace(*inputs)
   with jax.enable_x64(True):
     compiled = traced.lower().compile()
-  return compiled(*arguments)
+  return compiled(*inputs)
 
 
-def _rounds(
-  loss_fn, criterion, layout: Layout, scope, table, params, batches, first, key
+def _prune_in_rounds(
+  rounds: _Rounds, loss_fn, params, batches, first, key
 ) -> tuple[list[Bool[Array, "..."]], Bool[Array, " leaves"]]:
-  """Prunes round by round; tells of each leaf whether its scores were finite.
+  """Returns the masks, and for each leaf whether its scores were finite.
 
-  Weights that are off stay so whatever their score, which need not be finite.
+  Inactive weights stay so whatever their score, which need not be finite.
   """
-  budgets = jnp.asarray(table)
+  criterion, layout = rounds.criterion, rounds.layout
+  budgets = jnp.asarray(rounds.budgets)
 
   def one(index, carry):
-    on, finite = carry
-    left = trees.where(trees.masks_tree(params, layout, on), params)
+    masks, finite = carry
+    left = trees.where(layout.masked_tree(masks), params)
     scores = layout.take(criterion.score(loss_fn, left, batches, key))
-    finite &= jnp.stack(list(map(_all_finite, scores, on)))
-    return _keep(layout, scope, scores, budgets[index], on), finite
+    finite &= jnp.stack(list(map(_all_finite, scores, masks)))
+    return _keep(rounds, scores, budgets[index], masks), finite
 
   start = (first, jnp.ones(len(layout.leaves), bool))
   if criterion.rounds == 1:
@@ -313,40 +329,35 @@ def _rounds(
 
 
 def _keep(
-  layout: Layout,
-  scope: Scope,
+  rounds: _Rounds,
   scores: list[Array],
   budgets: Int[Array, " groups"],
-  on: list[Bool[Array, "..."]],
+  masks: list[Bool[Array, "..."]],
 ) -> list[Bool[Array, "..."]]:
-  """Returns the masks of the highest scores among the weights that are on."""
-  packed = packing.choose(layout, packing.is_apart(scores))
-  rank, valid = packed.pack(scores), packed.pack(on)
-  if scope.min_active_per_layer:
-    least = np.minimum(scope.min_active_per_layer, layout.sizes)
-    alone = packed.contest(np.arange(len(layout.sizes)), layout.sizes)
-    sure = masks_lib.select(rank, least, alone, valid=valid)
-    rank = [
-      jnp.where(s, masks_lib.HIGHEST_RANK, masks_lib.ranks(r))
-      for s, r in zip(sure, rank, strict=True)
-    ]
-  contest = packed.contest(scope.groups(layout), layout.sizes)
-  return packed.unpack(masks_lib.select(rank, budgets, contest, valid=valid))
+  """Returns the masks of the highest scores among the active weights."""
+  layout, scope = rounds.layout, rounds.scope
+  packed = packing_for(layout, scores)
+  rank, valid = packed.pack(scores), packed.pack(masks)
+  return packed.unpack(
+    keep_highest(scope, layout, packed, rank, budgets, valid)
+  )
 
 
-def _first(params, layout, masks, scope, sparsity):
-  """Returns the masks to begin with, and what they allow each competition."""
+def _first(
+  layout: Layout, masks: Masks | None, scope: Scope, sparsity: float
+) -> tuple[list[Array], np.ndarray | None]:
+  """Returns the masks to start from, and what they allow each group."""
   if masks is None:
     return [jnp.ones(leaf.shape, bool) for leaf in layout.leaves], None
-  nodes = jax.tree.structure(params).flatten_up_to(masks)
+  nodes = layout.treedef.flatten_up_to(masks)
   first = [jnp.asarray(nodes[leaf.index], bool) for leaf in layout.leaves]
-  contest = masks_lib.each_layer(layout.axes, len(layout.sizes))
-  by_layer = np.asarray(masks_lib.count_active(first, contest), np.int64)
-  requested = masks_lib.requested_count(layout.sizes, sparsity)
+  each_layer = search.each_layer(layout.axes, len(layout.sizes))
+  by_layer = np.asarray(search.count_active(first, each_layer), np.int64)
+  requested = counts.requested_count(layout.sizes, sparsity)
   if requested > by_layer.sum():
     raise ValueError(
-      f"`sparsity` of {sparsity} asks for {requested} weights, but `masks` has"
-      f" only {by_layer.sum()} on. Raise the sparsity."
+      f"`sparsity` of {sparsity} requests {requested} weights, but `masks` has"
+      f" only {by_layer.sum()} active. Raise the sparsity."
     )
   groups = np.asarray(scope.groups(layout))
   limits = np.zeros(groups.max() + 1, np.int64)
@@ -379,7 +390,7 @@ def _total(f: Callable, batches: PyTree, dtype: Any = jnp.float32) -> PyTree:
   """Sums a tree-valued function over batches, holding one of them at a time."""
   if not jax.tree.leaves(batches):
     raise ValueError(
-      "`batches` must be given to a criterion that looks at the loss, got"
+      "`batches` must be given to a criterion that needs the loss, got"
       f" {batches!r}."
     )
 

@@ -1,62 +1,286 @@
-"""The slots that a method fills, and the record that holds them.
+"""What a sparse-training method is: a record of parts, each checkable at a glance.
 
-A method is data: a `Method` whose fields are pure functions. Nothing else
-in the package knows a method by its name.
+A method is data. `Method` holds a few frozen records and pure functions; no
+other module knows a method by its name. Each part declares what it reads, and
+from those declarations follow which accumulators the state holds, whether a
+random key is needed, in which steps the dense gradient is needed, and which
+scores may be fused into the search.
 """
 
 import dataclasses
 import enum
-from collections.abc import Callable, Mapping, Sequence
+import functools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped, UInt32
 
 Key = jax.Array
 MetricKind = Literal["loss", "accuracy"]
+DenseGradient = Literal["never", "at updates", "every step"]
 Scores = Float[Array, "*dims"] | UInt32[Array, "*dims"]
 Masks = PyTree
 """Tree of bool arrays like the parameters, `MaskedNode` at dense leaves."""
 
 
-class Seen(NamedTuple):
-  """What a slot function may look at in one sparse leaf.
+class Input(enum.Enum):
+  """What a part of a method may read, besides accumulators.
 
   Attributes:
-    param: the weights, latent ones where storage keeps those.
-    grad: the dense gradient, like `param`.
-    mask: bool, like `param`; which weights are on.
-    memory: by name, the part of each memory that belongs to the leaf.
-    key: random key of the leaf, the step and the purpose; None without a key.
-    axis: the axis along which every slice is a layer of its own, or None.
+    WEIGHTS: the weights; latent ones where the storage keeps those.
+    GRADIENT: the dense gradient, also at inactive weights.
+    ACTIVE_GRADIENT: the gradient, at active weights only.
+    MASK: which weights are active.
+    POSITION: other positions of the leaf, as for neighbors. Scores that read it
+      are computed leaf by leaf and not inside the search.
+    KEY: the random key of the leaf, step and purpose.
   """
 
-  param: Shaped[Array, "*dims"]
-  grad: Shaped[Array, "*dims"]
+  WEIGHTS = "weights"
+  GRADIENT = "gradient"
+  ACTIVE_GRADIENT = "active gradient"
+  MASK = "mask"
+  POSITION = "position"
+  KEY = "key"
+
+
+@dataclasses.dataclass(frozen=True)
+class SparseLeaf:
+  """One sparse leaf of a parameter tree.
+
+  Attributes:
+    index: of the leaf among all leaves, in tree order.
+    name: its path, like `block/conv/kernel`.
+    shape: of the leaf.
+    axis: axis along which every slice is its own layer; None for one layer.
+    sparsity: final sparsity of the leaf where an override sets one.
+  """
+
+  index: int
+  name: str
+  shape: tuple[int, ...]
+  axis: int | None = None
+  sparsity: float | None = None
+
+  @property
+  def num_layers(self) -> int:
+    """Number of layers in the leaf."""
+    return 1 if self.axis is None else self.shape[self.axis]
+
+  @property
+  def layer_shape(self) -> tuple[int, ...]:
+    """Shape of one layer."""
+    if self.axis is None:
+      return self.shape
+    return self.shape[: self.axis] + self.shape[self.axis + 1 :]
+
+  @property
+  def one_per_layer(self) -> tuple[int, ...]:
+    """Shape of one number per layer that broadcasts over the leaf."""
+    if self.axis is None:
+      return ()
+    return tuple(n if d == self.axis else 1 for d, n in enumerate(self.shape))
+
+  @property
+  def layer_names(self) -> tuple[str, ...]:
+    """One name per layer, with the slice where a leaf has several."""
+    if self.axis is None:
+      return (self.name,)
+    return tuple(f"{self.name}[{i}]" for i in range(self.num_layers))
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Layout:
+  """The sparse leaves of a tree, and their layers in tree order.
+
+  Attributes:
+    leaves: the sparse leaves, in tree order.
+    treedef: of the parameters.
+  """
+
+  leaves: tuple[SparseLeaf, ...]
+  treedef: Any = None
+
+  @functools.cached_property
+  def shapes(self) -> dict[str, tuple[int, ...]]:
+    """Layer name -> shape."""
+    return {n: f.layer_shape for f in self.leaves for n in f.layer_names}
+
+  @functools.cached_property
+  def sizes(self) -> tuple[int, ...]:
+    """Number of weights of each layer."""
+    return tuple(math.prod(shape) for shape in self.shapes.values())
+
+  @functools.cached_property
+  def overrides(self) -> dict[str, float]:
+    """Layer name -> final sparsity, for layers whose override sets one."""
+    return {
+      n: f.sparsity
+      for f in self.leaves
+      for n in f.layer_names
+      if f.sparsity is not None
+    }
+
+  @property
+  def axes(self) -> tuple[int | None, ...]:
+    """The layer axis of each leaf."""
+    return tuple(leaf.axis for leaf in self.leaves)
+
+  def layers_of(self, number: int) -> range:
+    """Returns the numbers of the layers of a leaf, in tree order."""
+    start = sum(leaf.num_layers for leaf in self.leaves[:number])
+    return range(start, start + self.leaves[number].num_layers)
+
+  def take(self, tree: PyTree) -> list[Any]:
+    """Returns the sparse leaves of a tree like the parameters."""
+    leaves = jax.tree.leaves(tree)
+    return [leaves[leaf.index] for leaf in self.leaves]
+
+  def put(self, tree: PyTree, sparse: Sequence[Any]) -> PyTree:
+    """Returns a tree like the parameters with its sparse leaves replaced."""
+    leaves, treedef = jax.tree.flatten(tree)
+    for leaf, new in zip(self.leaves, sparse, strict=True):
+      leaves[leaf.index] = new
+    return jax.tree.unflatten(treedef, leaves)
+
+  def masked_tree(self, sparse: Sequence[Any]) -> PyTree:
+    """Returns a tree of the sparse leaves, with `MaskedNode` at dense ones."""
+    nodes: list[Any] = [optax.MaskedNode()] * self.treedef.num_leaves
+    for leaf, array in zip(self.leaves, sparse, strict=True):
+      nodes[leaf.index] = array
+    return jax.tree.unflatten(self.treedef, nodes)
+
+
+@functools.partial(
+  jax.tree_util.register_dataclass,
+  data_fields=["weights", "gradient", "mask", "accumulators", "key"],
+  meta_fields=["axis"],
+)
+@dataclasses.dataclass(frozen=True)
+class Leaf:
+  """What a part sees of one sparse leaf.
+
+  Attributes:
+    weights: the weights, latent ones where the storage keeps those.
+    gradient: the dense gradient, like `weights`; None before the first step.
+    mask: bool, like `weights`; `True` = active.
+    accumulators: by name, what accumulators hold for the leaf; read it with
+      `Accumulator.of`.
+    key: random key of the leaf, step and purpose; None without a key.
+    axis: axis along which every slice is its own layer, or None.
+  """
+
+  weights: Shaped[Array, "*dims"]
+  gradient: Shaped[Array, "*dims"] | None
   mask: Bool[Array, "*dims"]
-  memory: Mapping[str, Array]
+  accumulators: Mapping[str, Array]
   key: Key | None = None
   axis: int | None = None
 
 
-@runtime_checkable
-class Criterion(Protocol):
-  """What a weight is worth: higher survives, or is regrown first."""
+class Context(NamedTuple):
+  """What the parts see of one call of `update`; built once, passed whole.
 
-  def __call__(self, seen: Seen, /) -> Scores:
-    """Scores one leaf, as floats or as uint32 ranks of the same shape."""
-    ...
+  Attributes:
+    layout: the sparse leaves.
+    leaves: one entry per sparse leaf, in layout order.
+    step: int32[]; completed optimizer steps, or the step of a mask update.
+    key: typed key of the run; None without one.
+    metric: float32[], what `update` got as `metric=`; None without.
+    accumulators: by name, all of them; read one with `Accumulator.of`.
+  """
+
+  layout: Layout
+  leaves: Sequence[Leaf]
+  step: Int[Array, ""]
+  key: Key | None
+  metric: Float[Array, ""] | None
+  accumulators: Mapping[str, PyTree]
 
 
-@runtime_checkable
-class Pattern(Protocol):
-  """A rule of its own for which weights of a leaf stay."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class Accumulator:
+  """What a method sums up besides its masks.
 
-  def __call__(self, scores: Scores, seen: Seen, /) -> Bool[Array, "*dims"]:
-    """Returns the mask of one leaf."""
-    ...
+  Two accumulators are the same only if they are one object: parts that share
+  one are given the object, and declare it among what they read.
+
+  Attributes:
+    name: key of the value in `SparseState.accumulators`.
+    init: (context) -> the value at step 0, from the first weights and masks.
+    after_step: (value, context) -> the value after an optimizer step, whose
+      masks `context` has; None where steps leave it as it is.
+    after_update: (value, context, pruned) -> the value after a mask update.
+      `context` has the scored weights and the new masks; `pruned` is
+      int32[layers], the weights that prune-and-regrow cleared before it regrew.
+      What it changes passes through a conditional, so keep it small: masks or
+      numbers. None where mask updates leave it as it is.
+    per_leaf: (value) -> the tree in it with one array per sparse leaf, for
+      `Leaf.accumulators`; None where there is none.
+    reads: what `after_step` and `after_update` read.
+  """
+
+  name: str
+  init: Callable[[Context], PyTree]
+  after_step: Callable[[PyTree, Context], PyTree] | None = None
+  after_update: (
+    Callable[[PyTree, Context, Int[Array, " layers"]], PyTree] | None
+  ) = None
+  per_leaf: Callable[[PyTree], PyTree] | None = None
+  reads: tuple[Any, ...] = ()
+
+  def of(self, holder: Leaf | Context) -> Any:
+    """Returns what the accumulator holds for a leaf, or its whole value."""
+    return holder.accumulators[self.name]
+
+
+Reads = tuple[Input | Accumulator, ...]
+"""What a function reads; it may read nothing else."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Criterion:
+  """How much a weight is worth: higher survives, or is regrown first.
+
+  Attributes:
+    score: (leaf) -> floats of the leaf's shape, or uint32 ranks.
+    reads: what `score` reads.
+  """
+
+  score: Callable[[Leaf], Scores]
+  reads: Reads
+
+  def __call__(self, leaf: Leaf) -> Scores:
+    """Scores one leaf."""
+    return self.score(leaf)
+
+  @property
+  def is_elementwise(self) -> bool:
+    """Whether each score depends on its own position alone."""
+    return not {Input.KEY, Input.POSITION} & set(self.reads)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pattern:
+  """A rule for which weights of a leaf stay, in place of counts per group.
+
+  Attributes:
+    keep: (scores, leaf) -> bool, the mask of the leaf.
+    first: the same at step 0, with the magnitudes as scores.
+    reads: what both read.
+    sets_counts: whether the number of active weights is the rule's own finding
+      (thresholds), and not the one that the scope requests (N:M).
+  """
+
+  keep: Callable[[Scores, Leaf], Bool[Array, "*dims"]]
+  first: Callable[[Scores, Leaf], Bool[Array, "*dims"]]
+  reads: Reads = ()
+  sets_counts: bool = False
 
 
 @runtime_checkable
@@ -64,30 +288,35 @@ class Distribution(Protocol):
   """Network sparsity -> one sparsity per layer, on the host in float64."""
 
   def __call__(
-    self, shapes: Mapping[str, tuple[int, ...]], sparsity: float, /
+    self, shapes: Mapping[str, tuple[int, ...]], sparsity: float | None, /
   ) -> dict[str, float]:
-    """Maps layer names and shapes to sparsities in [0, 1]."""
+    """Maps layer names and shapes to sparsities in [0, 1].
+
+    `sparsity` is None where the distribution sets its own target.
+    """
     ...
 
 
-@runtime_checkable
-class Fraction(Protocol):
-  """A share in [0, 1] as a function of the step, computed in float64."""
+@dataclasses.dataclass(frozen=True)
+class Scope:
+  """Which weights compete for the same budget.
 
-  def __call__(self, step: Float[Array, ""], /) -> Float[Array, ""]:
-    """Returns the share at `step`, a float64 scalar that may be traced."""
-    ...
+  Attributes:
+    groups: layout -> int[layers], the group of each layer.
+    budgets: (layout, sparsity, progress, limits) -> int64[groups] on the host,
+      the weights that each group keeps. `sparsity` is None where the
+      distribution sets its own; `progress` in [0, 1] is the fraction of the
+      final sparsity, which layers with an override follow; `limits`,
+      int64[groups] or None, are the most that a group can keep.
+    min_active_per_layer: every layer keeps this many weights, or all of them
+      if it is smaller.
+  """
 
-
-@runtime_checkable
-class Split(Protocol):
-  """Parts of a layer that lose weights separately."""
-
-  def __call__(
-    self, param: Shaped[Array, "*dims"], /
-  ) -> Sequence[Bool[Array, "*dims"]]:
-    """Returns disjoint bool arrays that cover the leaf."""
-    ...
+  groups: Callable[[Layout], np.ndarray]
+  budgets: Callable[
+    [Layout, float | None, float, np.ndarray | None], np.ndarray
+  ]
+  min_active_per_layer: int = 0
 
 
 @runtime_checkable
@@ -104,17 +333,29 @@ class Curve(Protocol):
   """How a sparsity rises from its first value to its last."""
 
   def __call__(self, i: int, n: int, /) -> float:
-    """Returns the share of the way at update i of n, in [0, 1]."""
+    """Returns the fraction of the way at update i of n, in [0, 1]."""
+    ...
+
+
+@runtime_checkable
+class Fraction(Protocol):
+  """A fraction in [0, 1] as a function of the step, computed in float64."""
+
+  def __call__(self, step: Float[Array, ""], /) -> Float[Array, ""]:
+    """Returns the fraction at `step`, a float64 scalar that may be traced."""
     ...
 
 
 @runtime_checkable
 class SparsitySchedule(Protocol):
-  """The sparsity that is requested, as a function of the update index."""
+  """The requested sparsity as a function of the update index."""
 
   @property
-  def sparsities(self) -> tuple[float, ...]:
-    """Sparsity before the first update and after each one, in [0, 1)."""
+  def sparsities(self) -> tuple[float | None, ...]:
+    """Sparsity before the first update and after each one, in [0, 1).
+
+    None where a distribution or a pattern sets it.
+    """
     ...
 
   def index(self, step: Int[Array, ""], /) -> Int[Array, ""]:
@@ -122,325 +363,274 @@ class SparsitySchedule(Protocol):
     ...
 
   @property
-  def when(self) -> When | None:
-    """The steps at which the sparsity changes, None where it never does."""
+  def when(self) -> When:
+    """The steps at which the weights compete again."""
     ...
-
-
-class Layers(NamedTuple):
-  """What an exchange knows of the layers when it counts.
-
-  Attributes:
-    step: int32[], step of the mask update.
-    sizes: int64[layers] on the host, weights of each layer.
-    active: int32[layers], weights that are on before the exchange; where a
-      layer is split, those of the part that is requested about.
-    metric: float32[], what was given as `metric=`; None without.
-    memory: the memories by name.
-    counted: (Seen -> bools) -> int32[layers], active weights of which it is so.
-    total: (criterion) -> float64[layers], its sum over the active weights;
-      call it where float64 is enabled.
-  """
-
-  step: Int[Array, ""]
-  sizes: np.ndarray
-  active: Int[Array, " layers"]
-  metric: Float[Array, ""] | None
-  memory: Mapping[str, PyTree]
-  counted: Callable[[Callable[[Seen], Array]], Int[Array, " layers"]]
-  total: Callable[[Criterion], Array]
-
-
-@runtime_checkable
-class Lose(Protocol):
-  """How many active weights each layer loses in an exchange."""
-
-  def __call__(self, layers: Layers, /) -> Int[Array, " layers"]:
-    """Returns int32[layers]; what exceeds [0, active] is clipped."""
-    ...
-
-
-@runtime_checkable
-class Gain(Protocol):
-  """How many weights each layer regains in an exchange."""
-
-  def __call__(
-    self, layers: Layers, lost: Int[Array, " layers"], /
-  ) -> Int[Array, " layers"]:
-    """Returns int32[layers]; at most the positions that are free are taken."""
-    ...
-
-
-def whole(param: Shaped[Array, "*dims"]) -> Sequence[Bool[Array, "*dims"]]:
-  """One part: all weights of the layer compete."""
-  return (jnp.ones(param.shape, bool),)
-
-
-def as_many(
-  layers: Layers, lost: Int[Array, " layers"]
-) -> Int[Array, " layers"]:
-  """Every layer regains what it lost."""
-  del layers  # The number of active weights stays.
-  return lost
 
 
 @dataclasses.dataclass(frozen=True)
-class Regrow:
-  """Exchange of weights inside each layer.
+class Initial:
+  """Which weights are active at step 0.
 
   Attributes:
-    by: scores the positions that are off after the removal; the highest are
-      regrown, zero scores in random order.
-    lose: how many active weights each layer loses.
-    when: the steps of the exchange.
+    scope: which weights compete.
+    sparsity: fraction of zeros in [0, 1); None where the schedule of `prune`
+      starts from it, or the scope's distribution sets it.
+    criterion: what the weights are worth; None draws at random.
+    pattern: a rule in place of counts, or None.
+  """
+
+  scope: Scope
+  sparsity: float | None = None
+  criterion: Criterion | None = None
+  pattern: Pattern | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Prune:
+  """How the network is pruned to the sparsity of a schedule.
+
+  Attributes:
+    schedule: the sparsity, and when it changes.
+    scope: which weights compete.
+    criterion: what a weight is worth.
+    pattern: a rule in place of counts, or None.
+  """
+
+  schedule: SparsitySchedule
+  scope: Scope
+  criterion: Criterion
+  pattern: Pattern | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Count:
+  """How many weights of each layer prune-and-regrow prunes, or regrows.
+
+  Attributes:
+    count: (context, active) to prune, (context, active, pruned) to regrow, each
+      int32[layers] -> int32[layers]. `active` counts the weights before, to
+      prune those of the part that is pruned by itself. What exceeds the active
+      weights, or the free positions, is clipped.
+    reads: what it reads.
+  """
+
+  count: Callable[..., Int[Array, " layers"]]
+  reads: Reads = ()
+
+  def __call__(self, *args: Any) -> Int[Array, " layers"]:
+    """Returns int32[layers]."""
+    return self.count(*args)
+
+
+as_pruned = Count(lambda context, active, pruned: pruned)
+"""Every layer regrows as many weights as it pruned: its sparsity stays."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PruneAndRegrow:
+  """Prune-and-regrow inside each layer.
+
+  Attributes:
+    by: scores the inactive positions; the highest are regrown, those with a
+      score of exactly 0 in random order.
     prune_by: scores the active weights; the lowest are pruned.
-    gain: how many weights each layer regains.
-    split: parts of the layer that lose their share separately.
-    restart: whether a weight that is pruned and regrown in one exchange starts
-      again at 0 (SET) or keeps its value and statistics (GraNet, RigL).
-    exclude_just_pruned: whether what was just pruned may not be regrown (DSR).
+    prune_count: how many active weights each layer prunes.
+    when: the steps at which it is due.
+    regrow_count: how many weights each layer regrows.
+    parts: (weights) -> disjoint bool arrays that cover a leaf and are pruned
+      separately; None for one part.
+    restart: whether a weight that is pruned and regrown at once restarts at 0
+      (SET) or keeps its value and optimizer state (GraNet, RigL).
+    exclude_just_pruned: whether just pruned weights may not be regrown (DSR).
   """
 
   by: Criterion
-  lose: Lose
-  when: When
   prune_by: Criterion
-  gain: Gain = as_many
-  split: Split = whole
+  prune_count: Count
+  when: When
+  regrow_count: Count = as_pruned
+  parts: Callable[[Array], Sequence[Bool[Array, "*dims"]]] | None = None
   restart: bool = False
   exclude_just_pruned: bool = False
 
 
-@dataclasses.dataclass(frozen=True)
-class Scope:
-  """Who competes with whom when the sparsity changes.
+class MaskChange(NamedTuple):
+  """The masks of one call, before and after, as trees like the parameters.
 
   Attributes:
-    groups: layout -> for each layer, the number of its competition.
-    budgets: (layout, sparsity, progress, limits) -> weights that each
-      competition keeps, int64[num_groups] on the host. `progress` in [0, 1] is
-      how much of the final sparsity is requested; layers with a sparsity of their
-      own follow. `limits`, int64[num_groups] or None, are the most that a
-      competition can keep.
-    min_active_per_layer: this many weights survive in every layer, or all of
-      a layer that is smaller.
-  """
-
-  groups: Callable[[Any], np.ndarray]
-  budgets: Callable[[Any, float, float, np.ndarray | None], np.ndarray]
-  min_active_per_layer: int = 0
-
-
-class Stepped(NamedTuple):
-  """A step of the inner optimizer that is to be shown to the user.
-
-  Attributes:
-    params: tree of what the user holds, before the step.
-    weights: tree that the inner optimizer stepped, before the step.
-    updates: tree of what it added to them.
+    done: bool[]; whether a mask update took place, or a gate skipped it.
     old: masks before.
-    new: masks after.
-    keep: weights that are on and go on with their value and statistics.
-    memory: the memories after the step.
+    new: masks after; `old` where no update was due.
+    keep: active weights that keep their value and optimizer state; the others
+      that are active restart at 0.
   """
 
-  params: PyTree
-  weights: PyTree
-  updates: PyTree
+  done: Bool[Array, ""]
   old: Masks
   new: Masks
   keep: Masks
-  memory: Mapping[str, PyTree]
+
+
+class InnerStep(NamedTuple):
+  """A step of the inner optimizer.
+
+  Attributes:
+    weights: tree that it stepped, before the step.
+    updates: tree of what it adds to them.
+    inner_state: its state after the step.
+  """
+
+  weights: PyTree
+  updates: PyTree
+  inner_state: optax.OptState
 
 
 class Storage(NamedTuple):
-  """What becomes of the value of a weight that is off.
+  """What becomes of the value of a pruned weight.
 
   Attributes:
-    init: (params, masks, memory) -> latent tree, `()` where nothing is kept.
+    init: (params, masks, accumulators) -> latent tree, `()` where none is kept.
     weights: (params, latent, masks) -> the tree that the inner optimizer steps.
-    gradient: (seen) -> the gradient of a leaf that the inner optimizer sees.
-    settle: (stepped) -> (the emitted updates, the new latent tree).
-    prunes_all: whether weights that are off compete again at a mask update.
-    resets: whether inner statistics are reset where a weight is off.
-    move: (seen, update) -> what of the inner update moves the weights of a
-      leaf.
-    draws: whether `gradient` or `move` needs `Seen.key`.
+    gradient: (leaf) -> the gradient that the inner optimizer sees.
+    emit: (params, step, change, accumulators) -> (updates for the user, the new
+      latent tree), from an `InnerStep` and a `MaskChange`.
+    keeps_values: whether inactive weights keep their values and optimizer
+      state, and compete again at a mask update.
+    update: (leaf, inner update) -> the part of it that moves the weights.
+    reads: what `gradient` and `update` read.
   """
 
   init: Callable[[PyTree, Masks, Mapping[str, PyTree]], PyTree]
   weights: Callable[[PyTree, PyTree, Masks], PyTree]
-  gradient: Callable[[Seen], Array]
-  settle: Callable[[Stepped], tuple[PyTree, PyTree]]
-  prunes_all: bool
-  resets: bool
-  move: Callable[[Seen, Array], Array] = lambda seen, update: update
-  draws: bool = False
+  gradient: Callable[[Leaf], Array]
+  emit: Callable[..., tuple[PyTree, PyTree]]
+  keeps_values: bool
+  update: Callable[[Leaf, Array], Array] = lambda leaf, update: update
+  reads: Reads = (Input.ACTIVE_GRADIENT,)
 
 
-class Start(NamedTuple):
-  """What a memory begins from.
-
-  Attributes:
-    params: tree of the parameters at `init`.
-    masks: the first masks.
-    layout: the sparse leaves, a `sparsejax.trees.Layout`.
-  """
-
-  params: PyTree
-  masks: Masks
-  layout: Any
-
-
-class Moment(NamedTuple):
-  """One step of the optimizer, as a memory sees it.
+@dataclasses.dataclass(frozen=True)
+class Gate:
+  """Lets a due mask update take place, or skips it.
 
   Attributes:
-    step: int32[], completed steps before it.
-    seen: for each sparse leaf, in tree order: weights before the step, dense
-      gradient, and the masks that the step is taken with.
+    opens: (context) -> bool[], True where the update takes place.
+    reads: what it reads.
   """
 
-  step: Int[Array, ""]
-  seen: Sequence[Seen]
-
-
-class Update(NamedTuple):
-  """One mask update, as a memory sees it.
-
-  Attributes:
-    step: int32[], the step of the update.
-    metric: float32[], or None where none was given.
-    seen: for each sparse leaf, in tree order: the weights that were scored,
-      the dense gradient and the new masks.
-    lost: int32[layers], weights that the exchange removed, before regrowth.
-    layout: the sparse leaves.
-  """
-
-  step: Int[Array, ""]
-  metric: Float[Array, ""] | None
-  seen: Sequence[Seen]
-  lost: Int[Array, " layers"]
-  layout: Any
-
-
-class Memory(NamedTuple):
-  """What a method accumulates, beside its masks.
-
-  Attributes:
-    init: (start) -> the memory at step 0.
-    step: (memory, moment) -> the memory after an optimizer step; None where
-      steps leave it as it is.
-    observe: (memory, update) -> the memory after a mask update; None where
-      mask updates leave it as it is. What it changes passes through a
-      conditional, so it should be small: masks or numbers.
-    leaves: memory -> the tree in it that has one array per sparse leaf, which
-      slot functions find in `Seen.memory`; None where there is none.
-  """
-
-  init: Callable[[Start], PyTree]
-  step: Callable[[PyTree, Moment], PyTree] | None = None
-  observe: Callable[[PyTree, Update], PyTree] | None = None
-  leaves: Callable[[PyTree], PyTree] | None = None
-
-
-class Order(enum.Enum):
-  """How a mask update and the optimizer step of one call follow each other.
-
-  Attributes:
-    STEP_FIRST: the moved weights are scored with the gradient of the step
-      (GraNet, ITOP, GMP).
-    MASKS_FIRST: the step is taken with the new masks (once an epoch: SET with
-      metric, OptG).
-    INSTEAD_OF_STEP: a mask update takes the place of the step (RigL).
-  """
-
-  STEP_FIRST = "step first"
-  MASKS_FIRST = "masks first"
-  INSTEAD_OF_STEP = "instead of step"
-
-
-@runtime_checkable
-class Gate(Protocol):
-  """Whether a due mask update takes place or is left out."""
-
-  def __call__(
-    self, memory: Mapping[str, PyTree], metric: Float[Array, ""] | None, /
-  ) -> Bool[Array, ""]:
-    """Returns bool[], True where it takes place."""
-    ...
+  opens: Callable[[Context], Bool[Array, ""]]
+  reads: Reads = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-  """A sparse-training method, as a composition.
+  """A sparse-training method, as a composition of parts.
 
   Attributes:
-    sparsity: the requested sparsity, by update index.
-    when: the steps at which the weights compete anew; None for never.
-    initial: how many weights of which layers the first masks keep, where the
-      sparsity starts above 0.
-    scope: who competes when the sparsity changes; also bounds the achieved
-      sparsity of methods that never change it.
-    criterion: what a weight is worth when the weights compete.
-    initial_criterion: what a weight is worth for the first masks.
-    initial_pattern: a rule of its own for the first masks, from the weights at
-      step 0, in place of a competition.
-    pattern: a rule of its own for which weights stay (N:M, thresholds), in
-      place of a competition for the counts of `scope`.
-    finds_counts: whether the pattern's counts are its own finding, and not
-      those that `scope` asks for.
-    regrow: the exchange of weights within layers, or None.
-    gate: lets a due mask update take place or leaves it out, or None.
-    storage: what becomes of the value of a weight that is off.
-    memory: what is accumulated, by name.
-    order: how a mask update and the optimizer step follow each other.
-    restarts_statistics: whether a mask update gives the inner optimizer's
-      statistics of all weights their first value, as SET's own code does.
-    follows: what `update` must be given as `metric=`, the "loss" or the
-      "accuracy" of the last epoch; None where it needs neither.
-    target_sparsity: the sparsity that the user requested; None where there is
-      none.
+    initial: which weights are active at step 0.
+    storage: what becomes of the value of a pruned weight.
+    prune: how the sparsity changes; None where it never does.
+    regrow: prune-and-regrow inside each layer, or None.
+    accumulators: what is summed up besides what the parts read.
+    order: how a mask update and the optimizer step of one call follow each
+      other, one of `sparsejax.updates.orders`; None for `step_then_update`.
+    gate: lets a due mask update take place or skips it, or None.
+    metric: what `update` must get as `metric=`, the "loss" or the "accuracy" of
+      the last epoch; None where it needs neither.
+    target_sparsity: the requested final sparsity; None where there is none.
   """
 
-  sparsity: SparsitySchedule
-  when: When | None
-  initial: Scope
-  scope: Scope
-  criterion: Criterion
+  initial: Initial
   storage: Storage
-  initial_criterion: Criterion | None = None
-  initial_pattern: Pattern | None = None
-  pattern: Pattern | None = None
-  finds_counts: bool = False
-  regrow: Regrow | None = None
+  prune: Prune | None = None
+  regrow: PruneAndRegrow | None = None
+  accumulators: tuple[Accumulator, ...] = ()
+  order: Callable[[Any], Any] | None = None
   gate: Gate | None = None
-  memory: Mapping[str, Memory] = dataclasses.field(
-    default_factory=dict, hash=False
-  )
-  order: Order = Order.STEP_FIRST
-  restarts_statistics: bool = False
-  follows: MetricKind | None = None
+  metric: MetricKind | None = None
   target_sparsity: float | None = None
 
+  def __post_init__(self) -> None:
+    """Checks that no two accumulators share a name."""
+    names = [each.name for each in self.all_accumulators]
+    if len(set(names)) < len(names):
+      raise ValueError(
+        f"`accumulators` must have different names, got {sorted(names)}. Give"
+        " parts that read the same accumulator the same object."
+      )
+
+  @functools.cached_property
+  def all_accumulators(self) -> tuple[Accumulator, ...]:
+    """The accumulators that the state holds: those given, and those read."""
+    return tuple(self._known())
+
   @property
-  def prunes(self) -> bool:
-    """Whether the weights ever compete again after the first masks."""
-    return self.when is not None
+  def initial_sparsity(self) -> float | None:
+    """Fraction of zeros at step 0; None where the scope or a pattern sets it."""
+    if self.prune is not None:
+      return self.prune.schedule.sparsities[0]
+    return self.initial.sparsity
 
   @property
   def counts_as_found(self) -> bool:
     """Whether the counts of the masks are the method's own finding."""
-    regrown = self.regrow is not None and self.regrow.gain is not as_many
-    return regrown or self.finds_counts
+    regrown = self.regrow is not None and self.regrow.regrow_count != as_pruned
+    pattern = None if self.prune is None else self.prune.pattern
+    return regrown or (pattern is not None and pattern.sets_counts)
 
   @property
-  def draws(self) -> bool:
+  def needs_key(self) -> bool:
     """Whether the method needs a random key."""
-    first = self.sparsity.sparsities[0] > 0 and self.initial_criterion is None
-    return self.regrow is not None or first or self.storage.draws
+    initial = self.initial
+    drawn = initial.criterion is None and initial.pattern is None
+    starts_random = drawn and self.initial_sparsity != 0
+    reads = (*self._update_reads(), *self._step_reads())
+    declared = any(Input.KEY in each for each in reads)
+    # Zero scores are regrown at random, whatever the criterion.
+    return starts_random or declared or self.regrow is not None
 
   @property
-  def needs_metric(self) -> bool:
-    """Whether `update` must be given `metric=`."""
-    return self.follows is not None
+  def dense_gradient(self) -> DenseGradient:
+    """In which steps the method reads the gradient of inactive weights.
+
+    "every step" where an accumulator sums that gradient up (OptG, sparse
+    momentum) or the step applies it (DPF); "at updates" where only mask updates
+    read it (RigL, GraNet); "never" where its cost can be saved.
+    """
+    if any(Input.GRADIENT in reads for reads in self._step_reads()):
+      return "every step"
+    updates = any(Input.GRADIENT in reads for reads in self._update_reads())
+    return "at updates" if updates else "never"
+
+  def _update_reads(self) -> Iterator[Reads]:
+    """Yields what is read at mask updates."""
+    yield from self._part_reads()
+    yield from (x.reads for x in self._known() if x.after_step is None)
+
+  def _step_reads(self) -> Iterator[Reads]:
+    """Yields what is read at every step."""
+    yield self.storage.reads
+    yield from (x.reads for x in self._known() if x.after_step is not None)
+
+  def _part_reads(self) -> Iterator[Reads]:
+    prune, regrow, gate = self.prune, self.regrow, self.gate
+    if prune is not None:
+      yield prune.criterion.reads
+      yield () if prune.pattern is None else prune.pattern.reads
+    if regrow is not None:
+      yield from (regrow.by.reads, regrow.prune_by.reads)
+      yield from (regrow.prune_count.reads, regrow.regrow_count.reads)
+    if gate is not None:
+      yield gate.reads
+
+  def _known(self) -> list[Accumulator]:
+    """Returns the accumulators that are given, and that any part reads."""
+    waiting, known = list(self.accumulators), []
+    for reads in (*self._part_reads(), self.storage.reads):
+      waiting += [x for x in reads if isinstance(x, Accumulator)]
+    for each in waiting:  # It grows while it is read.
+      if each not in known:
+        known.append(each)
+        waiting += [x for x in each.reads if isinstance(x, Accumulator)]
+    return known

@@ -1,4 +1,4 @@
-"""The state of `sparsify`, and what can be requested of it."""
+"""The state of `sparsify`: masks, counts and accumulators, and access to them."""
 
 from typing import NamedTuple
 
@@ -7,11 +7,11 @@ import numpy as np
 import optax
 from jaxtyping import Array, Int, PyTree, UInt32
 
-from sparsejax.components import trees
+from sparsejax.components import leaves, trees
+from sparsejax.components.counts import INT32_MAX
 from sparsejax.method import Masks
-from sparsejax.selection import bitmasks
 
-_FROZEN = np.int32(2**31 - 1)
+_FROZEN = np.int32(INT32_MAX)
 
 
 class SparseState(NamedTuple):
@@ -21,17 +21,15 @@ class SparseState(NamedTuple):
     step: int32[]; completed optimizer steps.
     last_update: int32[]; step of the last mask update, -1 before the first one.
       The largest int32 freezes the masks.
-    masks: tree of bool like the parameters, `True` = the weight is on;
-      `MaskedNode` at dense leaves. `PackedMask` in place of bools where
-      `sparsify` was called with `pack_masks=True`; `get_masks` unpacks them.
-    requested: int32[1 + layers]; the counts requested. First that of all layers
-      which compete together, then one per layer, -1 where it competes with
-      others.
+    masks: tree of bool like the parameters, `True` = active; `MaskedNode` at
+      dense leaves.
+    requested: int32[1 + layers]; the requested counts. First that of all layers
+      which share a budget, then one per layer, -1 where it shares one.
     axes: int32[leaves]; for each sparse leaf the axis along which every slice
-      is a layer of its own, -1 for a leaf that is one layer.
+      is its own layer, -1 for a leaf that is one layer.
     inner_state: the state of the inner transformation.
-    latent: tree of the values of weights that are off, `()` if none are kept.
-    memory: dict of trees that the method accumulates, by name.
+    latent: tree of the latent weights, `()` where the storage keeps none.
+    accumulators: what the method's accumulators hold, by name.
     key_data: uint32 data of the random key, `()` without one.
   """
 
@@ -42,7 +40,7 @@ class SparseState(NamedTuple):
   axes: Int[Array, " leaves"]
   inner_state: optax.OptState
   latent: PyTree
-  memory: dict[str, PyTree]
+  accumulators: dict[str, PyTree]
   key_data: UInt32[Array, "..."] | tuple[()]
 
 
@@ -76,16 +74,14 @@ def get_masks(opt_state: optax.OptState) -> Masks:
   Raises:
     ValueError: if there is none, or two have a mask for the same leaf.
   """
-  first, *others = [
-    bitmasks.unpack_tree(state.masks) for state in sparse_states(opt_state)
-  ]
+  first, *others = [state.masks for state in sparse_states(opt_state)]
   for other in others:
     first = jax.tree.map(_merge, first, other, is_leaf=trees.is_masked_node)
   return first
 
 
 def apply_masks(params: PyTree, opt_state: optax.OptState) -> PyTree:
-  """Returns the sparse network: exact zeros where a mask is off.
+  """Returns the sparse network: exact zeros at inactive weights.
 
   Call it once, after `init`; from then on `update` keeps the zeros.
 
@@ -112,11 +108,11 @@ def freeze(opt_state: optax.OptState) -> optax.OptState:
   return jax.tree.map(stop, opt_state, is_leaf=_is_sparse_state)
 
 
-def masks_from_params(params: PyTree, select: trees.Select = None) -> Masks:
+def masks_from_params(params: PyTree, select: leaves.Select = None) -> Masks:
   """Returns the masks of a network that is sparse already: its nonzero weights.
 
-  A weight that is on and exactly 0 counts as off. Where the optimizer state is
-  at hand, take `get_masks`.
+  An active weight that is exactly 0 counts as inactive. If you have the
+  optimizer state, use `get_masks`.
 
   Args:
     params: a sparse network, as from a checkpoint.
@@ -125,9 +121,8 @@ def masks_from_params(params: PyTree, select: trees.Select = None) -> Masks:
   Returns:
     A tree of bool for `sparsify(..., masks=)`.
   """
-  layout = trees.layout(params, trees.select_leaves(params, select))
-  masks = [leaf != 0 for leaf in layout.take(params)]
-  return trees.masks_tree(params, layout, masks)
+  layout = leaves.layout(params, leaves.select_leaves(params, select))
+  return layout.masked_tree([leaf != 0 for leaf in layout.take(params)])
 
 
 def _is_sparse_state(node: object) -> bool:

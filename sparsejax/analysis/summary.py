@@ -1,4 +1,4 @@
-"""Counts: sparsity per layer and in all, requested and achieved."""
+"""Summary: sparsity per layer and in all, requested and achieved."""
 
 import dataclasses
 import math
@@ -12,12 +12,12 @@ import optax
 from jaxtyping import Array, Int, PyTree
 
 from sparsejax.analysis.flops import FLOPS_PER_MAC, Costs
-from sparsejax.components import trees
-from sparsejax.selection import search as masks_lib
+from sparsejax.components import leaves, trees
+from sparsejax.components.accumulators import ever_active
+from sparsejax.components.counts import INT32_MAX
+from sparsejax.method import Layout
+from sparsejax.selection import search
 from sparsejax.state import SparseState, get_masks, sparse_states
-
-_INT32_MAX = 2**31 - 1
-_EVER_ACTIVE = "ever_active"
 
 
 class LayerSummary(NamedTuple):
@@ -27,10 +27,10 @@ class LayerSummary(NamedTuple):
     name: of the leaf, with `[i]` where its slices are layers.
     shape: of the layer.
     total: weights.
-    active: weights that are on.
-    requested: weights that were requested; None where the layer competes with
-      others for a common number.
-    ever_active: weights that were ever on; None if that is not tracked.
+    active: active weights.
+    requested: requested weights; None where the layer shares a budget with
+      others.
+    ever_active: weights that were ever active; None if that is not tracked.
     macs: multiply-adds of the dense layer for one example; None if unknown.
   """
 
@@ -53,13 +53,13 @@ class Summary(NamedTuple):
 
   Attributes:
     layers: one entry per sparse layer, in tree order.
-    requested: weights that were requested at the last mask update, in all.
+    requested: requested weights at the last mask update, in all.
     parameters: all parameters, the dense leaves included.
     other_macs: multiply-adds for one example that no mask makes fewer: of dense
       leaves, and of products without a leaf; None if unknown.
-    extra_bytes: by name, the memory that the method holds beside parameters and
-      inner optimizer: `masks`, `latent`, and each memory of the method.
-    warnings: layers without a single weight, and counts that were not reached.
+    extra_bytes: by name, the memory that the method needs on top of parameters
+      and inner optimizer: `masks`, `latent`, and each accumulator.
+    warnings: layers without a single weight, and counts that were missed.
   """
 
   layers: tuple[LayerSummary, ...]
@@ -239,10 +239,10 @@ def stats(opt_state: optax.OptState) -> dict[str, Int[Array, ""]]:
   """
   states = sparse_states(opt_state)
   total = sum(leaf.size for leaf in jax.tree.leaves(get_masks(opt_state)))
-  if total > _INT32_MAX:
+  if total > INT32_MAX:
     raise ValueError(
       f"`opt_state` has masks for {total} weights; counts on the device end"
-      f" at {_INT32_MAX}. Use `summary`, on the host."
+      f" at {INT32_MAX}. Use `summary`, on the host."
     )
   out = {
     "active": sum(_active(jax.tree.leaves(get_masks(s))) for s in states),
@@ -253,16 +253,20 @@ def stats(opt_state: optax.OptState) -> dict[str, Int[Array, ""]]:
     "step": states[0].step,
     "last_update": states[0].last_update,
   }
-  ever = [s.memory[_EVER_ACTIVE] for s in states if _EVER_ACTIVE in s.memory]
+  ever = [
+    s.accumulators[ever_active.name]
+    for s in states
+    if ever_active.name in s.accumulators
+  ]
   if len(ever) == len(states):
-    out[_EVER_ACTIVE] = sum(_active(jax.tree.leaves(tree)) for tree in ever)
+    out[ever_active.name] = sum(_active(jax.tree.leaves(tree)) for tree in ever)
   return out
 
 
 def assert_sparse(params: PyTree, opt_state: optax.OptState) -> None:
-  """Raises AssertionError unless every weight that is off is exactly 0.
+  """Raises AssertionError unless every inactive weight is exactly 0.
 
-  Catches what moves weights behind `sparsify`: a transformation chained after
+  Catches what moves weights after `sparsify`: a transformation chained after
   it, averaged or looked-ahead parameters, a restored dense checkpoint.
 
   Args:
@@ -279,7 +283,7 @@ def assert_sparse(params: PyTree, opt_state: optax.OptState) -> None:
   if bad:
     listed = ", ".join(f"{name} ({count})" for name, count in bad.items())
     raise AssertionError(
-      "`params` has weights that are off but not 0: " + listed + ". Keep"
+      "`params` has inactive weights that are not 0: " + listed + ". Keep"
       " `sparsify` last in the chain and call `apply_masks` once after"
       " `init`."
     )
@@ -302,22 +306,21 @@ def _row(name, shape, total, active, requested, sparsity) -> tuple[str, ...]:
 
 
 def _active(masks: Sequence[Array]) -> Int[Array, ""]:
-  counts = masks_lib.count_active(
-    masks, masks_lib.each_layer([None] * len(masks), len(masks))
+  counts = search.count_active(
+    masks, search.each_layer([None] * len(masks), len(masks))
   )
   return jnp.sum(counts, dtype=jnp.int32)
 
 
-def _layout(params: PyTree, state: SparseState) -> trees.Layout:
+def _layout(params: PyTree, state: SparseState) -> Layout:
   """The layout of a state, with the layer axes that it records."""
-  layout = trees.layout(params, trees.sparse_flags(params, state.masks))
+  layout = leaves.layout(params, leaves.sparse_flags(params, state.masks))
   axes = [None if a < 0 else int(a) for a in np.asarray(state.axes)]
-  return trees.Layout(
-    tuple(
-      dataclasses.replace(leaf, axis=axis)
-      for leaf, axis in zip(layout.leaves, axes, strict=True)
-    )
-  )
+  with_axes = [
+    dataclasses.replace(leaf, axis=axis)
+    for leaf, axis in zip(layout.leaves, axes, strict=True)
+  ]
+  return dataclasses.replace(layout, leaves=tuple(with_axes))
 
 
 def _layers(
@@ -326,12 +329,12 @@ def _layers(
   layout = _layout(params, state)
   if not layout.leaves:
     return []
-  contest = masks_lib.each_layer(layout.axes, len(layout.sizes))
-  count = jax.jit(lambda m: masks_lib.count_active(m, contest))
+  each_layer = search.each_layer(layout.axes, len(layout.sizes))
+  count = jax.jit(lambda m: search.count_active(m, each_layer))
   active = np.asarray(count(jax.tree.leaves(get_masks(state))))
   ever = [None] * len(active)
-  if _EVER_ACTIVE in state.memory:
-    tree = state.memory[_EVER_ACTIVE]
+  if ever_active.name in state.accumulators:
+    tree = state.accumulators[ever_active.name]
     ever = [int(c) for c in np.asarray(count(jax.tree.leaves(tree)))]
   requested = [
     None if a < 0 else int(a) for a in np.asarray(state.requested)[1:]
@@ -352,7 +355,7 @@ def _layers(
 def _extra_bytes(states: Sequence[SparseState]) -> dict[str, int]:
   sizes: dict[str, int] = {}
   for state in states:
-    parts = {"masks": state.masks, "latent": state.latent, **state.memory}
+    parts = {"masks": state.masks, "latent": state.latent, **state.accumulators}
     for name, tree in parts.items():
       size = sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
       if size:

@@ -1,64 +1,49 @@
-"""Memories: what a method accumulates, beside its masks."""
+"""Accumulators: what a method sums up besides its masks."""
 
-import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
-from sparsejax.components import scopes, trees
-from sparsejax.components.trees import Layout, SparseLeaf
+from sparsejax.components import counts
 from sparsejax.method import (
-  Criterion,
-  Distribution,
-  Memory,
-  Moment,
-  Scores,
-  Seen,
-  Start,
-  Update,
+  Accumulator,
+  Context,
+  Input,
+  Leaf,
+  Reads,
+  SparseLeaf,
 )
-from sparsejax.selection import packing, search
 
 
-@dataclasses.dataclass(frozen=True)
-class Recalling:
-  """A criterion, and the memories that it reads.
-
-  Attributes:
-    score: the criterion.
-    memory: by name.
-  """
-
-  score: Criterion
-  memory: Mapping[str, Memory] = dataclasses.field(hash=False)
-
-  def __call__(self, seen: Seen) -> Scores:
-    """Scores one leaf."""
-    return self.score(seen)
-
-
-def _itself(memory: PyTree) -> PyTree:
-  return memory
+def _itself(value: PyTree) -> PyTree:
+  return value
 
 
 def _like(tree: PyTree, leaves: list[Array]) -> PyTree:
   return jax.tree.unflatten(jax.tree.structure(tree), leaves)
 
 
-def _union(memory: PyTree, update: Update) -> PyTree:
-  pairs = zip(jax.tree.leaves(memory), update.seen, strict=True)
-  return _like(memory, [ever | seen.mask for ever, seen in pairs])
+def _per_weight(context: Context, f: Callable[[Leaf], Array]) -> PyTree:
+  """Returns a tree like the masks, with one array per sparse leaf."""
+  return context.layout.masked_tree([f(leaf) for leaf in context.leaves])
 
 
-ever_active = Memory(
-  init=lambda start: jax.tree.map(jnp.array, start.masks),
-  observe=_union,
-  leaves=_itself,
+def _union(value: PyTree, context: Context, pruned: Array) -> PyTree:
+  del pruned  # The masks say it all.
+  pairs = zip(jax.tree.leaves(value), context.leaves, strict=True)
+  return _like(value, [ever | leaf.mask for ever, leaf in pairs])
+
+
+ever_active = Accumulator(
+  "ever_active",
+  init=lambda context: _per_weight(context, lambda leaf: jnp.array(leaf.mask)),
+  after_update=_union,
+  per_leaf=_itself,
+  reads=(Input.MASK,),
 )
 """Which weights were ever active; their share is the ITOP rate R_s.
 
@@ -69,7 +54,7 @@ References:
 
 
 class Learned(NamedTuple):
-  """Numbers with an optimizer of their own.
+  """Numbers that an optimizer learns, next to the weights.
 
   Attributes:
     values: tree like the masks.
@@ -81,105 +66,81 @@ class Learned(NamedTuple):
 
 
 def learned(
+  name: str,
   tx: optax.GradientTransformation,
   first: Callable[[SparseLeaf, Array], Array],
-  gradient: Callable[[Seen], Array],
-) -> Memory:
-  """Numbers that an optimizer of their own steps, once a step of the weights.
+  gradient: Callable[[Leaf, Array], Array],
+  reads: Reads,
+) -> Accumulator:
+  """Numbers that their own optimizer steps, once per step of the weights.
 
   Args:
+    name: of the accumulator.
     tx: their optimizer.
-    first: (leaf, its parameters) -> the first numbers of the leaf.
-    gradient: seen of a leaf -> the gradient of its numbers.
+    first: (leaf, its weights) -> the first numbers of the leaf.
+    gradient: (leaf, its numbers) -> the gradient of the numbers.
+    reads: what `gradient` reads.
   """
 
-  def init(start: Start) -> Learned:
+  def init(context: Context) -> Learned:
     numbers = [
-      first(leaf, param)
-      for leaf, param in zip(
-        start.layout.leaves, start.layout.take(start.params), strict=True
+      first(sparse, leaf.weights)
+      for sparse, leaf in zip(
+        context.layout.leaves, context.leaves, strict=True
       )
     ]
-    values = trees.masks_tree(start.params, start.layout, numbers)
+    values = context.layout.masked_tree(numbers)
     return Learned(values, tx.init(values))
 
-  def step(memory: Learned, moment: Moment) -> Learned:
+  def after_step(value: Learned, context: Context) -> Learned:
     grads = [
-      gradient(seen).astype(value.dtype)
-      for seen, value in zip(
-        moment.seen, jax.tree.leaves(memory.values), strict=True
+      gradient(leaf, numbers).astype(numbers.dtype)
+      for leaf, numbers in zip(
+        context.leaves, jax.tree.leaves(value.values), strict=True
       )
     ]
     updates, opt_state = tx.update(
-      _like(memory.values, grads), memory.opt_state, memory.values
+      _like(value.values, grads), value.opt_state, value.values
     )
-    return Learned(optax.apply_updates(memory.values, updates), opt_state)
+    return Learned(optax.apply_updates(value.values, updates), opt_state)
 
-  return Memory(init=init, step=step, leaves=lambda memory: memory.values)
-
-
-def gradient_trace(decay: float) -> Memory:
-  """Momentum of the dense gradient, `v <- decay v + G`, in float32.
-
-  Args:
-    decay: in [0, 1).
-  """
-
-  def step(memory: PyTree, moment: Moment) -> PyTree:
-    pairs = zip(jax.tree.leaves(memory), moment.seen, strict=True)
-    return _like(
-      memory, [decay * v + s.grad.astype(jnp.float32) for v, s in pairs]
-    )
-
-  return Memory(
-    init=lambda start: trees.map_masked(
-      lambda m, p: jnp.zeros_like(p, dtype=jnp.float32),
-      start.masks,
-      start.params,
-      dense=lambda p: optax.MaskedNode(),
-    ),
-    step=step,
-    leaves=_itself,
+  return Accumulator(
+    name,
+    init=init,
+    after_step=after_step,
+    per_leaf=lambda value: value.values,
+    reads=reads,
   )
 
 
-def widest(distribution: Distribution, sparsity: float) -> Memory:
-  """The set of the largest weights of each layer, at a sparsity of its own.
-
-  All weights that are on belong to it. When the two sparsities are close,
-  budgets of whole weights may leave a layer with one on more than the set has.
+def gradient_trace(name: str, decay: float) -> Accumulator:
+  """Momentum of the dense gradient, `v <- decay v + G`, in float32.
 
   Args:
-    distribution: sparsity per layer.
-    sparsity: fraction of the weights outside the set, in [0, 1).
+    name: of the accumulator.
+    decay: in [0, 1).
   """
 
-  def largest(
-    layout: Layout, leaves: list[Array], on: list[Array]
-  ) -> list[Array]:
-    scope = scopes.layerwise(distribution)
-    counts = scope.budgets(layout, sparsity, 1.0, None)
-    packed = packing.choose(layout, packing.is_apart(leaves))
-    magnitudes = [jnp.abs(x.astype(jnp.float32)) for x in packed.pack(leaves)]
-    chosen = search.select(
-      magnitudes,
-      counts.astype(np.int32),
-      packed.contest(scope.groups(layout), layout.sizes),
-      valid=packed.inside(),
+  def after_step(value: PyTree, context: Context) -> PyTree:
+    pairs = zip(jax.tree.leaves(value), context.leaves, strict=True)
+    return _like(
+      value,
+      [decay * v + leaf.gradient.astype(jnp.float32) for v, leaf in pairs],
     )
-    return [c | m for c, m in zip(packed.unpack(chosen), on, strict=True)]
 
-  def init(start: Start) -> PyTree:
-    weights = start.layout.take(start.params)
-    chosen = largest(start.layout, weights, jax.tree.leaves(start.masks))
-    return trees.masks_tree(start.params, start.layout, chosen)
+  return Accumulator(
+    name,
+    init=lambda context: _per_weight(
+      context, lambda leaf: jnp.zeros_like(leaf.weights, dtype=jnp.float32)
+    ),
+    after_step=after_step,
+    per_leaf=_itself,
+    reads=(Input.GRADIENT,),
+  )
 
-  def observe(memory: PyTree, update: Update) -> PyTree:
-    weights = [seen.param for seen in update.seen]
-    on = [seen.mask for seen in update.seen]
-    return _like(memory, largest(update.layout, weights, on))
 
-  return Memory(init=init, observe=observe, leaves=_itself)
+momentum = gradient_trace("momentum", 0.9)
+"""Momentum of the dense gradient with decay 0.9, as in SNFS."""
 
 
 class History(NamedTuple):
@@ -195,55 +156,75 @@ class History(NamedTuple):
   first: Float[Array, ""]
   recent: Float[Array, " lags"]
 
+  def with_metric(self, metric: Float[Array, ""] | None) -> "History":
+    """Returns the history with one more metric."""
+    assert metric is not None  # `sparsify` requires it.
+    return History(
+      self.epochs + 1,
+      jnp.where(self.epochs == 0, metric, self.first),
+      jnp.append(self.recent[1:], metric),
+    )
 
-def history(lag: int) -> Memory:
-  """The metrics that `update` was given at its mask updates.
+
+def metric_history(lag: int) -> Accumulator:
+  """The metrics that `update` got at its mask updates.
 
   Args:
     lag: how many epochs back the oldest one is, at least 0.
   """
-
-  def observe(memory: History, update: Update) -> History:
-    assert update.metric is not None  # `sparsify` requested it.
-    return heard(memory, update.metric)
-
-  return Memory(
-    init=lambda start: History(
+  return Accumulator(
+    "metric",
+    init=lambda context: History(
       jnp.zeros((), jnp.int32),
       jnp.zeros((), jnp.float32),
       jnp.zeros(lag + 1, jnp.float32),
     ),
-    observe=observe,
+    after_update=lambda value, context, pruned: value.with_metric(
+      context.metric
+    ),
   )
 
 
-def heard(memory: History, metric: Float[Array, ""]) -> History:
-  """Returns the history with one more metric."""
-  return History(
-    memory.epochs + 1,
-    jnp.where(memory.epochs == 0, metric, memory.first),
-    jnp.append(memory.recent[1:], metric),
-  )
-
-
-def _count_first(start: Start) -> Int[Array, " layers"]:
-  layout = start.layout
-  return search.count_active(
-    jax.tree.leaves(start.masks),
-    search.each_layer(layout.axes, len(layout.sizes)),
-  )
-
-
-first_counts = Memory(init=_count_first)
+first_counts = Accumulator(
+  "first_counts",
+  init=lambda context: counts.count_active(
+    context, lambda leaf: jnp.ones_like(leaf.mask)
+  ),
+)
 """int32[layers], the active weights of each layer at step 0."""
 
-first_signs = Memory(
-  init=lambda start: trees.map_masked(
-    lambda m, p: p >= 0,
-    start.masks,
-    start.params,
-    dense=lambda p: optax.MaskedNode(),
-  ),
-  leaves=_itself,
+first_signs = Accumulator(
+  "signs",
+  init=lambda context: _per_weight(context, lambda leaf: leaf.weights >= 0),
+  per_leaf=_itself,
 )
 """Which weights were at or above 0 at `init`, before the first masks."""
+
+
+def adaptive_threshold(first: float, prune_count: int) -> Accumulator:
+  """A threshold that is halved where it pruned too many, doubled at too few.
+
+  Too many are above 1.1 times the count, too few below 0.9 times.
+
+  Args:
+    first: the threshold of the first update, above 0.
+    prune_count: how many weights an update is to prune.
+
+  References:
+    Mostafa & Wang, `Parameter efficient training of deep convolutional neural
+    networks by dynamic sparse reparameterization
+    <https://arxiv.org/abs/1902.05967>`_, 2019, algorithm 1.
+  """
+  most, least = 11 * prune_count // 10, -(-9 * prune_count // 10)
+
+  def after_update(threshold: Array, context: Context, pruned: Array) -> Array:
+    del context  # The counts decide.
+    total = jnp.sum(pruned, dtype=jnp.int32)
+    lower = jnp.where(total > most, threshold / 2, threshold)
+    return jnp.where(total < least, threshold * 2, lower)
+
+  return Accumulator(
+    "threshold",
+    init=lambda context: jnp.full((), first, jnp.float32),
+    after_update=after_update,
+  )

@@ -1,33 +1,36 @@
-"""How many connections a metric asks for, and when it asks for a pause.
+"""Connectivity that follows a metric, and gates that skip a mask update.
 
-A rule says which share of the connections that a layer lacks of its first
-count comes back; a gate leaves a mask update out. Both look at the number that
-`update` was given, and at those before it.
+A rule gives the fraction of a layer's missing connections that is regrown,
+missing with respect to its first count. Both rules and gates see the metric
+that `update` got, and those before it.
 """
 
-from typing import Any, Protocol, runtime_checkable
+import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Float, PyTree
 
-from sparsejax.components import accumulators
-from sparsejax.method import Gain, Gate, Layers
-from sparsejax.selection import search
-
-METRIC, FIRST_COUNTS = "metric", "first_counts"  # names of memories
-
-_INT32_MAX = 2**31 - 1
+from sparsejax.components import counts
+from sparsejax.components.accumulators import first_counts
+from sparsejax.method import Accumulator, Context, Count, Gate, Reads
 
 
-@runtime_checkable
-class Connectivity(Protocol):
-  """Which share of the connections that a layer lacks comes back."""
+@dataclasses.dataclass(frozen=True)
+class Connectivity:
+  """The fraction of a layer's missing connections that is regrown.
 
-  def __call__(self, layers: Layers, /) -> Float[Array, ""]:
-    """Returns a float64 scalar, at least 0; called with float64 enabled."""
-    ...
+  Attributes:
+    fraction: (context) -> float64 scalar, at least 0; called with float64
+      enabled.
+    reads: what it reads.
+  """
+
+  fraction: Callable[[Context], Float[Array, ""]]
+  reads: Reads = ()
 
 
 def tunable_sigmoid(p: Any, k: float) -> Any:
@@ -44,97 +47,98 @@ def tunable_sigmoid(p: Any, k: float) -> Any:
   return 1 - (p - p * k) / (k - 2 * k * abs(p) + 1)
 
 
-def constant(share: float) -> Connectivity:
-  """The same share always; it may exceed 1.
+def constant(fraction: float) -> Connectivity:
+  """The same fraction always; it may exceed 1.
 
-  A layer that loses the share z of its connections and regains x of what it
-  lacks then settles at `x / (z + x (1 - z))` of its first count.
+  A layer that prunes the fraction z of its connections and regrows x of its
+  missing ones settles at `x / (z + x (1 - z))` of its first count.
 
   Args:
-    share: x, at least 0; 1 brings every layer back to its first count.
+    fraction: x, at least 0; 1 brings every layer back to its first count.
+
+  Raises:
+    ValueError: if it is negative or not finite.
   """
-  if not 0 <= share < float("inf"):
+  if not 0 <= fraction < float("inf"):
     raise ValueError(
-      f"`connectivity` must be at least 0 and finite, got {share}."
+      f"`connectivity` must be at least 0 and finite, got {fraction}."
     )
-  return lambda layers: jnp.full((), share, jnp.float64)
+  return Connectivity(lambda context: jnp.full((), fraction, jnp.float64))
 
 
 def by_accuracy(k: float = 0.0) -> Connectivity:
-  """The tunable sigmoid of an accuracy in [0, 1]; what is NaN brings all back.
+  """The tunable sigmoid of an accuracy in [0, 1]; NaN regrows all (AccSET).
 
   Args:
-    k: of the sigmoid, in (-1, 1).
+    k: bend of the sigmoid, in (-1, 1).
+  """
+  _check_bend(k)
+  return Connectivity(
+    lambda context: _bounded(tunable_sigmoid(_float64(context.metric), k))
+  )
+
+
+def by_loss(history: Accumulator, k: float = 0.0) -> Connectivity:
+  """The tunable sigmoid of `1 - L / L_0`, L_0 the loss of epoch 0 (LSET).
+
+  At k = 0 it is L / L_0, at most 1. An L_0 that is not above 0 regrows all.
+
+  Args:
+    history: a `metric_history`.
+    k: bend of the sigmoid, in (-1, 1).
   """
   _check_bend(k)
 
-  def share(layers: Layers) -> Float[Array, ""]:
-    return _bounded(tunable_sigmoid(_exact(layers.metric), k))
-
-  return share
-
-
-def by_loss(k: float = 0.0) -> Connectivity:
-  """The tunable sigmoid of `1 - L / L_0`, L_0 the loss of the first epoch.
-
-  At k = 0 it is L / L_0, at most 1. An L_0 that is not above 0 brings all back.
-  Needs the memory of metrics.
-
-  Args:
-    k: of the sigmoid, in (-1, 1).
-  """
-  _check_bend(k)
-
-  def share(layers: Layers) -> Float[Array, ""]:
-    assert layers.metric is not None  # `sparsify` requested it.
-    before = layers.memory[METRIC]
-    first = _exact(accumulators.heard(before, layers.metric).first)
-    p = jnp.clip(1 - _exact(layers.metric) / first, 0, 1)
+  def fraction(context: Context) -> Float[Array, ""]:
+    first = _float64(history.of(context).with_metric(context.metric).first)
+    p = jnp.clip(1 - _float64(context.metric) / first, 0, 1)
     return jnp.where(first > 0, _bounded(tunable_sigmoid(p, k)), 1.0)
 
-  return share
+  return Connectivity(fraction, reads=(history,))
 
 
-def towards_first(connectivity: Connectivity) -> Gain:
-  """Every layer regains a share of what it lacks of its first count.
+def towards_first_count(connectivity: Connectivity) -> Count:
+  """Every layer regrows a fraction of what it misses of its first count.
 
-  `ceil(share (first - left))`, computed in float64, where `left` are the
-  connections after the removal. Needs the memory of first counts.
+  `ceil(fraction (first - left))`, computed in float64, where `left` are the
+  connections after pruning.
 
   Args:
-    connectivity: the share.
+    connectivity: the fraction.
   """
 
-  def gain(layers: Layers, lost: Int[Array, " layers"]) -> Array:
+  def regrow_count(context: Context, active: Array, pruned: Array) -> Array:
     with jax.enable_x64(True):
-      left = _exact(layers.active - lost)
-      lacking = _exact(layers.memory[FIRST_COUNTS]) - left
-      wanted = search.ceil(connectivity(layers) * lacking)
-      wanted = jnp.clip(wanted, 0.0, float(_INT32_MAX))
+      left = _float64(active - pruned)
+      missing = _float64(first_counts.of(context)) - left
+      wanted = counts.ceil(connectivity.fraction(context) * missing)
+      wanted = jnp.clip(wanted, 0.0, float(counts.INT32_MAX))
       return lax.convert_element_type(wanted, jnp.int32)
 
-  return gain
+  return Count(regrow_count, reads=(first_counts, *connectivity.reads))
 
 
-def pause_when_worse(lag: int, *, higher_is_better: bool) -> Gate:
-  """Leaves an update out where the last epoch was worse than one before.
+def pause_when_worse(
+  history: Accumulator, lag: int, *, higher_is_better: bool
+) -> Gate:
+  """Skips an update where the last epoch was worse than one before (DynSET).
 
-  It looks from the epoch `lag + 2` on. Equal numbers, and those that cannot be
-  compared, do not pause. Needs the memory of metrics.
+  It acts from the epoch `lag + 2` on. Equal metrics, and those that cannot be
+  compared, do not pause.
 
   Args:
+    history: a `metric_history` with at least this lag.
     lag: how many epochs before.
     higher_is_better: whether the metric is an accuracy, and not a loss.
   """
 
-  def gate(memory, metric: Float[Array, ""] | None) -> Bool[Array, ""]:
-    assert metric is not None  # `sparsify` requested it.
-    heard = accumulators.heard(memory[METRIC], metric)
-    now, then = heard.recent[-1], heard.recent[-1 - lag]
+  def opens(context: Context) -> Array:
+    known = history.of(context).with_metric(context.metric)
+    now, then = known.recent[-1], known.recent[-1 - lag]
     worse = now < then if higher_is_better else now > then
-    return ~(worse & (heard.epochs >= lag + 2))
+    return ~(worse & (known.epochs >= lag + 2))
 
-  return gate
+  return Gate(opens, reads=(history,))
 
 
 def _check_bend(k: float) -> None:
@@ -142,9 +146,9 @@ def _check_bend(k: float) -> None:
     raise ValueError(f"`k` must be in (-1, 1), got {k}.")
 
 
-def _bounded(share: Array) -> Array:
-  return jnp.clip(jnp.where(jnp.isnan(share), 1.0, share), 0.0, 1.0)
+def _bounded(fraction: Array) -> Array:
+  return jnp.clip(jnp.where(jnp.isnan(fraction), 1.0, fraction), 0.0, 1.0)
 
 
-def _exact(numbers: PyTree) -> Array:
+def _float64(numbers: PyTree) -> Array:
   return lax.convert_element_type(numbers, jnp.float64)

@@ -1,8 +1,6 @@
-"""Criteria: what each weight of a leaf is worth, from what is seen of it."""
+"""Criteria: how much each weight of a leaf is worth."""
 
-import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Literal
 
 import jax
@@ -10,130 +8,133 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Int, UInt32
 
-from sparsejax.method import Key, Scores, Seen
+from sparsejax.components import accumulators
+from sparsejax.method import Accumulator, Criterion, Input, Leaf, Scores
 
 Plane = Literal["out", "hw", "flat"]
 
 _ROUNDS = 8  # of growth next to active weights
-_LEVEL_BITS = 4  # of a rank that say how near or how often; bits the rest
+_LEVEL_BITS = (
+  4  # of a rank, for the distance or the count; random bits the rest
+)
 
 
-@dataclasses.dataclass(frozen=True)
-class Elementwise:
-  """A criterion that looks at one position at a time and draws nothing.
+magnitude = Criterion(
+  lambda leaf: jnp.abs(leaf.weights.astype(jnp.float32)),
+  reads=(Input.WEIGHTS,),
+)
+"""Scores a weight by `|w|`, in float32."""
 
-  So it may be computed on the leaves in any packing.
-
-  Attributes:
-    score: the criterion.
-  """
-
-  score: Callable[[Seen], Scores]
-
-  def __call__(self, seen: Seen) -> Scores:
-    """Scores whatever arrays `seen` holds."""
-    return self.score(seen)
-
-
-@Elementwise
-def magnitude(seen: Seen) -> Scores:
-  """Scores a weight by `|w|`, in float32."""
-  return jnp.abs(seen.param.astype(jnp.float32))
-
-
-@Elementwise
-def gradient(seen: Seen) -> Scores:
-  """Scores a position by `|dL/dw|` of the dense gradient, in float32."""
-  return jnp.abs(seen.grad.astype(jnp.float32))
+gradient_magnitude = Criterion(
+  lambda leaf: jnp.abs(leaf.gradient.astype(jnp.float32)),
+  reads=(Input.GRADIENT,),
+)
+"""Scores a position by `|dL/dw|` of the dense gradient, in float32."""
 
 
 @functools.cache
-def remembered(name: str) -> Elementwise:
-  """Scores a position by its number in a memory, in float32.
+def accumulated(accumulator: Accumulator) -> Criterion:
+  """Scores a position by the number accumulated there, in float32.
 
   Args:
-    name: of the memory, whose leaves have the shapes of the weights.
+    accumulator: its leaves have the shapes of the weights.
   """
-  return Elementwise(lambda seen: _recalled(seen, name).astype(jnp.float32))
-
-
-@functools.cache
-def remembered_magnitude(name: str) -> Elementwise:
-  """Scores a position by the absolute value of its number in a memory."""
-  return Elementwise(
-    lambda seen: jnp.abs(_recalled(seen, name).astype(jnp.float32))
+  return Criterion(
+    lambda leaf: accumulator.of(leaf).astype(jnp.float32), reads=(accumulator,)
   )
 
 
-def random(seen: Seen) -> Scores:
-  """Scores every position by 32 random bits."""
-  return jax.random.bits(_key(seen), seen.param.shape, jnp.uint32)
+@functools.cache
+def accumulated_magnitude(accumulator: Accumulator) -> Criterion:
+  """Scores a position by the absolute value of the number accumulated there."""
+  score = accumulated(accumulator)
+  return Criterion(lambda leaf: jnp.abs(score(leaf)), reads=(accumulator,))
 
 
-def never_active_first(seen: Seen) -> Scores:
-  """Ranks positions that were never on above all others, at random in each.
+momentum = accumulated_magnitude(accumulators.momentum)
+"""Scores a position by `|v|`, v the momentum of the dense gradient."""
 
-  Needs the memory `ever_active`; `sparsejax.never_active_first` brings it.
 
-  References:
-    Liu et al., `Do we actually need dense over-parameterization?
-    <https://arxiv.org/abs/2102.02887>`_, 2021, code (`random_unfired`).
-  """
-  never = ~_recalled(seen, "ever_active")
-  return (never.astype(jnp.uint32) << 31) | (random(seen) >> 1)
+def _random(leaf: Leaf) -> Scores:
+  if leaf.key is None:
+    raise ValueError(
+      "`key` must be given to a method that draws at random, got None. Pass"
+      " key=jax.random.key(0) to `sparsify`."
+    )
+  return jax.random.bits(leaf.key, leaf.weights.shape, jnp.uint32)
+
+
+random = Criterion(_random, reads=(Input.KEY,))
+"""Scores every position by 32 random bits."""
+
+
+def _never_active_first(leaf: Leaf) -> Scores:
+  never = ~accumulators.ever_active.of(leaf)
+  return (never.astype(jnp.uint32) << 31) | (random(leaf) >> 1)
+
+
+never_active_first = Criterion(
+  _never_active_first, reads=(accumulators.ever_active, Input.KEY)
+)
+"""Ranks positions that were never active above all others, at random in each.
+
+References:
+  Liu et al., `Do we actually need dense over-parameterization?
+  <https://arxiv.org/abs/2102.02887>`_, 2021, code (`random_unfired`).
+"""
 
 
 @functools.cache
-def near_active(plane: Plane = "out") -> Callable[[Seen], Scores]:
+def near_active(plane: Plane = "out") -> Criterion:
   """Ranks positions next to an active weight first, at random among them.
 
-  Positions with an active neighbour among the 8 around them come first; then
-  those next to these, as if they were active, and so on for 8 rounds; all
-  others come last. There is nothing beyond the edges.
+  Positions with an active neighbor among the 8 around them come first; then
+  their neighbors, as if they were active, and so on for 8 rounds; all others
+  come last. There is nothing beyond the edges.
 
   Args:
-    plane: what is a plane, see `active_neighbours`.
+    plane: the plane of the neighbors, see `active_neighbors`.
 
   References:
     Scholte, Regrowing strategies for dynamic sparse training, Twente 2022,
-    regrowth by one activated neighbour.
+    regrowth by one activated neighbor.
   """
   checked = _plane(plane)
 
-  def score(seen: Seen) -> Scores:
-    level = jnp.zeros(seen.mask.shape, jnp.uint32)
-    reached = seen.mask
+  def score(leaf: Leaf) -> Scores:
+    level = jnp.zeros(leaf.mask.shape, jnp.uint32)
+    reached = leaf.mask
     for round_ in range(_ROUNDS):
-      wider = reached | (active_neighbours(reached, checked) > 0)
+      wider = reached | (active_neighbors(reached, checked) > 0)
       first = wider & ~reached
       level = jnp.where(first, jnp.uint32(_ROUNDS - round_), level)
       reached = wider
-    return _ranked(level, seen)
+    return _ranked(level, leaf)
 
-  return score
+  return Criterion(score, reads=(Input.MASK, Input.POSITION, Input.KEY))
 
 
 @functools.cache
-def most_active_neighbours(plane: Plane = "out") -> Callable[[Seen], Scores]:
+def most_active_neighbors(plane: Plane = "out") -> Criterion:
   """Ranks positions by how many of the 8 around are active, ties at random.
 
   Args:
-    plane: what is a plane, see `active_neighbours`.
+    plane: the plane of the neighbors, see `active_neighbors`.
 
   References:
     Scholte, Regrowing strategies for dynamic sparse training, Twente 2022,
-    regrowth by most activated neighbours.
+    regrowth by most activated neighbors.
   """
   checked = _plane(plane)
 
-  def score(seen: Seen) -> Scores:
-    count = active_neighbours(seen.mask, checked)
-    return _ranked(count.astype(jnp.uint32), seen)
+  def score(leaf: Leaf) -> Scores:
+    count = active_neighbors(leaf.mask, checked)
+    return _ranked(count.astype(jnp.uint32), leaf)
 
-  return score
+  return Criterion(score, reads=(Input.MASK, Input.POSITION, Input.KEY))
 
 
-def active_neighbours(
+def active_neighbors(
   mask: Bool[Array, "*dims"], plane: Plane = "out"
 ) -> Int[Array, "*dims"]:
   """Counts the active ones of the 8 positions around each, in a plane.
@@ -146,12 +147,15 @@ def active_neighbours(
       matrix is one plane in all of them.
 
   Returns:
-    int32 in [0, 8]; beyond the edges nothing is active.
+    int32 in [0, 8]; nothing is active beyond the edges.
+
+  Raises:
+    ValueError: if the mask has fewer than two dimensions.
   """
   if mask.ndim < 2:
     raise ValueError(
       f"`mask` must have at least two dimensions, got shape {mask.shape}:"
-      " neighbours are counted in a plane."
+      " neighbors are counted in a plane."
     )
   shape = mask.shape
   if plane == "flat":
@@ -164,30 +168,11 @@ def active_neighbours(
   return (around - mask).reshape(shape)
 
 
-def _ranked(level: UInt32[Array, "*dims"], seen: Seen) -> Scores:
-  return (level << (32 - _LEVEL_BITS)) | (random(seen) >> _LEVEL_BITS)
+def _ranked(level: UInt32[Array, "*dims"], leaf: Leaf) -> Scores:
+  return (level << (32 - _LEVEL_BITS)) | (random(leaf) >> _LEVEL_BITS)
 
 
 def _plane(plane: Plane) -> Plane:
   if plane not in ("out", "hw", "flat"):
     raise ValueError(f"`plane` must be 'out', 'hw' or 'flat', got {plane!r}.")
   return plane
-
-
-def _recalled(seen: Seen, name: str) -> Array:
-  if name not in seen.memory:
-    raise ValueError(
-      f"`memory` has no {name!r}, which a criterion of the method reads. Give a"
-      " criterion that brings it: sparsejax.never_active_first,"
-      " sparsejax.momentum, or a sparsejax.memories.Recalling."
-    )
-  return seen.memory[name]
-
-
-def _key(seen: Seen) -> Key:
-  if seen.key is None:
-    raise ValueError(
-      "`key` must be given to a method that draws at random, got None. Pass"
-      " key=jax.random.key(0) to `sparsify`."
-    )
-  return seen.key

@@ -26,8 +26,8 @@ def uniform(
   Args:
     shapes: layer name -> shape.
     sparsity: fraction of zeros in [0, 1).
-    stem: glob of the layers that stay dense, as in RigL and GMP. The others are
-      not made up for it: the network ends below `sparsity`.
+    stem: glob of the layers that stay dense, as in RigL and GMP. The others do
+      not make up for it: the network ends below `sparsity`.
     classifier: glob of the layers that stay at `classifier_sparsity` once
       `sparsity` reaches it. The others make up for it, as in GraNet's code.
     classifier_sparsity: the cap of the classifier, in [0, 1).
@@ -110,13 +110,13 @@ def erk(
 
 
 def er_epsilon(
-  shapes: Shapes, sparsity: float, *, epsilon: float
+  shapes: Shapes, sparsity: float | None = None, *, epsilon: float
 ) -> dict[str, float]:
   """Erdos-Renyi with the density of SET: `min(1, eps (in+out) / (in out))`.
 
   Args:
     shapes: layer name -> shape.
-    sparsity: unused; epsilon decides.
+    sparsity: unused; epsilon sets the target.
     epsilon: connections per unit, above 0.
 
   Returns:
@@ -133,18 +133,19 @@ def er_epsilon(
 
 
 def n_of_m(
-  shapes: Shapes, sparsity: float, *, n: int, m: int
+  shapes: Shapes, sparsity: float | None = None, *, n: int, m: int
 ) -> dict[str, float]:
   """The sparsity of n weights in every m along the inputs.
 
   Args:
     shapes: layer name -> shape.
-    sparsity: unused; n and m decide.
+    sparsity: unused; n and m set the target.
     n: weights that stay, in [1, m).
-    m: weights of a group.
+    m: weights of a block.
 
   Returns:
-    Layer name -> `1 - n/m`; 0 for a layer whose inputs are no multiple of m.
+    Layer name -> `1 - n/m`; 0 for a layer whose number of inputs is not a
+    multiple of m.
   """
   del sparsity  # n and m decide.
   return {

@@ -1,7 +1,7 @@
-"""Weights that move from layer to layer: who loses, and who regains how many.
+"""Weights that move between layers: which layer prunes and regrows how many.
 
-Counts are int32, products of counts and shares float64, for these few scalars
-alone. All rules keep the number of weights of the whole network.
+Counts are int32; products of counts and fractions are float64, for these few
+scalars alone. All rules keep the number of weights of the whole network.
 """
 
 import jax
@@ -9,87 +9,84 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from sparsejax.components import criteria
-from sparsejax.method import Fraction, Gain, Layers, Lose, Memory, Update
-from sparsejax.selection import search
+from sparsejax.components import counts, criteria
+from sparsejax.components.accumulators import momentum
+from sparsejax.method import Accumulator, Context, Count, Fraction, Input
 
-_CAREFUL = 0.2  # A layer of less sparsity loses less where it matters much.
+_CAREFUL = 0.2  # SNFS prunes important layers below this sparsity more gently.
 _FULL = 0.99  # Share of the free positions of a layer that are taken at first.
 
 
-def momentum_shares(layers: Layers, name: str) -> Float[Array, " layers"]:
+def momentum_shares(
+  context: Context, active: Int[Array, " layers"]
+) -> Float[Array, " layers"]:
   """Returns float64 shares: the mean |momentum| of each layer's active weights.
 
   They sum to 1, and are equal where there is no momentum at all.
 
   Args:
-    layers: of the exchange.
-    name: of the memory that holds the momentum.
+    context: of the mask update.
+    active: int32[layers], active weights.
   """
   with jax.enable_x64(True):
-    totals = layers.total(criteria.remembered_magnitude(name))
-    active = lax.convert_element_type(layers.active, jnp.float64)
-    means = jnp.where(active > 0, totals / jnp.maximum(active, 1.0), 0.0)
+    totals = counts.sum_active(context, criteria.momentum)
+    number = lax.convert_element_type(active, jnp.float64)
+    means = jnp.where(number > 0, totals / jnp.maximum(number, 1.0), 0.0)
     sum_ = jnp.sum(means)
     usable = jnp.isfinite(sum_) & (sum_ > 0)
     shares = means / jnp.where(usable, sum_, 1.0)
-    return jnp.where(usable, shares, 1.0 / len(layers.sizes))
+    return jnp.where(usable, shares, 1.0 / len(context.layout.sizes))
 
 
-def careful_share_of(fraction: Fraction, name: str) -> Lose:
-  """Layers lose a share; one that is nearly dense and matters, its sparsity.
+def careful_fraction(fraction: Fraction) -> Count:
+  """Layers prune a fraction; nearly dense and important ones, their sparsity.
 
-  That is a layer of a sparsity below 0.2 and of more than the average momentum,
-  where its sparsity is the lower of the two.
+  Those are layers with a sparsity below 0.2 and more than the average momentum,
+  where the sparsity is the lower of the two.
 
   Args:
-    fraction: step -> share in [0, 1].
-    name: of the memory that holds the momentum.
+    fraction: step -> fraction in [0, 1].
 
   References:
     Dettmers & Zettlemoyer, `Sparse networks from scratch
     <https://arxiv.org/abs/1907.04840>`_, 2019, code.
   """
 
-  def lose(layers: Layers) -> Int[Array, " layers"]:
-    shares = momentum_shares(layers, name)
+  def prune_count(context: Context, active: Array) -> Array:
+    shares, sizes = momentum_shares(context, active), context.layout.sizes
     with jax.enable_x64(True):
-      active = lax.convert_element_type(layers.active, jnp.float64)
-      sizes = jnp.asarray(layers.sizes, jnp.float64)
-      sparsity = (sizes - active) / sizes  # 1 - 0.8 would lie below 0.2.
-      share = fraction(lax.convert_element_type(layers.step, jnp.float64))
-      matters = shares > 1.0 / len(layers.sizes)
-      careful = (sparsity < _CAREFUL) & matters
-      share = jnp.where(careful, jnp.minimum(sparsity, share), share)
-      return lax.convert_element_type(search.ceil(share * active), jnp.int32)
+      number = lax.convert_element_type(active, jnp.float64)
+      total = jnp.asarray(sizes, jnp.float64)
+      sparsity = (total - number) / total  # 1 - 0.8 would lie below 0.2.
+      pruned = fraction(lax.convert_element_type(context.step, jnp.float64))
+      important = shares > 1.0 / len(sizes)
+      careful = (sparsity < _CAREFUL) & important
+      pruned = jnp.where(careful, jnp.minimum(sparsity, pruned), pruned)
+      return lax.convert_element_type(counts.ceil(pruned * number), jnp.int32)
 
-  return lose
+  return Count(prune_count, reads=(momentum, Input.MASK))
 
 
-def by_momentum(name: str) -> Gain:
-  """Layers regrow what all lost, in proportion to their mean |momentum|.
+def _by_momentum(context: Context, active: Array, pruned: Array) -> Array:
+  free = jnp.asarray(context.layout.sizes, jnp.int32) - active + pruned
+  total = jnp.sum(pruned, dtype=jnp.int32)
+  return by_shares(momentum_shares(context, active), total, free)
 
-  Each layer gets `ceil(share total)`, at most 0.99 of its free positions. Where
-  that is too much in all, layers give back one each, from the last to the
-  first and again. Where it is too little, the rest is spread equally over the
-  layers that have room, the first ones one more, until all is placed; where no
-  layer has room, the free positions are the limit.
 
-  Args:
-    name: of the memory that holds the momentum.
+by_momentum = Count(_by_momentum, reads=(momentum, Input.MASK))
+"""Layers regrow what all pruned, in proportion to their mean |momentum|.
 
-  References:
-    Dettmers & Zettlemoyer, `Sparse networks from scratch
-    <https://arxiv.org/abs/1907.04840>`_, 2019, algorithm 1; what the counts do
-    where they do not sum to the total is ours.
-  """
+Each layer gets `ceil(share total)`, at most 0.99 of its free positions. Where
+that is too much in all, layers give back one each, from the last to the first
+and again. Where it is too little, the rest is spread equally over the layers
+that have room, the first ones one more, until all is placed; where no layer has
+room, the free positions are the limit.
 
-  def gain(layers: Layers, lost: Int[Array, " layers"]) -> Array:
-    free = jnp.asarray(layers.sizes, jnp.int32) - layers.active + lost
-    total = jnp.sum(lost, dtype=jnp.int32)
-    return by_shares(momentum_shares(layers, name), total, free)
-
-  return gain
+References:
+  Dettmers & Zettlemoyer, `Sparse networks from scratch
+  <https://arxiv.org/abs/1907.04840>`_, 2019, algorithm 1; what the counts do
+  where they do not sum to the total is ours.
+"""
 
 
 def by_shares(
@@ -106,48 +103,49 @@ def by_shares(
   """
   with jax.enable_x64(True):
     room = lax.convert_element_type(free, jnp.float64)
-    capped = lax.convert_element_type(search.floor(_FULL * room), jnp.int32)
-    requested = search.ceil(
-      shares * lax.convert_element_type(total, jnp.float64)
-    )
-    requested = lax.convert_element_type(requested, jnp.int32)
-  counts = _give_back(jnp.minimum(requested, capped), total)
-  counts = _spread(counts, total, capped)
-  return _spread(counts, total, free)
+    capped = lax.convert_element_type(counts.floor(_FULL * room), jnp.int32)
+    wanted = counts.ceil(shares * lax.convert_element_type(total, jnp.float64))
+    wanted = lax.convert_element_type(wanted, jnp.int32)
+  found = _give_back(jnp.minimum(wanted, capped), total)
+  found = _spread(found, total, capped)
+  return _spread(found, total, free)
 
 
-def below(name: str) -> Lose:
-  """Layers lose what is smaller than a threshold, but never all.
+def below(threshold: Accumulator) -> Count:
+  """Layers prune what is smaller than a threshold, but never all.
 
   Args:
-    name: of the memory that holds the threshold, float32.
+    threshold: holds the threshold, float32[].
   """
 
-  def lose(layers: Layers) -> Int[Array, " layers"]:
-    threshold = layers.memory[name]
-    small = layers.counted(
-      lambda seen: jnp.abs(seen.param.astype(jnp.float32)) < threshold
+  def prune_count(context: Context, active: Array) -> Array:
+    limit = threshold.of(context)
+    small = counts.count_active(
+      context, lambda leaf: jnp.abs(leaf.weights.astype(jnp.float32)) < limit
     )
-    return jnp.minimum(small, layers.active - 1)
+    return jnp.minimum(small, active - 1)
 
-  return lose
+  return Count(prune_count, reads=(threshold, Input.WEIGHTS, Input.MASK))
 
 
-def by_survivors(layers: Layers, lost: Int[Array, " layers"]) -> Array:
-  """Layers regrow what all lost, in proportion to what they kept.
+def _by_survivors(context: Context, active: Array, pruned: Array) -> Array:
+  free = jnp.asarray(context.layout.sizes, jnp.int32) - active
+  total = jnp.sum(pruned, dtype=jnp.int32)
+  return in_proportion(active - pruned, total, free)
 
-  The total is rounded by largest remainder, ties to the earlier layer. What
-  does not fit into a layer, where the weights just pruned are not free, is
-  split again among those with room.
 
-  References:
-    Mostafa & Wang, `Parameter efficient training of deep convolutional neural
-    networks by dynamic sparse reparameterization
-    <https://arxiv.org/abs/1902.05967>`_, 2019, algorithm 1.
-  """
-  free = jnp.asarray(layers.sizes, jnp.int32) - layers.active
-  total = jnp.sum(lost, dtype=jnp.int32)
-  return in_proportion(layers.active - lost, total, free)
+by_survivors = Count(_by_survivors)
+"""Layers regrow what all pruned, in proportion to what they kept.
+
+The total is rounded by largest remainder, ties to the earlier layer. What does
+not fit into a layer, where the weights just pruned are not free, is split again
+among those with room.
+
+References:
+  Mostafa & Wang, `Parameter efficient training of deep convolutional neural
+  networks by dynamic sparse reparameterization
+  <https://arxiv.org/abs/1902.05967>`_, 2019, algorithm 1.
+"""
 
 
 def in_proportion(
@@ -180,27 +178,6 @@ def in_proportion(
 
   start = with_claims(jnp.zeros_like(weights))
   return lax.while_loop(unplaced, split, start)[0]
-
-
-def adaptive_threshold(first: float, prune_count: int) -> Memory:
-  """A threshold that is halved where it pruned too many, and doubled.
-
-  Too many are above 1.1 times the count, too few below 0.9 times.
-
-  Args:
-    first: the threshold of the first update, above 0.
-    prune_count: how many weights an update is to prune.
-  """
-  most, least = 11 * prune_count // 10, -(-9 * prune_count // 10)
-
-  def observe(threshold: Array, update: Update) -> Array:
-    pruned = jnp.sum(update.lost, dtype=jnp.int32)
-    lower = jnp.where(pruned > most, threshold / 2, threshold)
-    return jnp.where(pruned < least, threshold * 2, lower)
-
-  return Memory(
-    init=lambda start: jnp.full((), first, jnp.float32), observe=observe
-  )
 
 
 def _give_back(counts: Array, total: Array) -> Array:

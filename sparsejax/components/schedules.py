@@ -8,12 +8,11 @@ called in float64.
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
 
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 
 from sparsejax.components import arguments
 from sparsejax.method import Curve, Fraction
@@ -48,19 +47,20 @@ class Every:
 
 @dataclasses.dataclass(frozen=True)
 class Ramp:
-  """A sparsity that changes at the updates of an interval.
+  """A sparsity that rises at the updates of an interval.
 
   The update index is `t // every - begin // every`, and n the last one within
   `end_step`; where no multiple of the interval lies in between, there is one
   update at `end_step`.
 
   Attributes:
-    curve: (i, n) -> share of the way from `initial` to `final`, in [0, 1].
+    curve: (i, n) -> fraction of the way from `initial` to `final`, in [0, 1].
     initial: sparsity before the first update.
     final: where the curve leads.
     begin_step: no update at or before it.
-    end_step: no update after it.
+    end_step: the sparsity does not change after it.
     every_steps: the interval.
+    until: the last step at which the weights compete again.
     reach_target: whether the sparsity is `final` from update n on, exactly.
   """
 
@@ -70,7 +70,8 @@ class Ramp:
   begin_step: int
   end_step: int
   every_steps: int
-  reach_target: bool = True
+  until: int
+  reach_target: bool
 
   @property
   def last_index(self) -> int:
@@ -103,31 +104,32 @@ class Ramp:
 
   @property
   def when(self) -> Every:
-    """The steps at which the sparsity changes."""
-    if self.last_index < 1:
+    """The steps at which the weights compete again."""
+    if self.until == self.end_step and self.last_index < 1:
       return Every(self.end_step, 0, self.end_step)
-    return Every(self.every_steps, self.begin_step, self.end_step)
+    return Every(self.every_steps, self.begin_step, self.until)
 
 
 @dataclasses.dataclass(frozen=True)
-class Held:
-  """A sparsity that never changes."""
+class Constant:
+  """A sparsity that never changes, though the weights compete again.
 
-  sparsity: float
+  Attributes:
+    sparsity: in [0, 1); None where a distribution or a pattern sets it.
+    when: the steps at which they compete.
+  """
+
+  sparsity: float | None
+  when: Every
 
   @property
-  def sparsities(self) -> tuple[float, ...]:
+  def sparsities(self) -> tuple[float | None, ...]:
     """The one sparsity."""
     return (self.sparsity,)
 
   def index(self, step: Int[Array, ""]) -> Int[Array, ""]:
     """Returns 0, the only index."""
     return jnp.zeros_like(step)
-
-  @property
-  def when(self) -> None:
-    """Never."""
-    return None
 
 
 def every(
@@ -146,20 +148,28 @@ def every(
   return Every(int(every_steps), int(begin_step), int(until), at_zero)
 
 
-def held(sparsity: float) -> Held:
-  """Keeps the sparsity of the first masks."""
-  arguments.check_sparsity(sparsity)
-  return Held(float(sparsity))
+def constant_sparsity(sparsity: float | None, *, every_steps: int) -> Constant:
+  """A constant sparsity whose weights compete again to the end of the run.
+
+  Args:
+    sparsity: in [0, 1); None where a distribution or a pattern sets it.
+    every_steps: the interval, at least 1 optimizer step.
+  """
+  if sparsity is not None:
+    arguments.check_sparsity(sparsity)
+    sparsity = float(sparsity)
+  return Constant(sparsity, every(every_steps, until=FOREVER))
 
 
 def ramp(
   initial_sparsity: float,
   sparsity: float,
   *,
-  curve: Curve,
+  curve: Curve | None = None,
   begin_step: int = 0,
   end_step: int,
   every_steps: int,
+  until: int | None = None,
   reach_target: bool = True,
 ) -> Ramp:
   """A sparsity that rises along a curve.
@@ -167,10 +177,12 @@ def ramp(
   Args:
     initial_sparsity: sparsity before the first update, in [0, 1).
     sparsity: where the curve leads, in [0, 1).
-    curve: (i, n) -> share of the way.
-    begin_step: first step of the ramp, in optimizer steps.
-    end_step: no update after it.
+    curve: (i, n) -> fraction of the way; `cubic_curve` where it is None.
+    begin_step: no update at or before this step.
+    end_step: the sparsity rises until this step.
     every_steps: interval of the updates.
+    until: the last step at which the weights compete again, also at the final
+      sparsity; `end_step` where it is None.
     reach_target: whether the last update reaches `sparsity` itself where the
       curve ends below it.
 
@@ -192,13 +204,14 @@ def ramp(
       f"`begin_step` must be below `end_step`, got {begin_step} >= {end_step}."
     )
   return Ramp(
-    curve,
-    float(initial_sparsity),
-    float(sparsity),
-    int(begin_step),
-    int(end_step),
-    int(every_steps),
-    reach_target,
+    curve=cubic_curve if curve is None else curve,
+    initial=float(initial_sparsity),
+    final=float(sparsity),
+    begin_step=int(begin_step),
+    end_step=int(end_step),
+    every_steps=int(every_steps),
+    until=int(end_step if until is None else until),
+    reach_target=reach_target,
   )
 
 
@@ -233,45 +246,6 @@ def sigmoid_curve(alpha: float = 0.5, centre: float | None = None) -> Curve:
   return curve
 
 
-def cubic(
-  initial_sparsity: float,
-  sparsity: float,
-  *,
-  begin_step: int = 0,
-  end_step: int,
-  every_steps: int,
-) -> Ramp:
-  """The ramp along `cubic_curve`: `s_f + (s_0 - s_f) (1 - i/n)^3`."""
-  return ramp(
-    initial_sparsity,
-    sparsity,
-    curve=cubic_curve,
-    begin_step=begin_step,
-    end_step=end_step,
-    every_steps=every_steps,
-  )
-
-
-def sigmoid(
-  initial_sparsity: float,
-  sparsity: float,
-  *,
-  alpha: float = 0.5,
-  begin_step: int = 0,
-  end_step: int,
-  every_steps: int,
-) -> Ramp:
-  """The ramp along `sigmoid_curve`; its last update reaches `sparsity`."""
-  return ramp(
-    initial_sparsity,
-    sparsity,
-    curve=sigmoid_curve(float(alpha)),
-    begin_step=begin_step,
-    end_step=end_step,
-    every_steps=every_steps,
-  )
-
-
 def jump(sparsity: float, *, at_step: int) -> Ramp:
   """Dense before `at_step`, at `sparsity` from then on."""
   arguments.check_steps("at_step", at_step)
@@ -298,40 +272,17 @@ def cosine(initial: float, total_steps: int, final: float = 0.0) -> Fraction:
     total_steps: T, the step from which the fraction is `final`.
     final: fraction from T on, in [0, 1].
   """
-  return _decay(
-    lambda x: (1 + jnp.cos(jnp.pi * x)) / 2, initial, total_steps, final
-  )
-
-
-def linear(initial: float, total_steps: int, final: float = 0.0) -> Fraction:
-  """Falls along a line: `f + (r - f) (1 - t / T)`."""
-  return _decay(lambda x: 1 - x, initial, total_steps, final)
-
-
-def exponential(
-  initial: float, total_steps: int, power: float = 3.0, final: float = 0.0
-) -> Fraction:
-  """Falls as a power, RigL's `exponential_k`: `f + (r - f) (1 - t / T)^k`."""
-  return _decay(lambda x: (1 - x) ** power, initial, total_steps, final)
-
-
-def _intervals(step: Int[Array, ""], every_steps: int) -> Int[Array, ""]:
-  """Returns how many whole intervals have passed; for steps from 0 on."""
-  return lax.div(jnp.asarray(step, jnp.int32), np.int32(every_steps))
-
-
-def _decay(
-  shape: Callable[[Float[Array, ""]], Float[Array, ""]],
-  initial: float,
-  total_steps: int,
-  final: float,
-) -> Fraction:
   arguments.check_fraction(initial, "regrow_fraction")
   arguments.check_fraction(final, "final_regrow_fraction")
   arguments.check_steps("total_steps", total_steps)
 
   def fraction(step):
     done = jnp.minimum(step / total_steps, 1.0)
-    return final + (initial - final) * shape(done)
+    return final + (initial - final) * ((1 + jnp.cos(jnp.pi * done)) / 2)
 
   return fraction
+
+
+def _intervals(step: Int[Array, ""], every_steps: int) -> Int[Array, ""]:
+  """Returns how many whole intervals have passed; for steps from 0 on."""
+  return lax.div(jnp.asarray(step, jnp.int32), np.int32(every_steps))

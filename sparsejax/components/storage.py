@@ -1,8 +1,8 @@
-"""Storages: what becomes of the value of a weight that is off.
+"""Storage: what becomes of the value of a pruned weight.
 
 The user always holds the sparse network. `zeroed` keeps nothing else. `kept`
 holds the dense latent weights in the optimizer state, lets the inner optimizer
-step those, and shows the user the part that the masks keep.
+step those, and emits the updates of the sparse network.
 """
 
 from collections.abc import Mapping
@@ -12,57 +12,73 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from sparsejax.components import trees
-from sparsejax.method import Masks, Seen, Stepped, Storage
+from sparsejax.method import (
+  Accumulator,
+  InnerStep,
+  Input,
+  Leaf,
+  MaskChange,
+  Masks,
+  Storage,
+)
 
 
-def masked_gradient(seen: Seen) -> Array:
-  """Lets the loss act on the weights that are on."""
-  return jnp.where(seen.mask, seen.grad, jnp.zeros_like(seen.grad))
+def masked_gradient(leaf: Leaf) -> Array:
+  """The gradient of active weights, 0 elsewhere."""
+  assert leaf.gradient is not None  # There is one in every step.
+  return jnp.where(leaf.mask, leaf.gradient, jnp.zeros_like(leaf.gradient))
 
 
-def straight_through(seen: Seen) -> Array:
-  """Lets the gradient of the sparse network act on all latent weights.
+def straight_through(leaf: Leaf) -> Array:
+  """The dense gradient of the sparse network, for all latent weights.
 
   References:
     Lin et al., `Dynamic model pruning with feedback
     <https://arxiv.org/abs/2006.07253>`_, 2020, equation DPF.
   """
-  return seen.grad
+  assert leaf.gradient is not None  # There is one in every step.
+  return leaf.gradient
 
 
-def _settle_zeroed(stepped: Stepped) -> tuple[PyTree, PyTree]:
-  """Emits `-p` where a weight is off or starts again, the update elsewhere."""
+def _emit_zeroed(
+  params: PyTree, step: InnerStep, change: MaskChange, accumulators: Mapping
+) -> tuple[PyTree, PyTree]:
+  """Emits `-p` where a weight is inactive or restarts, else the update."""
+  del accumulators  # The masks decide.
   emitted = trees.map_masked(
-    lambda k, u, p: jnp.where(k, u, -p),
-    stepped.keep,
-    stepped.updates,
-    stepped.params,
-    dense=lambda u, p: u,
+    lambda keep, update, param: jnp.where(keep, update, -param),
+    change.keep,
+    step.updates,
+    params,
+    dense=lambda update, param: update,
   )
   return emitted, ()
 
 
-def _settle_kept(stepped: Stepped) -> tuple[PyTree, PyTree]:
-  """Emits what moves each held weight to its latent value, or to 0."""
-  latent = _latent(stepped)
+def _emit_kept(
+  params: PyTree, step: InnerStep, change: MaskChange, accumulators: Mapping
+) -> tuple[PyTree, PyTree]:
+  """Emits what moves each visible weight to its latent value, or to 0."""
+  del accumulators  # The masks decide.
+  latent = _latent(step, change)
 
   def emit(new, old, update, moved, param):
     return jnp.where(new, jnp.where(old, update, moved), -param)
 
   emitted = trees.map_masked(
     emit,
-    stepped.new,
-    stepped.old,
-    stepped.updates,
+    change.new,
+    change.old,
+    step.updates,
     latent,
-    stepped.params,
+    params,
     dense=lambda old, update, moved, param: update,
   )
-  return emitted, trees.sparse_only(stepped.new, latent)
+  return emitted, trees.sparse_only(change.new, latent)
 
 
 def _kept_weights(params: PyTree, latent: PyTree, masks: Masks) -> PyTree:
-  """Returns the latent weights, taking over the held value where one is on.
+  """Returns the latent weights, with the visible value where one is active.
 
   So the two never drift apart by rounding.
   """
@@ -71,35 +87,36 @@ def _kept_weights(params: PyTree, latent: PyTree, masks: Masks) -> PyTree:
   )
 
 
-def _latent(stepped: Stepped) -> PyTree:
+def _latent(step: InnerStep, change: MaskChange) -> PyTree:
   return trees.map_masked(
-    lambda m, w, u: (w + u).astype(w.dtype),
-    stepped.new,
-    stepped.weights,
-    stepped.updates,
-    dense=lambda w, u: w,
+    lambda mask, weight, update: (weight + update).astype(weight.dtype),
+    change.new,
+    step.weights,
+    step.updates,
+    dense=lambda weight, update: weight,
   )
 
 
 zeroed = Storage(
-  init=lambda params, masks, memory: (),
+  init=lambda params, masks, accumulators: (),
   weights=lambda params, latent, masks: params,
   gradient=masked_gradient,
-  settle=_settle_zeroed,
-  prunes_all=False,
-  resets=True,
+  emit=_emit_zeroed,
+  keeps_values=False,
 )
-"""A weight that is off is gone; if it is regrown it starts again at 0."""
+"""A pruned weight loses its value; if it is regrown it restarts at 0."""
 
 
-def zeroed_walking(signs: str, *, pull: float, noise: float) -> Storage:
-  """As `zeroed`; weights that are on are pulled to 0 and pushed at random.
+def zeroed_with_noise(
+  signs: Accumulator, *, penalty: float, noise: float
+) -> Storage:
+  """As `zeroed`; active weights are pulled to 0 and moved at random.
 
-  To the gradient of the loss comes `pull sign - noise n`, n standard normal.
+  The gradient becomes `G + penalty sign - noise n`, n standard normal.
 
   Args:
-    signs: name of the memory that tells which weights are of positive sign.
-    pull: of the L1 norm, at least 0.
+    signs: which weights have positive sign.
+    penalty: of the L1 norm, at least 0.
     noise: standard deviation, at least 0.
 
   References:
@@ -107,70 +124,78 @@ def zeroed_walking(signs: str, *, pull: float, noise: float) -> Storage:
     algorithm 1.
   """
 
-  def gradient(seen: Seen) -> Array:
-    sign = jnp.where(seen.memory[signs], 1.0, -1.0)
-    moved = seen.grad.astype(jnp.float32) + pull * sign
+  def gradient(leaf: Leaf) -> Array:
+    assert leaf.gradient is not None  # There is one in every step.
+    sign = jnp.where(signs.of(leaf), 1.0, -1.0)
+    moved = leaf.gradient.astype(jnp.float32) + penalty * sign
     if noise:
-      assert seen.key is not None  # `sparsify` refused to go on without one.
-      moved -= noise * jax.random.normal(seen.key, seen.grad.shape, jnp.float32)
-    moved = moved.astype(seen.grad.dtype)
-    return jnp.where(seen.mask, moved, jnp.zeros_like(moved))
+      assert leaf.key is not None  # `sparsify` requires one.
+      shape = leaf.gradient.shape
+      moved -= noise * jax.random.normal(leaf.key, shape, jnp.float32)
+    moved = moved.astype(leaf.gradient.dtype)
+    return jnp.where(leaf.mask, moved, jnp.zeros_like(moved))
 
-  return zeroed._replace(gradient=gradient, draws=bool(noise))
+  reads = (Input.ACTIVE_GRADIENT, signs, *((Input.KEY,) if noise else ()))
+  return zeroed._replace(gradient=gradient, reads=reads)
 
 
 kept = Storage(
-  init=lambda params, masks, memory: trees.sparse_only(masks, params),
+  init=lambda params, masks, accumulators: trees.sparse_only(masks, params),
   weights=_kept_weights,
   gradient=masked_gradient,
-  settle=_settle_kept,
-  prunes_all=True,
-  resets=False,
+  emit=_emit_kept,
+  keeps_values=True,
 )
-"""A weight that is off keeps its latent value, which weight decay and momentum
-still move, and comes back with it (Zhu & Gupta, 2017)."""
+"""A pruned weight keeps its latent value, which weight decay and momentum still
+move, and comes back with it (Zhu & Gupta, 2017)."""
 
-kept_straight_through = kept._replace(gradient=straight_through)
+kept_straight_through = kept._replace(
+  gradient=straight_through, reads=(Input.GRADIENT,)
+)
 """As `kept`, and the gradient acts on all latent weights (DPF, DNW)."""
 
 
 def kept_decayed(decay: float) -> Storage:
-  """As `kept_straight_through`, and weights that are off decay faster.
+  """As `kept_straight_through`, and inactive weights decay faster.
 
   Args:
-    decay: what is added to their gradient for each unit of weight, at least 0.
+    decay: added to their gradient per unit of weight, at least 0.
 
   References:
     Zhou et al., `Learning N:M fine-grained structured sparse neural networks
     from scratch <https://arxiv.org/abs/2102.04010>`_, 2021, SR-STE.
   """
 
-  def gradient(seen: Seen) -> Array:
-    pulled = seen.grad + decay * seen.param
-    return jnp.where(seen.mask, seen.grad, pulled.astype(seen.grad.dtype))
+  def gradient(leaf: Leaf) -> Array:
+    assert leaf.gradient is not None  # There is one in every step.
+    pulled = leaf.gradient + decay * leaf.weights
+    return jnp.where(
+      leaf.mask, leaf.gradient, pulled.astype(leaf.gradient.dtype)
+    )
 
-  return kept._replace(gradient=gradient)
+  return kept._replace(gradient=gradient, reads=(Input.GRADIENT, Input.WEIGHTS))
 
 
-def kept_in(name: str, penalty: float) -> Storage:
-  """As `kept`, but only the weights in a wider set move.
+def kept_within(backward: Accumulator, penalty: float) -> Storage:
+  """As `kept`, but only the weights in a wider set learn.
 
-  Weights that are on, and those that are off and in the set, get the gradient
-  of the sparse network and of a penalty `c (|w_on| + |w_off| / D)` on the
-  Euclidean norms of the two in each layer, where D is the share that is on.
+  Active weights, and inactive ones in the set, get the gradient of the sparse
+  network and of a penalty `c (|w_active| + |w_inactive| / D)` on the Euclidean
+  norms of the two in each layer, where D is the active fraction.
 
   Args:
-    name: of the memory that holds the set, a mask with the weights that are on.
+    backward: the set, a mask that includes the active weights.
     penalty: c, at least 0.
 
   References:
     Jayakumar et al., `Top-KAST <https://arxiv.org/abs/2106.03517>`_, 2021.
   """
 
-  def gradient(seen: Seen) -> Array:
-    wide = seen.memory[name]
-    weight = seen.param.astype(jnp.float32)
-    others = tuple(d for d in range(weight.ndim) if d != seen.axis)
+  def gradient(leaf: Leaf) -> Array:
+    assert leaf.gradient is not None  # There is one in every step.
+    wide = backward.of(leaf)
+    weight = leaf.weights.astype(jnp.float32)
+    others = tuple(d for d in range(weight.ndim) if d != leaf.axis)
 
     def sums(values: Array) -> Array:
       return jnp.sum(values, axis=others, keepdims=True)
@@ -180,26 +205,27 @@ def kept_in(name: str, penalty: float) -> Storage:
       norm = jnp.sqrt(sums(inside**2))
       return inside / jnp.where(norm > 0, norm, 1.0)
 
-    size = weight.size // (1 if seen.axis is None else weight.shape[seen.axis])
-    density = sums(seen.mask.astype(jnp.float32)) / size
-    density = jnp.where(density > 0, density, 1.0)
-    penalised = pull(seen.mask) + pull(wide & ~seen.mask) / density
-    total = seen.grad + (penalty * penalised).astype(seen.grad.dtype)
+    size = weight.size // (1 if leaf.axis is None else weight.shape[leaf.axis])
+    active = sums(leaf.mask.astype(jnp.float32)) / size
+    active = jnp.where(active > 0, active, 1.0)
+    penalized = pull(leaf.mask) + pull(wide & ~leaf.mask) / active
+    total = leaf.gradient + (penalty * penalized).astype(leaf.gradient.dtype)
     return jnp.where(wide, total, jnp.zeros_like(total))
 
-  def move(seen: Seen, update: Array) -> Array:
-    return jnp.where(seen.memory[name], update, jnp.zeros_like(update))
+  def update(leaf: Leaf, update: Array) -> Array:
+    return jnp.where(backward.of(leaf), update, jnp.zeros_like(update))
 
-  return kept._replace(gradient=gradient, move=move)
+  reads = (Input.GRADIENT, Input.WEIGHTS, Input.MASK, backward)
+  return kept._replace(gradient=gradient, update=update, reads=reads)
 
 
-def soft_thresholded(name: str) -> Storage:
+def soft_thresholded(threshold: Accumulator) -> Storage:
   """The user holds `sign(w) max(|w| - sigmoid(s), 0)` of the latent weights.
 
   Those start so that the user holds the parameters given to `init`.
 
   Args:
-    name: of the memory `Learned` that holds s, which broadcasts over a leaf.
+    threshold: a `learned` accumulator with s, which broadcasts over a leaf.
 
   References:
     Kusupati et al., `Soft threshold weight reparameterization
@@ -214,32 +240,35 @@ def soft_thresholded(name: str) -> Storage:
     size = jnp.abs(leaf) - jax.nn.sigmoid(s).astype(leaf.dtype)
     return jnp.sign(leaf) * jnp.maximum(size, 0)
 
-  def init(params, masks, memory: Mapping[str, PyTree]) -> PyTree:
+  def init(params: PyTree, masks: Masks, accumulators: Mapping) -> PyTree:
     return trees.map_masked(
       lambda m, p, s: jnp.where(m, outward(p, s), jnp.zeros_like(p)),
       masks,
       params,
-      memory[name].values,
+      accumulators[threshold.name].values,
       dense=lambda p, s: s,
     )
 
-  def settle(stepped: Stepped) -> tuple[PyTree, PyTree]:
-    latent = _latent(stepped)
+  def emit(
+    params: PyTree, step: InnerStep, change: MaskChange, accumulators: Mapping
+  ) -> tuple[PyTree, PyTree]:
+    latent = _latent(step, change)
     emitted = trees.map_masked(
       lambda m, w, s, p, u: jnp.where(m, inward(w, s) - p, -p),
-      stepped.new,
+      change.new,
       latent,
-      stepped.memory[name].values,
-      stepped.params,
-      stepped.updates,
+      accumulators[threshold.name].values,
+      params,
+      step.updates,
       dense=lambda w, s, p, u: u,
     )
-    return emitted, trees.sparse_only(stepped.new, latent)
+    return emitted, trees.sparse_only(change.new, latent)
 
   return kept._replace(
     init=init,
     weights=lambda params, latent, masks: trees.map_masked(
       lambda m, p, w: w, masks, params, latent, dense=lambda p, w: p
     ),
-    settle=settle,
+    emit=emit,
+    reads=(Input.ACTIVE_GRADIENT, threshold),
   )

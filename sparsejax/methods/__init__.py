@@ -1,17 +1,18 @@
-"""The methods, each a composition of slots, to be checked beside its paper."""
+"""The methods, each a composition of parts, to be checked beside its paper.
 
-from sparsejax.components import criteria, distributions, schedules, scopes
-from sparsejax.components import storage as storages
-from sparsejax.methods.compositions import (
-  composed,
-  exchange,
-  momentum,
-  never_active_first,
-  regrowing,
-  remember,
-  signs,
-  track_ever_active,
+The tables hold the names that a config knows.
+"""
+
+from sparsejax.components import (
+  criteria,
+  distributions,
+  schedules,
+  scopes,
 )
+from sparsejax.components import (
+  storage as storages,
+)
+from sparsejax.methods.compositions import track_ever_active
 from sparsejax.methods.kept import (
   dnw,
   dpf,
@@ -20,15 +21,16 @@ from sparsejax.methods.kept import (
   sr_ste,
   top_kast,
 )
-from sparsejax.methods.prune_and_regrow import (
-  rigl,
-  rigl_itop,
-  set_itop,
-  sparse_evolution,
-)
+from sparsejax.methods.prune_and_regrow import itop, rigl, rigl_itop, set_itop
 from sparsejax.methods.pruning import dense, gmp, granet, one_shot, static
 from sparsejax.methods.redistribution import deep_r, dsr, snfs
-from sparsejax.methods.set_family import accset, dynset, lset
+from sparsejax.methods.set_family import (
+  accset,
+  dynset,
+  lset,
+  set_family,
+  sparse_evolution,
+)
 
 METHODS = {
   "dense": dense,
@@ -53,8 +55,6 @@ METHODS = {
   "str": soft_threshold,
   "sr_ste": sr_ste,
 }
-"""The names that a config knows."""
-
 DISTRIBUTIONS = {
   "uniform": distributions.uniform,
   "er": distributions.er,
@@ -66,15 +66,15 @@ SCOPES = {
 }
 REGROW_BY = {
   "random": criteria.random,
-  "gradient": criteria.gradient,
-  "momentum": momentum,
+  "gradient": criteria.gradient_magnitude,
+  "momentum": criteria.momentum,
   "near_active": criteria.near_active(),
   "near_active_hw": criteria.near_active("hw"),
   "near_active_flat": criteria.near_active("flat"),
-  "most_active_neighbours": criteria.most_active_neighbours(),
-  "most_active_neighbours_hw": criteria.most_active_neighbours("hw"),
-  "most_active_neighbours_flat": criteria.most_active_neighbours("flat"),
-  "never_active_first": never_active_first,
+  "most_active_neighbors": criteria.most_active_neighbors(),
+  "most_active_neighbors_hw": criteria.most_active_neighbors("hw"),
+  "most_active_neighbors_flat": criteria.most_active_neighbors("flat"),
+  "never_active_first": criteria.never_active_first,
 }
 STORAGES = {"zeroed": storages.zeroed, "kept": storages.kept}
 CURVES = {
@@ -90,27 +90,22 @@ __all__ = [
   "SCOPES",
   "STORAGES",
   "accset",
-  "composed",
   "deep_r",
   "dense",
   "dnw",
   "dpf",
   "dsr",
   "dynset",
-  "exchange",
   "gmp",
   "granet",
+  "itop",
   "lset",
-  "momentum",
-  "never_active_first",
   "one_shot",
   "optg",
-  "regrowing",
-  "remember",
   "rigl",
   "rigl_itop",
+  "set_family",
   "set_itop",
-  "signs",
   "snfs",
   "soft_threshold",
   "sparse_evolution",

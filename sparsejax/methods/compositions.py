@@ -1,160 +1,172 @@
-"""What the methods share: exchanges, memories, and the usual slots."""
+"""What several methods share: prune-and-regrow, schedules, variants."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import inspect
+import types
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-from jaxtyping import Array, Bool, Shaped
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from sparsejax.components import (
   accumulators,
+  counts,
   criteria,
   distributions,
   schedules,
   scopes,
 )
-from sparsejax.components import storage as storages
-from sparsejax.components.connectivity import (
-  FIRST_COUNTS,
-  Connectivity,
-  towards_first,
-)
 from sparsejax.method import (
+  Context,
+  Count,
   Criterion,
+  Curve,
   Fraction,
-  Gain,
-  Memory,
+  Initial,
   Method,
-  Order,
-  Regrow,
+  Prune,
+  PruneAndRegrow,
   Scope,
-  SparsitySchedule,
-  Split,
-  Storage,
-  as_many,
-  whole,
 )
-from sparsejax.selection import search
-from sparsejax.updates.regrowth import share_of
 
-MOMENTUM = "momentum"
-
-momentum = accumulators.Recalling(
-  criteria.remembered_magnitude(MOMENTUM),
-  {MOMENTUM: accumulators.gradient_trace(0.9)},
-)
-"""Scores a position by |v|, the momentum of the dense gradient."""
-
-never_active_first = accumulators.Recalling(
-  criteria.never_active_first, {"ever_active": accumulators.ever_active}
-)
-"""`criteria.never_active_first` with the memory that it needs."""
+ERK = scopes.layerwise(distributions.erk)
 
 
-def signs(param: Shaped[Array, "*dims"]) -> Sequence[Bool[Array, "*dims"]]:
+def signs(
+  weights: Shaped[Array, "*dims"],
+) -> Sequence[Bool[Array, "*dims"]]:
   """Two parts: weights at or above 0, and below."""
-  return (param >= 0, param < 0)
+  return (weights >= 0, weights < 0)
 
 
-def exchange(
+def fraction_of_active(
+  fraction: Fraction,
+  rounding: Callable[[Float[Array, "..."]], Float[Array, "..."]] = counts.ceil,
+) -> Count:
+  """Every layer prunes a fraction of its active weights.
+
+  Args:
+    fraction: step -> fraction in [0, 1].
+    rounding: to a number of weights, in float64: `ceil` or `floor` of `counts`.
+  """
+
+  def prune_count(
+    context: Context, active: Int[Array, " layers"]
+  ) -> Int[Array, " layers"]:
+    return counts.share(active, fraction, context.step, rounding)
+
+  return Count(prune_count)
+
+
+def prune_and_regrow(
   by: Criterion,
   fraction: Fraction,
+  when: schedules.Every,
   *,
-  every_steps: int,
-  until: int,
-  begin_step: int = 0,
-  at_zero: bool = False,
-  count: Callable = search.ceil,
-  gain: Gain = as_many,
-  split: Split = whole,
-  restart: bool = False,
-) -> Regrow:
-  """Magnitude pruning of a share, and regrowth, inside each layer.
+  rounding: Callable[[Float[Array, "..."]], Float[Array, "..."]] = counts.ceil,
+  **changes: Any,
+) -> PruneAndRegrow:
+  """Magnitude pruning of a fraction, and regrowth, inside each layer.
 
   Args:
     by: what is regrown first.
     fraction: share of the layer's active weights, as a function of the step.
-    every_steps: interval, in optimizer steps.
-    until: the last step at which it may happen.
-    begin_step: it happens after this step only.
-    at_zero: also at step 0.
-    count: rounding of the share.
-    gain: how many weights each layer regains.
-    split: parts of the layer that lose their share separately.
-    restart: whether weights that were pruned and regrown at once start at 0.
+    when: the steps at which it is due.
+    rounding: of the share, to a number of weights.
+    **changes: other fields of `PruneAndRegrow`.
   """
-  return Regrow(
+  return PruneAndRegrow(
     by=by,
-    lose=share_of(fraction, count),
-    when=schedules.every(
-      every_steps, begin_step=begin_step, until=until, at_zero=at_zero
-    ),
     prune_by=criteria.magnitude,
-    gain=gain,
-    split=split,
-    restart=restart,
+    prune_count=fraction_of_active(fraction, rounding),
+    when=when,
+    **changes,
   )
+
+
+def constant_or_rising(
+  scope: Scope,
+  sparsity: float | None,
+  curve: Curve | None,
+  *,
+  every_steps: int,
+  end_step: int,
+) -> dict[str, Any]:
+  """Fields of a method at constant sparsity, or of one that starts dense.
+
+  Args:
+    scope: which weights compete.
+    sparsity: final fraction of zeros in [0, 1); None where the scope sets it.
+    curve: how the sparsity rises from 0; None keeps it constant.
+    every_steps: interval of the updates.
+    end_step: the sparsity rises until this step.
+  """
+  if curve is None or sparsity is None:
+    return {"initial": initial(scope, sparsity), "target_sparsity": sparsity}
+  ramp = schedules.ramp(
+    0.0, sparsity, curve=curve, end_step=end_step, every_steps=every_steps
+  )
+  return {
+    "initial": Initial(ERK),
+    "prune": Prune(ramp, scope, criteria.magnitude),
+    "target_sparsity": sparsity,
+  }
+
+
+def initial(scope: Scope, sparsity: float | None) -> Initial:
+  """Random first masks at a sparsity that never changes.
+
+  Args:
+    scope: which weights compete.
+    sparsity: fraction of zeros in [0, 1); None where the scope sets it.
+  """
+  if sparsity is not None:
+    sparsity = schedules.constant_sparsity(sparsity, every_steps=1).sparsity
+  return Initial(scope, sparsity=sparsity)
 
 
 def track_ever_active(method: Method) -> Method:
-  """Adds the masks that the ITOP rate is counted from, a byte per weight."""
-  return remember(method, ever_active=accumulators.ever_active)
-
-
-def remember(method: Method, **memory: Memory) -> Method:
-  """Adds memories to a method, by name."""
-  return dataclasses.replace(method, memory={**method.memory, **memory})
-
-
-def regrowing(method: Method, regrow: Regrow) -> Method:
-  """Returns the method with this exchange, and with what that looks back on."""
-  by = regrow.by
-  if isinstance(by, accumulators.Recalling):
-    method = remember(method, **by.memory)
-    regrow = dataclasses.replace(regrow, by=by.score)
-  return dataclasses.replace(method, regrow=regrow)
-
-
-def connected(method: Method, rule: Connectivity) -> Method:
-  """Lets a rule say how much of its first count each layer regains."""
-  assert method.regrow is not None
-  method = dataclasses.replace(
-    method,
-    regrow=dataclasses.replace(method.regrow, gain=towards_first(rule)),
-    target_sparsity=None,  # It is not that of the first masks.
+  """Adds the masks that the ITOP rate is counted from, one byte per weight."""
+  return dataclasses.replace(
+    method, accumulators=(*method.accumulators, accumulators.ever_active)
   )
-  return remember(method, **{FIRST_COUNTS: accumulators.first_counts})
 
 
-def composed(
-  sparsity: SparsitySchedule,
-  scope: Scope,
+def variant(
+  factory: Callable[..., Method],
+  doc: str,
   *,
-  regrow: Regrow | None = None,
-  storage: Storage = storages.zeroed,
-  target: float | None = None,
-  order: Order = Order.STEP_FIRST,
-) -> Method:
-  """What most methods share: magnitudes, and ERK for random first masks.
+  fixed: Mapping[str, Any] = types.MappingProxyType({}),
+  defaults: Mapping[str, Any] = types.MappingProxyType({}),
+  renamed: Mapping[str, str] = types.MappingProxyType({}),
+) -> Callable[..., Method]:
+  """One row of a family: its factory with some parameters fixed.
 
   Args:
-    sparsity: its schedule.
-    scope: who competes; of the first masks too where the sparsity is held.
-    regrow: the exchange, or None.
-    storage: what becomes of the value of a weight that is off.
-    target: the sparsity that the user requested, or None.
-    order: how mask update and step follow each other.
+    factory: of the family.
+    doc: docstring of the row.
+    fixed: parameters that the row does not offer, and their values.
+    defaults: other defaults of parameters that it offers.
+    renamed: other names of parameters that it offers.
+
+  Returns:
+    A factory whose signature holds the offered parameters alone.
   """
-  first = scope
-  if sparsity.when is not None:
-    first = scopes.layerwise(distributions.erk)
-  method = Method(
-    sparsity=sparsity,
-    when=sparsity.when,
-    initial=first,
-    scope=scope,
-    criterion=criteria.magnitude,
-    storage=storage,
-    order=order,
-    target_sparsity=target,
-  )
-  return method if regrow is None else regrowing(method, regrow)
+  offered = []
+  for name, parameter in inspect.signature(factory).parameters.items():
+    if name in defaults:
+      parameter = parameter.replace(default=defaults[name])
+    if name not in fixed:
+      offered.append(parameter.replace(name=renamed.get(name, name)))
+  signature = inspect.Signature(offered, return_annotation=Method)
+  original = {new: name for name, new in renamed.items()}
+
+  def row(*args: Any, **kwargs: Any) -> Method:
+    given = signature.bind(*args, **kwargs)  # TypeError for unknown names.
+    given.apply_defaults()
+    named = {original.get(n, n): x for n, x in given.arguments.items()}
+    return factory(**named, **fixed)
+
+  row.__signature__ = signature  # type: ignore[attr-defined]
+  row.__doc__ = doc
+  return row

@@ -1,10 +1,10 @@
 """Methods that keep the values of pruned weights."""
 
-import dataclasses
 import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array
@@ -18,18 +18,26 @@ from sparsejax.components import (
   schedules,
   scopes,
 )
-from sparsejax.components import storage as storages
+from sparsejax.components import (
+  storage as storages,
+)
 from sparsejax.method import (
+  Accumulator,
+  Context,
   Curve,
   Distribution,
+  Initial,
+  Input,
+  Leaf,
   Method,
-  Order,
+  Pattern,
+  Prune,
   Scope,
-  Seen,
-  SparsitySchedule,
   Storage,
 )
-from sparsejax.methods.compositions import composed, remember
+from sparsejax.methods.compositions import ERK
+from sparsejax.selection import packing, search
+from sparsejax.updates import orders
 
 
 def optg(
@@ -44,11 +52,11 @@ def optg(
   reach_target: bool = True,
   score_dtype: str = "float32",
 ) -> Method:
-  """Masks from scores that gradients accumulate in, drawn anew every epoch.
+  """Masks from scores that accumulate gradients, chosen again every epoch.
 
   Scores start at 0 and follow `-eta G w` at every position, with the dense
-  gradient and the latent weights, so weights that are off compete as well. The
-  masks of epoch k, drawn before its first step, leave out the share
+  gradient and the latent weights, so inactive weights compete as well. The
+  masks of epoch k, chosen before its first step, have the sparsity
   `P / (1 + exp(-alpha (k - epochs / 2)))`; the learning rate of the scores is
   that of the weights times the same factor. Epoch 0 trains the dense network:
   there are no scores yet.
@@ -63,8 +71,8 @@ def optg(
       function of the completed steps.
     score_momentum: of the scores' SGD, in [0, 1); 0 is the paper's Eq. 10, 0.9
       its code.
-    scope: who competes with whom; `layerwise` gives the budgets of its Table 5.
-    reach_target: whether the last masks are drawn at `sparsity` itself, where
+    scope: which weights compete; `layerwise` gives the budgets of its Table 5.
+    reach_target: whether the last masks have exactly `sparsity`, where
       the paper's formula ends below it.
     score_dtype: of scores and their momentum: float32, or bfloat16 for half of
       the memory and coarser sums.
@@ -85,39 +93,50 @@ def optg(
       f"`score_dtype` must be 'float32' or 'bfloat16', got {score_dtype!r}."
     )
   dtype = jnp.dtype(score_dtype)
-  curve = schedules.sigmoid_curve(float(alpha), epochs / 2)
-
-  if callable(score_learning_rate):
-    of_weights = score_learning_rate
-  else:
-    of_weights = optax.constant_schedule(score_learning_rate)
-
-  def learning_rate(step: ArrayLike) -> ArrayLike:
-    epoch = jnp.minimum(jnp.asarray(step) // steps_per_epoch, epochs - 1)
-    return of_weights(step) * jax.nn.sigmoid(alpha * (epoch - epochs / 2))
-
-  scores = accumulators.learned(
-    optax.sgd(learning_rate, momentum=score_momentum or None),
-    first=lambda leaf, param: jnp.zeros_like(param, dtype=dtype),
-    gradient=_of_score,
-  )
   rising = schedules.ramp(
     0.0,
     sparsity,
-    curve=curve,
+    curve=schedules.sigmoid_curve(float(alpha), epochs / 2),
     end_step=(epochs - 1) * steps_per_epoch,
     every_steps=steps_per_epoch,
     reach_target=reach_target,
   )
-  method = composed(
-    rising,
-    scope,
-    storage=storages.kept,
-    target=sparsity,
-    order=Order.MASKS_FIRST,
+  learning_rate = _score_learning_rate(
+    score_learning_rate, float(alpha), epochs, steps_per_epoch
   )
-  method = dataclasses.replace(method, criterion=criteria.remembered("scores"))
-  return remember(method, scores=scores)
+  scores = accumulators.learned(
+    "scores",
+    optax.sgd(learning_rate, momentum=score_momentum or None),
+    first=lambda leaf, weights: jnp.zeros_like(weights, dtype=dtype),
+    gradient=_score_gradient,
+    reads=(Input.GRADIENT, Input.WEIGHTS),
+  )
+  return Method(
+    initial=Initial(ERK),
+    prune=Prune(rising, scope, criteria.accumulated(scores)),
+    storage=storages.kept,
+    order=orders.update_then_step,
+    target_sparsity=sparsity,
+  )
+
+
+def _score_learning_rate(
+  of_weights: float | optax.Schedule,
+  alpha: float,
+  epochs: int,
+  steps_per_epoch: int,
+) -> optax.Schedule:
+  """That of the weights times the sigmoid of the epoch (equation 17)."""
+  if callable(of_weights):
+    schedule = of_weights
+  else:
+    schedule = optax.constant_schedule(of_weights)
+
+  def learning_rate(step: ArrayLike) -> ArrayLike:
+    epoch = jnp.minimum(jnp.asarray(step) // steps_per_epoch, epochs - 1)
+    return schedule(step) * jax.nn.sigmoid(alpha * (epoch - epochs / 2))
+
+  return learning_rate
 
 
 def dpf(
@@ -133,16 +152,16 @@ def dpf(
   """Dynamic pruning with feedback.
 
   The gradient of the sparse network moves all latent weights, and the masks
-  are drawn anew from their magnitudes.
+  are chosen again from their magnitudes.
 
   Args:
     sparsity: final fraction of zeros in [0, 1).
     initial_sparsity: first fraction; above 0 the first masks are random (ERK).
     begin_step: no rise at or before this step.
-    end_step: the sparsity rises until this step; the masks are drawn to the
+    end_step: the sparsity rises until this step; masks are chosen to the
       end of the run.
     every_steps: interval of the updates, in optimizer steps.
-    scope: who competes with whom.
+    scope: which weights compete.
     curve: how the sparsity rises.
 
   References:
@@ -156,11 +175,14 @@ def dpf(
     begin_step=begin_step,
     end_step=end_step,
     every_steps=every_steps,
+    until=schedules.FOREVER,
   )
-  method = composed(
-    rising, scope, storage=storages.kept_straight_through, target=sparsity
+  return Method(
+    initial=Initial(ERK),
+    prune=Prune(rising, scope, criteria.magnitude),
+    storage=storages.kept_straight_through,
+    target_sparsity=sparsity,
   )
-  return _redrawn(method, every_steps, begin_step)
 
 
 def dnw(
@@ -178,10 +200,9 @@ def dnw(
     Wortsman et al., `Discovering neural wirings
     <https://arxiv.org/abs/1906.00586>`_, 2019, Algorithm 1.
   """
-  method = _largest(
-    schedules.held(sparsity), distribution, storages.kept_straight_through
+  return _largest(
+    sparsity, distribution, storages.kept_straight_through, every_steps=1
   )
-  return dataclasses.replace(_redrawn(method, 1), target_sparsity=sparsity)
 
 
 def top_kast(
@@ -194,7 +215,7 @@ def top_kast(
 ) -> Method:
   """The largest weights are used, a larger set of them learns.
 
-  The weights of the backward set that are off go on learning from the gradient
+  The inactive weights of the backward set keep learning from the gradient
   of the sparse network, under a stronger penalty on their norm; what is outside
   the set does not move.
 
@@ -202,7 +223,7 @@ def top_kast(
     sparsity: fraction of zeros in [0, 1).
     backward_sparsity: fraction of the weights outside the backward set, at
       most `sparsity`.
-    every_steps: interval at which both sets are drawn, in optimizer steps.
+    every_steps: interval at which both sets are chosen, in optimizer steps.
     penalty: coefficient of the norms, at least 0.
     distribution: sparsity per layer, of both sets.
 
@@ -217,16 +238,9 @@ def top_kast(
     )
   if penalty < 0:
     raise ValueError(f"`penalty` must be at least 0, got {penalty}.")
-  method = _largest(
-    schedules.held(sparsity),
-    distribution,
-    storages.kept_in("backward", float(penalty)),
-  )
-  method = dataclasses.replace(
-    _redrawn(method, every_steps), target_sparsity=sparsity
-  )
-  backward = accumulators.widest(distribution, float(backward_sparsity))
-  return remember(method, backward=backward)
+  backward = _largest_set(distribution, float(backward_sparsity))
+  storage = storages.kept_within(backward, float(penalty))
+  return _largest(sparsity, distribution, storage, every_steps=every_steps)
 
 
 def sr_ste(
@@ -237,7 +251,7 @@ def sr_ste(
   decay: float = 2e-4,
   distribution: Distribution = distributions.uniform,
 ) -> Method:
-  """The largest latent weights after every step; those that are off decay.
+  """The largest latent weights after every step; the inactive ones decay.
 
   The gradient of the sparse network moves all latent weights.
 
@@ -246,7 +260,7 @@ def sr_ste(
     n: weights that stay of every m along the inputs, and
     m: weights of a group. A layer whose inputs are no multiple of it stays
       dense.
-    decay: added to the gradient of weights that are off for each unit of
+    decay: added to the gradient of inactive weights per unit of
       weight, at least 0.
     distribution: sparsity per layer.
 
@@ -266,12 +280,14 @@ def sr_ste(
     raise ValueError(f"`decay` must be at least 0, got {decay}.")
   storage = storages.kept_decayed(float(decay))
   if n is None or m is None:
-    assert sparsity is not None
-    method = _largest(schedules.held(sparsity), distribution, storage)
-    return dataclasses.replace(_redrawn(method, 1), target_sparsity=sparsity)
-  groups = functools.partial(distributions.n_of_m, n=n, m=m)
-  method = _largest(schedules.held(1 - n / m), groups, storage)
-  return dataclasses.replace(_redrawn(method, 1), pattern=patterns.n_of_m(n, m))
+    return _largest(sparsity, distribution, storage, every_steps=1)
+  return _largest(
+    None,
+    functools.partial(distributions.n_of_m, n=n, m=m),
+    storage,
+    every_steps=1,
+    pattern=patterns.n_of_m(n, m),
+  )
 
 
 def soft_threshold(
@@ -317,53 +333,99 @@ def soft_threshold(
       optax.sgd(threshold_learning_rate, momentum=threshold_momentum or None),
     )
   first = float(initial_threshold)
-  thresholds = accumulators.learned(
+  threshold = accumulators.learned(
+    "threshold",
     threshold_tx,
-    first=lambda leaf, param: jnp.full(leaf.one_per_layer, first, jnp.float32),
-    gradient=_of_threshold,
+    first=lambda leaf, weights: jnp.full(
+      leaf.one_per_layer, first, jnp.float32
+    ),
+    gradient=_threshold_gradient,
+    reads=(Input.ACTIVE_GRADIENT, Input.WEIGHTS, Input.MASK),
   )
-  method = composed(
-    schedules.held(0.0),
-    scopes.layerwise(distributions.uniform),
-    storage=storages.soft_thresholded("threshold"),
+  return _largest(
+    None,
+    distributions.uniform,
+    storages.soft_thresholded(threshold),
+    every_steps=1,
+    pattern=patterns.above_threshold(threshold),
   )
-  method = dataclasses.replace(
-    _redrawn(method, 1),
-    initial_pattern=patterns.nonzero,
-    pattern=patterns.above_threshold("threshold"),
-    finds_counts=True,
-  )
-  return remember(method, threshold=thresholds)
 
 
-def _of_score(seen: Seen) -> Array:
-  """The gradient of a score: `G w`; what is not finite tells nothing."""
-  product = seen.grad.astype(jnp.float32) * seen.param.astype(jnp.float32)
+def _score_gradient(leaf: Leaf, score: Array) -> Array:
+  """The gradient of a score: `G w`; products that are not finite add nothing."""
+  del score  # It does not depend on its value.
+  assert leaf.gradient is not None  # There is one in every step.
+  product = leaf.gradient.astype(jnp.float32) * leaf.weights.astype(jnp.float32)
   return jnp.where(jnp.isfinite(product), product, 0.0)
 
 
-def _of_threshold(seen: Seen) -> Array:
-  """The gradient of s: `-sigmoid'(s) sum_on sign(w) G`."""
-  s = seen.memory["threshold"]
-  weight, grad = (x.astype(jnp.float32) for x in (seen.param, seen.grad))
-  pushes = jnp.where(seen.mask, jnp.sign(weight) * grad, 0.0)
-  others = tuple(d for d in range(weight.ndim) if d != seen.axis)
-  total = jnp.sum(pushes, axis=others, keepdims=seen.axis is not None)
+def _threshold_gradient(leaf: Leaf, s: Array) -> Array:
+  """The gradient of s: `-sigmoid'(s) sum_active sign(w) G`."""
+  assert leaf.gradient is not None  # There is one in every step.
+  weight, grad = (x.astype(jnp.float32) for x in (leaf.weights, leaf.gradient))
+  pushes = jnp.where(leaf.mask, jnp.sign(weight) * grad, 0.0)
+  others = tuple(d for d in range(weight.ndim) if d != leaf.axis)
+  total = jnp.sum(pushes, axis=others, keepdims=leaf.axis is not None)
   sigma = jax.nn.sigmoid(s)
   return -sigma * (1 - sigma) * total
 
 
 def _largest(
-  sparsity: SparsitySchedule, distribution: Distribution, storage: Storage
+  sparsity: float | None,
+  distribution: Distribution,
+  storage: Storage,
+  *,
+  every_steps: int,
+  pattern: Pattern | None = None,
 ) -> Method:
-  """Masks of the largest weights of each layer, the first ones too."""
-  method = composed(sparsity, scopes.layerwise(distribution), storage=storage)
-  return dataclasses.replace(method, initial_criterion=criteria.magnitude)
-
-
-def _redrawn(method: Method, every_steps: int, begin_step: int = 0) -> Method:
-  """The weights compete at an interval, whether or not the sparsity rises."""
-  when = schedules.every(
-    every_steps, begin_step=begin_step, until=schedules.FOREVER
+  """Masks of the largest weights of each layer, from step 0 to the end."""
+  scope = scopes.layerwise(distribution)
+  return Method(
+    initial=Initial(scope, criterion=criteria.magnitude, pattern=pattern),
+    prune=Prune(
+      schedules.constant_sparsity(sparsity, every_steps=every_steps),
+      scope,
+      criteria.magnitude,
+      pattern,
+    ),
+    storage=storage,
+    target_sparsity=sparsity,
   )
-  return dataclasses.replace(method, when=when)
+
+
+def _largest_set(distribution: Distribution, sparsity: float) -> Accumulator:
+  """The largest weights of each layer, at a lower sparsity than the masks'.
+
+  All active weights belong to the set. When the two sparsities are close,
+  budgets of whole weights may leave a layer with one more than its budget.
+
+  Args:
+    distribution: sparsity per layer.
+    sparsity: fraction of the weights outside the set, in [0, 1).
+  """
+
+  def largest(context: Context) -> list[Array]:
+    layout = context.layout
+    scope = scopes.layerwise(distribution)
+    budget = scope.budgets(layout, sparsity, 1.0, None)
+    weights = [leaf.weights for leaf in context.leaves]
+    packed = packing.packing_for(layout, weights)
+    magnitudes = [jnp.abs(x.astype(jnp.float32)) for x in packed.pack(weights)]
+    chosen = search.select(
+      magnitudes,
+      budget.astype(np.int32),
+      packed.groups(scope.groups(layout)),
+      valid=packed.is_weight(),
+    )
+    pairs = zip(packed.unpack(chosen), context.leaves, strict=True)
+    return [wide | leaf.mask for wide, leaf in pairs]
+
+  return Accumulator(
+    "backward",
+    init=lambda context: context.layout.masked_tree(largest(context)),
+    after_update=lambda value, context, pruned: jax.tree.unflatten(
+      jax.tree.structure(value), largest(context)
+    ),
+    per_leaf=lambda value: value,
+    reads=(Input.WEIGHTS, Input.MASK),
+  )

@@ -1,21 +1,33 @@
 """Methods that prune, once or gradually, and GraNet, which also regrows."""
 
-from sparsejax.components import criteria, distributions, schedules, scopes
-from sparsejax.components import storage as storages
+from sparsejax.components import (
+  criteria,
+  distributions,
+  schedules,
+  scopes,
+)
+from sparsejax.components import (
+  storage as storages,
+)
 from sparsejax.method import (
   Criterion,
   Curve,
   Distribution,
+  Initial,
   Method,
+  Prune,
   Scope,
   Storage,
 )
-from sparsejax.methods.compositions import composed, exchange
+from sparsejax.methods.compositions import ERK, initial, prune_and_regrow
 
 
 def dense() -> Method:
-  """No weight is ever off: the baseline."""
-  return composed(schedules.held(0.0), scopes.layerwise(distributions.uniform))
+  """The dense baseline: every weight is always active."""
+  return Method(
+    initial=initial(scopes.layerwise(distributions.uniform), 0.0),
+    storage=storages.zeroed,
+  )
 
 
 def static(
@@ -27,10 +39,10 @@ def static(
     sparsity: fraction of zeros in [0, 1).
     distribution: sparsity per layer.
   """
-  return composed(
-    schedules.held(sparsity),
-    scopes.layerwise(distribution),
-    target=sparsity,
+  return Method(
+    initial=initial(scopes.layerwise(distribution), sparsity),
+    storage=storages.zeroed,
+    target_sparsity=sparsity,
   )
 
 
@@ -45,10 +57,15 @@ def one_shot(
   Args:
     sparsity: fraction of zeros in [0, 1).
     at_step: the optimizer step after which it happens, at least 1.
-    scope: who competes with whom.
+    scope: which weights compete.
   """
-  return composed(
-    schedules.jump(sparsity, at_step=at_step), scope, target=sparsity
+  return Method(
+    initial=Initial(ERK),
+    prune=Prune(
+      schedules.jump(sparsity, at_step=at_step), scope, criteria.magnitude
+    ),
+    storage=storages.zeroed,
+    target_sparsity=sparsity,
   )
 
 
@@ -66,7 +83,7 @@ def gmp(
   """Gradual magnitude pruning.
 
   Zeroed storage is GraNet's baseline: a pruned weight never returns. Kept
-  storage is Zhu & Gupta's: masks are drawn anew from all latent weights.
+  storage is Zhu & Gupta's: every update chooses among all latent weights.
 
   Args:
     sparsity: final fraction of zeros in [0, 1).
@@ -74,7 +91,7 @@ def gmp(
     begin_step: no update at or before this step.
     end_step: no update after this step.
     every_steps: interval of the updates, in optimizer steps.
-    scope: who competes with whom.
+    scope: which weights compete.
     curve: how the sparsity rises.
     storage: `sparsejax.zeroed` or `sparsejax.kept`.
 
@@ -83,18 +100,19 @@ def gmp(
     2017, equation 1; Liu et al., `GraNet <https://arxiv.org/abs/2106.10404>`_,
     2021, appendix C.
   """
-  return composed(
-    schedules.ramp(
-      initial_sparsity,
-      sparsity,
-      curve=curve,
-      begin_step=begin_step,
-      end_step=end_step,
-      every_steps=every_steps,
-    ),
-    scope,
+  ramp = schedules.ramp(
+    initial_sparsity,
+    sparsity,
+    curve=curve,
+    begin_step=begin_step,
+    end_step=end_step,
+    every_steps=every_steps,
+  )
+  return Method(
+    initial=Initial(ERK),
+    prune=Prune(ramp, scope, criteria.magnitude),
     storage=storage,
-    target=sparsity,
+    target_sparsity=sparsity,
   )
 
 
@@ -110,14 +128,14 @@ def granet(
   final_regrow_fraction: float = 0.005,
   scope: Scope = scopes.global_scope,
   curve: Curve = schedules.cubic_curve,
-  regrow_by: Criterion = criteria.gradient,
+  regrow_by: Criterion = criteria.gradient_magnitude,
 ) -> Method:
   """Gradual pruning with zero-cost neuroregeneration.
 
   Every update prunes all layers together to the sparsity of the schedule, then
-  exchanges the smallest weights of each layer for those of the largest
-  gradient. Pruning ends at `end_step`, the exchange goes on to the end, as in
-  the paper's section 4.2 and code (its Algorithm 1 ends both).
+  prunes the smallest weights of each layer and regrows as many with the largest
+  gradient. Pruning ends at `end_step`, prune-and-regrow continues to the end,
+  as in the paper's section 4.2 and code (its Algorithm 1 ends both).
 
   Args:
     sparsity: final fraction of zeros in [0, 1).
@@ -126,10 +144,10 @@ def granet(
     end_step: the last step at which the sparsity may grow.
     every_steps: interval of the updates, in optimizer steps.
     total_steps: length of the run, in optimizer steps.
-    regrow_fraction: share of a layer's active weights that is exchanged, at
-      step 0; falls along a cosine.
+    regrow_fraction: share of a layer's active weights that is pruned and
+      regrown, at step 0; falls along a cosine.
     final_regrow_fraction: the share at `total_steps`.
-    scope: who competes with whom when pruning.
+    scope: which weights compete when the network is pruned.
     curve: how the sparsity rises.
     regrow_by: what is regrown first (the paper: largest gradients).
 
@@ -137,22 +155,22 @@ def granet(
     Liu et al., `Sparse training via boosting pruning plasticity with
     neuroregeneration <https://arxiv.org/abs/2106.10404>`_, 2021, Algorithm 1.
   """
-  return composed(
-    schedules.ramp(
-      initial_sparsity,
-      sparsity,
-      curve=curve,
-      begin_step=begin_step,
-      end_step=end_step,
-      every_steps=every_steps,
-    ),
-    scope,
-    regrow=exchange(
+  ramp = schedules.ramp(
+    initial_sparsity,
+    sparsity,
+    curve=curve,
+    begin_step=begin_step,
+    end_step=end_step,
+    every_steps=every_steps,
+  )
+  return Method(
+    initial=Initial(ERK),
+    prune=Prune(ramp, scope, criteria.magnitude),
+    regrow=prune_and_regrow(
       regrow_by,
       schedules.cosine(regrow_fraction, total_steps, final_regrow_fraction),
-      every_steps=every_steps,
-      begin_step=begin_step,
-      until=total_steps,
+      schedules.every(every_steps, begin_step=begin_step, until=total_steps),
     ),
-    target=sparsity,
+    storage=storages.zeroed,
+    target_sparsity=sparsity,
   )

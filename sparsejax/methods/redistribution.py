@@ -1,24 +1,30 @@
-"""Methods whose weights move between layers, or may leave at every step."""
+"""Methods whose weights move between layers, or may be pruned at every step."""
 
 import jax.numpy as jnp
 
 from sparsejax.components import (
   accumulators,
   arguments,
+  counts,
   criteria,
   distributions,
   redistribution,
   schedules,
   scopes,
 )
-from sparsejax.components import storage as storages
-from sparsejax.method import Criterion, Distribution, Method, Regrow, Seen
-from sparsejax.methods.compositions import (
-  MOMENTUM,
-  composed,
-  momentum,
-  remember,
+from sparsejax.components import (
+  storage as storages,
 )
+from sparsejax.method import (
+  Count,
+  Criterion,
+  Distribution,
+  Input,
+  Leaf,
+  Method,
+  PruneAndRegrow,
+)
+from sparsejax.methods.compositions import initial
 
 
 def snfs(
@@ -29,13 +35,13 @@ def snfs(
   regrow_fraction: float = 0.5,
   final_regrow_fraction: float = 0.005,
   distribution: Distribution = distributions.uniform,
-  regrow_by: Criterion = momentum,
+  regrow_by: Criterion = criteria.momentum,
 ) -> Method:
-  """Sparse momentum: weights move to layers of much momentum.
+  """Sparse momentum: weights move to layers with much momentum.
 
-  The smallest weights of each layer leave; what left in all comes back where
-  the mean |v| over active weights is large, at the positions of the largest
-  |v|, v the momentum of the dense gradient.
+  The smallest weights of each layer are pruned; as many are regrown in all,
+  where the mean |v| over active weights is large, at the positions of the
+  largest |v|, v the momentum of the dense gradient.
 
   Args:
     sparsity: fraction of zeros in [0, 1).
@@ -54,19 +60,18 @@ def snfs(
   fraction = schedules.cosine(
     regrow_fraction, total_steps, final_regrow_fraction
   )
-  method = composed(
-    schedules.held(sparsity),
-    scopes.layerwise(distribution),
-    regrow=Regrow(
+  return Method(
+    initial=initial(scopes.layerwise(distribution), sparsity),
+    regrow=PruneAndRegrow(
       by=regrow_by,
-      lose=redistribution.careful_share_of(fraction, MOMENTUM),
-      gain=redistribution.by_momentum(MOMENTUM),
-      when=schedules.every(every_steps, until=total_steps),
       prune_by=criteria.magnitude,
+      prune_count=redistribution.careful_fraction(fraction),
+      regrow_count=redistribution.by_momentum,
+      when=schedules.every(every_steps, until=total_steps),
     ),
-    target=sparsity,
+    storage=storages.zeroed,
+    target_sparsity=sparsity,
   )
-  return remember(method, **momentum.memory)
 
 
 def dsr(
@@ -81,16 +86,16 @@ def dsr(
 ) -> Method:
   """Dynamic sparse reparameterization: one threshold for all layers.
 
-  What is smaller leaves, but never all of a layer; as many come back, in
-  proportion to what the layers kept, at positions that were off before. The
-  threshold is doubled where it pruned less than 0.9 times the count it should,
-  and halved above 1.1 times.
+  Smaller weights are pruned, but never all of a layer; as many are regrown, in
+  proportion to what the layers kept, at positions that were inactive before.
+  The threshold is doubled where it pruned less than 0.9 times the count it
+  should, and halved above 1.1 times.
 
   Args:
     sparsity: fraction of zeros in [0, 1).
     every_steps: interval of the updates, in optimizer steps.
     end_step: no update after this step.
-    prune_count: how many weights an update is to exchange in all layers (the
+    prune_count: how many weights of all layers an update should prune (the
       paper: 20,000 of a wide ResNet, 400,000 of ResNet-50).
     threshold: of the first update, above 0.
     distribution: first sparsity per layer.
@@ -111,23 +116,20 @@ def dsr(
     raise ValueError(
       f"`threshold` must be above 0 and finite, got {threshold}."
     )
-  method = composed(
-    schedules.held(sparsity),
-    scopes.layerwise(distribution),
-    regrow=Regrow(
+  limit = accumulators.adaptive_threshold(float(threshold), int(prune_count))
+  return Method(
+    initial=initial(scopes.layerwise(distribution), sparsity),
+    regrow=PruneAndRegrow(
       by=regrow_by,
-      lose=redistribution.below("threshold"),
-      gain=redistribution.by_survivors,
-      when=schedules.every(every_steps, until=end_step),
       prune_by=criteria.magnitude,
+      prune_count=redistribution.below(limit),
+      regrow_count=redistribution.by_survivors,
+      when=schedules.every(every_steps, until=end_step),
       exclude_just_pruned=True,
     ),
-    target=sparsity,
+    storage=storages.zeroed,
+    target_sparsity=sparsity,
   )
-  adaptive = redistribution.adaptive_threshold(
-    float(threshold), int(prune_count)
-  )
-  return remember(method, threshold=adaptive)
 
 
 def deep_r(
@@ -138,11 +140,11 @@ def deep_r(
   distribution: Distribution = distributions.erk,
   regrow_by: Criterion = criteria.random,
 ) -> Method:
-  """Deep rewiring: a weight that changes its sign leaves, another comes.
+  """Deep rewiring: a weight that changes its sign is replaced by another.
 
   Signs are those of the weights given to `init`; 0 counts as positive. Every
-  step pulls the active weights to 0, adds noise, and replaces those that left
-  their sign by random ones at 0.
+  step pulls the active weights to 0, adds noise, and replaces those that
+  changed their sign by random ones at 0.
 
   Args:
     sparsity: fraction of zeros in [0, 1).
@@ -158,26 +160,29 @@ def deep_r(
   for name, value in (("penalty", penalty), ("noise", noise)):
     if not 0 <= value < float("inf"):
       raise ValueError(f"`{name}` must be at least 0 and finite, got {value}.")
-  method = composed(
-    schedules.held(sparsity),
-    scopes.layerwise(distribution),
-    regrow=Regrow(
+  signs = accumulators.first_signs
+  reads = (Input.WEIGHTS, Input.MASK, signs)
+  return Method(
+    initial=initial(scopes.layerwise(distribution), sparsity),
+    regrow=PruneAndRegrow(
       by=regrow_by,
-      lose=lambda layers: layers.counted(_left_its_sign),
-      when=schedules.every(1, until=schedules.FOREVER),
-      prune_by=criteria.Elementwise(
-        lambda seen: (~_left_its_sign(seen)).astype(jnp.uint32)
+      prune_by=Criterion(
+        lambda leaf: (~_changed_sign(leaf)).astype(jnp.uint32), reads
       ),
+      prune_count=Count(
+        lambda context, active: counts.count_active(context, _changed_sign),
+        reads,
+      ),
+      when=schedules.every(1, until=schedules.FOREVER),
       restart=True,
     ),
-    storage=storages.zeroed_walking(
-      "signs", pull=float(penalty), noise=float(noise)
+    storage=storages.zeroed_with_noise(
+      signs, penalty=float(penalty), noise=float(noise)
     ),
-    target=sparsity,
+    target_sparsity=sparsity,
   )
-  return remember(method, signs=accumulators.first_signs)
 
 
-def _left_its_sign(seen: Seen):
-  positive = seen.memory["signs"]
-  return jnp.where(positive, seen.param < 0, seen.param > 0)
+def _changed_sign(leaf: Leaf):
+  positive = accumulators.first_signs.of(leaf)
+  return jnp.where(positive, leaf.weights < 0, leaf.weights > 0)

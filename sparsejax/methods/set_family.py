@@ -1,232 +1,269 @@
-"""SET whose number of connections follows the metric of the epochs."""
+"""SET and its descendants: one factory, and a row for each method.
 
-import dataclasses
+All regrow at random, or next to active weights. AccSET and LSET let the number
+of connections follow the metric of the last epoch; DynSET also pauses while the
+network is worse than some epochs ago.
+"""
 
-from sparsejax.components import accumulators, criteria, distributions
-from sparsejax.components import connectivity as rules
+import functools
+
+from sparsejax.components import (
+  accumulators,
+  arguments,
+  criteria,
+  distributions,
+  schedules,
+  scopes,
+)
+from sparsejax.components import (
+  connectivity as rules,
+)
+from sparsejax.components import (
+  storage as storages,
+)
 from sparsejax.components.connectivity import Connectivity
 from sparsejax.method import (
   Criterion,
+  Curve,
   Distribution,
   Gate,
   Method,
   MetricKind,
-  Order,
+  as_pruned,
 )
-from sparsejax.methods.compositions import connected, remember
-from sparsejax.methods.prune_and_regrow import sparse_evolution
+from sparsejax.methods.compositions import (
+  constant_or_rising,
+  prune_and_regrow,
+  signs,
+  variant,
+)
+from sparsejax.updates import orders
 
 
-def accset(
+def set_family(
   *,
   sparsity: float | None = None,
   epsilon: float | None = None,
-  steps_per_epoch: int,
+  every_steps: int,
   total_steps: int,
-  k: float = 0.0,
   regrow_fraction: float = 0.3,
   by_sign: bool = True,
   distribution: Distribution = distributions.er,
   regrow_by: Criterion = criteria.random,
-) -> Method:
-  """SET that regrows the fewer connections, the better the accuracy is.
-
-  After every epoch but the last each layer loses a share of its connections,
-  and regains `1 - (p - p k) / (k - 2 k p + 1)` of what it then lacks of its
-  first count. This happens in the first `update` of the next epoch, before its
-  step, and p is the `metric=` given to that: the accuracy of the epoch
-  that has ended, in [0, 1].
-
-  Args:
-    sparsity: first fraction of zeros in [0, 1), over `distribution`; or
-    epsilon: connections per unit, as in SET.
-    steps_per_epoch: optimizer steps of an epoch.
-    total_steps: length of the run, in optimizer steps.
-    k: bends the sigmoid, in (-1, 1); 0 regrows the share `1 - p`.
-    regrow_fraction: share of the active weights that is removed, zeta in the
-      paper.
-    by_sign: positive and negative weights lose their share separately.
-    distribution: first sparsity per layer.
-    regrow_by: what is regrown first.
-
-  Raises:
-    ValueError: unless exactly one of `sparsity` and `epsilon` is given.
-
-  References:
-    Scholte, Regrowing strategies for dynamic sparse training, Twente 2022,
-    algorithm 1.
-  """
-  return _following(
-    "accuracy",
-    rules.by_accuracy(float(k)),
-    sparsity=sparsity,
-    epsilon=epsilon,
-    steps_per_epoch=steps_per_epoch,
-    total_steps=total_steps,
-    regrow_fraction=regrow_fraction,
-    by_sign=by_sign,
-    distribution=distribution,
-    regrow_by=regrow_by,
-  )
-
-
-def lset(
-  *,
-  sparsity: float | None = None,
-  epsilon: float | None = None,
-  steps_per_epoch: int,
-  total_steps: int,
-  k: float = 0.0,
-  regrow_fraction: float = 0.3,
-  by_sign: bool = True,
-  distribution: Distribution = distributions.er,
-  regrow_by: Criterion = criteria.random,
-) -> Method:
-  """SET that regrows the fewer connections, the lower the loss is.
-
-  As `accset`, with `p = 1 - L / L_0`: L is the loss of the epoch that has
-  ended, given as `metric=`, and L_0 that of the first one. The paper only
-  says that the share is based on the loss; this reading gives its counts.
-
-  Args:
-    sparsity: first fraction of zeros in [0, 1), over `distribution`; or
-    epsilon: connections per unit, as in SET.
-    steps_per_epoch: optimizer steps of an epoch.
-    total_steps: length of the run, in optimizer steps.
-    k: bends the sigmoid, in (-1, 1); 0 regrows the share `L / L_0`.
-    regrow_fraction: share of the active weights that is removed.
-    by_sign: positive and negative weights lose their share separately.
-    distribution: first sparsity per layer.
-    regrow_by: what is regrown first.
-
-  Raises:
-    ValueError: unless exactly one of `sparsity` and `epsilon` is given.
-
-  References:
-    Scholte, Regrowing strategies for dynamic sparse training, Twente 2022,
-    section 4.2.
-  """
-  return _following(
-    "loss",
-    rules.by_loss(float(k)),
-    sparsity=sparsity,
-    epsilon=epsilon,
-    steps_per_epoch=steps_per_epoch,
-    total_steps=total_steps,
-    regrow_fraction=regrow_fraction,
-    by_sign=by_sign,
-    distribution=distribution,
-    regrow_by=regrow_by,
-  )
-
-
-def dynset(
-  *,
-  drives: str = "loss",
+  curve: Curve | None = None,
   connectivity: float | Connectivity | None = None,
-  lag: int = 3,
-  sparsity: float | None = None,
-  epsilon: float | None = None,
-  steps_per_epoch: int,
-  total_steps: int,
+  drives: MetricKind | None = None,
   k: float = 0.0,
-  regrow_fraction: float = 0.3,
-  by_sign: bool = True,
-  distribution: Distribution = distributions.er,
-  regrow_by: Criterion = criteria.random,
+  lag: int | None = None,
+  masks_first: bool = False,
+  reset_optimizer: bool = False,
 ) -> Method:
-  """LSET or AccSET that pauses while the network is worse than epochs ago.
+  """SET: prunes the weights closest to zero and regrows others.
 
-  The paper's three variants give the training loss, the validation loss and
-  the validation accuracy as `metric=`.
+  There is no mask update at `total_steps`: what it regrows could not train.
+  Weights that are pruned and regrown at once restart at 0.
 
   Args:
-    drives: what `metric=` is: "loss", as in `lset`, or "accuracy", as in
-      `accset`.
-    connectivity: which share of what a layer lacks of its first count comes
-      back, if not one that follows the metric. 1 is SET with the gate;
-      above 1 more is regrown than was removed, until both are in balance.
-    lag: an update is left out where the last epoch was worse than that many
-      before; first looked at after `lag + 2` epochs. 3 is the paper's
-      algorithm, 5 its text.
     sparsity: first fraction of zeros in [0, 1), over `distribution`; or
-    epsilon: connections per unit, as in SET.
-    steps_per_epoch: optimizer steps of an epoch.
+    epsilon: connections per unit, the paper's way to set how dense a layer is;
+      then `distribution` is not used.
+    every_steps: interval of the updates (the papers: an epoch). In the rows
+      that follow a metric it is called `steps_per_epoch`.
     total_steps: length of the run, in optimizer steps.
-    k: bends the sigmoid, in (-1, 1).
-    regrow_fraction: share of the active weights that is removed.
-    by_sign: positive and negative weights lose their share separately.
+    regrow_fraction: share of the active weights that is pruned.
+    by_sign: positive and negative weights are pruned separately, as in the
+      paper; else by magnitude, as in RigL, ITOP and GraNet.
     distribution: first sparsity per layer.
-    regrow_by: what is regrown first.
+    regrow_by: what is regrown first (the paper: random positions).
+    curve: if given, the network starts dense and its sparsity rises along it to
+      the end, at the same interval (OptG, Table 4); needs `sparsity`.
+    connectivity: if given, a layer does not regrow what it pruned, but this
+      fraction of what it then misses of its first count; above 1 more is
+      regrown than was pruned, until both are in balance.
+    drives: what `metric=` is, "loss" or "accuracy"; None for SET, which follows
+      neither. Where `connectivity` is None, the fraction follows the metric.
+    k: bend of the sigmoid of the metric, in (-1, 1); 0 regrows the fraction
+      `1 - accuracy`, or L / L_0.
+    lag: an update is skipped where the last epoch was worse than that many
+      before; first after `lag + 2` epochs. 3 is the paper's algorithm, 5 its
+      text. None never skips.
+    masks_first: a mask update comes before the step that follows its due step,
+      and not after the due step itself. So an evaluation at the end of an
+      interval sees the masks that the interval trained with.
+    reset_optimizer: a mask update resets the optimizer state of all weights, as
+      the authors' code does.
 
   Raises:
-    ValueError: unless exactly one of `sparsity` and `epsilon` is given.
+    ValueError: unless exactly one of `sparsity` and `epsilon` is given; for
+      values out of range.
 
   References:
+    Mocanu et al., `Scalable training of artificial neural networks with
+    adaptive sparse connectivity <https://arxiv.org/abs/1707.04780>`_, 2018;
     Scholte, Regrowing strategies for dynamic sparse training, Twente 2022,
-    algorithm 2.
+    algorithms 1 and 2 and section 4.2.
   """
-  if drives not in ("loss", "accuracy"):
+  if (sparsity is None) == (epsilon is None):
     raise ValueError(
-      f"`drives` must be 'loss' or 'accuracy', got {drives!r}: what"
-      " `metric=` is."
+      "`sparsity` or `epsilon` must be given, and not both, got"
+      f" sparsity={sparsity}, epsilon={epsilon}."
     )
+  if epsilon is not None:
+    distribution = _er_epsilon(epsilon, curve)
+  if curve is not None and connectivity is not None:
+    raise ValueError("`curve` and `connectivity` both say how many stay.")
+  arguments.check_steps("total_steps", total_steps)
+  history = accumulators.metric_history(_checked_lag(lag) or 0)
+  rule = _connectivity(connectivity, drives, k, history)
+  composed = constant_or_rising(
+    scopes.layerwise(distribution),
+    sparsity,
+    curve,
+    every_steps=every_steps,
+    end_step=total_steps - 1,
+  )
+  if rule is not None:
+    composed["target_sparsity"] = None  # Only the first masks have it.
+  order = orders.update_then_step if masks_first else orders.step_then_update
+  return Method(
+    **composed,
+    regrow=prune_and_regrow(
+      regrow_by,
+      schedules.constant(regrow_fraction),
+      schedules.every(every_steps, until=total_steps - 1),
+      parts=signs if by_sign else None,
+      regrow_count=rules.towards_first_count(rule) if rule else as_pruned,
+      restart=True,
+    ),
+    storage=storages.zeroed,
+    accumulators=() if drives is None else (history,),
+    order=functools.partial(order, reset_all=True)
+    if reset_optimizer
+    else order,
+    gate=_gate(history, lag, drives),
+    metric=drives,
+  )
+
+
+def _er_epsilon(epsilon: float, curve: Curve | None) -> Distribution:
+  if epsilon <= 0:
+    raise ValueError(f"`epsilon` must be above 0, got {epsilon}.")
+  if curve is not None:
+    raise ValueError(
+      "`curve` needs `sparsity`, the end of the rise, got"
+      f" epsilon={epsilon}. Give a sparsity instead."
+    )
+  return functools.partial(distributions.er_epsilon, epsilon=float(epsilon))
+
+
+def _checked_lag(lag: int | None) -> int | None:
+  if lag is None:
+    return None
   if isinstance(lag, bool) or lag != int(lag) or lag < 1:
     raise ValueError(
       f"`lag` must be a whole number of epochs, at least 1, got {lag!r}."
     )
-  if connectivity is None:
-    follow = rules.by_loss if drives == "loss" else rules.by_accuracy
-    connectivity = follow(float(k))
-  elif not callable(connectivity):
-    connectivity = rules.constant(float(connectivity))
-  gate = rules.pause_when_worse(int(lag), higher_is_better=drives == "accuracy")
-  return _following(
-    drives,
-    connectivity,
-    gate=gate,
-    lag=int(lag),
-    sparsity=sparsity,
-    epsilon=epsilon,
-    steps_per_epoch=steps_per_epoch,
-    total_steps=total_steps,
-    regrow_fraction=regrow_fraction,
-    by_sign=by_sign,
-    distribution=distribution,
-    regrow_by=regrow_by,
+  return int(lag)
+
+
+def _connectivity(
+  connectivity: float | Connectivity | None,
+  drives: str | None,
+  k: float,
+  history: accumulators.Accumulator,
+) -> Connectivity | None:
+  """Returns the rule for how much is regrown; None for as much as was pruned."""
+  if drives not in (None, "loss", "accuracy"):
+    raise ValueError(
+      f"`drives` must be 'loss' or 'accuracy', got {drives!r}: what `metric=`"
+      " is."
+    )
+  if isinstance(connectivity, Connectivity):
+    return connectivity
+  if connectivity is not None:
+    return rules.constant(float(connectivity))
+  if drives == "accuracy":
+    return rules.by_accuracy(float(k))
+  return None if drives is None else rules.by_loss(history, float(k))
+
+
+def _gate(
+  history: accumulators.Accumulator, lag: int | None, drives: str | None
+) -> Gate | None:
+  if lag is None:
+    return None
+  return rules.pause_when_worse(
+    history, int(lag), higher_is_better=drives == "accuracy"
   )
 
 
-def _following(
-  follows: MetricKind,
-  connectivity: Connectivity,
-  *,
-  gate: Gate | None = None,
-  lag: int = 0,
-  sparsity: float | None,
-  epsilon: float | None,
-  steps_per_epoch: int,
-  total_steps: int,
-  regrow_fraction: float,
-  by_sign: bool,
-  distribution: Distribution,
-  regrow_by: Criterion,
-) -> Method:
-  """SET once an epoch, with a rule for its connections and a gate."""
-  method = sparse_evolution(
-    sparsity=sparsity,
-    epsilon=epsilon,
-    every_steps=steps_per_epoch,
-    total_steps=total_steps,
-    regrow_fraction=regrow_fraction,
-    by_sign=by_sign,
-    distribution=distribution,
-    regrow_by=regrow_by,
-  )
-  method = dataclasses.replace(
-    connected(method, connectivity),
-    gate=gate,
-    order=Order.MASKS_FIRST,
-    follows=follows,
-  )
-  return remember(method, **{rules.METRIC: accumulators.history(lag)})
+_PER_EPOCH = {"every_steps": "steps_per_epoch"}
+_FOLLOWING = {"curve": None, "masks_first": True, "reset_optimizer": False}
+
+sparse_evolution = variant(
+  set_family,
+  """SET: prunes the weights closest to zero and regrows random ones.
+
+  Takes the arguments of `sparsejax.methods.set_family` but `drives`, `k` and
+  `lag`.
+
+  References:
+    Mocanu et al., `Scalable training of artificial neural networks with
+    adaptive sparse connectivity <https://arxiv.org/abs/1707.04780>`_, 2018.
+  """,
+  fixed={"drives": None, "k": 0.0, "lag": None},
+)
+
+accset = variant(
+  set_family,
+  """AccSET: SET that regrows the fewer connections, the higher the accuracy is.
+
+  After every epoch but the last each layer prunes a share of its connections,
+  and regrows `1 - (p - p k) / (k - 2 k p + 1)` of what it then misses of its
+  first count. This happens in the first `update` of the next epoch, before its
+  step, and p is the `metric=` given to that: the accuracy of the last epoch, in
+  [0, 1]. Takes the arguments of `sparsejax.methods.set_family` but `curve`,
+  `connectivity`, `drives`, `lag`, `masks_first` and `reset_optimizer`, with
+  `steps_per_epoch` for `every_steps`.
+
+  References:
+    Scholte, Regrowing strategies for dynamic sparse training, Twente 2022,
+    algorithm 1.
+  """,
+  fixed={**_FOLLOWING, "connectivity": None, "drives": "accuracy", "lag": None},
+  renamed=_PER_EPOCH,
+)
+
+lset = variant(
+  set_family,
+  """LSET: SET that regrows the fewer connections, the lower the loss is.
+
+  As `accset`, with `p = 1 - L / L_0`: L is the loss of the last epoch, given as
+  `metric=`, and L_0 that of the first one. The paper only says that the share
+  is based on the loss; this reading gives its counts.
+
+  References:
+    Scholte, Regrowing strategies for dynamic sparse training, Twente 2022,
+    section 4.2.
+  """,
+  fixed={**_FOLLOWING, "connectivity": None, "drives": "loss", "lag": None},
+  renamed=_PER_EPOCH,
+)
+
+dynset = variant(
+  set_family,
+  """DynSET: LSET or AccSET that pauses while it is worse than epochs ago.
+
+  As `lset`, or as `accset` with `drives="accuracy"`, with the arguments
+  `connectivity`, `drives` and `lag` as well. The paper's three variants give
+  the training loss, the validation loss and the validation accuracy as
+  `metric=`.
+
+  References:
+    Scholte, Regrowing strategies for dynamic sparse training, Twente 2022,
+    algorithm 2.
+  """,
+  fixed=_FOLLOWING,
+  defaults={"drives": "loss", "lag": 3},
+  renamed=_PER_EPOCH,
+)

@@ -1,4 +1,4 @@
-"""Random bits: one key per step, leaf and purpose, one draw per weight."""
+"""Random bits: one key per step, leaf and purpose, 32 bits per weight."""
 
 from typing import Any
 
@@ -7,12 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, UInt32
 
-from sparsejax.components.trees import Layout
-from sparsejax.method import Key
+from sparsejax.method import Key, Layout
 from sparsejax.selection.packing import Packing
 
 _WORD = np.uint32(32)
-_TURNS = np.array([[13, 15, 26, 6], [17, 29, 16, 24]], np.uint32)
+_ROTATIONS = np.array([[13, 15, 26, 6], [17, 29, 16, 24]], np.uint32)
 _PARITY = np.uint32(0x1BD11BDA)
 
 FIRST_MASKS, PRUNE, REGROW, STEP = 0, 1, 2, 3  # purposes
@@ -39,8 +38,7 @@ def bits(
 ) -> list[UInt32[Array, "..."]]:
   """Returns 32 random bits for every weight, packed.
 
-  They are those of `jax.random.bits` with the key of the leaf, whatever the
-  packing.
+  They are those of `jax.random.bits` with the key of the leaf, in any packing.
 
   Args:
     layout: the sparse leaves.
@@ -111,9 +109,9 @@ def _threefry(high, low, a, b):
   keys = (high, low, high ^ low ^ _PARITY)
   a, b = a + keys[0], b + keys[1]
   for i in range(5):
-    for turn in _TURNS[i % 2]:
+    for rotation in _ROTATIONS[i % 2]:
       a = a + b
-      b = a ^ ((b << turn) | (b >> (_WORD - turn)))
+      b = a ^ ((b << rotation) | (b >> (_WORD - rotation)))
     a = a + keys[(i + 1) % 3]
     b = b + keys[(i + 2) % 3] + np.uint32(i + 1)
   return a, b

@@ -12,13 +12,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from sparsejax.analysis import flops
-from sparsejax.components import trees
-from sparsejax.method import Method, Order
+from sparsejax.components import leaves
+from sparsejax.method import Layout, Method
 from sparsejax.study import blank_datasets
 from sparsejax.training import recipes, train_state
 from sparsejax.training.config import build, keys
 from sparsejax.training.config.experiment import Experiment
-from sparsejax.updates import mask_update
+from sparsejax.updates import orders, requested
 
 
 class Forecast(NamedTuple):
@@ -104,7 +104,7 @@ def _dense_gradients(experiment: Experiment, calls: "_Calls") -> np.ndarray:
   )
 
 
-def _layout(experiment: Experiment) -> trees.Layout:
+def _layout(experiment: Experiment) -> Layout:
   """Returns the layout of the sparse leaves, from shapes alone."""
   params = jax.eval_shape(
     functools.partial(
@@ -114,22 +114,21 @@ def _layout(experiment: Experiment) -> trees.Layout:
       experiment.dataset.example,
     )
   ).params
-  chosen = trees.select_leaves(params, experiment.select)
-  return trees.layout(params, chosen, experiment.overrides)
+  chosen = leaves.select_leaves(params, experiment.select)
+  return leaves.layout(params, chosen, experiment.overrides)
 
 
-def _counts(recipe: recipes.Recipe, layout: trees.Layout) -> np.ndarray | None:
+def _counts(recipe: recipes.Recipe, layout: Layout) -> np.ndarray | None:
   """Returns int[updates, layers]: active weights by update index."""
   method = recipe.method
-  if (
-    recipe.initial_masks is not None or method.counts_as_found or method.pattern
-  ):
+  has_pattern = method.prune is not None and method.prune.pattern is not None
+  if recipe.initial_masks is not None or method.counts_as_found or has_pattern:
     return None
-  first = mask_update.first_requested(method, layout)[1:]
-  if method.when is None:
+  first = requested.first_requested(method, layout)[1:]
+  if method.prune is None:
     by_index = first[None]
   else:
-    by_index = mask_update.requested_table(method, layout)[:, 1:]
+    by_index = requested.requested_table(method, layout)[:, 1:]
     by_index[0] = first
   shared = (by_index < 0).any()  # Layers that compete for weights.
   return None if shared else by_index
@@ -152,17 +151,42 @@ def _calls(method: Method, total: int) -> _Calls:
   """Returns the calls of a run, by the method's order."""
   steps = np.arange(total + 1)
   due = np.zeros(total + 1, bool)
-  for when in (method.when, method.regrow and method.regrow.when):
+  prune, regrow = method.prune, method.regrow
+  for when in (prune and prune.schedule.when, regrow and regrow.when):
     if when is not None:
       due |= np.asarray(jax.vmap(when)(jnp.asarray(steps))) == steps
-  drawn = np.maximum.accumulate(np.where(due, steps, 0))
-  if method.order is Order.STEP_FIRST:
-    # A mask update that is due at step 0 happens in the first call.
-    return _Calls(drawn, due[1:] | (due[0] & (steps[1:] == 1)))
-  if method.order is Order.MASKS_FIRST:
-    at, updates = steps[:-1], due[:-1]
-  else:  # A mask update takes a whole call, before the step.
-    at = np.repeat(steps, 1 + due)[:total]
-    updates = due[at] & (np.diff(at, prepend=-1) > 0)
+  order = method.order or orders.step_then_update
+  return _CALLS[getattr(order, "func", order)](due)
+
+
+def _step_then_update(due: np.ndarray) -> _Calls:
+  steps = np.arange(len(due))
+  # A mask update that is due at step 0 happens in the first call.
+  return _Calls(_latest(due), due[1:] | (due[0] & (steps[1:] == 1)))
+
+
+def _update_then_step(due: np.ndarray) -> _Calls:
+  return _calls_at(np.arange(len(due) - 1), due[:-1], due)
+
+
+def _update_instead_of_step(due: np.ndarray) -> _Calls:
+  """A mask update takes a whole call, before the step."""
+  at = np.repeat(np.arange(len(due)), 1 + due)[: len(due) - 1]
+  return _calls_at(at, due[at] & (np.diff(at, prepend=-1) > 0), due)
+
+
+def _calls_at(at: np.ndarray, updates: np.ndarray, due: np.ndarray) -> _Calls:
   seen = np.append(np.maximum(at - updates, 0), at[-1])
-  return _Calls(drawn[seen], updates)
+  return _Calls(_latest(due)[seen], updates)
+
+
+def _latest(due: np.ndarray) -> np.ndarray:
+  """Returns int[steps], the latest due step up to each step."""
+  return np.maximum.accumulate(np.where(due, np.arange(len(due)), 0))
+
+
+_CALLS = {
+  orders.step_then_update: _step_then_update,
+  orders.update_then_step: _update_then_step,
+  orders.update_instead_of_step: _update_instead_of_step,
+}

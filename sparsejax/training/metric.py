@@ -62,21 +62,21 @@ def source(
   """
   if requested is not None and requested not in SOURCES:
     raise command_line.unknown("`config.metric`", requested, SOURCES)
-  if method.follows is None:
+  if method.metric is None:
     return None
-  chosen = _DEFAULTS[method.follows] if requested is None else requested
-  if SOURCES[chosen] != method.follows:
-    valid = [name for name in SOURCES if SOURCES[name] == method.follows]
+  chosen = _DEFAULTS[method.metric] if requested is None else requested
+  if SOURCES[chosen] != method.metric:
+    valid = [name for name in SOURCES if SOURCES[name] == method.metric]
     raise command_line.InputError(
       f"`config.metric` must be one of {', '.join(valid)}, because the method"
-      f" follows the {method.follows}; got {chosen!r}."
+      f" follows the {method.metric}; got {chosen!r}."
     )
   if uses_validation(chosen) and not validates:
     raise command_line.InputError(
       f"`config.metric` is {chosen!r}, but the data has no validation split."
       " Hold one out (`config.data.validation`, or fewer"
       " `config.data.train_examples`), or use"
-      f" {'train_' + method.follows!r}."
+      f" {'train_' + method.metric!r}."
     )
   return chosen
 

@@ -14,8 +14,8 @@ import numpy as np
 import sparsejax
 from sparsejax.analysis import flops
 from sparsejax.components import trees
-from sparsejax.selection import search as masks_lib
-from sparsejax.updates.gradients import DenseGradient
+from sparsejax.selection import search
+from sparsejax.method import DenseGradient
 
 
 class Counters(NamedTuple):
@@ -199,8 +199,8 @@ def _active(opt_state: Any) -> jax.Array:
   masks = jax.tree.leaves(sparsejax.get_masks(opt_state))
   if not masks:
     return jnp.zeros(0, jnp.int32)
-  return masks_lib.count_active(
-    masks, masks_lib.each_layer([None] * len(masks), len(masks))
+  return search.count_active(
+    masks, search.each_layer([None] * len(masks), len(masks))
   )
 
 

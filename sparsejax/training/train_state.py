@@ -11,7 +11,7 @@ import optax
 import sparsejax
 from sparsejax.data import Array, Augment, batches
 from sparsejax.training import metric, run_flops
-from sparsejax.updates.gradients import DenseGradient
+from sparsejax.method import DenseGradient
 
 
 class Setup(NamedTuple):

@@ -1,178 +1,158 @@
-"""What a mask update looks at: the leaves, how they are packed, randomness."""
+"""What a mask update looks at: the leaves, and the same leaves packed."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
-import numpy as np
 from jaxtyping import Array, Bool, Int, PyTree
 
 from sparsejax.components import criteria
-from sparsejax.components.trees import Layout
-from sparsejax.method import Criterion, Key, Memory, Seen
+from sparsejax.method import Context, Criterion, Layout, Leaf, Method
 from sparsejax.selection import random_bits
+from sparsejax.selection.lazy import LazyArray, lazy
 from sparsejax.selection.packing import Packing
-from sparsejax.selection.search import Competition, Recipe, recipe
 
 
-class View(NamedTuple):
-  """The sparse leaves at one moment.
+def leaves_of(
+  method: Method,
+  layout: Layout,
+  weights: Sequence[Array],
+  gradients: Sequence[Array] | None,
+  masks: Sequence[Array],
+  accumulators: Mapping[str, PyTree],
+) -> list[Leaf]:
+  """Returns what parts see of each sparse leaf, in layout order, without keys.
+
+  Args:
+    method: its accumulators say what of their values belongs to a leaf.
+    layout: the sparse leaves.
+    weights: of each.
+    gradients: dense ones of each; None before the first step.
+    masks: of each.
+    accumulators: their values by name, as far as they exist.
+  """
+  by_leaf = {
+    each.name: jax.tree.leaves(each.per_leaf(accumulators[each.name]))
+    for each in method.all_accumulators
+    if each.per_leaf is not None and each.name in accumulators
+  }
+  return [
+    Leaf(
+      weights=weights[i],
+      gradient=None if gradients is None else gradients[i],
+      mask=masks[i],
+      accumulators={name: leaves[i] for name, leaves in by_leaf.items()},
+      axis=leaf.axis,
+    )
+    for i, leaf in enumerate(layout.leaves)
+  ]
+
+
+def with_keys(
+  context: Context, step: Int[Array, ""], purpose: int
+) -> list[Leaf]:
+  """Returns the leaves with the key of each, for one step and purpose."""
+  keys = random_bits.leaf_keys(context.layout, context.key, step, purpose)
+  pairs = zip(context.leaves, keys, strict=True)
+  return [dataclasses.replace(leaf, key=key) for leaf, key in pairs]
+
+
+class PackedLeaves(NamedTuple):
+  """The sparse leaves of a context, packed once for all that search them.
 
   Attributes:
-    layout: the sparse leaves.
-    packed: how they are packed.
-    leaves: one entry per leaf, in layout order, without keys; with the masks
-      of the first look.
-    step: int32[].
-    key: typed key of the run; None where there is none.
-    params: the weights, packed.
-    grads: the gradients, packed.
-    masks: the masks, packed.
-    changed: whether they are others than those of `leaves`.
+    context: the leaves as they are, with the masks before.
+    packing: how they are packed.
+    weights: packed.
+    gradients: packed; None before the first step.
+    masks: packed; after `with_masks` others than those of `context`.
+    changed: whether they are others.
   """
 
-  layout: Layout
-  packed: Packing
-  leaves: Sequence[Seen]
-  step: Int[Array, ""]
-  key: Key | None
-  params: list[Array]
-  grads: list[Array]
+  context: Context
+  packing: Packing
+  weights: list[Array]
+  gradients: list[Array] | None
   masks: list[Bool[Array, "..."]]
   changed: bool = False
 
   @property
-  def seen(self) -> Sequence[Seen]:
-    """One entry per leaf, in layout order, without keys."""
+  def current(self) -> Context:
+    """The context with the masks of this moment."""
     if not self.changed:
-      return self.leaves
-    masks_ = self.packed.unpack(self.masks)
-    pairs = zip(self.leaves, masks_, strict=True)
-    return [seen._replace(mask=mask) for seen, mask in pairs]
+      return self.context
+    masks = self.packing.unpack(self.masks)
+    pairs = zip(self.context.leaves, masks, strict=True)
+    return self.context._replace(
+      leaves=[dataclasses.replace(leaf, mask=mask) for leaf, mask in pairs]
+    )
 
-  @property
-  def each_layer(self) -> Competition:
-    """Every layer on its own."""
-    return self.contest(np.arange(len(self.layout.sizes)))
-
-  def contest(self, groups: Sequence[int] | np.ndarray) -> Competition:
-    """Returns the competition of the layers in groups."""
-    return self.packed.contest(groups, self.layout.sizes)
-
-  def with_masks(self, packed_masks: Sequence[Array]) -> "View":
-    """Returns the same view with other masks, given packed."""
-    return self._replace(masks=list(packed_masks), changed=True)
+  def with_masks(self, masks: Sequence[Array]) -> "PackedLeaves":
+    """Returns the same leaves with other masks, given packed."""
+    return self._replace(masks=list(masks), changed=True)
 
   def score(
     self, criterion: Criterion, purpose: int
-  ) -> Sequence[Array | Recipe]:
-    """Scores all weights, packed; what is elementwise as recipes.
+  ) -> Sequence[Array | LazyArray]:
+    """Scores all weights, packed; elementwise criteria as lazy arrays.
 
     Args:
       criterion: the score.
-      purpose: of the random bits, one of `draws`.
+      purpose: of the random bits, one of `random_bits`.
     """
-    if isinstance(criterion, criteria.Elementwise):
-      return [recipe(criterion, seen) for seen in self._packed_seen()]
-    if criterion is criteria.random and self.key is not None:
+    if criterion.is_elementwise:
+      return [lazy(criterion, leaf) for leaf in self._packed_leaves()]
+    if criterion is criteria.random and self.context.key is not None:
       return self.bits(purpose)
-    return self.packed.pack(self.score_leaves(criterion, purpose))
+    return self.packing.pack(self.score_leaves(criterion, purpose))
 
   def score_leaves(self, criterion: Criterion, purpose: int) -> list[Array]:
     """Scores all weights, leaf by leaf."""
-    return [criterion(seen) for seen in self.with_keys(purpose)]
-
-  def with_keys(self, purpose: int) -> list[Seen]:
-    """Returns the leaves with a key for each."""
-    return keyed(self.layout, self.seen, self.step, self.key, purpose)
+    current = self.current
+    return [criterion(x) for x in with_keys(current, current.step, purpose)]
 
   def bits(self, purpose: int) -> list[Array]:
     """Draws random ranks for all weights, packed."""
-    assert self.key is not None  # `sparsify` refused to go on without one.
+    context = self.context
+    assert context.key is not None  # `sparsify` requires one.
     return random_bits.bits(
-      self.layout, self.packed, self.key, self.step, purpose
+      context.layout, self.packing, context.key, context.step, purpose
     )
 
-  def _packed_seen(self) -> list[Seen]:
-    first = self.leaves[0]
+  def _packed_leaves(self) -> list[Leaf]:
+    first = self.context.leaves[0]
     shaped = [
-      name for name, x in first.memory.items() if x.shape == first.param.shape
+      name
+      for name, x in first.accumulators.items()
+      if x.shape == first.weights.shape
     ]
-    memory = {
-      name: self.packed.pack([seen.memory[name] for seen in self.leaves])
+    accumulators = {
+      name: self.packing.pack(
+        [leaf.accumulators[name] for leaf in self.context.leaves]
+      )
       for name in shaped
     }
-    columns = zip(self.params, self.grads, self.masks, strict=True)
     return [
-      Seen(param, grad, mask, {name: memory[name][i] for name in shaped})
-      for i, (param, grad, mask) in enumerate(columns)
+      Leaf(
+        weights=self.weights[i],
+        gradient=None if self.gradients is None else self.gradients[i],
+        mask=mask,
+        accumulators={name: accumulators[name][i] for name in shaped},
+      )
+      for i, mask in enumerate(self.masks)
     ]
 
 
-def seen_leaves(
-  layout: Layout,
-  params: Sequence[Array],
-  grads: Sequence[Array],
-  masks_: Sequence[Array],
-  memories: Mapping[str, Memory],
-  memory: Mapping[str, PyTree],
-) -> list[Seen]:
-  """Returns what slot functions see of each sparse leaf, in layout order.
-
-  Args:
-    layout: the sparse leaves.
-    params: their weights.
-    grads: their dense gradients.
-    masks_: their masks.
-    memories: the slots, which say what of a memory belongs to a leaf.
-    memory: what they hold.
-  """
-  by_leaf = {
-    name: jax.tree.leaves(slot.leaves(memory[name]))
-    for name, slot in memories.items()
-    if slot.leaves is not None
-  }
-  return [
-    Seen(
-      param,
-      grad,
-      mask,
-      {name: leaves[i] for name, leaves in by_leaf.items()},
-      axis=leaf.axis,
-    )
-    for i, (leaf, param, grad, mask) in enumerate(
-      zip(layout.leaves, params, grads, masks_, strict=True)
-    )
-  ]
-
-
-def keyed(
-  layout: Layout,
-  seen: Sequence[Seen],
-  step: Int[Array, ""],
-  key: Key | None,
-  purpose: int,
-) -> list[Seen]:
-  """Returns the leaves with the key of each, for one step and purpose."""
-  keys = random_bits.leaf_keys(layout, key, step, purpose)
-  return [s._replace(key=k) for s, k in zip(seen, keys, strict=True)]
-
-
-def look(
-  layout: Layout,
-  seen: Sequence[Seen],
-  packed: Packing,
-  step: Int[Array, ""],
-  key: Key | None,
-) -> View:
-  """Returns the view of leaves, packed once for all that looks at them."""
-  return View(
-    layout,
-    packed,
-    seen,
-    step,
-    key,
-    params=packed.pack([s.param for s in seen]),
-    grads=packed.pack([s.grad for s in seen]),
-    masks=packed.pack([s.mask for s in seen]),
+def pack(context: Context, packing: Packing) -> PackedLeaves:
+  """Packs the leaves of a context."""
+  leaves, gradients = context.leaves, None
+  if leaves[0].gradient is not None:
+    gradients = packing.pack([leaf.gradient for leaf in leaves])
+  return PackedLeaves(
+    context,
+    packing,
+    weights=packing.pack([leaf.weights for leaf in leaves]),
+    gradients=gradients,
+    masks=packing.pack([leaf.mask for leaf in leaves]),
   )

@@ -6,7 +6,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, PyTree
 
-from sparsejax.selection import packing
+from sparsejax.selection import bitmasks
 
 _SMALL = 2**20  # elements of an array that is joined with others
 # Integers that hold the bits of floating numbers.
@@ -41,7 +41,7 @@ def _few(arrays: list[Array]) -> list[Array]:
   Every array takes code of its own, and a network has many small leaves. Not
   where they may lie on several devices, which that would gather.
   """
-  if packing.is_apart(arrays):
+  if bitmasks.is_sharded(arrays):
     return arrays
   few = [x for x in arrays if x.size > _SMALL]
   small = [x for x in arrays if x.size <= _SMALL]

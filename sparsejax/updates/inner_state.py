@@ -56,7 +56,7 @@ def reset(
   )
 
 
-def restart(
+def reset_all(
   inner: optax.GradientTransformation,
   inner_state: optax.OptState,
   when: Array,
@@ -89,7 +89,7 @@ def restart(
   )
 
 
-def move_alone(inner: optax.GradientTransformation, params: PyTree) -> bool:
+def is_elementwise(inner: optax.GradientTransformation, params: PyTree) -> bool:
   """Whether each weight and its statistics move by nothing but themselves.
 
   And whether the statistics of a zero weight stay as they are at a zero
@@ -105,11 +105,11 @@ def move_alone(inner: optax.GradientTransformation, params: PyTree) -> bool:
     params: gives the structure, and the number of dimensions of each leaf.
   """
   leaves = tuple((x.shape, x.dtype) for x in jax.tree.leaves(params))
-  return _moves_alone(inner, jax.tree.structure(params), leaves)
+  return _is_elementwise(inner, jax.tree.structure(params), leaves)
 
 
 @functools.lru_cache
-def _moves_alone(inner, treedef, leaves) -> bool:
+def _is_elementwise(inner, treedef, leaves) -> bool:
   params = treedef.unflatten([jax.ShapeDtypeStruct(*leaf) for leaf in leaves])
   try:
     # The numbers of the probe are its own, whatever guards the caller's.

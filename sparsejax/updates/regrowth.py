@@ -1,130 +1,93 @@
-"""The exchange of weights inside each layer: prune some, regrow some."""
+"""Prune-and-regrow inside each layer."""
 
-from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax.numpy as jnp
-import numpy as np
-from jax import lax
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Int
 
-from sparsejax.method import Criterion, Fraction, Layers, Lose, Regrow, Seen
+from sparsejax.method import PruneAndRegrow
 from sparsejax.selection import random_bits, search
-from sparsejax.updates.context import View
+from sparsejax.updates.context import PackedLeaves
 
 
-class Exchanged(NamedTuple):
-  """What an exchange leaves behind.
+class Regrown(NamedTuple):
+  """The masks after prune-and-regrow, packed, and its counts.
 
   Attributes:
-    masks: the new masks, packed.
-    stays: what was on and was not pruned, packed.
-    lost: int32[layers], weights that were pruned.
-    counts: int32[layers], weights that are to be on.
+    new: active weights.
+    keep: those that keep their value and optimizer state.
+    pruned: int32[layers], weights that were pruned before regrowth.
+    counts: int32[layers], active weights.
   """
 
-  masks: list[Bool[Array, "..."]]
-  stays: list[Bool[Array, "..."]]
-  lost: Int[Array, " layers"]
+  new: list[Bool[Array, "..."]]
+  keep: list[Bool[Array, "..."]]
+  pruned: Int[Array, " layers"]
   counts: Int[Array, " layers"]
 
 
-def share_of(
-  fraction: Fraction, rounding: Callable[[Array], Array] = search.ceil
-) -> Lose:
-  """Every layer loses a share of its active weights.
-
-  Args:
-    fraction: step -> share in [0, 1].
-    rounding: to a number of weights, in float64: `ceil` or `floor` of `masks`.
-  """
-
-  def lose(layers: Layers) -> Int[Array, " layers"]:
-    return search.share(layers.active, fraction, layers.step, rounding)
-
-  return lose
-
-
-def exchange(
-  regrow: Regrow,
-  view: View,
-  *,
-  metric: Float[Array, ""] | None,
-  memory: Mapping[str, PyTree],
-) -> Exchanged:
+def prune_and_regrow(part: PruneAndRegrow, leaves: PackedLeaves) -> Regrown:
   """Prunes active weights of each layer and regrows others.
 
   Args:
-    regrow: the slots.
-    view: the leaves; its masks are those before.
-    metric: what `update` was given.
-    memory: by name.
+    part: the scores and counts.
+    leaves: with the masks before.
   """
-  contest = view.each_layer
-  before = view.masks
-  by = view.score(regrow.prune_by, random_bits.PRUNE)
-  parts = [regrow.split(param) for param in view.params]
-  stays: list[Array] = []
-  lost = jnp.zeros(contest.num_groups, jnp.int32)
-  active = jnp.zeros(contest.num_groups, jnp.int32)
-  layers = _layers(view, active, metric, memory)
-  for part in zip(*parts, strict=True):
-    valid = [m & p for m, p in zip(before, part, strict=True)]
-    there = search.count_active(valid, contest)
-    gone = regrow.lose(layers._replace(active=there))
-    gone = jnp.clip(gone, 0, there)
-    left = search.select(by, there - gone, contest, valid=valid)
-    stays = _either(stays, left) if stays else left
-    lost, active = lost + gone, active + there
-  layers = layers._replace(active=active)
-  free = jnp.asarray(layers.sizes, jnp.int32) - active
-  if not regrow.exclude_just_pruned:
-    free += lost
-  gained = jnp.clip(regrow.gain(layers, lost), 0, free)
-  taken = before if regrow.exclude_just_pruned else stays
-  off = [
-    ~t if i is None else ~t & i
-    for t, i in zip(taken, view.packed.inside(), strict=True)
+  left, active, pruned = _prune(part, leaves)
+  context, before = leaves.current, leaves.masks
+  free = jnp.asarray(context.layout.sizes, jnp.int32) - active
+  if not part.exclude_just_pruned:
+    free += pruned
+  regrown = jnp.clip(part.regrow_count(context, active, pruned), 0, free)
+  taken = before if part.exclude_just_pruned else left
+  inactive = [
+    ~t if w is None else ~t & w
+    for t, w in zip(taken, leaves.packing.is_weight(), strict=True)
   ]
   grown = search.select(
-    view.with_masks(stays).score(regrow.by, random_bits.REGROW),
-    gained,
-    contest,
-    valid=off,
-    # A score of exactly 0 says nothing, so those are drawn at random.
-    shuffle=lambda: view.bits(random_bits.REGROW),
+    leaves.with_masks(left).score(part.by, random_bits.REGROW),
+    regrown,
+    leaves.packing.each_layer,
+    valid=inactive,
+    # A score of exactly 0 says nothing, so those are regrown at random.
+    shuffle=lambda: leaves.bits(random_bits.REGROW),
   )
-  return Exchanged(_either(stays, grown), stays, lost, active - lost + gained)
+  new = [x | y for x, y in zip(left, grown, strict=True)]
+  survivors = left if part.restart else before
+  keep = [x & y for x, y in zip(new, survivors, strict=True)]
+  return Regrown(new, keep, pruned, active - pruned + regrown)
 
 
-def _layers(view: View, active, metric, memory) -> Layers:
-  def count(property_: Callable[[Seen], Array]) -> Int[Array, " layers"]:
-    flags = [property_(seen) & seen.mask for seen in view.seen]
-    return search.count_active(view.packed.pack(flags), view.each_layer)
-
-  def total(criterion: Criterion) -> Float[Array, " layers"]:
-    scores = view.score_leaves(criterion, random_bits.PRUNE)
-    sums = [_sum(x, seen) for x, seen in zip(scores, view.seen, strict=True)]
-    return jnp.concatenate(sums)
-
-  return Layers(
-    step=view.step,
-    sizes=np.asarray(view.layout.sizes, np.int64),
-    active=active,
-    metric=metric,
-    memory=memory,
-    counted=count,
-    total=total,
-  )
+def only_counted(leaves: PackedLeaves) -> Regrown:
+  """The masks as they are, where prune-and-regrow is not due."""
+  masks = list(leaves.masks)
+  counts = search.count_active(masks, leaves.packing.each_layer)
+  return Regrown(masks, masks, jnp.zeros_like(counts), counts)
 
 
-def _sum(scores: Array, seen: Seen) -> Float[Array, " layers"]:
-  """Sums the scores of active weights in float64, for each slice."""
-  exact = lax.convert_element_type(scores, jnp.float64)
-  exact = jnp.where(seen.mask, exact, jnp.zeros_like(exact))
-  others = tuple(d for d in range(exact.ndim) if d != seen.axis)
-  return jnp.atleast_1d(jnp.sum(exact, axis=others))
+def _prune(
+  part: PruneAndRegrow, leaves: PackedLeaves
+) -> tuple[list[Array], Array, Array]:
+  """Returns what is left, packed, and int32[layers] active and pruned."""
+  groups, context = leaves.packing.each_layer, leaves.current
+  scores = leaves.score(part.prune_by, random_bits.PRUNE)
+  left: list[Array] = []
+  pruned = active = jnp.zeros(groups.count, jnp.int32)
+  for valid in _parts(part, leaves):
+    there = search.count_active(valid, groups)
+    gone = jnp.clip(part.prune_count(context, there), 0, there)
+    stay = search.select(scores, there - gone, groups, valid=valid)
+    left = [x | y for x, y in zip(left, stay, strict=True)] if left else stay
+    pruned, active = pruned + gone, active + there
+  return left, active, pruned
 
 
-def _either(a, b):
-  return [x | y for x, y in zip(a, b, strict=True)]
+def _parts(part: PruneAndRegrow, leaves: PackedLeaves) -> list[list[Array]]:
+  """Returns the active weights of each part that is pruned by itself."""
+  if part.parts is None:
+    return [leaves.masks]
+  divided = [part.parts(weights) for weights in leaves.weights]
+  return [
+    [m & p for m, p in zip(leaves.masks, each, strict=True)]
+    for each in zip(*divided, strict=True)
+  ]

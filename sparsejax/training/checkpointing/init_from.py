@@ -18,8 +18,7 @@ import jax
 import optax
 
 from sparsejax import command_line
-from sparsejax.components import trees
-from sparsejax.selection import search
+from sparsejax.components import counts, leaves
 from sparsejax.training import recipes
 from sparsejax.training.checkpointing import identity, reading, weights
 from sparsejax.training.reporting import workdirs
@@ -152,7 +151,7 @@ def load(run: SourceRun, mode: str, step: int, new: Weights) -> Loaded:
     is_leaf=lambda x: x is None,
   )
   try:
-    trees.sparse_flags(result["params"], masks)
+    leaves.sparse_flags(result["params"], masks)
   except ValueError as error:
     raise command_line.InputError(
       f"`config.init_from` {run.workdir}: {error}"
@@ -187,7 +186,7 @@ def _check_sparsity(config: Mapping[str, Any], run: SourceRun) -> None:
   requested, summary = config["method"].get("sparsity"), run.summary
   if requested is None:
     return
-  count = search.requested_count(summary["total"], requested)
+  count = counts.requested_count(summary["total"], requested)
   if count > summary["active"]:
     raise command_line.InputError(
       f"`config.method.sparsity` of {requested} requires {count} weights, but"

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 import sparsejax
 from sparsejax import command_line
-from sparsejax.components import trees
+from sparsejax.components import leaves
 from sparsejax.data import Dataset
 from sparsejax.training import (
   metric,
@@ -25,7 +25,6 @@ from sparsejax.training.checkpointing import init_from
 from sparsejax.training.config import keys, schema, sections
 from sparsejax.training.config import steps as when
 from sparsejax.training.config.experiment import Experiment, overrides
-from sparsejax.updates import gradients
 
 # One key per purpose, folded from the seed.
 _MODEL_KEY, _DATA_KEY, _MASK_KEY = range(3)
@@ -69,7 +68,7 @@ def build(config: ConfigDict, data: Dataset | None = None) -> Experiment:
   )
   tx_with = _transformation(resolved, inner, recipe.method, mask_key)
   setup = _setup(resolved, dataset, steps, model, tx_with)._replace(
-    dense_gradient=gradients.dense_gradient(recipe.method), metric=source
+    dense_gradient=recipe.method.dense_gradient, metric=source
   )
   return Experiment(
     config=resolved,
@@ -135,8 +134,8 @@ def _models(
 
   def sparse(model: nn.Module) -> int:
     params = params_of(model)
-    chosen = trees.select_leaves(params, config["select"] or None)
-    return sum(trees.layout(params, chosen, overrides(config)).sizes)
+    chosen = leaves.select_leaves(params, config["select"] or None)
+    return sum(leaves.layout(params, chosen, overrides(config)).sizes)
 
   def parameters(model: nn.Module) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(params_of(model)))

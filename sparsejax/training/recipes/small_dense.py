@@ -6,7 +6,7 @@ from collections.abc import Callable
 import flax.linen as nn
 
 from sparsejax import methods
-from sparsejax.selection import search
+from sparsejax.components import counts
 from sparsejax.training.recipes.recipe import ModelSize, Recipe
 
 _WIDTHS = 1024  # Widths are multiples of 1 / 1024.
@@ -46,7 +46,7 @@ def _narrow(
 ) -> nn.Module:
   """Returns the widest model within the bits of the sparse one."""
   sparse, parameters = size.sparse_weights(make()), size.parameters(make())
-  active = search.requested_count(sparse, sparsity)
+  active = counts.requested_count(sparse, sparsity)
   budget = 32 * (active + parameters - sparse) + count_masks * sparse
   low, high = 0, _WIDTHS  # A model of width low / _WIDTHS fits.
   while low < high:

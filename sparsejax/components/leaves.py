@@ -1,0 +1,219 @@
+"""Which leaves of a parameter tree are sparse, and which layers they hold."""
+
+import dataclasses
+import difflib
+import fnmatch
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import PyTree
+
+from sparsejax.components import arguments
+from sparsejax.components.trees import is_masked_node, named_leaves
+from sparsejax.method import Layout, Masks, SparseLeaf
+
+_DENSE_NAMES = frozenset(
+  {"bias", "scale", "b", "offset", "embedding", "embeddings"}
+)
+
+Select = str | Sequence[str] | Callable[[str, Any], bool] | PyTree | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Override:
+  """What one leaf, or all leaves that a glob matches, do differently.
+
+  Attributes:
+    sparsity: final sparsity of the leaf in [0, 1), in place of its share of
+      the network's.
+    axis: makes every slice along this axis its own layer, as for the leading
+      axis of `nn.scan` or of a stack of experts.
+  """
+
+  sparsity: float | None = None
+  axis: int | None = None
+
+
+Overrides = Mapping[str, "str | float | Override"]
+
+
+def is_sparse_by_default(name: str, leaf: Any) -> bool:
+  """Whether a leaf is a kernel: two dimensions above 1, no bias by name.
+
+  Convolution and dense kernels are, 1 x 1 and depthwise ones included. Biases,
+  normalization scales and embeddings are not, nor are vectors that are stored
+  with dimensions of size 1.
+  """
+  large = sum(size > 1 for size in leaf.shape)
+  return large >= 2 and name.rsplit("/", 1)[-1] not in _DENSE_NAMES
+
+
+def select_leaves(params: PyTree, select: Select) -> list[bool]:
+  """Returns for each leaf, in tree order, whether it is sparse.
+
+  Args:
+    params: tree of arrays or of shapes with dtypes.
+    select: None for the default rule; a glob or several over names such as
+      `block_*/conv/kernel`; a function (name, leaf) -> bool; or a tree of bools
+      like `params`.
+
+  Raises:
+    ValueError: if nothing is selected, a glob matches nothing, or a selected
+      leaf is not floating.
+  """
+  leaves = named_leaves(params)
+  if not leaves:
+    return []
+  names = [name for name, _ in leaves]
+  if select is None:
+    chosen = [_is_floating(x) and is_sparse_by_default(n, x) for n, x in leaves]
+  elif isinstance(select, str):
+    chosen = _match(names, [select], "select")
+  elif isinstance(select, (list, tuple)) and all(
+    isinstance(s, str) for s in select
+  ):
+    chosen = _match(names, select, "select")
+  elif callable(select):
+    chosen = [bool(select(n, x)) for n, x in leaves]
+  else:
+    chosen = _flags(params, select)
+  if not any(chosen):
+    raise ValueError(
+      f"`select` matches no leaf, got {select!r}. {_listing(names)}"
+    )
+  for (name, leaf), on in zip(leaves, chosen, strict=True):
+    if on and not _is_floating(leaf):
+      raise ValueError(
+        f"`select` chose {name!r} of dtype {leaf.dtype}; only floating leaves"
+        " can be sparse. Leave it out."
+      )
+  return chosen
+
+
+def layout(
+  params: PyTree, chosen: Iterable[bool], overrides: Overrides | None = None
+) -> Layout:
+  """Describes the chosen leaves of `params`.
+
+  Args:
+    params: tree of arrays or of shapes.
+    chosen: for each leaf, in tree order, whether it is sparse.
+    overrides: glob over names -> `"dense"`, a sparsity in [0, 1), or an
+      `Override`; where several match a leaf, the last one wins.
+
+  Returns:
+    The layout; leaves that an override calls dense are not in it.
+  """
+  leaves = []
+  for index, ((name, leaf), on) in enumerate(
+    zip(named_leaves(params), chosen, strict=True)
+  ):
+    rules = [
+      _as_override(glob, rule)
+      for glob, rule in (overrides or {}).items()
+      if fnmatch.fnmatchcase(name, glob)
+    ]
+    rule = rules[-1] if rules else Override()
+    if on and rule is not None:
+      leaves.append(_sparse_leaf(index, name, tuple(leaf.shape), rule))
+  return Layout(tuple(leaves), jax.tree.structure(params))
+
+
+def check_overrides(params: PyTree, overrides: Overrides | None) -> None:
+  """Raises ValueError for an override that is malformed or matches nothing."""
+  names = [name for name, _ in named_leaves(params)]
+  for glob, rule in (overrides or {}).items():
+    _as_override(glob, rule)
+    if names:
+      _match(names, [glob], "overrides")
+
+
+def sparse_flags(params: PyTree, masks: Masks) -> list[bool]:
+  """Returns for each leaf of `params` whether `masks` has a mask for it.
+
+  Raises:
+    ValueError: if the trees differ, or a mask has another shape than its leaf.
+  """
+  leaves = named_leaves(params)
+  try:
+    nodes = jax.tree.structure(params).flatten_up_to(masks)
+  except ValueError as error:
+    raise ValueError(
+      f"`masks` is not a tree like `params`: {error}. "
+      + _listing([name for name, _ in leaves])
+    ) from error
+  for (name, leaf), mask in zip(leaves, nodes, strict=True):
+    if not _is_absent(mask) and tuple(mask.shape) != tuple(leaf.shape):
+      raise ValueError(
+        f"`masks` has shape {tuple(mask.shape)} at {name!r}, where the"
+        f" parameter has {tuple(leaf.shape)}. Give one bool per weight."
+      )
+  return [not _is_absent(mask) for mask in nodes]
+
+
+def _is_absent(x: Any) -> bool:
+  return x is None or is_masked_node(x)
+
+
+def _is_floating(leaf: Any) -> bool:
+  return jnp.issubdtype(leaf.dtype, jnp.floating)
+
+
+def _listing(names: Sequence[str]) -> str:
+  return "Leaves: " + ", ".join(names) + "."
+
+
+def _match(
+  names: Sequence[str], globs: Sequence[str], argument: str
+) -> list[bool]:
+  for glob in globs:
+    if not any(fnmatch.fnmatchcase(name, glob) for name in names):
+      near = difflib.get_close_matches(glob, names, n=1, cutoff=0)
+      raise ValueError(
+        f"`{argument}` has the glob {glob!r}, which matches no leaf. Nearest:"
+        f" {near[0]!r}. {_listing(names)}"
+      )
+  return [any(fnmatch.fnmatchcase(n, g) for g in globs) for n in names]
+
+
+def _flags(params: PyTree, select: PyTree) -> list[bool]:
+  if jax.tree.structure(params) != jax.tree.structure(select):
+    names = [name for name, _ in named_leaves(params)]
+    raise ValueError(
+      "`select` must be None, a glob, a list of globs, a function (name,"
+      f" leaf) -> bool or a tree of bools like `params`, got {select!r}."
+      f" {_listing(names)}"
+    )
+  return [bool(flag) for flag in jax.tree.leaves(select)]
+
+
+def _as_override(glob: str, rule: str | float | Override) -> Override | None:
+  """Returns the override in its long form, None for a dense leaf."""
+  if isinstance(rule, str):
+    if rule != "dense":
+      raise ValueError(
+        f"`overrides` for {glob!r} must be 'dense', a sparsity or an"
+        f" `Override`, got {rule!r}."
+      )
+    return None
+  if not isinstance(rule, Override):
+    rule = Override(sparsity=rule)
+  if rule.sparsity is not None:
+    arguments.check_sparsity(rule.sparsity, f"overrides[{glob!r}]")
+  return rule
+
+
+def _sparse_leaf(
+  index: int, name: str, shape: tuple[int, ...], rule: Override
+) -> SparseLeaf:
+  axis = rule.axis
+  if axis is not None:
+    if not -len(shape) <= axis < len(shape):
+      raise ValueError(
+        f"`axis` of the override for {name!r} must be a dimension of shape"
+        f" {shape}, got {axis}."
+      )
+    axis %= len(shape)
+  return SparseLeaf(index, name, shape, axis, rule.sparsity)

@@ -1,0 +1,119 @@
+"""The masks of step 0, and what accumulators start from."""
+
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int, PyTree
+
+from sparsejax.components import criteria
+from sparsejax.method import Context, Key, Layout, Masks, Method
+from sparsejax.selection import packing as packings
+from sparsejax.selection import random_bits, search
+from sparsejax.updates import context as contexts
+from sparsejax.updates import requested
+
+
+def begin(
+  method: Method,
+  layout: Layout,
+  key: Key | None,
+  params: PyTree,
+  given: Masks | None,
+) -> tuple[list[Bool[Array, "..."]], Int[Array, " counts"]]:
+  """Returns the first masks, in layout order, and the requested counts.
+
+  Args:
+    method: sets the masks, and is checked at every later sparsity.
+    layout: the sparse leaves.
+    key: may be None where nothing is drawn.
+    params: the weights at step 0.
+    given: masks to start from instead, or None.
+
+  Raises:
+    ValueError: for a missing key, and budgets that contradict each other.
+  """
+  if not layout.leaves:
+    return [], jnp.zeros(1, jnp.int32)
+  prune, table = method.prune, None
+  if prune is not None and not (prune.pattern and prune.pattern.sets_counts):
+    table = requested.requested_table(method, layout)  # Checks all budgets.
+  else:
+    requested.first_counts(method, layout)
+  if given is not None:
+    nodes = layout.treedef.flatten_up_to(given)
+    first = [jnp.array(nodes[leaf.index], bool) for leaf in layout.leaves]
+    return first, requested.as_found(layout, first)
+  if key is None and method.needs_key:
+    raise ValueError(
+      "`key` must be given, got None: this method draws at random. Pass"
+      " key=jax.random.key(0) to `sparsify`."
+    )
+  first = first_masks(method, layout, key, layout.take(params))
+  if table is not None:
+    return first, jnp.array(table[0])
+  if prune is not None:
+    return first, requested.as_found(layout, first)
+  return first, jnp.array(requested.first_requested(method, layout))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def first_masks(
+  method: Method,
+  layout: Layout,
+  key: Key | None,
+  weights: Sequence[Array],
+) -> list[Bool[Array, "..."]]:
+  """Draws the masks of step 0: dense, by a pattern, or exact counts per group.
+
+  Args:
+    method: its `initial` and first sparsity decide.
+    layout: the sparse leaves.
+    key: may be None where nothing is drawn.
+    weights: at step 0, in layout order.
+  """
+  initial = method.initial
+  active = [jnp.ones(leaf.shape, bool) for leaf in layout.leaves]
+  leaves = contexts.leaves_of(method, layout, weights, None, active, {})
+  if initial.pattern is not None:
+    first = initial.pattern.first
+    return [first(criteria.magnitude(leaf), leaf) for leaf in leaves]
+  if method.initial_sparsity == 0:
+    return active
+  zero = jnp.zeros((), jnp.int32)
+  if initial.criterion is None:
+    assert key is not None  # `begin` requires one.
+    packed = packings.blocks(layout)
+    scores = random_bits.bits(layout, packed, key, 0, random_bits.FIRST_MASKS)
+  else:
+    packed = packings.packing_for(layout, weights)
+    context = Context(layout, leaves, zero, key, None, {})
+    scores = contexts.pack(context, packed).score(
+      initial.criterion, random_bits.FIRST_MASKS
+    )
+  first = search.select(
+    scores,
+    requested.first_counts(method, layout),
+    packed.groups(initial.scope.groups(layout)),
+    valid=packed.is_weight(),
+  )
+  return packed.unpack(first)
+
+
+def start_accumulators(
+  method: Method, layout: Layout, params: PyTree, masks: Sequence[Array]
+) -> dict[str, PyTree]:
+  """Returns by name what the accumulators of a method hold at step 0.
+
+  Args:
+    method: has them.
+    layout: the sparse leaves.
+    params: the weights at step 0.
+    masks: the first ones, in layout order.
+  """
+  weights = layout.take(params)
+  leaves = contexts.leaves_of(method, layout, weights, None, masks, {})
+  zero = jnp.zeros((), jnp.int32)
+  context = Context(layout, leaves, zero, None, None, {})
+  return {each.name: each.init(context) for each in method.all_accumulators}

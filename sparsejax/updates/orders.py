@@ -1,0 +1,117 @@
+"""Orders: how a mask update and the optimizer step of one call follow.
+
+Each is one function of a `Call`, and nothing else asks which one it is.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, PyTree
+
+from sparsejax.method import InnerStep, MaskChange
+from sparsejax.state import SparseState
+from sparsejax.updates import inner_state as inner_states
+from sparsejax.updates.call import Call
+from sparsejax.updates.mask_update import maybe_update
+
+
+class Outcome(NamedTuple):
+  """What a call leaves.
+
+  Attributes:
+    change: the masks before and after.
+    step: the step of the inner optimizer.
+    state: after the call, but for its `inner_state` and `latent`.
+  """
+
+  change: MaskChange
+  step: InnerStep
+  state: SparseState
+
+
+def step_then_update(call: Call, *, reset_all: bool = False) -> Outcome:
+  """Scores the moved weights with the gradient of the step (GraNet, ITOP, GMP).
+
+  Args:
+    call: this call of `update`.
+    reset_all: whether a mask update resets the optimizer state of all weights.
+  """
+  accumulators = call.accumulate(call.masks, call.state.accumulators)
+  change, state = maybe_update(
+    call, accumulators, call.next_step, call.moved_weights
+  )
+  step = call.step_at_old_masks(change)
+  if reset_all:
+    step = step._replace(
+      inner_state=_reset_if(call, change.done, step.inner_state)
+    )
+  return Outcome(change, step, state._replace(step=call.next_step))
+
+
+def update_then_step(call: Call, *, reset_all: bool = False) -> Outcome:
+  """Takes the step with the new masks (once an epoch: OptG, SET by metric).
+
+  Args:
+    call: this call of `update`.
+    reset_all: whether a mask update resets the optimizer state of all weights.
+  """
+  change, state = maybe_update(
+    call, call.state.accumulators, call.state.step, call.weights
+  )
+  if reset_all:
+    fresh = _reset_if(call, change.done, call.state.inner_state)
+    call = call._replace(state=call.state._replace(inner_state=fresh))
+  step = call.step_at_new_masks(change, state.accumulators)
+  accumulators = call.accumulate(
+    jax.tree.leaves(change.new), state.accumulators
+  )
+  return Outcome(
+    change._replace(keep=change.new),  # What restarts has moved from 0 already.
+    step,
+    state._replace(step=call.next_step, accumulators=accumulators),
+  )
+
+
+def update_instead_of_step(call: Call) -> Outcome:
+  """Spends the step on a mask update where one is due (RigL).
+
+  Args:
+    call: this call of `update`.
+  """
+  change, state = maybe_update(
+    call, call.state.accumulators, call.state.step, call.weights
+  )
+  step = call.step_at_old_masks(change)
+  entering = call.state.inner_state
+  if not call.method.storage.keeps_values:
+    entering = call.reset(entering, change.keep)
+  zeros = optax.tree.zeros_like(step.updates)
+  accumulators = call.accumulate(call.masks, state.accumulators)
+  return Outcome(
+    change,
+    step._replace(
+      updates=_select(change.done, zeros, step.updates),
+      inner_state=_select(change.done, entering, step.inner_state),
+    ),
+    state._replace(
+      step=jnp.where(change.done, call.state.step, call.next_step),
+      accumulators=_select(change.done, state.accumulators, accumulators),
+    ),
+  )
+
+
+def _reset_if(
+  call: Call, condition: Array, inner_state: optax.OptState
+) -> optax.OptState:
+  return inner_states.reset_all(call.inner, inner_state, condition, call.params)
+
+
+def _select(condition: Array, if_true: PyTree, if_false: PyTree) -> PyTree:
+  if isinstance(if_true, Mapping):
+    if_true, if_false = dict(if_true), dict(if_false)
+  return jax.tree.map(
+    lambda a, b: jnp.where(condition, a, b), if_true, if_false
+  )

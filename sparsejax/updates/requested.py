@@ -1,0 +1,71 @@
+"""The counts that a method requests, at step 0 and at every update."""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Int
+
+from sparsejax.components import scopes
+from sparsejax.method import Layout, Method
+from sparsejax.selection import search
+
+
+def first_counts(method: Method, layout: Layout) -> np.ndarray:
+  """Returns int32[groups] of `method.initial`: active weights at step 0."""
+  first, progress = method.initial_sparsity, 1.0
+  if method.prune is not None and first is not None:
+    final = method.prune.schedule.sparsities[-1]
+    progress = first / final if final else 1.0
+  budgets = method.initial.scope.budgets(layout, first, progress, None)
+  return budgets.astype(np.int32)
+
+
+def budget_table(method: Method, layout: Layout) -> np.ndarray:
+  """Returns int32[updates, groups] of `method.prune`: weights to keep."""
+  assert method.prune is not None  # Only what prunes has budgets.
+  scope, sparsities = method.prune.scope, method.prune.schedule.sparsities
+  shrinking = not method.storage.keeps_values
+  first = None
+  if shrinking and sparsities[0] and layout.leaves:
+    groups = scope.groups(layout)
+    first = np.zeros(groups.max() + 1, np.int64)
+    np.add.at(first, groups, first_requested(method, layout)[1:])
+  return scopes.budget_table(
+    scope, layout, sparsities, shrinking=shrinking, first=first
+  )
+
+
+def requested_table(method: Method, layout: Layout) -> np.ndarray:
+  """Returns int32[updates, 1 + layers]: `SparseState.requested` by update."""
+  assert method.prune is not None  # Only what prunes has budgets.
+  groups = np.asarray(method.prune.scope.groups(layout))
+  table = budget_table(method, layout)
+  return np.stack([_by_layer(groups, row) for row in table])
+
+
+def first_requested(method: Method, layout: Layout) -> np.ndarray:
+  """Returns int32[1 + layers]: the counts requested of the first masks."""
+  groups = np.asarray(method.initial.scope.groups(layout))
+  return _by_layer(groups, first_counts(method, layout))
+
+
+def as_found(
+  layout: Layout, masks: Sequence[Bool[Array, "..."]]
+) -> Int[Array, " counts"]:
+  """Returns int32[1 + layers]: the counts of given masks."""
+  groups = search.each_layer(layout.axes, len(layout.sizes))
+  return with_no_shared(search.count_active(masks, groups))
+
+
+def with_no_shared(counts: Int[Array, " layers"]) -> Int[Array, " counts"]:
+  """Returns int32[1 + layers] of layers that do not share a budget."""
+  return jnp.concatenate([jnp.zeros(1, jnp.int32), counts])
+
+
+def _by_layer(groups: np.ndarray, counts: np.ndarray) -> np.ndarray:
+  """Spreads counts of groups to [shared, layer, ...], -1 in a shared group."""
+  alone = np.bincount(groups, minlength=len(counts)) == 1
+  shared = counts[~alone].sum()
+  layers = np.where(alone[groups], counts[groups], -1)
+  return np.concatenate([[shared], layers]).astype(np.int32)
