@@ -56,7 +56,7 @@ def parse(
     {'model': 'cnn', 'steps': 3}
   """
   groups = groups or {}
-  bare = {value: key for key in reversed(groups) for value in groups[key]}
+  bare = {value: key for key in reversed(list(groups)) for value in groups[key]}
   chosen: dict[str, Any] = {}
   for position, item in enumerate(text.split(",") if text else []):
     key, equals, value = item.partition("=")
