@@ -69,8 +69,8 @@ def test_sparsities_are_computed_from_integer_counts():
     "last_update": np.array([-1, 6], np.int32),
     "ever_active": np.array([7, 8], np.int32),
   }
-  metrics = {"loss": np.array([0.5, 0.25], np.float32), "stats": stats}
-  assert metrics.rows(metrics, first=5) == [
+  stacked = {"loss": np.array([0.5, 0.25], np.float32), "stats": stats}
+  assert metrics.rows(stacked, first=5) == [
     {
       "step": 6,
       "loss": 0.5,
