@@ -16,6 +16,7 @@ import glob
 import pathlib
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from sparsejax import command_line, plots
 from sparsejax.study import tables
@@ -104,7 +105,7 @@ def _runs_in(path: pathlib.Path) -> list[pathlib.Path]:
   return sorted(found.parent for found in path.glob("*/config.json"))
 
 
-def _record(result: plots.Result) -> dict[str, object]:
+def _record(result: plots.Result) -> dict[str, Any]:
   """Returns a line of the CSV file."""
   labels = {"label": result.label, "workdir": str(result.workdir)}
   return labels | tables.scalars(result.summary)

@@ -133,9 +133,9 @@ def predict(
     Row -> column -> number.
   """
   columns = {
-    name: found.predicted
+    name: predicted
     for name in table.columns
-    if (found := column(name)).predicted is not None
+    if (predicted := column(name).predicted) is not None
   }
   if not columns:
     return {}
@@ -148,9 +148,7 @@ def predict(
     if costs is not None:
       longer = run.config["epochs_multiplier"]
       found[run.row.name] = {
-        name: predicted(costs, longer)
-        for name, predicted in columns.items()
-        if predicted is not None
+        name: predicted(costs, longer) for name, predicted in columns.items()
       }
   return found
 
