@@ -2,15 +2,15 @@
 
     python -m sparsejax.study.reproduce granet_10 --list
 
-A column of the paper's table is a row here, in % for each of the 54 kernels:
-the stem, then conv1, conv2, conv3 and, in the first block of a stage, the
-shortcut of each block, then the classifier. All have about 90 % of zeros.
+A column of the paper's table is a row here: the sparsity in % of each of the 54
+kernels, in the order stem, then per block conv1, conv2, conv3 and (in the first
+block of a stage) shortcut, then classifier. The total is about 90 %.
 """
 
 from sparsejax.study import papers
 
 _IMAGENET = "imagenet"
-_STR = "from the STR repository; the table has them rounded"
+_STR = "from the STR repository, rounded in the table"
 
 
 def _layers() -> tuple[str, ...]:
@@ -31,7 +31,7 @@ def _column(
   source: str = "",
   note: str = "",
 ) -> papers.Row:
-  """Returns a row of the sparsities of the layers in %."""
+  """Returns the row of a column: the sparsities of the layers in %."""
   published = papers.figures("/".join(percent.split()), _layers())
   return papers.Row(name, config, published, source=source, note=note)
 
@@ -69,7 +69,7 @@ TABLE = papers.Table(
       86 76 96 76 76 96 76 76 96 76 76 96 76 76 96 76 86 98 88 93 88 98 88 88 98
       88 93
       """,
-      note="rounded in print; RigL holds these budgets, whatever it exchanges",
+      note="rounded in print; RigL never changes these budgets",
     ),
     _column(
       "snfs",
@@ -93,7 +93,7 @@ TABLE = papers.Table(
       93.98 90.48 87.57 84.37 80.29 64.50
       """,
       source=_STR,
-      note="takes no sparsity: this is the run of its code, at 90.23 %",
+      note="has no sparsity argument; this is the run of its code, at 90.23 %",
     ),
     _column(
       "vd",
@@ -106,7 +106,7 @@ TABLE = papers.Table(
       97.76 94.53 94.19 94.92 89.64 77.17
       """,
       source=_STR,
-      note="variational dropout, which the library does not have",
+      note="variational dropout, not in the library",
     ),
     _column(
       "gs",
@@ -119,8 +119,8 @@ TABLE = papers.Table(
       93.85 89.84 85.91 87.14 80.65 73.43
       """,
       source=_STR,
-      note="budgets of pruning all layers together; how that run was trained is"
-      " not published",
+      note="budgets of pruning with a global scope; the training of that"
+      " network is not published",
     ),
   ),
 )

@@ -2,10 +2,9 @@
 
     python -m sparsejax.study.reproduce granet_2 --seeds=3
 
-Published is the best test accuracy of the epochs after the last pruning; those
-with a deviation are means of three seeds by GraNet's authors, the others are
-quoted from the papers of SIS and GraSP, whose training differs: ours is
-GraNet's in all rows.
+Published are best test accuracies of the epochs after the last pruning. Those
+with a deviation are means of three seeds by GraNet's authors. The others are
+quoted from SIS and GraSP, which train differently; ours are trained as GraNet.
 """
 
 from sparsejax.study import papers
@@ -23,7 +22,7 @@ _SPARSE = papers.across(
 )
 _QUOTED = "quoted from SIS and GraSP"
 
-# The numbers of a line: VGG-19 (CIFAR-10 | CIFAR-100), then ResNet-50.
+# A line has VGG-19 (CIFAR-10 | CIFAR-100), then ResNet-50.
 TABLE = papers.Table(
   title="Test accuracy in %, by model, data and sparsity",
   reference="Liu et al. (2021), GraNet, Table 2",
@@ -77,8 +76,8 @@ TABLE = papers.Table(
       92.59 91.35 88.75 | 73.45 70.45 62.34
       """,
       source=_QUOTED,
-      note="takes no sparsity: it follows from the weight decay and"
-      " --config.method.initial_threshold, which are not published for CIFAR;"
+      note="has no sparsity argument: the sparsity follows from the weight"
+      " decay and --config.method.initial_threshold, not published for CIFAR;"
       " the three sparsities are one run here",
     ),
     *papers.line(
@@ -103,7 +102,7 @@ TABLE = papers.Table(
       """,
       changes=("--config.optimizer.momentum=0.0",),
       source=_QUOTED,
-      note="without momentum, as its paper",
+      note="without momentum, as in its paper",
     ),
     *papers.line(
       "set",
@@ -123,7 +122,7 @@ TABLE = papers.Table(
       93.38±.11 93.06±.09 91.98±.09 | 73.13±.28 72.14±.15 69.82±.09
       94.45±.43 93.86±.25 93.26±.22 | 76.50±.33 76.03±.34 75.06±.27
       """,
-      note="with the interval and the length of the exchange of ITOP",
+      note="mask updates as in ITOP: their interval, and until the last step",
     ),
     *papers.line(
       "granet-0.5",

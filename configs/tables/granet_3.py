@@ -2,10 +2,10 @@
 
     python -m sparsejax.study.reproduce granet_3 --list
 
-Rows of GraNet, and of GMP from its authors, are single runs of 100 epochs in
-batches of 128. The others are RigL's numbers, from 32,000 steps of 4,096. Both
-FLOPs are ratios to the dense network. Printed at 90 % for SNIP, SET and the
-small dense network is .10, that of a sparse stem, beside .23 at 80 %, that of a
+GraNet, and GMP by GraNet's authors, are single runs of 100 epochs with batches
+of 128. The other numbers are RigL's, from 32,000 steps with batches of 4,096.
+FLOPs are ratios to the dense network. For SNIP, SET and Small-Dense the paper
+prints .10 at 90 %, which needs a sparse stem, and .23 at 80 %, which needs a
 dense one; ours is dense at both.
 """
 
@@ -45,8 +45,8 @@ TABLE = papers.Table(
       "72.1/.23/.23 67.2/.10/.10",
       columns=_COLUMNS,
       source=_RIGL,
-      note="its FLOPs are those of a narrower network; table 8 prints .20 and"
-      " .12 for it",
+      note="the printed FLOPs are those of a narrower network; Table 8"
+      " prints .20 and .12",
     ),
     *papers.line(
       "snip",
@@ -75,8 +75,7 @@ TABLE = papers.Table(
       columns=_COLUMNS,
       changes=("--config.dense=('stem/*','*/shortcut/*')",),
       source="quoted from DSR",
-      note="the interval is that of RigL where DSR's grows from 1,000 to 8,000"
-      " steps",
+      note="with RigL's interval; DSR's grows from 1,000 to 8,000 steps",
     ),
     *papers.line(
       "rigl",
@@ -110,8 +109,8 @@ TABLE = papers.Table(
       "76.1/-/.17 74.0/-/.08",
       columns=_COLUMNS,
       source="quoted from STR",
-      note="takes no sparsity: its weight decay here gives the 90.23 % of its"
-      " code; its appendix has the decay of others, to be given as"
+      note="has no sparsity argument: this weight decay gives the 90.23 % of"
+      " STR's code; for other sparsities the paper's appendix has the decay:"
       " --config.optimizer.weight_decay and"
       " --config.method.threshold_weight_decay",
     ),
@@ -122,7 +121,7 @@ TABLE = papers.Table(
       "75.1/.71/.23 -",
       columns=_COLUMNS,
       source="quoted from DPF",
-      note="trained as GraNet is",
+      note="trained as GraNet",
     ),
     *papers.line(
       "gmp-kept",
@@ -132,8 +131,8 @@ TABLE = papers.Table(
       columns=_COLUMNS,
       changes=(_DENSE_STEM, "--config.sparsities=('classifier/*=0.8',)"),
       source="quoted from Gale et al. (2019)",
-      note="the stem dense and the classifier at 80 %, from step 10,000 to"
-      " 25,000, as RigL counts its FLOPs; .10 at 90 % is that of a sparse stem",
+      note="stem dense, classifier at 80 %, pruned from step 10,000 to 25,000,"
+      " as RigL counts the FLOPs; .10 at 90 % is that of a sparse stem",
     ),
     *papers.line(
       "gmp",

@@ -1,10 +1,9 @@
-"""GraNet, Table 6: masks trained again, and twice the time.
+"""GraNet, Table 6: retrained masks, and training twice as long.
 
     python -m sparsejax.study.reproduce granet_6 --seeds=3
 
-The masks of GraNet from a dense start are trained once more, from the first
-weights (lth) or with the learning rate rewound (lrr). The run that they come
-from is trained first.
+The masks of GraNet from a dense start are retrained from the initial weights
+(lth) or with learning rate rewinding (lrr). GraNet is trained first.
 """
 
 from sparsejax.study import papers
@@ -19,10 +18,10 @@ _CELLS = papers.across(
   ),
   ("sparsity=0.9", "sparsity=0.95", "sparsity=0.98"),
 )
-# The masks say how sparse it is.
+# The sparsity is that of the masks.
 _MASKS = papers.without("sparsity", _CELLS)
 
-# The numbers of a line: VGG-19 (CIFAR-10 | CIFAR-100), then ResNet-50.
+# A line has VGG-19 (CIFAR-10 | CIFAR-100), then ResNet-50.
 TABLE = papers.Table(
   title="Test accuracy in %, by model, data and sparsity",
   reference="Liu et al. (2021), GraNet, Table 6",
@@ -36,7 +35,7 @@ TABLE = papers.Table(
       93.80±.10 93.72±.11 93.63±.08 | 73.74±.30 73.10±.04 72.35±.26
       94.49±.08 94.44±.01 94.34±.17 | 77.29±.45 76.71±.26 76.10±.20
       """,
-      note="as in table 2",
+      note="as in Table 2",
     ),
     *papers.line(
       "lth",

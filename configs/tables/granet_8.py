@@ -2,9 +2,9 @@
 
     python -m sparsejax.study.reproduce granet_8 --list
 
-Training FLOPs are ratios to the dense run of the usual length. Those of GraNet
-are printed as 2.5 times the ratio of inference at the end: the denser network
-of the first epochs is not charged there, and is in ours.
+Training FLOPs are ratios to the dense run of the usual length. GraNet's are
+printed as 2.5 times the final inference ratio, which leaves out the denser
+network of the first epochs; ours include it.
 """
 
 from sparsejax.study import papers
@@ -61,8 +61,8 @@ TABLE = papers.Table(
       "77.1/.85/.34 76.4/.49/.20",
       columns=_COLUMNS,
       changes=("--config.epochs_multiplier=2.5",),
-      note="pruning ends 2.5 times later as well, which GraNet's code for"
-      " ImageNet does not do",
+      note="pruning also ends 2.5 times later, unlike in GraNet's code for"
+      " ImageNet",
     ),
   ),
 )

@@ -18,7 +18,7 @@ _CELLS = papers.across(
   ("sparsity=0.9", "sparsity=0.95", "sparsity=0.98"),
 )
 
-# The numbers of a line: VGG-19 (CIFAR-10 | CIFAR-100), then ResNet-50.
+# A line has VGG-19 (CIFAR-10 | CIFAR-100), then ResNet-50.
 TABLE = papers.Table(
   title="Test accuracy in % of uniform pruning, by model, data and sparsity",
   reference="Liu et al. (2021), GraNet, Table 9",

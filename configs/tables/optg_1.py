@@ -2,10 +2,10 @@
 
     python -m sparsejax.study.reproduce optg_1 --list
 
-Its other lines are those of GraNet's Table 2, some of them shifted by a column:
-`granet_2` has them. OptG's own code trains another ResNet-50 (`resnet50_6n2`, a
-seventh as large); the dense accuracies beside which the table is printed are
-those of the bottleneck network, which is trained here.
+The table's other lines are those of GraNet's Table 2 (`granet_2`), some shifted
+by a column. OptG's code has another ResNet-50 (`resnet50_6n2`, a seventh of the
+size); the table's dense accuracies are those of the bottleneck network, which
+is trained here.
 """
 
 from sparsejax.study import papers
@@ -23,7 +23,7 @@ def _networks(vgg: str) -> tuple[str, ...]:
   )
 
 
-# The numbers of a line: VGG-19 (CIFAR-10 | CIFAR-100), then ResNet-50.
+# A line has VGG-19 (CIFAR-10 | CIFAR-100), then ResNet-50.
 TABLE = papers.Table(
   title="Test accuracy in %, by model, data and sparsity",
   reference="Zhang et al. (2022), OptG, Table 1",
@@ -41,7 +41,7 @@ TABLE = papers.Table(
       f"{_CIFAR}:optg",
       papers.across(_networks("vgg19_optg"), _SPARSITIES),
       "93.84 93.72 | 73.80 73.24 | 94.55 94.56 | 77.41 77.02",
-      note="alpha 0.5 and the weight decay of the paper, where its code has 1"
+      note="alpha 0.5 and weight decay as in the paper; its code has alpha 1"
       " and half the decay",
     ),
   ),

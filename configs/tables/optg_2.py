@@ -2,8 +2,7 @@
 
     python -m sparsejax.study.reproduce optg_2 --list
 
-FLOPs are multiply-adds of one image, of which the dense network has 4,089
-million.
+FLOPs are multiply-adds per image; the dense network has 4,089 million.
 """
 
 from sparsejax.study import papers
@@ -39,7 +38,8 @@ TABLE = papers.Table(
       columns=_COLUMNS,
       changes=("--config.dense=('stem/*',)",),
       source="quoted from Gale et al. (2019)",
-      note="the classifier is as sparse as the rest; theirs at 80 % for 90 %",
+      note="the classifier is as sparse as the other layers; the paper's is"
+      " 80 % sparse at 90 %",
     ),
     *papers.line(
       "dnw",
@@ -56,8 +56,8 @@ TABLE = papers.Table(
       "74.01/341 61.46/-",
       columns=_COLUMNS,
       source=_STR,
-      note="takes no sparsity: its weight decay here gives the 90.23 % of its"
-      " code; its appendix has the decay of others",
+      note="has no sparsity argument: this weight decay gives the 90.23 % of"
+      " STR's code; the paper's appendix has the decay for others",
     ),
     *papers.line(
       "granet-0",
@@ -81,7 +81,7 @@ TABLE = papers.Table(
       _at(0.9, 0.95, 0.965, 0.98, 0.99),
       "74.28/342 72.38/221 70.85/179 67.20/126 62.10/83",
       columns=_COLUMNS,
-      note="the README of its code has 74.55 at 90 % and 72.45 at 95 %",
+      note="the README of OptG's code has 74.55 at 90 % and 72.45 at 95 %",
     ),
   ),
 )

@@ -2,8 +2,7 @@
 
     python -m sparsejax.study.reproduce optg_3 --list
 
-FLOPs are multiply-adds of one image, of which the dense network has 569
-million.
+FLOPs are multiply-adds per image; the dense network has 569 million.
 """
 
 from sparsejax.study import papers
@@ -45,8 +44,8 @@ TABLE = papers.Table(
       "68.35/- 62.10/-",
       columns=_COLUMNS,
       source=_STR,
-      note="takes no sparsity: its weight decay here gives the 89.01 % of its"
-      " code; its appendix has that of 75.28 %",
+      note="has no sparsity argument: this weight decay gives the 89.01 % of"
+      " STR's code; the paper's appendix has that of 75.28 %",
     ),
     *papers.line(
       "optg",
@@ -54,7 +53,7 @@ TABLE = papers.Table(
       _at(0.8, 0.9),
       "70.27/124 66.80/80",
       columns=_COLUMNS,
-      note="70.27 is that of 80 %, which the table's text calls 89 %",
+      note="70.27 is at 80 %, which the table's text calls 89 %",
     ),
   ),
 )

@@ -2,8 +2,8 @@
 
     python -m sparsejax.study.reproduce optg_4 --list
 
-All start dense, and an update at the end of every epoch raises the sparsity to
-90 % along equation 16, over the whole run.
+All start dense; a mask update after every epoch raises the sparsity to 90 %
+along equation 16, over the whole run.
 """
 
 from sparsejax.study import papers
@@ -22,21 +22,21 @@ TABLE = papers.Table(
       f"{_IMAGENET}:set,{_EQUATION_16},distribution=erk",
       _CELLS,
       "67.19",
-      note="with the budgets of ERK; theirs are not published",
+      note="with the budgets of ERK; those of the paper are not published",
     ),
     *papers.line(
       "rigl",
       f"{_IMAGENET}:rigl,{_EQUATION_16}",
       _CELLS,
       "72.02",
-      note="with the budgets of ERK; theirs are not published",
+      note="with the budgets of ERK; those of the paper are not published",
     ),
     *papers.line(
       "gmp",
       f"{_IMAGENET}:gmp,{_EQUATION_16},storage=kept",
       _CELLS,
       "73.80",
-      note="pruned weights keep their values, and all layers compete",
+      note="pruned weights keep their values; the scope is global",
     ),
     *papers.line("optg", f"{_IMAGENET}:optg", _CELLS, "74.28"),
   ),

@@ -1,10 +1,10 @@
-"""OptG, Table 5: OptG's scores inside other budgets, ResNet-50 on ImageNet.
+"""OptG, Table 5: OptG with the budgets of others, ResNet-50 on ImageNet.
 
     python -m sparsejax.study.reproduce optg_5 --list
 
-FLOPs are multiply-adds of one image. The budgets called GS are those of pruning
-all layers of a trained network together; ours are the column of Table 10 of
-GraNet, where the printed FLOPs need others (596 million).
+FLOPs are multiply-adds per image. The GS budgets come from pruning a trained
+network with a global scope; ours are those of GraNet's Table 10, while the
+printed FLOPs need others (596 million).
 """
 
 import pathlib
@@ -15,12 +15,12 @@ from sparsejax.training.config import files
 _IMAGENET = "imagenet"
 _COLUMNS = ("accuracy", "million_macs")
 _CELLS = papers.across(("resnet50",), ("sparsity=0.9",))
-# It takes what the others leave, so that the sum is the requested one.
+# It makes up for the others, so that the total is the requested one.
 _FREE = "stage4_block0/conv2/kernel"
 
 
 def _budgets(name: str) -> str:
-  """Returns the sparsities of a row of GraNet's Table 10, as a change."""
+  """Returns a row of GraNet's Table 10 as an argument of the trainer."""
   path = pathlib.Path(__file__).with_name("granet_10.py")
   rows = {row.name: row for row in files.load(path).TABLE.rows}
   shares = tuple(
@@ -50,8 +50,8 @@ TABLE = papers.Table(
       "73.89/697",
       columns=_COLUMNS,
       changes=(_budgets("gs"),),
-      note="budgets of the STR repository, 89.67 % in all; theirs have more"
-      " FLOPs",
+      note="budgets of the STR repository, 89.67 % in total; those of the"
+      " paper have more FLOPs",
     ),
     *papers.line(
       "optg-erk",

@@ -1,10 +1,10 @@
-"""Scholte (2022), Table 2: SET whose connections follow its metric.
+"""Scholte (2022), Table 2: SET with connectivity that follows a metric.
 
     python -m sparsejax.study.reproduce scholte_2
 
-The perceptron of SET on CIFAR-10 for 1000 epochs; connections are those of the
-three sparse layers. The paper judges on the test split what the methods follow;
-ours holds a tenth of the training images out for that.
+The MLP of SET on CIFAR-10 for 1000 epochs; connections are the active weights
+of the three sparse layers. In the paper the methods follow a metric of the test
+split; ours hold out a tenth of the training images.
 """
 
 from sparsejax.study import papers
