@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _reproduce(argv: list[str]) -> int:
   from sparsejax.study import results, runs  # They need the extra `train`.
-  from sparsejax.training import loop, processes
+  from sparsejax.training import outcomes, processes
 
   parsed, changes = _parse(argv)
   table, path = load(parsed.table)
@@ -74,13 +74,13 @@ def _reproduce(argv: list[str]) -> int:
     runlocal=parsed.runlocal,
   )
   print(f"{table.reference}: {table.title}")
-  status = loop.DONE
+  status = outcomes.DONE
   if parsed.list:
     runs.print_status(rows, planned)
   else:
     again = ["python", "-m", "sparsejax.study.reproduce", *argv]
     status = runs.train_missing(planned, again)
-  if status not in (loop.DONE, loop.NOT_FINITE):
+  if status not in (outcomes.DONE, outcomes.NOT_FINITE):
     return status
   if parsed.list or processes.is_first():
     found = [results.read(run) for run in planned if run.done]

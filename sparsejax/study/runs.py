@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from sparsejax import train
 from sparsejax.study import papers
-from sparsejax.training import loop
+from sparsejax.training import outcomes
 from sparsejax.training.config import command, keys
 from sparsejax.training.reporting import workdirs
 
@@ -146,9 +146,9 @@ def train_missing(runs: Sequence[Run], again: Sequence[str]) -> int:
       else:
         yield f"\nRun {number} of {len(missing)}: {run.title}", run.argv
 
-  failed = loop.DONE
+  failed = outcomes.DONE
   for status in train.each(to_train()):
-    if status == loop.NOT_FINITE:
+    if status == outcomes.NOT_FINITE:
       failed = status
       notes.append(f"{current} stopped at a value that is not finite.")
     elif status:

@@ -5,14 +5,16 @@ import json
 import math
 import pathlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import Mesh
 
 from sparsejax.training import (
+  dispatches,
   initial_state,
+  outcomes,
   preemption,
   processes,
   programs,
@@ -21,61 +23,8 @@ from sparsejax.training import (
 from sparsejax.training.checkpointing import best, checkpoints, weights
 from sparsejax.training.config.experiment import Experiment
 from sparsejax.training.reporting import metrics, timing
+from sparsejax.training.reporting.reporter import Reporter
 from sparsejax.training.train_state import TrainState, Weights
-
-DONE, NOT_FINITE, TERMINATED = 0, 3, 143
-
-
-class Selected(NamedTuple):
-  """The state that the result of a finished run describes.
-
-  Attributes:
-    state: the newest state, or that of the best checkpoint.
-    step: its completed steps.
-    evaluation: its losses and accuracies.
-  """
-
-  state: TrainState
-  step: int
-  evaluation: dict[str, float]
-
-
-class Outcome(NamedTuple):
-  """How a run ended.
-
-  Attributes:
-    status: exit status `DONE`, `NOT_FINITE` or `TERMINATED`.
-    message: why it stopped before its last step; otherwise "".
-    state: the newest state.
-    step: completed steps of `state`.
-    selected: the state of the result; `None` unless the run is done.
-    resumed_from_step: where this start resumed; `None` for a new run.
-    compile_seconds: time spent tracing and compiling.
-    train_seconds: time spent in dispatches, without evaluation.
-    mask_update_seconds: extra time per mask update, see `timing`.
-  """
-
-  status: int
-  message: str
-  state: TrainState
-  step: int
-  selected: Selected | None
-  resumed_from_step: int | None
-  compile_seconds: float
-  train_seconds: float
-  mask_update_seconds: float | None
-
-
-class Reporter(NamedTuple):
-  """Where a run reports to while it trains.
-
-  Attributes:
-    message: prints a line of text.
-    progress: takes the step and its metrics after each dispatch.
-  """
-
-  message: Callable[[str], None]
-  progress: Callable[[int, Mapping[str, float]], None]
 
 
 class _Run(NamedTuple):
@@ -115,7 +64,7 @@ def run(
   *,
   stop: preemption.StopRequest,
   reporter: Reporter,
-) -> Outcome:
+) -> outcomes.Outcome:
   """Train until the last step, a request to stop, or a non-finite loss.
 
   Args:
@@ -164,7 +113,7 @@ def run(
       compile_seconds=seconds,
     )
     outcome = _train(this, start.state)
-    if outcome.status == DONE:
+    if outcome.status == outcomes.DONE:
       outcome = outcome._replace(selected=_select(this, outcome, abstract))
     return outcome
 
@@ -205,7 +154,7 @@ def _start(
   return _Start(state, None, time.perf_counter() - started)
 
 
-def _train(run: _Run, state: TrainState) -> Outcome:
+def _train(run: _Run, state: TrainState) -> outcomes.Outcome:
   """Runs the loop.
 
   After a dispatch, events have a fixed order, which an exact resume relies on:
@@ -229,8 +178,8 @@ def _train(run: _Run, state: TrainState) -> Outcome:
     bad = next((row["step"] for row in rows if not row["finite"]), None)
     if bad is not None:
       _write(run, rows, end=bad)
-      message = _not_finite(bad, first, step, last_saved)
-      return _outcome(run, NOT_FINITE, state, step, timings, message)
+      message = outcomes.not_finite_message(bad, first, step, last_saved)
+      return _outcome(run, outcomes.NOT_FINITE, state, step, timings, message)
     state = _update_metric(run, state, step)
     last = step == steps.total
     evaluation: dict[str, float] = {}
@@ -256,8 +205,8 @@ def _train(run: _Run, state: TrainState) -> Outcome:
         f"Stopped by SIGTERM after saving step {step}. Run the same command"
         " to resume."
       )
-      return _outcome(run, TERMINATED, state, step, timings, message)
-  return _outcome(run, DONE, state, step, timings)
+      return _outcome(run, outcomes.TERMINATED, state, step, timings, message)
+  return _outcome(run, outcomes.DONE, state, step, timings)
 
 
 def _dispatch(run: _Run, state: TrainState, first: int) -> _Dispatched:
@@ -267,7 +216,7 @@ def _dispatch(run: _Run, state: TrainState, first: int) -> _Dispatched:
   with jax.transfer_guard("disallow"):
     state, stacked = jax.block_until_ready(run.programs.train(state))
   seconds = time.perf_counter() - started
-  step = programs.dispatch_end(run.experiment.setup, first)
+  step = dispatches.dispatch_end(run.experiment.setup, first)
   count = step - first
   history = jax.tree.map(lambda x: x[:count], sharding.fetch(stacked))
   updates = int(history.counters.mask_updates[-1]) - updates
@@ -327,7 +276,9 @@ def _save_weights(
     weights.save(workdir, step, dense, config=experiment.config)
 
 
-def _select(run: _Run, outcome: Outcome, abstract: TrainState) -> Selected:
+def _select(
+  run: _Run, outcome: outcomes.Outcome, abstract: TrainState
+) -> outcomes.Selected:
   """Selects and evaluates the state of the result."""
   found = checkpoints.Restored(outcome.state, outcome.step, ())
   if run.experiment.config["select_checkpoint"] == "best":
@@ -337,7 +288,7 @@ def _select(run: _Run, outcome: Outcome, abstract: TrainState) -> Selected:
   evaluation = _evaluate(run, found.state)
   if "train" in run.programs.evaluate:  # Compiled here, so without a guard.
     evaluation |= programs.mean_metrics(run.programs, ["train"], found.state)
-  return Selected(found.state, found.step, evaluation)
+  return outcomes.Selected(found.state, found.step, evaluation)
 
 
 def _outcome(
@@ -347,8 +298,8 @@ def _outcome(
   step: int,
   timings: list[timing.Dispatch],
   message: str = "",
-) -> Outcome:
-  return Outcome(
+) -> outcomes.Outcome:
+  return outcomes.Outcome(
     status=status,
     message=message,
     state=state,
@@ -364,12 +315,3 @@ def _outcome(
 def _due(every: int, first: int, step: int) -> bool:
   """Returns whether the steps in (first, step] reach a multiple of `every`."""
   return step // every > first // every
-
-
-def _not_finite(bad: int, first: int, step: int, last_saved: int | None) -> str:
-  newest = "none" if last_saved is None else f"step {last_saved}"
-  return (
-    f"The loss or gradient of step {bad} is not finite; stopped after steps"
-    f" {first + 1} to {step}. Last good checkpoint: {newest}. Try a lower"
-    " `config.optimizer.learning_rate`."
-  )

@@ -12,7 +12,7 @@ import jax
 from absl import logging as absl_logging
 
 from sparsejax import command_line, plots
-from sparsejax.training import loop, preemption, processes
+from sparsejax.training import loop, outcomes, preemption, processes
 from sparsejax.training.checkpointing import errors
 from sparsejax.training.config import build, command
 from sparsejax.training.config.experiment import Experiment
@@ -60,7 +60,7 @@ def _run(parsed: command.Command, stop: preemption.StopRequest) -> int:
     reporting.line(console, f"{workdir} is finished; nothing was changed.")
     _report(workdir)
     reporting.result(console, summary, workdir)
-    return loop.DONE
+    return outcomes.DONE
   return _train(console, experiment, workdir, stop)
 
 
@@ -74,7 +74,7 @@ def _train(
   reporting.line(console, f"Results go to {workdir}")
   with reporting.progress(console, total=experiment.steps.total) as reporter:
     outcome = loop.run(experiment, workdir, stop=stop, reporter=reporter)
-  if outcome.status != loop.DONE:
+  if outcome.status != outcomes.DONE:
     if processes.is_first():
       print(f"error: {outcome.message}", file=sys.stderr)
     return outcome.status
@@ -85,7 +85,7 @@ def _train(
     _report(workdir)
   processes.barrier("summary")  # A later run may look for it.
   reporting.result(console, summary, workdir)
-  return loop.DONE
+  return outcomes.DONE
 
 
 def _workdir(parsed: command.Command, experiment: Experiment) -> pathlib.Path:

@@ -14,8 +14,8 @@ import numpy as np
 import sparsejax
 from sparsejax.analysis import flops
 from sparsejax.components import trees
-from sparsejax.selection import search
 from sparsejax.method import DenseGradient
+from sparsejax.selection import search
 
 
 class Counters(NamedTuple):

@@ -10,8 +10,8 @@ import optax
 
 import sparsejax
 from sparsejax.data import Array, Augment, batches
-from sparsejax.training import metric, run_flops
 from sparsejax.method import DenseGradient
+from sparsejax.training import metric, run_flops
 
 
 class Setup(NamedTuple):

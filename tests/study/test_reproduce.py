@@ -13,7 +13,7 @@ import pytest
 from sparsejax import command_line, train
 from sparsejax.study import forecast, papers, reproduce, results
 from sparsejax.study import runs as study_runs
-from sparsejax.training import loop
+from sparsejax.training import outcomes
 from sparsejax.training.config import command
 from sparsejax.training.reporting import workdirs
 
@@ -101,7 +101,7 @@ def lines(output):
 
 def test_missing_runs_are_trained_once(table, tmp_path, capsys):
   args = ("--rows", "rigl*", "lth*", "other*", "--seeds=2")
-  assert call(table, tmp_path, *args) == loop.DONE
+  assert call(table, tmp_path, *args) == outcomes.DONE
   output = capsys.readouterr().out
   # GraNet was not requested, but its masks are retrained.
   assert "0 runs are done, 6 to train." in output
@@ -132,7 +132,7 @@ def test_missing_runs_are_trained_once(table, tmp_path, capsys):
   assert f"{100 * mean:.2f}" == last.split()[0]
 
   before = {p: p.stat().st_mtime_ns for p in tmp_path.glob("*/*.json*")}
-  assert call(table, tmp_path, *args) == loop.DONE
+  assert call(table, tmp_path, *args) == outcomes.DONE
   again = capsys.readouterr().out
   assert "6 runs are done, 0 to train." in again
   assert lines(again) == rows
@@ -158,7 +158,7 @@ def test_a_run_that_is_not_finite_does_not_stop_the_others(
   table, tmp_path, capsys
 ):
   args = ("--rows", "diverges*", "again*", "rigl*")
-  assert call(table, tmp_path, *args) == loop.NOT_FINITE
+  assert call(table, tmp_path, *args) == outcomes.NOT_FINITE
   assert len(finished(tmp_path)) == 1
   output = capsys.readouterr().out
   assert "diverges/0.7, seed 0 stopped at a value that is not finite" in output
@@ -182,13 +182,13 @@ def test_sigterm_stops_all_runs_and_the_same_command_resumes(
     status = call(table, tmp_path, *args)
   finally:
     sender.join()
-  assert status == loop.TERMINATED
+  assert status == outcomes.TERMINATED
   assert len(finished(tmp_path)) < 2
   error = capsys.readouterr().err
   assert "Stopped with status 143 in run 1 of 2, rigl/0.7, seed 0." in error
   assert f"To resume: python -m sparsejax.study.reproduce {table}" in error
 
-  assert call(table, tmp_path, *args) == loop.DONE
+  assert call(table, tmp_path, *args) == outcomes.DONE
   assert len(finished(tmp_path)) == 2
   (first,) = tmp_path.glob("digits-rigl*/summary.json")
   assert json.loads(first.read_text())["resumed_from_step"] > 0
@@ -198,7 +198,7 @@ def test_sigterm_stops_all_runs_and_the_same_command_resumes(
 def test_predicted_costs_are_those_of_the_run(table, tmp_path, row):
   (run,) = plan(table, tmp_path, row)
   known = forecast.forecast(command.parse(run.argv).config)
-  assert train.main(run.argv) == loop.DONE
+  assert train.main(run.argv) == outcomes.DONE
   summary = workdirs.read_summary(run.workdir)
   for name in ("inference_flops_ratio", "training_flops_ratio"):
     assert getattr(known, name) == pytest.approx(summary[name], rel=1e-12)
@@ -213,7 +213,7 @@ def test_costs_of_a_global_scope_are_not_predicted(table, tmp_path):
 
 def test_list_trains_nothing(table, tmp_path, capsys):
   workdir = tmp_path / "none"
-  assert call(table, workdir, "--list") == loop.DONE
+  assert call(table, workdir, "--list") == outcomes.DONE
   output = capsys.readouterr().out
   assert not workdir.exists()
   assert "rigl/0.7: 0 of 1 done" in output

@@ -15,7 +15,7 @@ from helpers.stopping import StopAfter
 
 from sparsejax import train
 from sparsejax.study import blank_datasets, forecast, papers, reproduce, results
-from sparsejax.training import loop
+from sparsejax.training import outcomes
 from sparsejax.training.checkpointing import reading
 from sparsejax.training.config import build, command
 from sparsejax.training.reporting import workdirs
@@ -104,13 +104,13 @@ def test_a_row_starts_stops_and_resumes(kind, tmp_path, compile_once):
     runlocal=True,
   )
   for run in runs:
-    assert train.main(run.argv, stop=StopAfter(2)) == loop.TERMINATED
+    assert train.main(run.argv, stop=StopAfter(2)) == outcomes.TERMINATED
     assert reading.saved_steps(run.workdir)[-1] == 2
     if ALL and run is runs[-1]:  # The last dispatch compiles again.
-      assert train.main(run.argv, stop=StopAfter(2)) == loop.TERMINATED
+      assert train.main(run.argv, stop=StopAfter(2)) == outcomes.TERMINATED
       assert reading.saved_steps(run.workdir)[-1] == 4
       return
-    assert train.main(run.argv) == loop.DONE
+    assert train.main(run.argv) == outcomes.DONE
     summary = workdirs.read_summary(run.workdir)
     assert summary["resumed_from_step"] == 2
     assert summary["steps"] > 2

@@ -14,7 +14,13 @@ from helpers.stopping import StopAfter
 
 import sparsejax
 from sparsejax import command_line, train
-from sparsejax.training import initial_state, loop, preemption, sharding
+from sparsejax.training import (
+  initial_state,
+  loop,
+  outcomes,
+  preemption,
+  sharding,
+)
 from sparsejax.training.checkpointing import (
   best,
   checkpoints,
@@ -23,6 +29,7 @@ from sparsejax.training.checkpointing import (
 )
 from sparsejax.training.config import build, command
 from sparsejax.training.reporting import metrics, results, workdirs
+from sparsejax.training.reporting.reporter import Reporter
 
 CONFIG = pathlib.Path(__file__).parents[2] / "configs" / "digits.py"
 # The learning rate grows until weight decay shrinks all weights to zero, so
@@ -137,7 +144,7 @@ def experiment(*changes):
 
 def run(workdir, *changes, stop=None):
   lines = []
-  reporter = loop.Reporter(message=lines.append, progress=lambda at, row: None)
+  reporter = Reporter(message=lines.append, progress=lambda at, row: None)
   outcome = loop.run(
     experiment(*changes),
     workdir,
@@ -202,7 +209,7 @@ def test_summary_has_the_mask_updates_of_the_whole_run(whole):
 def test_resumed_run_selects_the_same_checkpoint(whole, tmp_path, dispatches):
   _, wanted, _ = whole
   stopped, _ = run(tmp_path, stop=StopAfter(dispatches))
-  assert stopped.status == loop.TERMINATED
+  assert stopped.status == outcomes.TERMINATED
   resumed, _ = run(tmp_path)
   chosen = experiment()
   one, other = (

@@ -19,17 +19,19 @@ from sparsejax.training import (
   evaluation,
   initial_state,
   loop,
+  outcomes,
   preemption,
   sharding,
   train_step,
 )
 from sparsejax.training.reporting import metrics
+from sparsejax.training.reporting.reporter import Reporter
 
 SCRIPT = pathlib.Path(streamed.__file__)
 
 
 def run(workdir, stop=None):
-  reporter = loop.Reporter(
+  reporter = Reporter(
     message=lambda text: None, progress=lambda step, row: None
   )
   return loop.run(
@@ -49,11 +51,11 @@ def rows(workdir):
 
 def test_run_resumed_within_an_epoch_equals_an_uninterrupted_one(tmp_path):
   whole = run(tmp_path / "whole")
-  assert whole.status == loop.DONE and whole.step == streamed.STEPS
+  assert whole.status == outcomes.DONE and whole.step == streamed.STEPS
   stopped = run(tmp_path / "parts", StopAfter(2))
-  assert stopped.status == loop.TERMINATED and stopped.step == 4
+  assert stopped.status == outcomes.TERMINATED and stopped.step == 4
   resumed = run(tmp_path / "parts")
-  assert resumed.resumed_from_step == 4 and resumed.status == loop.DONE
+  assert resumed.resumed_from_step == 4 and resumed.status == outcomes.DONE
   one, other = sharding.fetch(whole.state), sharding.fetch(resumed.state)
   for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
     assert a.tobytes() == b.tobytes()

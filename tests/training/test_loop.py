@@ -15,6 +15,7 @@ from sparsejax.training import (
   evaluation,
   initial_state,
   loop,
+  outcomes,
   preemption,
   sharding,
   train_step,
@@ -22,6 +23,7 @@ from sparsejax.training import (
 from sparsejax.training.checkpointing import errors
 from sparsejax.training.config import build, command
 from sparsejax.training.reporting import metrics, results
+from sparsejax.training.reporting.reporter import Reporter
 
 CONFIG = pathlib.Path(__file__).parents[2] / "configs" / "digits.py"
 # Three epochs of 22 steps in dispatches of 15: the last one is shorter, and no
@@ -47,7 +49,7 @@ pytestmark = pytest.mark.usefixtures("compile_once")
 
 def run(chosen, workdir, *, stop=None):
   lines = []
-  reporter = loop.Reporter(
+  reporter = Reporter(
     message=lines.append, progress=lambda step, row: lines.append((step, row))
   )
   outcome = loop.run(
@@ -80,7 +82,7 @@ def whole(tmp_path_factory):
 
 def test_run_reports_logs_and_evaluates_on_schedule(whole):
   workdir, outcome, lines = whole
-  assert outcome.status == loop.DONE
+  assert outcome.status == outcomes.DONE
   assert outcome.step == int(outcome.state.step) == 66
   assert outcome.resumed_from_step is None
   assert [line[0] for line in lines if isinstance(line, tuple)] == [
@@ -131,13 +133,13 @@ def test_resumed_run_equals_an_uninterrupted_one(whole, tmp_path, dispatches):
   workdir, wanted, _ = whole
   chosen = experiment("granet")
   stopped, _ = run(chosen, tmp_path, stop=StopAfter(dispatches))
-  assert stopped.status == loop.TERMINATED
+  assert stopped.status == outcomes.TERMINATED
   assert stopped.step == 15 * dispatches
   # A complete and a partial line of steps that are repeated.
   with open(tmp_path / metrics.FILE, "a") as file:
     file.write(json.dumps({"step": 65}) + '\n{"step": 66, "lo')
   resumed, lines = run(chosen, tmp_path)
-  assert resumed.status == loop.DONE
+  assert resumed.status == outcomes.DONE
   assert resumed.resumed_from_step == 15 * dispatches
   assert f"Resuming from step {15 * dispatches}." in lines
   assert_same_state(resumed.state, wanted.state)
@@ -170,7 +172,7 @@ def test_the_seed_changes_the_run(whole, tmp_path):
 def test_non_finite_loss_stops_the_run(tmp_path):
   chosen = experiment("gmp", "--config.optimizer.learning_rate=1e20")
   outcome, _ = run(chosen, tmp_path)
-  assert outcome.status == loop.NOT_FINITE
+  assert outcome.status == outcomes.NOT_FINITE
   assert "is not finite; stopped after steps 1 to 15" in outcome.message
   assert "Last good checkpoint: none" in outcome.message
   assert rows(tmp_path)[-1]["finite"] is False

@@ -11,6 +11,8 @@ import pytest
 
 import sparsejax
 from sparsejax import at_init, command_line, models
+from sparsejax.components import counts as counting
+from sparsejax.components import leaves as leaves_lib
 from sparsejax.components import trees
 from sparsejax.data import Split
 from sparsejax.training import (
@@ -60,9 +62,7 @@ def test_initial_masks_have_the_requested_sparsity(name):
   chosen = small(f"{name},sparsity=0.8", *changes)
   state = first_state(chosen)
   counts = sparsejax.summary(state.params, state.opt_state)
-  requested = sparsejax.selection.search.requested_count(
-    64 * 24 + 24 * 12 + 12 * 10, 0.8
-  )
+  requested = counting.requested_count(64 * 24 + 24 * 12 + 12 * 10, 0.8)
   assert counts.active == counts.requested == requested
   sparsejax.assert_sparse(state.params, state.opt_state)
   weights = dense_weights(chosen).params
@@ -282,7 +282,7 @@ def test_small_dense_has_the_size_of_the_sparse_network(model, sparsity):
   whole = dense_weights(experiment(f"dense,model={model}")).params
   sparse = sum(x.size for x in jax.tree.leaves(whole) if x.ndim > 1)
   rest = sum(x.size for x in jax.tree.leaves(whole) if x.ndim == 1)
-  active = sparsejax.selection.search.requested_count(sparse, sparsity)
+  active = counting.requested_count(sparse, sparsity)
   budget = (32 * (active + rest) + sparse) // 32
   found = sum(x.size for x in jax.tree.leaves(state.params))
   assert 0.8 * budget < found <= budget
@@ -305,7 +305,9 @@ def test_small_dense_has_the_width_of_the_paper():
 
   def sparse(model):
     params = params_of(model)
-    return sum(trees.layout(params, trees.select_leaves(params, None)).sizes)
+    return sum(
+      leaves_lib.layout(params, leaves_lib.select_leaves(params, None)).sizes
+    )
 
   def parameters(model):
     return sum(x.size for x in jax.tree.leaves(params_of(model)))

@@ -16,9 +16,16 @@ from helpers.stopping import StopAfter
 
 import sparsejax
 from sparsejax import command_line, train
+from sparsejax.components import counts as counting
 from sparsejax.study import imp
-from sparsejax.training import initial_state, loop, sharding, train_state
+from sparsejax.training import (
+  initial_state,
+  loop,
+  sharding,
+  train_state,
+)
 from sparsejax.training.config import build, command
+from sparsejax.training.reporting.reporter import Reporter
 
 CONFIG = pathlib.Path(__file__).parents[2] / "configs" / "digits.py"
 # Batch norm, to have a model state; 22 steps in two dispatches.
@@ -117,7 +124,7 @@ def test_rewind_starts_from_saved_weights_and_the_masks(source, at):
   assert_starts_from(state, raw(source, "weights", at), masks)
   total = sum(m.size for m in jax.tree.leaves(masks))
   active = sum(int(m.sum()) for m in jax.tree.leaves(masks))
-  assert active == sparsejax.selection.search.requested_count(total, 0.7)
+  assert active == counting.requested_count(total, 0.7)
   assert chosen.target_sparsity == 0.7
 
 
@@ -177,7 +184,7 @@ def test_resumed_run_equals_an_uninterrupted_one(method, source, tmp_path):
   options = f"{method},model=cnn,seed=5,runlocal"
   changes = [f"--config.init_from={source}"] if method == "retrain" else []
   chosen = build.build(command.parse(argv(options, *changes)).config)
-  reporter = loop.Reporter(
+  reporter = Reporter(
     message=lambda text: None, progress=lambda step, row: None
   )
   outcomes = []
@@ -213,7 +220,7 @@ def test_iterative_pruning_rewinds_every_round(tmp_path):
     masks = [m for m in jax.tree.leaves(rounds[number]["opt_state"]["masks"])]
     total = sum(mask.size for mask in masks)
     active = sum(int(mask.sum()) for mask in masks)
-    assert active == sparsejax.selection.search.requested_count(total, sparsity)
+    assert active == counting.requested_count(total, sparsity)
     folder = tmp_path / f"round_{number:02d}"
     initial = raw(tmp_path / "round_00", "weights", 0)
     same_bits(raw(folder, "weights", 0), initial)

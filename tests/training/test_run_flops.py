@@ -52,12 +52,12 @@ def by_steps(*changes):
   chosen = experiment(*changes)
   setup = chosen.setup._replace(dispatch_steps=1, dense_gradient="at updates")
   train = jax.jit(functools.partial(train_step.run_dispatch, setup))
-  states, metrics = [first_state(chosen, setup)], []
+  states, by_step = [first_state(chosen, setup)], []
   for _ in range(STEPS):
     state, stacked = train(states[-1], chosen.dataset.train)
     states.append(state)
-    metrics.append(jax.tree.map(lambda x: np.asarray(x[0]), stacked))
-  return states, metrics
+    by_step.append(jax.tree.map(lambda x: np.asarray(x[0]), stacked))
+  return states, by_step
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def by_steps(*changes):
 def test_flops_follow_the_masks_of_every_step(dense_gradient):
   chosen = experiment()
   costs = chosen.costs
-  states, metrics = by_steps()
+  states, by_step = by_steps()
   now = run_flops.init(states[0].opt_state)
   table = flops.Costs({"Dense_0/kernel": 512, "Dense_1/kernel": 80})
   assert costs.table == table
@@ -84,7 +84,7 @@ def test_flops_follow_the_masks_of_every_step(dense_gradient):
       now, before.opt_state, after.opt_state, dense_gradient
     )
     if dense_gradient == "at updates":
-      jax.tree.map(np.testing.assert_array_equal, now, metrics[index].counters)
+      jax.tree.map(np.testing.assert_array_equal, now, by_step[index].counters)
     row = run_flops.record(now, index + 1, costs)
     spent = flops.training(phases, dense=table.dense)
     assert row == {
@@ -116,14 +116,14 @@ def test_dispatch_counts_like_its_steps():
   assert setup.dispatch_steps == STEPS
   whole = jax.jit(functools.partial(train_step.run_dispatch, setup))
   state, stacked = whole(first_state(chosen, setup), chosen.dataset.train)
-  states, metrics = by_steps()
+  states, by_step = by_steps()
   # Dispatches of one step have no loop, and train equally.
   jax.tree.map(
     functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6),
     state.params,
     states[-1].params,
   )
-  for index, one in enumerate(metrics):
+  for index, one in enumerate(by_step):
     for a, b in zip(one.counters, stacked.counters, strict=True):
       np.testing.assert_array_equal(a, b[index])
   rows = metrics.rows(
@@ -243,7 +243,7 @@ def test_average_is_evaluated_with_the_current_masks():
     last.average,
     expected,
   )
-  with pytest.raises(AssertionError, match="off but not 0"):
+  with pytest.raises(AssertionError, match="that are not 0"):
     sparsejax.assert_sparse(last.average, last.opt_state)
   masked = sparsejax.apply_masks(last.average, last.opt_state)
   batch = jax.tree.map(lambda x: x[:64], chosen.dataset.test)

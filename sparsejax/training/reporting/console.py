@@ -15,7 +15,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from sparsejax.training import loop
+from sparsejax.training.reporting.reporter import Reporter
 
 # These fit on a line of 80 columns, next to the bar.
 _VALUES = {
@@ -30,7 +30,7 @@ _WIDE = 100
 
 
 @contextlib.contextmanager
-def progress(console: Console, *, total: int) -> Iterator[loop.Reporter]:
+def progress(console: Console, *, total: int) -> Iterator[Reporter]:
   """Show the progress of a run.
 
   Args:
@@ -41,7 +41,7 @@ def progress(console: Console, *, total: int) -> Iterator[loop.Reporter]:
     The reporter for the loop.
   """
   if not console.is_terminal:
-    yield loop.Reporter(
+    yield Reporter(
       message=lambda text: line(console, text),
       progress=lambda step, row: _plain(console, step, total, row),
     )
@@ -55,9 +55,7 @@ def progress(console: Console, *, total: int) -> Iterator[loop.Reporter]:
       latest.update(row)
       bar.update(task, completed=step, values=_values(latest, formats))
 
-    yield loop.Reporter(
-      message=lambda text: line(console, text), progress=advance
-    )
+    yield Reporter(message=lambda text: line(console, text), progress=advance)
 
 
 def line(console: Console, text: str) -> None:

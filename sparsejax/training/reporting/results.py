@@ -6,11 +6,13 @@ from typing import Any
 import jax
 
 import sparsejax
-from sparsejax.training import loop, run_flops, sharding
+from sparsejax.training import outcomes, run_flops, sharding
 from sparsejax.training.config.experiment import Experiment
 
 
-def summarize(experiment: Experiment, outcome: loop.Outcome) -> dict[str, Any]:
+def summarize(
+  experiment: Experiment, outcome: outcomes.Outcome
+) -> dict[str, Any]:
   """Collect the result of a run.
 
   Args:

@@ -1,0 +1,66 @@
+"""How a run ends, and its exit status."""
+
+from typing import NamedTuple
+
+from sparsejax.training.train_state import TrainState
+
+DONE, NOT_FINITE, TERMINATED = 0, 3, 143
+
+
+class Selected(NamedTuple):
+  """The state that the result of a finished run describes.
+
+  Attributes:
+    state: the newest state, or that of the best checkpoint.
+    step: its completed steps.
+    evaluation: its losses and accuracies.
+  """
+
+  state: TrainState
+  step: int
+  evaluation: dict[str, float]
+
+
+class Outcome(NamedTuple):
+  """How a run ended.
+
+  Attributes:
+    status: exit status `DONE`, `NOT_FINITE` or `TERMINATED`.
+    message: why it stopped before its last step; otherwise "".
+    state: the newest state.
+    step: completed steps of `state`.
+    selected: the state of the result; `None` unless the run is done.
+    resumed_from_step: where this start resumed; `None` for a new run.
+    compile_seconds: time spent tracing and compiling.
+    train_seconds: time spent in dispatches, without evaluation.
+    mask_update_seconds: extra time per mask update, see `reporting.timing`.
+  """
+
+  status: int
+  message: str
+  state: TrainState
+  step: int
+  selected: Selected | None
+  resumed_from_step: int | None
+  compile_seconds: float
+  train_seconds: float
+  mask_update_seconds: float | None
+
+
+def not_finite_message(
+  bad: int, first: int, step: int, last_saved: int | None
+) -> str:
+  """Say which step was not finite, and where the run can resume.
+
+  Args:
+    bad: the first step whose loss or gradient is not finite.
+    first: completed steps before its dispatch.
+    step: completed steps after its dispatch.
+    last_saved: the newest checkpoint.
+  """
+  newest = "none" if last_saved is None else f"step {last_saved}"
+  return (
+    f"The loss or gradient of step {bad} is not finite; stopped after steps"
+    f" {first + 1} to {step}. Last good checkpoint: {newest}. Try a lower"
+    " `config.optimizer.learning_rate`."
+  )
