@@ -48,6 +48,7 @@ class Input(enum.Enum):
   KEY = "key"
 
 
+@jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class SparseLeaf:
   """One sparse leaf of a parameter tree.
@@ -156,13 +157,7 @@ class Layout:
     return jax.tree.unflatten(self.treedef, nodes)
 
 
-@functools.partial(
-  jax.tree_util.register_dataclass,
-  data_fields=["weights", "gradient", "mask", "accumulators", "key"],
-  meta_fields=["axis"],
-)
-@dataclasses.dataclass(frozen=True)
-class Leaf:
+class Leaf(NamedTuple):
   """What a part sees of one sparse leaf.
 
   Attributes:
@@ -172,7 +167,7 @@ class Leaf:
     accumulators: by name, what accumulators hold for the leaf; read it with
       `Accumulator.of`.
     key: random key of the leaf, step and purpose; None without a key.
-    axis: axis along which every slice is its own layer, or None.
+    sparse: name, shape and layer axis of the leaf; None where arrays are packed.
   """
 
   weights: Shaped[Array, "*dims"]
@@ -180,7 +175,12 @@ class Leaf:
   mask: Bool[Array, "*dims"]
   accumulators: Mapping[str, Array]
   key: Key | None = None
-  axis: int | None = None
+  sparse: SparseLeaf | None = None
+
+  @property
+  def axis(self) -> int | None:
+    """The axis along which every slice is its own layer, or None."""
+    return None if self.sparse is None else self.sparse.axis
 
 
 class Context(NamedTuple):
@@ -498,7 +498,7 @@ class Storage(NamedTuple):
     keeps_values: whether inactive weights keep their values and optimizer
       state, and compete again at a mask update.
     update: (leaf, inner update) -> the part of it that moves the weights.
-    reads: what `gradient` and `update` read.
+    reads: what `gradient` and `update` read, and accumulators of the others.
   """
 
   init: Callable[[PyTree, Masks, Mapping[str, PyTree]], PyTree]
@@ -507,7 +507,7 @@ class Storage(NamedTuple):
   emit: Callable[..., tuple[PyTree, PyTree]]
   keeps_values: bool
   update: Callable[[Leaf, Array], Array] = lambda leaf, update: update
-  reads: Reads = (Input.ACTIVE_GRADIENT,)
+  reads: Reads = (Input.ACTIVE_GRADIENT, Input.MASK)
 
 
 @dataclasses.dataclass(frozen=True)

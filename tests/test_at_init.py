@@ -11,8 +11,8 @@ from oracles import ranking
 
 import sparsejax
 from sparsejax import at_init
+from sparsejax.components import counts as counting
 from sparsejax.components import distributions
-from sparsejax.selection import search
 
 SIZES = (4, 5, 3)
 INPUTS = np.random.default_rng(1).normal(size=(2, 6, SIZES[0]))
@@ -250,10 +250,10 @@ def test_counts_are_exact(name, scope):
     key=jax.random.key(4),
   )
   counts = [int(mask.sum()) for mask in kernels(found)]
-  assert sum(counts) == search.requested_count([20, 15], 0.83) == 5
+  assert sum(counts) == counting.requested_count([20, 15], 0.83) == 5
   if scope == "erk":
     sparsities = distributions.erk({"a": (4, 5), "b": (5, 3)}, 0.83)
-    want = search.apportion([20, 15], list(sparsities.values()), 5)
+    want = counting.apportion([20, 15], list(sparsities.values()), 5)
     assert counts == want.tolist()
   if scope == "alive":
     assert min(counts) >= 2

@@ -13,7 +13,7 @@ KERNEL = 500  # the smallest kernel of the script has more weights
 
 
 @pytest.fixture(scope="module")
-def told():
+def results():
   done = subprocess.run(
     [sys.executable, str(SCRIPT)],
     env={**os.environ, "JAX_NUM_CPU_DEVICES": "4", "JAX_PLATFORMS": "cpu"},
@@ -23,11 +23,6 @@ def told():
   )
   assert done.returncode == 0, done.stderr[-3000:]
   return json.loads(done.stdout)
-
-
-@pytest.fixture(scope="module")
-def results(told):
-  return told["runs"]
 
 
 def test_same_masks_on_one_and_four_devices(results):
@@ -46,7 +41,3 @@ def test_only_counts_cross_devices(results):
     assert run["follows"], run
     if run["place"] in ("rows", "columns"):
       assert run["gathered"] < KERNEL, run
-
-
-def test_masks_of_sharded_parameters_are_not_packed(told):
-  assert told["refusal"].startswith("`pack_masks` must be False")

@@ -1,7 +1,5 @@
 """What `sparsify` accepts, refuses and keeps."""
 
-import functools
-
 import chex
 import jax
 import jax.numpy as jnp
@@ -440,13 +438,13 @@ def test_summary_counts_what_no_mask_makes_cheaper():
 
 
 @pytest.mark.parametrize("masks_first", [False, True])
-def test_set_can_restart_all_statistics(masks_first):
+def test_set_can_reset_the_optimizer_state_of_all_weights(masks_first):
   method = sparsejax.sparse_evolution(
     sparsity=0.5,
     every_steps=3,
     total_steps=9,
     masks_first=masks_first,
-    restart_statistics=True,
+    reset_optimizer=True,
   )
   inner = optax.chain(
     optax.trace(0.9), optax.scale_by_schedule(lambda count: -0.1 / (1 + count))
@@ -467,30 +465,3 @@ def test_set_can_restart_all_statistics(masks_first):
       on = sparsejax.get_masks(state)["kernel"]
       np.testing.assert_array_equal(trace["kernel"], jnp.where(on, expected, 0))
   assert int(optax.tree.get(state.inner_state, "count")) == 5
-
-
-def test_packed_masks_inside_jit_in_place_and_from_given_masks():
-  """The state that goes in is donated; masks that are given are packed."""
-  params = {"kernel": jnp.arange(1.0, 65.0).reshape(8, 8), "bias": jnp.ones(8)}
-  given = {"kernel": params["kernel"] > 8, "bias": None}
-  tx = sparsejax.sparsify(
-    optax.sgd(0.0),
-    sparsejax.gmp(0.5, end_step=2, every_steps=1),
-    masks=given,
-    pack_masks=True,
-  )
-  state = tx.init(params)
-  assert state.masks["kernel"].bits.shape == (1, 8)
-  assert state.masks["kernel"].bits.dtype == jnp.uint8
-  params = sparsejax.apply_masks(params, state)
-
-  @functools.partial(jax.jit, donate_argnums=(0, 1))
-  def step(params, state, grads):
-    updates, state = tx.update(grads, state, params)
-    return optax.apply_updates(params, updates), state
-
-  for _ in range(3):
-    params, state = step(params, state, jax.tree.map(jnp.zeros_like, params))
-  expected = np.arange(1, 65).reshape(8, 8) > 32
-  np.testing.assert_array_equal(sparsejax.get_masks(state)["kernel"], expected)
-  assert sparsejax.summary(params, state).active == 32

@@ -173,7 +173,7 @@ def metric_history(lag: int) -> Accumulator:
     lag: how many epochs back the oldest one is, at least 0.
   """
   return Accumulator(
-    "metric",
+    "metric_history",
     init=lambda context: History(
       jnp.zeros((), jnp.int32),
       jnp.zeros((), jnp.float32),

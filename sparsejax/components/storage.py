@@ -135,7 +135,9 @@ def zeroed_with_noise(
     moved = moved.astype(leaf.gradient.dtype)
     return jnp.where(leaf.mask, moved, jnp.zeros_like(moved))
 
-  reads = (Input.ACTIVE_GRADIENT, signs, *((Input.KEY,) if noise else ()))
+  reads = (Input.ACTIVE_GRADIENT, Input.MASK, signs)
+  if noise:
+    reads += (Input.KEY,)
   return zeroed._replace(gradient=gradient, reads=reads)
 
 
@@ -173,7 +175,7 @@ def kept_decayed(decay: float) -> Storage:
       leaf.mask, leaf.gradient, pulled.astype(leaf.gradient.dtype)
     )
 
-  return kept._replace(gradient=gradient, reads=(Input.GRADIENT, Input.WEIGHTS))
+  return kept._replace(gradient=gradient, reads=(Input.GRADIENT, Input.WEIGHTS, Input.MASK))
 
 
 def kept_within(backward: Accumulator, penalty: float) -> Storage:
@@ -270,5 +272,5 @@ def soft_thresholded(threshold: Accumulator) -> Storage:
       lambda m, p, w: w, masks, params, latent, dense=lambda p, w: p
     ),
     emit=emit,
-    reads=(Input.ACTIVE_GRADIENT, threshold),
+    reads=(Input.ACTIVE_GRADIENT, Input.MASK, threshold),
   )

@@ -161,7 +161,7 @@ def deep_r(
     if not 0 <= value < float("inf"):
       raise ValueError(f"`{name}` must be at least 0 and finite, got {value}.")
   signs = accumulators.first_signs
-  reads = (Input.WEIGHTS, Input.MASK, signs)
+  reads = (Input.WEIGHTS, signs)
   return Method(
     initial=initial(scopes.layerwise(distribution), sparsity),
     regrow=PruneAndRegrow(
@@ -171,7 +171,7 @@ def deep_r(
       ),
       prune_count=Count(
         lambda context, active: counts.count_active(context, _changed_sign),
-        reads,
+        (*reads, Input.MASK),
       ),
       when=schedules.every(1, until=schedules.FOREVER),
       restart=True,

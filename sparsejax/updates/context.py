@@ -1,6 +1,5 @@
 """What a mask update looks at: the leaves, and the same leaves packed."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -43,9 +42,9 @@ def leaves_of(
       gradient=None if gradients is None else gradients[i],
       mask=masks[i],
       accumulators={name: leaves[i] for name, leaves in by_leaf.items()},
-      axis=leaf.axis,
+      sparse=sparse,
     )
-    for i, leaf in enumerate(layout.leaves)
+    for i, sparse in enumerate(layout.leaves)
   ]
 
 
@@ -55,7 +54,7 @@ def with_keys(
   """Returns the leaves with the key of each, for one step and purpose."""
   keys = random_bits.leaf_keys(context.layout, context.key, step, purpose)
   pairs = zip(context.leaves, keys, strict=True)
-  return [dataclasses.replace(leaf, key=key) for leaf, key in pairs]
+  return [leaf._replace(key=key) for leaf, key in pairs]
 
 
 class PackedLeaves(NamedTuple):
@@ -85,7 +84,7 @@ class PackedLeaves(NamedTuple):
     masks = self.packing.unpack(self.masks)
     pairs = zip(self.context.leaves, masks, strict=True)
     return self.context._replace(
-      leaves=[dataclasses.replace(leaf, mask=mask) for leaf, mask in pairs]
+      leaves=[leaf._replace(mask=mask) for leaf, mask in pairs]
     )
 
   def with_masks(self, masks: Sequence[Array]) -> "PackedLeaves":

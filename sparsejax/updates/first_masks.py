@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Int, PyTree
 
 from sparsejax.components import criteria
@@ -36,11 +37,7 @@ def begin(
   """
   if not layout.leaves:
     return [], jnp.zeros(1, jnp.int32)
-  prune, table = method.prune, None
-  if prune is not None and not (prune.pattern and prune.pattern.sets_counts):
-    table = requested.requested_table(method, layout)  # Checks all budgets.
-  else:
-    requested.first_counts(method, layout)
+  table = _requested_table(method, layout)  # Checks all budgets.
   if given is not None:
     nodes = layout.treedef.flatten_up_to(given)
     first = [jnp.array(nodes[leaf.index], bool) for leaf in layout.leaves]
@@ -51,11 +48,19 @@ def begin(
       " key=jax.random.key(0) to `sparsify`."
     )
   first = first_masks(method, layout, key, layout.take(params))
-  if table is not None:
-    return first, jnp.array(table[0])
-  if prune is not None:
+  if table is None:
     return first, requested.as_found(layout, first)
-  return first, jnp.array(requested.first_requested(method, layout))
+  return first, jnp.array(table[0])
+
+
+def _requested_table(method: Method, layout: Layout) -> np.ndarray | None:
+  """Returns the counts of every update; None where a pattern sets them."""
+  prune = method.prune
+  if prune is None:
+    return requested.first_requested(method, layout)[None]
+  if prune.pattern is not None and prune.pattern.sets_counts:
+    return None
+  return requested.requested_table(method, layout)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

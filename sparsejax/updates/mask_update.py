@@ -14,7 +14,6 @@ counting and comparing break exact counts (an N:M mask had 1 of 4). An
 `optimization_barrier` does not prevent that, an operand does.
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -216,7 +215,7 @@ def next_masks(
     keep = packing.unpack(found.keep, starts)
   after = context._replace(
     leaves=[
-      dataclasses.replace(leaf, mask=mask)
+      leaf._replace(mask=mask)
       for leaf, mask in zip(context.leaves, new, strict=True)
     ]
   )

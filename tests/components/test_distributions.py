@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from oracles import distributions as oracle
 
 import sparsejax
-from sparsejax.components import distributions, trees
+from sparsejax.components import distributions
+from sparsejax.components import leaves as leaves_lib
 
 kernels = st.one_of(
   st.tuples(st.integers(2, 300), st.integers(2, 300)),
@@ -145,7 +146,7 @@ def test_global_magnitude_budgets_are_the_counts_of_global_pruning():
     "b": {"kernel": rng.normal(size=(9, 5)).astype(np.float32) * 3},
   }
   scope = sparsejax.layerwise(sparsejax.global_magnitude(params))
-  layout = trees.layout(params, [True, True])
+  layout = leaves_lib.layout(params, [True, True])
   for sparsity in (0.0, 0.3, 0.9):
     values = np.abs(
       np.concatenate([x["kernel"].ravel() for x in params.values()])

@@ -1,5 +1,6 @@
 """Laws of the schedules, against Python's own arithmetic."""
 
+import functools
 import itertools
 import math
 
@@ -11,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import pruning, ranking
 
+from sparsejax.components import counts as counting
 from sparsejax.components import schedules
-from sparsejax.selection import search
 
 times = st.tuples(
   st.integers(0, 60), st.integers(1, 60), st.integers(1, 25)
@@ -23,7 +24,10 @@ times = st.tuples(
     "every_steps": t[2],
   }
 )
-ramps = [schedules.cubic, schedules.sigmoid]
+ramps = [
+  schedules.ramp,
+  functools.partial(schedules.ramp, curve=schedules.sigmoid_curve(0.5)),
+]
 
 
 def at_steps(function, count):
@@ -58,7 +62,7 @@ def test_ramps_rise_from_the_initial_to_the_final_sparsity(ramp, times, ends):
 @given(times=times)
 @settings(max_examples=40, deadline=None)
 def test_ramps_change_at_the_updates_of_the_oracle(times):
-  ramp = schedules.cubic(0.3, 0.9, **times)
+  ramp = schedules.ramp(0.3, 0.9, **times)
   expected = gradual(0.3, 0.9, times)
   steps = 150
   in_force = [ramp.sparsities[i] for i in at_steps(ramp.index, steps)]
@@ -97,11 +101,11 @@ def test_a_jump_is_one_update():
   assert at_steps(jump.when, 12).tolist() == [-1] * 9 + [9] * 3
 
 
-def test_a_held_sparsity_has_no_update():
-  held = schedules.held(0.7)
-  assert held.sparsities == (0.7,)
-  assert set(at_steps(held.index, 50)) == {0}
-  assert held.when is None
+def test_a_constant_sparsity_is_chosen_again_at_an_interval():
+  constant = schedules.constant_sparsity(0.7, every_steps=4)
+  assert constant.sparsities == (0.7,)
+  assert set(at_steps(constant.index, 50)) == {0}
+  assert at_steps(constant.when, 9).tolist() == [-1] * 4 + [4] * 4 + [8]
 
 
 def fraction_at(fraction, t):
@@ -114,14 +118,6 @@ FRACTIONS = {
   "cosine": (
     schedules.cosine(0.5, 1000, 0.005),
     lambda t, T: 0.005 + 0.495 * (1 + math.cos(math.pi * t / T)) / 2,
-  ),
-  "linear": (
-    schedules.linear(0.5, 1000, 0.1),
-    lambda t, T: 0.1 + 0.4 * (1 - t / T),
-  ),
-  "exponential": (
-    schedules.exponential(0.5, 1000, power=2.0),
-    lambda t, T: 0.5 * (1 - t / T) ** 2,
   ),
 }
 
@@ -149,10 +145,12 @@ def test_shares_of_counts_are_exact_up_to_31_bits(rounding):
   counts = np.concatenate([
       np.arange(200), rng.integers(0, 2**31, 300), [2**24 + 1, 2**31 - 1]
   ])  # fmt: skip
-  round_on_device = getattr(search, rounding)
+  round_on_device = getattr(counting, rounding)
   round_on_host = getattr(ranking, f"{rounding}_tol")
   fraction = schedules.cosine(0.5, 200, 0.005)
-  compiled = jax.jit(lambda c, t: search.share(c, fraction, t, round_on_device))
+  compiled = jax.jit(
+    lambda c, t: counting.share(c, fraction, t, round_on_device)
+  )
   for t in [0, 7, 100, 150, 200]:
     share = 0.005 + 0.495 * (1 + math.cos(math.pi * t / 200)) / 2
     found = compiled(jnp.asarray(counts, jnp.int32), jnp.int32(t))
@@ -164,8 +162,8 @@ def test_shares_of_counts_are_exact_up_to_31_bits(rounding):
   "fraction, count", [(0.3, 10), (0.1, 1000), (0.7, 10), (0.55, 100)]
 )
 def test_a_product_that_is_whole_is_not_rounded_away(fraction, count):
-  for rounding in [search.ceil, search.floor]:
-    share = search.share(
+  for rounding in [counting.ceil, counting.floor]:
+    share = counting.share(
       jnp.array([count], jnp.int32),
       schedules.constant(fraction),
       jnp.int32(0),

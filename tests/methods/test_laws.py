@@ -5,7 +5,6 @@ Un-jitted, so that "moves as the inner optimizer moves it" is bit for bit.
 
 import functools
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +12,7 @@ import optax
 import pytest
 
 import sparsejax
+from sparsejax.updates import orders
 
 SHAPES = {
   "conv": {"kernel": (3, 3, 2, 5), "bias": (5,)},
@@ -97,20 +97,6 @@ MOVING = {
   "deep_r": sparsejax.deep_r(0.8, noise=1e-3),
 }
 ALL = METHODS | KEPT | MOVING
-
-# A method for each way in which masks are read or changed.
-PACKED = (
-  "static",
-  "granet",
-  "rigl_itop",
-  "gmp_kept",
-  "optg",
-  "top_kast",
-  "sr_ste_2_4",
-  "str",
-  "dynset",
-  "deep_r",
-)
 
 
 def told(step):
@@ -230,7 +216,7 @@ def test_every_method_with_every_optimizer(name, optimizer):
       for leaf in SHAPES:
         regrown = new[leaf] & ~old[leaf]
         assert not kernels(params)[leaf][regrown].any()
-      spent = method.order is sparsejax.Order.INSTEAD_OF_STEP and int(
+      spent = method.order is orders.update_instead_of_step and int(
         new_state.step
       ) == int(state.step)
       expected = before
@@ -277,41 +263,6 @@ def run_sparse(tx, steps, jit):
   counted = sparsejax.summary(params, state)
   assert counted.active == counted.requested
   return counted
-
-
-@pytest.mark.parametrize(
-  ("name", "optimizer"),
-  [
-    *((name, "momentum") for name in PACKED),
-    ("granet", "muon"),
-    ("optg", "muon"),
-  ],
-)
-def test_packed_masks_are_the_same_masks(name, optimizer):
-  """One bit a weight in the state changes no bit of anything else."""
-  inner, key = compiled(optimizer), jax.random.key(3)
-  plain = sparsejax.sparsify(inner, ALL[name], key=key)
-  packed = sparsejax.sparsify(inner, ALL[name], key=key, pack_masks=True)
-  params = draw(0)
-  states = [tx.init(params) for tx in (plain, packed)]
-  both = [sparsejax.apply_masks(params, state) for state in states]
-  for step in range(7):
-    for i, tx in enumerate((plain, packed)):
-      updates, states[i] = tx.update(
-        draw(100 + step), states[i], both[i], metric=told(step)
-      )
-      both[i] = optax.apply_updates(both[i], updates)
-  chex.assert_trees_all_equal(*both)
-  chex.assert_trees_all_equal(*map(sparsejax.get_masks, states))
-  rest = [state._replace(masks=()) for state in states]
-  chex.assert_trees_all_equal(*rest)
-  counted = [
-    sparsejax.summary(params, state)
-    for params, state in zip(both, states, strict=True)
-  ]
-  assert counted[0].layers == counted[1].layers
-  sizes = [summary.extra_bytes["masks"] for summary in counted]
-  assert sizes[1] < 0.3 * sizes[0]  # Small leaves are padded to whole bytes.
 
 
 @pytest.mark.parametrize("optimizer", ["momentum", "muon"])
@@ -364,7 +315,7 @@ def test_kept_values_are_held_where_a_mask_is_on(name, optimizer):
     new, held = kernels(sparsejax.get_masks(state)), kernels(params)
     for leaf, latent in kernels(state.latent).items():
       if name == "str":
-        s = state.memory["threshold"].values[leaf]["kernel"]
+        s = state.accumulators["threshold"].values[leaf]["kernel"]
         size = np.maximum(np.abs(latent) - np.asarray(jax.nn.sigmoid(s)), 0)
         np.testing.assert_allclose(
           held[leaf], np.sign(latent) * size, atol=1e-6

@@ -34,6 +34,7 @@ from oracles import (
 
 import sparsejax
 from sparsejax.components import redistribution as sparse_redistribution
+from sparsejax.updates import orders
 
 # The oracles, by hand
 
@@ -549,7 +550,7 @@ def restarts_at(calls):
 def test_masks_weights_and_momentum_equal_the_oracle(case):
   seed = CASES.index(case)
   tree, key = small_tree(seed), jax.random.key(seed)
-  updates_first = case.method.order is sparsejax.Order.MASKS_FIRST
+  updates_first = case.method.order is orders.update_then_step
   changed = run_side_by_side(
     oracle_run(case, tree, key),
     LibraryRun(case, tree, key),
@@ -641,15 +642,15 @@ def test_neighbours_rank_as_the_oracle_says(plane, shape):
   for number in (7, 2, ranking.REGROW):
     key = jax.random.fold_in(key, number)
   weights = jnp.zeros(shape)
-  seen = sparsejax.Seen(weights, weights, jnp.asarray(mask), {}, key)
+  leaf = sparsejax.Leaf(weights, weights, jnp.asarray(mask), {}, key)
   for criterion, function in [
     (sparsejax.criteria.near_active, growth.rings),
-    (sparsejax.criteria.most_active_neighbours, growth.neighbour_counts),
+    (sparsejax.criteria.most_active_neighbors, growth.neighbour_counts),
   ]:
     ranks = growth.neighbour_ranks(
       mask, function, {"out": "io"}.get(plane, plane), bits
     )
-    found = np.asarray(criterion(plane)(seen))
+    found = np.asarray(criterion(plane)(leaf))
     np.testing.assert_array_equal(found[~mask], ranks[~mask])
 
 

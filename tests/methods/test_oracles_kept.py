@@ -203,7 +203,7 @@ CASES = [*BOTH, *SGD_ONLY, *ADAMW_ONLY]
 def compare_scores(oracle, library):
   """All in every bit, but the scores to rounding."""
   assert_equal(oracle, library)
-  scores, (trace, *_) = library.state.memory["scores"]
+  scores, (trace, *_) = library.state.accumulators["scores"]
   for name, found in named(scores).items():
     where = f"scores of {name} at step {oracle.t}"
     assert_close(found, oracle.scores[name], where, **ROUNDED)
@@ -215,13 +215,13 @@ def compare_scores(oracle, library):
 
 def compare_backward(oracle, library):
   assert_equal(oracle, library, **ROUNDED)
-  for name, found in named(library.state.memory["backward"]).items():
+  for name, found in named(library.state.accumulators["backward"]).items():
     np.testing.assert_array_equal(found, oracle.backward[name])
 
 
 def compare_thresholds(oracle, library):
   assert_equal(oracle, library, held_by=oracle.held, **ROUNDED)
-  thresholds = named(library.state.memory["threshold"].values)
+  thresholds = named(library.state.accumulators["threshold"].values)
   for name, found in thresholds.items():
     expected = oracle.thresholds[name].weights
     assert_close(found.ravel(), expected.ravel(), name, **ROUNDED)

@@ -12,31 +12,23 @@ from oracles.connectivity import WORKED_SHARES
 import sparsejax
 from sparsejax import methods
 from sparsejax.components import accumulators, connectivity, redistribution
-from sparsejax.method import Layers
+from sparsejax.method import Context, Layout, SparseLeaf
 
 FIGURE = np.array(
   [[1, 0, 0, 0, 0], [0, 0, 0, 1, 0], [0, 0, 1, 1, 0], [0, 0, 0, 0, 0]], bool
 )
 
 
-def layers(**given):
-  """What a rule may look at, of one layer."""
-  none = {
-    "step": jnp.int32(0),
-    "sizes": np.array([100]),
-    "active": jnp.array([40], jnp.int32),
-    "metric": None,
-    "memory": {},
-    "counted": None,
-    "total": None,
-  }
-  return Layers(**(none | given))
+def context(metric=None, **accumulated):
+  """A mask update of a network of one layer."""
+  layout = Layout((SparseLeaf(0, "kernel", (10, 10)),))
+  return Context(layout, (), jnp.int32(0), None, metric, accumulated)
 
 
 @pytest.mark.parametrize("k, p, theta", WORKED_SHARES)
 def test_share_by_accuracy(k, p, theta):
   with jax.enable_x64(True):
-    share = connectivity.by_accuracy(k)(layers(metric=jnp.float32(p)))
+    share = connectivity.by_accuracy(k).fraction(context(jnp.float32(p)))
   assert share.dtype == np.float64
   assert float(share) == pytest.approx(theta, abs=1e-7)
 
@@ -55,12 +47,13 @@ def test_share_by_accuracy(k, p, theta):
   ],
 )
 def test_share_by_loss(losses, share):
-  memory = accumulators.history(3).init(None)
+  history = accumulators.metric_history(3)
+  known = history.init(context())
   for loss in losses[:-1]:
-    memory = accumulators.heard(memory, jnp.float32(loss))
+    known = known.with_metric(jnp.float32(loss))
   with jax.enable_x64(True):
-    found = connectivity.by_loss()(
-      layers(metric=jnp.float32(losses[-1]), memory={"metric": memory})
+    found = connectivity.by_loss(history).fraction(
+      context(jnp.float32(losses[-1]), metric_history=known)
     )
   assert float(found) == pytest.approx(share)
 
@@ -79,12 +72,15 @@ def test_share_by_loss(losses, share):
 )
 def test_gate(losses, lag, pauses):
   for sign in (1, -1):
-    memory = accumulators.history(lag).init(None)
+    history = accumulators.metric_history(lag)
+    known = history.init(context())
     for loss in losses[:-1]:
-      memory = accumulators.heard(memory, jnp.float32(sign * loss))
-    gate = connectivity.pause_when_worse(lag, higher_is_better=sign < 0)
+      known = known.with_metric(jnp.float32(sign * loss))
+    gate = connectivity.pause_when_worse(
+      history, lag, higher_is_better=sign < 0
+    )
     now = jnp.float32(sign * losses[-1])
-    assert bool(gate({"metric": memory}, now)) != pauses
+    assert bool(gate.opens(context(now, metric_history=known))) != pauses
 
 
 @pytest.mark.parametrize(
@@ -100,14 +96,14 @@ def test_gate(losses, lag, pauses):
 def test_what_comes_back_is_measured_by_the_first_count(
   share, first, active, lost, gained
 ):
-  gain = connectivity.towards_first(connectivity.constant(share))
-  some = layers(
-    active=jnp.array([active], jnp.int32),
-    memory={"first_counts": jnp.array([first], jnp.int32)},
+  regrow = connectivity.towards_first_count(connectivity.constant(share))
+  found = regrow(
+    context(first_counts=jnp.array([first], jnp.int32)),
+    jnp.array([active], jnp.int32),
+    jnp.array([lost], jnp.int32),
   )
-  found = gain(some, jnp.array([lost], jnp.int32))
   assert found.dtype == jnp.int32
-  # `exchange` takes nothing below 0.
+  # Prune-and-regrow takes nothing below 0.
   assert max(int(found[0]), 0) == gained
 
 
@@ -226,7 +222,7 @@ def test_what_others_refuse(method, change, message):
 
 
 def test_neighbours_of_the_worked_mask():
-  counts = sparsejax.criteria.active_neighbours(jnp.asarray(FIGURE))
+  counts = sparsejax.criteria.active_neighbors(jnp.asarray(FIGURE))
   np.testing.assert_array_equal(
     counts,
     [[0, 1, 1, 1, 1], [1, 2, 3, 2, 2], [0, 1, 2, 2, 2], [0, 1, 2, 2, 1]],
@@ -238,7 +234,7 @@ def test_neighbours_of_the_worked_mask():
 
 def test_planes_of_a_kernel():
   mask = np.random.default_rng(0).random((3, 4, 5, 6)) < 0.3
-  count = sparsejax.criteria.active_neighbours
+  count = sparsejax.criteria.active_neighbors
   out, hw, flat = (count(jnp.asarray(mask), x) for x in ("out", "hw", "flat"))
   np.testing.assert_array_equal(out[1, 2], count(jnp.asarray(mask[1, 2])))
   np.testing.assert_array_equal(
@@ -284,12 +280,12 @@ def test_an_exchange_regrows_by_any_criterion(make, name):
   assert (state.masks["kernel"] != first).any()
 
 
-def test_most_active_neighbours_grows_where_most_are():
+def test_most_active_neighbors_grows_where_most_are():
   method = sparsejax.set_itop(
     0.5,
     every_steps=1,
     total_steps=2,
-    regrow_by=sparsejax.criteria.most_active_neighbours(),
+    regrow_by=sparsejax.criteria.most_active_neighbors(),
   )
   mask = np.zeros((9, 9), bool)
   mask[2:5, 2:5] = True
@@ -306,17 +302,32 @@ def test_most_active_neighbours_grows_where_most_are():
   assert new[3, 3] and not new[8, 8] and new.sum() == 9
 
 
-def test_a_criterion_without_its_memory_is_told():
+def test_a_criterion_brings_the_accumulator_that_it_reads():
+  speed = accumulators.gradient_trace("speed", 0.5)
   method = sparsejax.set_itop(
     0.5,
     every_steps=1,
     total_steps=4,
-    regrow_by=sparsejax.criteria.remembered_magnitude("speed"),
+    regrow_by=sparsejax.criteria.accumulated_magnitude(speed),
   )
   tx = sparsejax.sparsify(optax.sgd(0.1), method, key=jax.random.key(0))
   params = {"kernel": jnp.ones((4, 4))}
-  with pytest.raises(ValueError, match="`memory` has no 'speed'"):
-    tx.update(params, tx.init(params), params)
+  _, state = tx.update(params, tx.init(params), params)
+  assert set(state.accumulators) == {"ever_active", "speed"}
+  assert (state.accumulators["speed"]["kernel"] == 1).all()
+
+
+def test_two_accumulators_of_one_name_are_refused():
+  one, two = (accumulators.gradient_trace("speed", x) for x in (0.5, 0.9))
+  with pytest.raises(ValueError, match="must have different names"):
+    sparsejax.set_itop(
+      0.5,
+      every_steps=1,
+      total_steps=4,
+      regrow_by=sparsejax.Criterion(
+        lambda leaf: one.of(leaf) + two.of(leaf), reads=(one, two)
+      ),
+    )
 
 
 # Redistribution
@@ -367,15 +378,9 @@ def test_growth_in_proportion_to_survivors(survivors, total, free, counts):
 
 
 def test_the_threshold_of_dsr_follows_what_was_pruned():
-  memory = redistribution.adaptive_threshold(1e-3, 100)
-  threshold = memory.init(None)
+  limit = accumulators.adaptive_threshold(1e-3, 100)
+  threshold = limit.init(context())
   for pruned, value in [(110, 1e-3), (111, 5e-4), (90, 5e-4), (89, 1e-3)]:
-    update = sparsejax.method.Update(
-      step=jnp.int32(1),
-      metric=None,
-      seen=(),
-      lost=jnp.array([pruned - 40, 40], jnp.int32),
-      layout=None,
-    )
-    threshold = memory.observe(threshold, update)
+    counts = jnp.array([pruned - 40, 40], jnp.int32)
+    threshold = limit.after_update(threshold, context(), counts)
     assert float(threshold) == np.float32(value)

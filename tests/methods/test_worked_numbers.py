@@ -10,8 +10,8 @@ import pytest
 from oracles import architectures, network, pruning, ranking, swaps
 
 import sparsejax
+from sparsejax.components import counts as counting
 from sparsejax.components import distributions, schedules
-from sparsejax.selection import search
 
 RESNET50 = architectures.resnet50_imagenet()
 RESNET50_C10 = architectures.resnet50_cifar(10)
@@ -50,13 +50,13 @@ def test_the_shapes_are_those_of_the_papers(layers, leaves, size):
 
 def test_counts_forgive_the_last_bit():
   assert int(20_024_000 * (1 - 0.9)) == 2_002_399
-  assert search.requested_count(20_024_000, 0.9) == 2_002_400
+  assert counting.requested_count(20_024_000, 0.9) == 2_002_400
   assert 0.55 * 100 > 55
-  shares = search.share(
+  shares = counting.share(
     jnp.array([100], jnp.int32),
     schedules.constant(0.55),
     jnp.int32(0),
-    search.ceil,
+    counting.ceil,
   )
   assert shares.tolist() == [55]
 
@@ -65,7 +65,7 @@ def test_counts_forgive_the_last_bit():
 @pytest.mark.parametrize("percent", [0, 50, 80, 90, 95, 98, 99])
 def test_counts_of_whole_percents_are_exact(size, percent):
   expected = size * (100 - percent) // 100
-  assert search.requested_count(size, percent / 100) == expected
+  assert counting.requested_count(size, percent / 100) == expected
 
 
 # Distributions
@@ -169,7 +169,7 @@ def test_erk_densities_and_counts_of_vgg19_on_cifar10():
   sizes = [math.prod(shape) for shape, _ in VGG19.values()]
   shares = [d * n for d, n in zip(found.values(), sizes, strict=True)]
   assert [round(share) for share in shares] == counts
-  exact = search.apportion(sizes, [1 - d for d in found.values()], 2_002_400)
+  exact = counting.apportion(sizes, [1 - d for d in found.values()], 2_002_400)
   assert sum(exact) == 2_002_400
   np.testing.assert_allclose(exact, counts, rtol=0, atol=1)
 
@@ -311,14 +311,14 @@ def test_epsilon_of_the_set_mlp():
   assert 1 - found["l2"] == pytest.approx(0.025)
   assert kept == pytest.approx({"l1": 141_440, "l2": 100_000, "l3": 100_000})
   sizes = [math.prod(shape) for shape in shapes.values()]
-  assert search.requested_count(sizes, list(found.values())) == 341_440
+  assert counting.requested_count(sizes, list(found.values())) == 341_440
 
 
 # Schedules
 
 
 def cubic(initial, final, n):
-  ramp = schedules.cubic(initial, final, end_step=n * 10, every_steps=10)
+  ramp = schedules.ramp(initial, final, end_step=n * 10, every_steps=10)
   assert len(ramp.sparsities) == n + 1
   return ramp.sparsities
 
@@ -357,7 +357,7 @@ def test_cubic():
   ],
 )
 def test_update_indices_of_granet(steps_per_epoch, epochs, every, n):
-  ramp = schedules.cubic(
+  ramp = schedules.ramp(
     0.0, 0.9, end_step=epochs * steps_per_epoch, every_steps=every
   )
   assert ramp.last_index == n
@@ -409,14 +409,7 @@ def test_cosine_of_rigl(t, expected):
   assert found == pytest.approx(expected, abs=5e-7)
 
 
-def test_linear_constant_and_exponential():
-  linear = schedules.linear(0.5, 56_320)
-  assert fraction_at(linear, 14_080) == pytest.approx(0.375, abs=1e-15)
-  assert fraction_at(linear, 28_160) == pytest.approx(0.25, abs=1e-15)
-  power_1 = schedules.exponential(0.5, 56_320, power=1.0)
-  assert fraction_at(power_1, 14_080) == pytest.approx(0.375, abs=1e-15)
-  cube = schedules.exponential(0.5, 56_320, power=3.0)
-  assert fraction_at(cube, 28_160) == pytest.approx(0.0625, abs=1e-15)
+def test_constant_fraction():
   assert fraction_at(schedules.constant(0.3), 7) == 0.3
 
 
@@ -439,7 +432,13 @@ def test_linear_constant_and_exponential():
   ],
 )
 def test_sigmoid(alpha, expected):
-  ramp = schedules.sigmoid(0.0, 0.9, alpha=alpha, end_step=1600, every_steps=10)
+  ramp = schedules.ramp(
+    0.0,
+    0.9,
+    curve=schedules.sigmoid_curve(alpha),
+    end_step=1600,
+    every_steps=10,
+  )
   found = {offset: ramp.sparsities[80 + offset] for offset in expected}
   assert found == pytest.approx(expected, abs=5e-7)
   assert ramp.sparsities[-1] == 0.9
@@ -455,8 +454,8 @@ def test_equal_remainders_go_to_the_earlier_layer():
   # 1.5 (in + out) per position: 19.5, 148.5, 19.5 and 70.5, in all 258.
   sparsities = distributions.er_epsilon(shapes, 0.0, epsilon=1.5)
   sizes = [math.prod(shape) for shape in shapes.values()]
-  total = search.requested_count(sizes, list(sparsities.values()))
-  counts = search.apportion(sizes, list(sparsities.values()), total)
+  total = counting.requested_count(sizes, list(sparsities.values()))
+  counts = counting.apportion(sizes, list(sparsities.values()), total)
   assert total == 258
   assert list(counts) == [20, 149, 19, 70]
 

@@ -130,7 +130,7 @@ def test_top_kast_shrinks_what_only_explores():
   )
   for found, backward in [
     (by_oracle, by_oracle.source.backward),
-    (by_library, by_library.source.memory["backward"]),
+    (by_library, by_library.source.accumulators["backward"]),
   ]:
     # 0.5 (3, 4) / 5 on A; 0.5 (0.6, 0.8) / (0.25 x 1) on the rest of B.
     assert_found(
@@ -155,9 +155,12 @@ def test_whatever_top_kast_uses_also_learns():
   _, after = jax.jit(tx.update)(params, state, params)
   for found in [state, after]:
     assert [int(found.masks[n].sum()) for n in params] == [3, 8]
-    assert [int(found.memory["backward"][n].sum()) for n in params] == [3, 9]
+    assert [int(found.accumulators["backward"][n].sum()) for n in params] == [
+      3,
+      9,
+    ]
     for name in params:
-      assert (found.memory["backward"][name] | ~found.masks[name]).all()
+      assert (found.accumulators["backward"][name] | ~found.masks[name]).all()
 
 
 @pytest.mark.parametrize(
@@ -244,7 +247,7 @@ def test_a_step_under_a_soft_threshold():
   )
   s = -5.0 - 0.332403
   margin = 1 / (1 + math.exp(-s))
-  thresholds = by_library.source.memory["threshold"].values
+  thresholds = by_library.source.accumulators["threshold"].values
   for found, threshold in [
     (by_oracle, by_oracle.source.thresholds["kernel"].weights),
     (by_library, thresholds["kernel"]),
@@ -281,7 +284,7 @@ def test_far_below_zero_a_threshold_moves_by_its_decay_alone():
     weights,
     gradients,
   )
-  thresholds = by_library.source.memory["threshold"].values
+  thresholds = by_library.source.accumulators["threshold"].values
   for found, threshold in [
     (by_oracle, by_oracle.source.thresholds["kernel"].weights),
     (by_library, thresholds["kernel"]),
@@ -294,7 +297,9 @@ def test_far_below_zero_a_threshold_moves_by_its_decay_alone():
 def scores_of(found):
   if isinstance(found.source, optg.OptG):
     return found.source.scores["kernel"].ravel()
-  return np.asarray(found.source.memory["scores"].values["kernel"]).ravel()
+  return np.asarray(
+    found.source.accumulators["scores"].values["kernel"]
+  ).ravel()
 
 
 def test_scores_and_weights_of_optg_move_by_the_gradient_of_the_sparse_net():

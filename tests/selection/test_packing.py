@@ -4,9 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.sorting import select_by_sorting
 
-from sparsejax.components import trees
+from sparsejax.components import leaves as leaves_lib
 from sparsejax.selection import packing, random_bits, search
+from sparsejax.selection.lazy import lazy, materialize
 
 TREES = {
   "small": {"a": (3, 3, 2, 5), "b": (7,), "c": (13, 7), "d": (13, 7)},
@@ -23,9 +25,9 @@ def small_leaves_count_as_large(monkeypatch):
 
 def layout_of(name, axis=None):
   params = {k: jnp.zeros(shape) for k, shape in TREES[name].items()}
-  overrides = {} if axis is None else {"a": trees.Override(axis=axis)}
+  overrides = {} if axis is None else {"a": leaves_lib.Override(axis=axis)}
   chosen = [leaf.ndim > 1 for leaf in params.values()]
-  return trees.layout(params, chosen, overrides)
+  return leaves_lib.layout(params, chosen, overrides)
 
 
 @pytest.mark.parametrize("axis", [None, 0, 1])
@@ -35,14 +37,16 @@ def test_every_weight_once_and_in_its_layer(name, pack, axis):
   layout = layout_of(name, axis)
   packed = pack(layout)
   rng = np.random.default_rng(0)
-  leaves = [rng.normal(size=x.shape).astype("f") for x in layout.leaves]
+  leaves = [
+    jnp.asarray(rng.normal(size=x.shape), jnp.float32) for x in layout.leaves
+  ]
   arrays = packed.pack(leaves)
   for starts in (None, list(map(jnp.asarray, packed.starts))):
     for a, b in zip(packed.unpack(arrays, starts), leaves, strict=True):
       np.testing.assert_array_equal(a, b)
   inside = [
     np.ones(x.shape, bool) if i is None else np.asarray(i)
-    for x, i in zip(arrays, packed.inside(), strict=True)
+    for x, i in zip(arrays, packed.is_weight(), strict=True)
   ]
   assert sum(i.sum() for i in inside) == sum(layout.sizes)
   found = {}
@@ -88,30 +92,28 @@ def test_selections_agree_in_any_packing():
   rng = np.random.default_rng(0)
   key = jax.random.key(1)
 
-  def selected(pack, groups, backend):
+  def selected(pack, groups, method):
     packed = pack(layout)
-    contest = packed.contest(groups, layout.sizes)
 
     def select(leaves, counts):
       return packed.unpack(
-        search.select(
-          [search.recipe(jnp.abs, x) for x in packed.pack(leaves)],
+        method(
+          [lazy(jnp.abs, x) for x in packed.pack(leaves)],
           counts[: max(groups) + 1],
-          contest,
-          valid=packed.inside(),
+          packed.groups(groups),
+          valid=packed.is_weight(),
           shuffle=lambda: random_bits.bits(
             layout, packed, key, 0, random_bits.REGROW
           ),
-          backend=backend,
         )
       )
 
     return jax.jit(select)
 
   for groups in ((0, 1, 2), (0, 1, 0)):
-    want = selected(packing.leaves, groups, "top_k")
+    want = selected(packing.leaves, groups, select_by_sorting)
     for pack in (packing.blocks, packing.rows, packing.leaves):
-      got = selected(pack, groups, "threshold")
+      got = selected(pack, groups, search.select)
       for levels, counts in ((2, [2000, 3, 0]), (99, [700, 36, 9])):
         leaves = [
           rng.integers(0, levels, x.shape) * (rng.random(x.shape) < 0.5)
@@ -123,9 +125,9 @@ def test_selections_agree_in_any_packing():
           np.testing.assert_array_equal(a, b)
 
 
-def test_a_recipe_holds_what_it_reads():
-  score = search.recipe(
+def test_a_lazy_array_holds_what_it_reads():
+  score = lazy(
     lambda x: jnp.abs(x["a"]), {"a": 1.0 - jnp.ones(3), "b": jnp.ones(3)}
   )
   assert len(score.inputs) == 1
-  assert search.made(score).tolist() == [0, 0, 0]
+  assert materialize(score).tolist() == [0, 0, 0]

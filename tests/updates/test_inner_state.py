@@ -27,17 +27,17 @@ PARAMS = {"kernel": jnp.ones((8, 6)), "bias": jnp.zeros(6)}
     (optax.MultiSteps(optax.adam(1e-3), 9).gradient_transformation(), False),
   ],
 )
-def test_move_alone(inner, alone):
+def test_is_elementwise(inner, alone):
   inner = optax.with_extra_args_support(inner)
-  assert inner_state.move_alone(inner, PARAMS) == alone
-  inside = jax.jit(lambda p: p + inner_state.move_alone(inner, PARAMS))
+  assert inner_state.is_elementwise(inner, PARAMS) == alone
+  inside = jax.jit(lambda p: p + inner_state.is_elementwise(inner, PARAMS))
   assert int(inside(0)) == alone
 
 
 def test_is_found_out_under_a_transfer_guard():
   inner = optax.with_extra_args_support(optax.adam(2e-3))
   with jax.transfer_guard("disallow"):
-    assert inner_state.move_alone(inner, PARAMS)
+    assert inner_state.is_elementwise(inner, PARAMS)
 
 
 def test_reset_takes_the_first_value_where_off():
