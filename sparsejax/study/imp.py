@@ -10,7 +10,7 @@
 
 Round 0 trains the config. Round i prunes the smallest weights of round i - 1 to
 a sparsity of 1 - (1 - P)^i, in the last round S, and retrains the rest in
-DIR/round_i. Each round is a run of its own, and the same command resumes.
+DIR/round_i. Each round is a separate run, and the same command resumes.
 
 Exit status: as for sparsejax.train.
 """

@@ -1,10 +1,10 @@
-"""Resolved configs as text: one in full, others by what differs from it."""
+"""Resolved configs as text: one in full, the differences of the others."""
 
 import json
 
 
 def compact(configs):
-  """The first config as it is, a line for each of the others.
+  """Returns the first config in full, and one line for each other config.
 
   Args:
     configs: resolved configs by name, at least one.
@@ -27,7 +27,7 @@ def compact(configs):
 
 
 def _differences(first, config):
-  """Keys with another value; a section of another name as a whole."""
+  """Keys with other values; a section with another name as a whole."""
   assert first.keys() == config.keys()
   found = {}
   for key, value in config.items():

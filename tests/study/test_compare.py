@@ -48,8 +48,8 @@ def runs(tmp_path):
   record(tmp_path / "lth", "retrain", 0.85, **retrained)
   record(tmp_path / "early", "retrain", 0.86, **retrained | {"init_step": 44})
   record(tmp_path / "twice", "gmp", 0.93, epochs_multiplier=2.0)
-  stands = {"sparsity": None, "equivalent_sparsity": 0.98}
-  record(tmp_path / "narrow", "small_dense", 0.7, **stands)
+  narrow = {"sparsity": None, "equivalent_sparsity": 0.98}
+  record(tmp_path / "narrow", "small_dense", 0.7, **narrow)
   unfinished = record(tmp_path / "unfinished", "gmp", 0.1)
   (unfinished / "summary.json").unlink()
   return tmp_path

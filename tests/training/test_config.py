@@ -1,6 +1,6 @@
-"""Every config in the repository resolves to the text that is kept here.
+"""Every config in the repository resolves to its golden file.
 
-`python tests/test_config.py` writes the texts anew.
+`PYTHONPATH=tests python tests/training/test_config.py` rewrites the files.
 """
 
 import json
@@ -23,8 +23,8 @@ OPTIONS = {
 }
 
 
-# Of the papers' configs the first row is kept in full, of the others what
-# differs from it.
+# The golden file of a paper's config has the first row in full, and the
+# differences of the others.
 PAPERS = {
   "cifar": (
     "granet",
@@ -77,7 +77,7 @@ def paper_text(name):
 
 
 def table_text(name):
-  """The rows of a table; what they start from is told by its row."""
+  """The rows of a table, `init_from` by row."""
   runs = tables.plan(name, tables.table(name).rows, pathlib.Path("/runs"))
   return goldens.compact(
     {run.row.name: run.config | {"init_from": run.row.after} for run in runs}
@@ -90,26 +90,26 @@ def text(options):
 
 
 @pytest.mark.parametrize("name", sorted(OPTIONS))
-def test_resolved_config_is_the_one_that_is_kept(name):
+def test_digits_configs_equal_their_golden_files(name):
   assert text(OPTIONS[name]) == (GOLDEN / f"{name}.json").read_text()
 
 
 @pytest.mark.parametrize("name", sorted(PAPERS))
-def test_resolved_configs_of_the_papers_are_those_that_are_kept(name):
+def test_configs_of_the_papers_equal_their_golden_files(name):
   assert paper_text(name) == (GOLDEN / f"{name}.json").read_text()
 
 
 @pytest.mark.parametrize("name", tables.NAMES)
-def test_resolved_rows_of_the_tables_are_those_that_are_kept(name):
+def test_rows_of_the_tables_equal_their_golden_files(name):
   assert table_text(name) == (GOLDEN / f"table_{name}.json").read_text()
 
 
-def test_what_is_kept_is_all_there_is():
+def test_there_is_no_other_golden_file():
   kept = {path.stem for path in GOLDEN.glob("*.json")}
   assert kept == {*OPTIONS, *PAPERS, *(f"table_{n}" for n in tables.NAMES)}
 
 
-# Retraining needs a run that is there: tests/test_retraining.py.
+# Retraining needs an earlier run: tests/training/test_retraining.py.
 @pytest.mark.parametrize("name", sorted(NAMES.keys() - {"retrain"}))
 def test_every_method_builds(name):
   experiment = build.build(parse(name))
@@ -129,7 +129,7 @@ def test_schedules_follow_the_length_of_the_run():
   assert config["checkpoint_every_epochs"] == 7.5
 
 
-def test_a_section_that_is_renamed_gets_its_own_arguments():
+def test_a_renamed_section_gets_the_arguments_of_its_factory():
   config = keys.resolved(
     parse(
       "gmp",
@@ -143,7 +143,7 @@ def test_a_section_that_is_renamed_gets_its_own_arguments():
   assert config["optimizer"]["b2"] == 0.999
 
 
-def test_none_clears_a_value():
+def test_none_unsets_a_value():
   config = parse(
     "set", "--config.method.epsilon=20", "--config.method.sparsity=none"
   )
@@ -151,7 +151,7 @@ def test_none_clears_a_value():
   assert build.build(config).target_sparsity is None
 
 
-def test_kept_storage_and_scopes_are_named():
+def test_choices_are_named():
   config = parse(
     "gmp", "--config.method.storage=kept", "--config.method.scope=uniform"
   )
@@ -160,7 +160,7 @@ def test_kept_storage_and_scopes_are_named():
   build.build(config)
 
 
-def test_a_schedule_that_ends_after_the_run_is_told():
+def test_a_schedule_that_ends_after_the_run_is_a_warning():
   late = build.build(parse("granet", "--config.method.end_epochs=300"))
   assert late.warnings == (
     "`config.method.end_step` is step 6600, after the last step 4400 of the"

@@ -1,4 +1,4 @@
-"""Nothing in an option string is ever ignored."""
+"""No part of an option string is ignored."""
 
 import pytest
 
@@ -17,7 +17,7 @@ def parse(text):
   )
 
 
-def test_nothing_gives_the_defaults():
+def test_no_options_give_the_defaults():
   assert parse(None) == parse("") == {**DEFAULTS, "runlocal": False}
 
 
@@ -30,7 +30,7 @@ def test_nothing_gives_the_defaults():
     ("sparsity=0.8,model=cnn", {"sparsity": 0.8, "model": "cnn"}),
   ],
 )
-def test_options_change_their_keys(text, changed):
+def test_options_set_their_keys(text, changed):
   assert parse(text) == {**DEFAULTS, "runlocal": False, **changed}
 
 
@@ -47,7 +47,7 @@ def test_options_change_their_keys(text, changed):
     ("seed=1,seed=2", "'seed=2' gives 'seed' twice"),
   ],
 )
-def test_anything_else_is_refused(text, message):
+def test_anything_else_raises(text, message):
   with pytest.raises(command_line.InputError, match=message):
     parse(text)
 
@@ -64,7 +64,7 @@ def parse_row(text):
   )
 
 
-def test_a_value_of_a_group_needs_no_key():
+def test_values_of_a_group_need_no_key():
   rest = {"steps": None, "rate": None}
   wanted = {"model": "cnn", "method": "rigl", "runlocal": False, **rest}
   assert parse_row("cnn,rigl") == wanted
@@ -83,6 +83,13 @@ def test_a_value_of_a_group_needs_no_key():
     ("steps=1.5", "needs a value of type int"),
   ],
 )
-def test_groups_refuse_what_is_not_theirs(text, message):
+def test_invalid_values_of_groups_raise(text, message):
   with pytest.raises(command_line.InputError, match=message):
     parse_row(text)
+
+
+def test_method_options_in_epochs_replace_arguments_in_steps():
+  chosen = dict.fromkeys(options.METHOD_OPTIONS) | {"every_epochs": 2.0}
+  arguments = {"every_steps": 4, "end_epochs": 9.0}
+  expected = {"end_epochs": 9.0, "every_epochs": 2.0}
+  assert options.update(arguments, chosen) == expected

@@ -16,12 +16,12 @@ def resolved(config, options, *changes):
 
 
 def parts(config, options):
-  """The run, optimizer, method and data that a row asks for."""
+  """The config of a row, and its optimizer, method and data."""
   row = resolved(config, options)
   return row, row["optimizer"], row["method"], row["data"]
 
 
-# Worked from the papers' tables of hyperparameters, not from the configs.
+# Values from the papers' tables of hyperparameters.
 def test_granet_on_cifar():
   row, optimizer, method, data = parts(
     "cifar", "vgg19,cifar100,granet,sparsity=0.98,initial_sparsity=0.5"
@@ -46,14 +46,14 @@ def test_granet_from_a_dense_start_prunes_until_epoch_110():
   assert (data["train_examples"], data["padding"]) == (45_000, "reflect")
 
 
-def test_what_granet_compares_with_is_trained_alike():
+def test_baselines_of_granet_are_trained_alike():
   _, wanted, _, _ = parts("cifar", "vgg19,granet")
   for name in ("gmp", "rigl_itop", "static", "dense", "snip"):
     row, optimizer, _, _ = parts("cifar", f"vgg19,{name}")
     assert row["epochs"] == 160 and optimizer == wanted
 
 
-def test_itop_looks_less_often():
+def test_itop_updates_masks_less_often():
   row, optimizer, method, _ = parts("cifar", "vgg_c,rigl_itop,recipe=itop")
   assert row["epochs"] == 250 and method["every_steps"] == 4000
   assert [250 * share for share in optimizer["drop_at"]] == [125, 187.5]
@@ -124,7 +124,7 @@ def test_every_method_has_a_row(config, name):
     ("imagenet", "resnet50,granet"),
   ],
 )
-def test_runlocal_is_twenty_steps_on_made_up_images(config, options):
+def test_runlocal_is_twenty_steps_on_synthetic_images(config, options):
   argv = [f"--config={CONFIGS / config}.py:{options},runlocal"]
   experiment = build.build(command.parse(argv).config)
   assert experiment.steps.total == 20
@@ -150,15 +150,13 @@ def test_schedules_follow_the_length_of_the_run():
     ("cifar10,cifar100", "gives 'data' twice"),
   ],
 )
-def test_rows_that_are_none_are_refused(options, message):
+def test_invalid_rows_raise(options, message):
   with pytest.raises(command_line.InputError, match=message):
     resolved("cifar", options)
 
 
 @pytest.mark.parametrize("config", ["cifar", "imagenet"])
-def test_data_that_is_missing_is_told_before_any_compile(
-  config, tmp_path, monkeypatch
-):
+def test_missing_data_raises_before_compilation(config, tmp_path, monkeypatch):
   monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
   monkeypatch.setenv("HOME", str(tmp_path))
   argv = [f"--config={CONFIGS / config}.py:granet"]

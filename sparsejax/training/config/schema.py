@@ -3,12 +3,12 @@
 A section is `{"name": ..., **keyword arguments}`. `section` fills one with the
 factory's defaults, so that `config.json` is complete and every argument has a
 type to override it with. `call` turns a section back into the factory's result.
-The name of a parameter tells how a config writes it:
+How a config writes a parameter follows from its name:
 
 * a duration in steps, `end_step` or `every_steps`, may also be given in epochs,
   as `end_epochs` or `every_epochs`; steps win if both are given;
-* a learning rate of its own, `score_learning_rate`, is a number; if it is left
-  out, it follows the learning rate of the weights;
+* a second learning rate, `score_learning_rate`, is a number; if it is unset, it
+  follows the learning rate of the weights;
 * what the run provides (`PROVIDED`) is not in the config at all;
 * a parameter with named choices (`distribution=erk`) is written as a name.
 """
