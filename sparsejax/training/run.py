@@ -76,7 +76,9 @@ def _train(
     outcome = loop.run(experiment, workdir, stop=stop, reporter=reporter)
   if outcome.status != outcomes.DONE:
     if processes.is_first():
-      print(f"error: {outcome.message}", file=sys.stderr)
+      failed = outcome.status == outcomes.NOT_FINITE
+      prefix = "error: " if failed else ""
+      print(f"{prefix}{outcome.message}", file=sys.stderr)
     return outcome.status
   summary = results.summarize(experiment, outcome)
   _warn(console, experiment, summary["warnings"][len(experiment.warnings) :])
