@@ -18,6 +18,7 @@ from sparsejax.training import (
   train_step,
 )
 from sparsejax.training.config import build, command
+from sparsejax.training.reporting import metrics
 
 STEPS = 12
 CONFIG = (
