@@ -63,7 +63,10 @@ def forecast(config: ConfigDict) -> Forecast | None:
   macs = costs.other_macs + density @ np.array(costs.kernel_macs, np.float64)
   method = experiment.recipe.method
   calls = _calls(method, total)
-  index = np.asarray(jax.vmap(method.sparsity.index)(jnp.asarray(calls.seen)))
+  index = np.zeros_like(calls.seen)
+  if method.prune is not None:
+    index_at = jax.vmap(method.prune.schedule.index)
+    index = np.asarray(index_at(jnp.asarray(calls.seen)))
   phases = _phases(index[:-1], macs, _dense_gradients(experiment, calls))
   spent = flops.training(phases, dense=costs.table.dense)
   last = int(index[-1])
