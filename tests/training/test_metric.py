@@ -92,7 +92,7 @@ def test_method_follows_the_training_loss(by_train_loss):
   found = outcome.state.metric
   assert float(found.last) == pytest.approx(means[-1], rel=1e-6)
   assert float(found.sum) == 0
-  history = outcome.state.opt_state.accumulators["metric"]
+  history = outcome.state.opt_state.accumulators["metric_history"]
   np.testing.assert_allclose(history.recent[1:], means[:3], rtol=1e-6)
   assert int(history.epochs) == 3  # No mask update after the last epoch.
   active = [row["active"] for row in rows(workdir)]
@@ -115,7 +115,7 @@ def test_method_follows_the_validation_loss(by_validation):
   assert list(found) == [20, 40, 60, 80]  # Dispatches end at the end of epochs.
   last = float(outcome.state.metric.last)
   assert last == pytest.approx(found[80], rel=1e-6)
-  history = outcome.state.opt_state.accumulators["metric"]
+  history = outcome.state.opt_state.accumulators["metric_history"]
   assert float(history.first) == pytest.approx(found[20], rel=1e-6)
   assert float(history.recent[-1]) == pytest.approx(found[60], rel=1e-6)
   active = [row["active"] for row in rows(workdir)]
