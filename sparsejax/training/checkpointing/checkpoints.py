@@ -40,7 +40,6 @@ from sparsejax.training.checkpointing.errors import (
 
 PyTree = Any
 
-_FORMAT = 2
 _DAMAGED_FOLDER = "checkpoints_damaged"
 
 
@@ -256,7 +255,7 @@ class Checkpoints:
     self, step: int, state: PyTree, metrics: Mapping[str, float]
   ) -> dict[str, Any]:
     return {
-      "format": _FORMAT,
+      "format": identity.FORMAT,
       "step": step,
       **self._run,
       "leaves": identity.signatures(state),
@@ -315,38 +314,10 @@ class Checkpoints:
   ) -> tuple[PyTree, str | None]:
     """Returns the state and None, or None and the damage."""
     try:
-      return self._restore(step, abstract_state), None
+      path = self._directory / str(step)
+      return reading.restore(path, abstract_state, run=self._run), None
     except DamagedError as error:
       return None, str(error)
-
-  def _restore(self, step: int, abstract_state: PyTree) -> PyTree:
-    path = self._directory / str(step)
-    record = reading.in_agreement(lambda: reading.read_record(path))
-    self._check_identity(step, record, abstract_state)
-    state = reading.in_agreement(
-      lambda: reading.read_state(path, abstract_state)
-    )
-    found = reading.in_agreement(lambda: digests.tree_digests(state))
-    reading.check_digests(record, found)
-    return state
-
-  def _check_identity(
-    self, step: int, record: Mapping[str, Any], abstract_state: PyTree
-  ) -> None:
-    if record["format"] != _FORMAT:
-      raise CheckpointError(
-        f"Checkpoint {step} in {self._directory} has format "
-        f"{record['format']}, but this version reads format {_FORMAT}. Use the"
-        " version that saved it, or another workdir."
-      )
-    requested = {**self._run, "leaves": identity.signatures(abstract_state)}
-    differences = identity.differences(record, requested)
-    if differences:
-      raise CheckpointError(
-        f"Checkpoint {step} in {self._directory} belongs to another run: "
-        + identity.join(differences)
-        + ". Use the config of that run, or another workdir."
-      )
 
   def _set_aside(self, steps: Sequence[int]) -> None:
     """Moves damaged steps away, since Orbax saves no step that is on disk."""

@@ -2,6 +2,7 @@
 
 The record is a JSON object with at least:
 
+- `format`: `FORMAT`,
 - `config`: the resolved config of the run,
 - `sparse_leaves`: sorted names of the parameters that have a mask,
 - `leaves`: leaf name -> dtype and shape, such as `float32[64,10]`.
@@ -20,6 +21,9 @@ from sparsejax.training.checkpointing import digests
 
 PyTree = Any
 Record = Mapping[str, Any]
+
+FORMAT = 2
+"""The format of checkpoints; others are refused."""
 
 _MAX_LISTED = 6
 

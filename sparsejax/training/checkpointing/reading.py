@@ -52,12 +52,39 @@ def read(workdir: pathlib.Path, step: int, *, folder: str = FOLDER) -> PyTree:
     local = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     args = ocp.args.StandardRestore(fallback_sharding=local)
     state = _read_in_this_process(path, args)
-    check_digests(record, digests.tree_digests(state))
+    _check_digests(record, digests.tree_digests(state))
   except Exception as error:
     raise errors.CheckpointError(
       f"The checkpoint {path} cannot be read: {errors.first_line(error)}."
     ) from error
   return jax.tree.map(np.asarray, state)
+
+
+def restore(
+  path: pathlib.Path, abstract_state: PyTree, *, run: Mapping[str, Any]
+) -> PyTree:
+  """Restore a checkpoint of a given run; a collective call.
+
+  Args:
+    path: folder of the checkpoint.
+    abstract_state: tree of `jax.ShapeDtypeStruct` with shardings.
+    run: `config` and `sparse_leaves`, as in the record.
+
+  Returns:
+    The saved tree.
+
+  Raises:
+    DamagedError: if it differs from what was saved.
+    CheckpointError: if it belongs to another run; names the differences.
+  """
+  record = in_agreement(lambda: read_record(path))
+  _check_identity(
+    path, record, {**run, "leaves": identity.signatures(abstract_state)}
+  )
+  state = in_agreement(lambda: _read_state(path, abstract_state))
+  found = in_agreement(lambda: digests.tree_digests(state))
+  _check_digests(record, found)
+  return state
 
 
 def read_record(path: pathlib.Path) -> identity.Record:
@@ -72,23 +99,6 @@ def read_record(path: pathlib.Path) -> identity.Record:
     return identity.unseal((path / "record" / "metadata").read_bytes())
   except (OSError, ValueError) as error:
     raise errors.DamagedError(f"its record cannot be read ({error})") from error
-
-
-def read_state(path: pathlib.Path, abstract_state: PyTree) -> PyTree:
-  """Returns the arrays of a checkpoint, sharded as the abstract state says."""
-  args = ocp.args.StandardRestore(without_empty(abstract_state))
-  return _with_empty(_read_in_this_process(path, args), abstract_state)
-
-
-def check_digests(record: identity.Record, found: Mapping[str, int]) -> None:
-  """Raise if the digest of a leaf differs from the recorded one.
-
-  Raises:
-    DamagedError: names the leaf.
-  """
-  wrong = [n for n, d in found.items() if record["digests"].get(n) != d]
-  if wrong:
-    raise errors.DamagedError(f"the bytes of `{wrong[0]}` have changed")
 
 
 def in_agreement(read: Callable[[], Any]) -> Any:
@@ -113,6 +123,41 @@ def in_agreement(read: Callable[[], Any]) -> Any:
 def without_empty(tree: PyTree) -> PyTree:
   """Returns the tree with None for arrays of size 0, which Orbax refuses."""
   return jax.tree.map(lambda leaf: leaf if 0 not in leaf.shape else None, tree)
+
+
+def _check_identity(
+  path: pathlib.Path, record: identity.Record, requested: identity.Record
+) -> None:
+  if record["format"] != identity.FORMAT:
+    raise errors.CheckpointError(
+      f"The checkpoint {path} has format {record['format']}, but this version"
+      f" reads format {identity.FORMAT}. Use the version that saved it, or"
+      " another workdir."
+    )
+  differ = identity.differences(record, requested)
+  if differ:
+    raise errors.CheckpointError(
+      f"The checkpoint {path} belongs to another run:"
+      f" {identity.join(differ)}. Use the config of that run, or another"
+      " workdir."
+    )
+
+
+def _read_state(path: pathlib.Path, abstract_state: PyTree) -> PyTree:
+  """Returns the arrays of a checkpoint, sharded as the abstract state says."""
+  args = ocp.args.StandardRestore(without_empty(abstract_state))
+  return _with_empty(_read_in_this_process(path, args), abstract_state)
+
+
+def _check_digests(record: identity.Record, found: Mapping[str, int]) -> None:
+  """Raise if the digest of a leaf differs from the recorded one.
+
+  Raises:
+    DamagedError: names the leaf.
+  """
+  wrong = [n for n, d in found.items() if record["digests"].get(n) != d]
+  if wrong:
+    raise errors.DamagedError(f"the bytes of `{wrong[0]}` have changed")
 
 
 def _with_empty(state: PyTree, abstract_state: PyTree) -> PyTree:
