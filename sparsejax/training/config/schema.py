@@ -201,8 +201,16 @@ def _types(parameter: inspect.Parameter) -> list[type]:
   annotation = parameter.annotation
   union = typing.get_origin(annotation) in (types.UnionType, typing.Union)
   options = typing.get_args(annotation) if union else (annotation,)
-  found = [typing.get_origin(option) or option for option in options]
+  found = [_type(option) for option in options]
   return [option for option in found if option in _SCALARS]
+
+
+def _type(annotation: Any) -> Any:
+  """Returns the type of an annotation without its parameters."""
+  origin = typing.get_origin(annotation)
+  if origin is typing.Literal:
+    return type(typing.get_args(annotation)[0])
+  return origin or annotation
 
 
 def _default(kind: Kind, name: str, parameter: inspect.Parameter) -> Any:
