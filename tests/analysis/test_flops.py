@@ -99,7 +99,7 @@ def test_costs_of_resnet50_in_flops():
   assert flops.FLOPS_PER_MAC * found.dense == 8_178_368_512
   backbone = found.dense - found.kernels["classifier/kernel"]
   assert flops.FLOPS_PER_MAC * backbone == 8_174_272_512
-  # What Table 10 of GraNet prints wrongly: once half of it, once a neighbour's.
+  # What Table 10 of GraNet prints wrongly: once half of it, once a neighbor's.
   by_leaf = {name: 2 * macs for name, macs in found.kernels.items()}
   assert by_leaf["stage1_block0/conv1/kernel"] == 25_690_112
   assert by_leaf["stage4_block0/conv3/kernel"] == 102_760_448
@@ -314,11 +314,11 @@ def test_a_weight_that_a_loop_carries_is_still_that_weight():
   assert kernel_macs(power, {"w": float32(6, 6)}, ROW) == {"w": 3 * 36}
 
   def data_in_its_place(p, x):
-    def swap(carry, _):
+    def update(carry, _):
       y, w = carry
       return (y @ w, y.T @ y), None
 
-    return lax.scan(swap, (x, p["w"]), length=3)[0][0]
+    return lax.scan(update, (x, p["w"]), length=3)[0][0]
 
   found = flops.multiply_adds(data_in_its_place, {"w": float32(6, 6)}, ROW)
   assert found == flops.Costs({}, others=3 * (36 + 36))

@@ -104,14 +104,14 @@ def named(tree):
   }
 
 
-def gradients_at(seed, call, held):
+def gradients_at(seed, call, sparse_weights):
   """Dense gradients: a function of the call and of the held weights."""
   rng = np.random.default_rng([seed, call])
   return {
     name: np.zeros_like(weights)
     if name.startswith("dead")
     else _rounded(rng.normal(size=weights.shape) + 0.2 * weights)
-    for name, weights in held.items()
+    for name, weights in sparse_weights.items()
   }
 
 
@@ -147,7 +147,7 @@ def oracle_run(case, tree, key, optimizer=None):
   if case.densities is not None:
     sparse = network.sparse_leaves(leaves)
     shapes = [leaf.weights.shape for leaf in sparse]
-    network.draw_first_masks(sparse, case.densities(shapes), key)
+    network.sample_initial_masks(sparse, case.densities(shapes), key)
   return case.oracle(leaves, (optimizer or momentum_sgd()).oracle, key)
 
 
@@ -178,7 +178,7 @@ class LibraryRun:
     self.params = optax.apply_updates(self.params, updates)
 
   @property
-  def held(self):
+  def sparse_weights(self):
     return {name: np.asarray(x) for name, x in named(self.params).items()}
 
   @property
@@ -189,18 +189,20 @@ class LibraryRun:
   def latent(self):
     return {name: np.asarray(x) for name, x in named(self.state.latent).items()}
 
-  def statistic(self, name):
+  def inner_value(self, name):
     """What the inner optimizer keeps under this name, by leaf."""
     values = optax.tree.get(self.state.inner_state, name)
     return {name: np.asarray(x) for name, x in named(values).items()}
 
 
-def assert_equal(oracle, library, held_by=lambda leaf: leaf.held, **tolerance):
+def assert_equal(
+  oracle, library, weights_of=lambda leaf: leaf.sparse_weights, **tolerance
+):
   """Masks in every bit, all values too unless there is a tolerance."""
   assert int(library.state.step) == oracle.t
-  masks, held = library.masks, library.held
+  masks, sparse_weights = library.masks, library.sparse_weights
   latent = library.latent
-  statistics = {name: library.statistic(name) for name in oracle.sgd.names}
+  inner_state = {name: library.inner_value(name) for name in oracle.sgd.names}
   sparse = network.sparse_leaves(oracle.leaves)
   assert list(masks) == [leaf.name for leaf in sparse]
   assert latent.keys() <= masks.keys()
@@ -208,16 +210,18 @@ def assert_equal(oracle, library, held_by=lambda leaf: leaf.held, **tolerance):
     where = f"{leaf.name} at step {oracle.t}"
     if leaf.mask is not None:
       np.testing.assert_array_equal(masks[leaf.name], leaf.mask, where)
-      off = held[leaf.name][~leaf.mask]
+      off = sparse_weights[leaf.name][~leaf.mask]
       np.testing.assert_array_equal(off, np.zeros_like(off), where)
-    assert_close(held[leaf.name], held_by(leaf), f"held {where}", **tolerance)
+    assert_close(
+      sparse_weights[leaf.name], weights_of(leaf), f"held {where}", **tolerance
+    )
     if leaf.name in latent:
       found = latent[leaf.name]
       assert_close(found, leaf.weights, f"latent {where}", **tolerance)
-    for name, values in statistics.items():
+    for name, values in inner_state.items():
       assert_close(
         values[leaf.name],
-        leaf.statistic(name),
+        leaf.inner_value(name),
         f"{name} of {where}",
         **tolerance,
       )
@@ -261,7 +265,10 @@ def run_side_by_side(
   assert_requested(library)
   changed = []
   for call in range(STEPS):
-    gradients, old = gradients_at(seed, call, library.held), library.masks
+    gradients, old = (
+      gradients_at(seed, call, library.sparse_weights),
+      library.masks,
+    )
     spoil(call, gradients, old)
     oracle.step(list(gradients.values()), **extra(call))
     library.step(gradients, **extra(call))

@@ -167,7 +167,7 @@ def initial_state(inner):
   return inner.init(jax.tree.map(jnp.zeros_like, draw(0)))
 
 
-def check_statistics(state, fresh, masks):
+def check_inner_state(state, fresh, masks):
   """Statistics of a weight's shape are at their first value where off."""
   by_shape = {mask.shape: mask for mask in masks.values()}
   pairs = zip(jax.tree.leaves(state), jax.tree.leaves(fresh), strict=True)
@@ -212,7 +212,7 @@ def test_every_method_with_every_optimizer(name, optimizer):
     new = kernels(sparsejax.get_masks(new_state))
     sparsejax.assert_sparse(params, new_state)
     if not kept:
-      check_statistics(new_state.inner_state, fresh, new)
+      check_inner_state(new_state.inner_state, fresh, new)
       for leaf in SHAPES:
         regrown = new[leaf] & ~old[leaf]
         assert not kernels(params)[leaf][regrown].any()
@@ -225,14 +225,14 @@ def test_every_method_with_every_optimizer(name, optimizer):
         alone, _ = inner.update(masked, state.inner_state, before)
         expected = optax.apply_updates(before, alone)
       for leaf in SHAPES:
-        held, moved = kernels(params)[leaf], kernels(expected)[leaf]
+        sparse_weights, moved = kernels(params)[leaf], kernels(expected)[leaf]
         stays = new[leaf] & old[leaf]
-        same = held[stays] == moved[stays]
+        same = sparse_weights[stays] == moved[stays]
         if int(new_state.last_update) == int(state.last_update):
           assert same.all()
         else:
           # A weight that was pruned and brought back in one update is 0.
-          assert (same | (held[stays] == 0)).all()
+          assert (same | (sparse_weights[stays] == 0)).all()
       np.testing.assert_array_equal(
         params["conv"]["bias"], expected["conv"]["bias"]
       )
@@ -285,7 +285,7 @@ def test_weights_that_move_or_follow_keep_their_counts(name, optimizer):
     counted = sparsejax.summary(params, state)
     assert counted.active == counted.requested
     new = kernels(sparsejax.get_masks(state))
-    check_statistics(state.inner_state, fresh, new)
+    check_inner_state(state.inner_state, fresh, new)
     for leaf in SHAPES:
       came = kernels(params)[leaf][new[leaf] & ~old[leaf]]
       regrown += came.size
@@ -312,17 +312,17 @@ def test_kept_values_are_held_where_a_mask_is_on(name, optimizer):
     updates, state = tx.update(draw(100 + step), state, params)
     params = optax.apply_updates(params, updates)
     sparsejax.assert_sparse(params, state)
-    new, held = kernels(sparsejax.get_masks(state)), kernels(params)
+    new, sparse_weights = kernels(sparsejax.get_masks(state)), kernels(params)
     for leaf, latent in kernels(state.latent).items():
       if name == "str":
         s = state.accumulators["threshold"].values[leaf]["kernel"]
         size = np.maximum(np.abs(latent) - np.asarray(jax.nn.sigmoid(s)), 0)
         np.testing.assert_allclose(
-          held[leaf], np.sign(latent) * size, atol=1e-6
+          sparse_weights[leaf], np.sign(latent) * size, atol=1e-6
         )
       else:
         expected = np.where(new[leaf], latent, 0)
-        np.testing.assert_array_equal(held[leaf], expected)
+        np.testing.assert_array_equal(sparse_weights[leaf], expected)
       came_back += int((new[leaf] & ~old[leaf]).sum())
   counted = sparsejax.summary(params, state)
   assert counted.active == counted.requested < counted.total

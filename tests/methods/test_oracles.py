@@ -19,7 +19,13 @@ from helpers.side_by_side import (
   random_tree,
   run_side_by_side,
 )
-from oracles import distributions, pruning, schedules, swaps, training
+from oracles import (
+  distributions,
+  prune_and_regrow,
+  pruning,
+  schedules,
+  training,
+)
 
 import sparsejax
 
@@ -113,7 +119,7 @@ def granet_case(name, *, initial=0.0, uniform=False, changes=5, **times):
       total_steps=65,
       **scope,
     ),
-    lambda key: swaps.granet(
+    lambda key: prune_and_regrow.granet(
       pruning.Gradual(initial, 0.9, **times),
       total_steps=65,
       first_fraction=0.5,
@@ -152,7 +158,7 @@ def rigl_case(name, *, skip, curve=None):
       skip_step_on_update=skip,
       **library_curve,
     ),
-    lambda key: swaps.rigl(
+    lambda key: prune_and_regrow.rigl(
       every=6,
       end_step=53,
       fraction=0.3,
@@ -189,7 +195,7 @@ def set_case(name, *, by_sign, epsilon=None, curve=None):
     sparsejax.sparse_evolution(
       every_steps=6, total_steps=66, by_sign=by_sign, **first
     ),
-    lambda key: swaps.sparse_evolution(
+    lambda key: prune_and_regrow.sparse_evolution(
       every=6,
       total_steps=66,
       fraction=0.3,
@@ -239,7 +245,7 @@ CASES = [
   make_case(
     "rigl_itop",
     sparsejax.rigl_itop(0.8, every_steps=6, total_steps=66),
-    lambda key: swaps.rigl_itop(
+    lambda key: prune_and_regrow.rigl_itop(
       every=6,
       total_steps=66,
       first_fraction=0.5,
@@ -268,8 +274,8 @@ def test_ever_active_is_the_union_of_all_masks():
   stats = jax.jit(sparsejax.stats)
   ever = [leaf.mask for leaf in oracle.leaves]
   for call in range(40):
-    held = {leaf.name: leaf.held for leaf in oracle.leaves}
-    gradients = gradients_at(5, call, held)
+    sparse_weights = {leaf.name: leaf.sparse_weights for leaf in oracle.leaves}
+    gradients = gradients_at(5, call, sparse_weights)
     oracle.step(list(gradients.values()))
     library.step(gradients)
     ever = [e | leaf.mask for e, leaf in zip(ever, oracle.leaves, strict=True)]
@@ -339,12 +345,15 @@ def test_optimized_code_gives_the_same_masks():
   oracle = oracle_run(case, tree, key)
   library = LibraryRun(case, tree, key, compiler_options=OPTIMIZED)
   for call in range(STEPS):
-    held = {leaf.name: leaf.held for leaf in oracle.leaves}
-    gradients = gradients_at(1, call, held)
+    sparse_weights = {leaf.name: leaf.sparse_weights for leaf in oracle.leaves}
+    gradients = gradients_at(1, call, sparse_weights)
     oracle.step(list(gradients.values()))
     library.step(gradients)
     for leaf in oracle.leaves:
       np.testing.assert_array_equal(library.masks[leaf.name], leaf.mask)
       np.testing.assert_allclose(
-        library.held[leaf.name], leaf.held, rtol=1e-5, atol=1e-6
+        library.sparse_weights[leaf.name],
+        leaf.sparse_weights,
+        rtol=1e-5,
+        atol=1e-6,
       )

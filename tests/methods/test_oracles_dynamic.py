@@ -85,7 +85,7 @@ def follow(shape, density, metrics, **rule):
   key = jax.random.key(0)
   values = np.random.default_rng(0).normal(size=shape).astype(np.float32)
   leaves = network.make_leaves({"kernel": values})
-  network.draw_first_masks(leaves, [density], key)
+  network.sample_initial_masks(leaves, [density], key)
   run = connectivity.UpdateThenStep(
     leaves,
     network.MomentumSGD(learning_rate=0.0, weight_decay=0.0),
@@ -125,7 +125,7 @@ def test_set_keeps_its_count_and_a_pause_keeps_its_masks():
     (12, 12),
     0.4,
     losses,
-    share=connectivity.all_of_it,
+    share=connectivity.regrow_all,
     pauses=connectivity.when_worse(3, loss=True),
   )
   assert counts == [57] * 9
@@ -139,8 +139,8 @@ FIGURE = np.array(
 )
 
 
-def test_neighbours_of_the_worked_mask():
-  counts = growth.neighbour_counts(FIGURE)
+def test_neighbors_of_the_worked_mask():
+  counts = growth.neighbor_counts(FIGURE)
   np.testing.assert_array_equal(
     counts,
     [[0, 1, 1, 1, 1], [1, 2, 3, 2, 2], [0, 1, 2, 2, 2], [0, 1, 2, 2, 1]],
@@ -164,15 +164,15 @@ def test_rings_of_the_worked_mask_and_of_a_long_row():
 
 def test_planes_of_a_kernel():
   mask = np.random.default_rng(0).random((3, 4, 5, 6)) < 0.3
-  io = growth.by_plane(growth.neighbour_counts, mask, "io")
-  hw = growth.by_plane(growth.neighbour_counts, mask, "hw")
-  flat = growth.by_plane(growth.neighbour_counts, mask, "flat")
-  np.testing.assert_array_equal(io[1, 2], growth.neighbour_counts(mask[1, 2]))
+  io = growth.by_plane(growth.neighbor_counts, mask, "io")
+  hw = growth.by_plane(growth.neighbor_counts, mask, "hw")
+  flat = growth.by_plane(growth.neighbor_counts, mask, "flat")
+  np.testing.assert_array_equal(io[1, 2], growth.neighbor_counts(mask[1, 2]))
   np.testing.assert_array_equal(
-    hw[:, :, 3, 4], growth.neighbour_counts(mask[:, :, 3, 4])
+    hw[:, :, 3, 4], growth.neighbor_counts(mask[:, :, 3, 4])
   )
   np.testing.assert_array_equal(
-    flat.reshape(60, 6), growth.neighbour_counts(mask.reshape(60, 6))
+    flat.reshape(60, 6), growth.neighbor_counts(mask.reshape(60, 6))
   )
 
 
@@ -186,9 +186,9 @@ def leaf_of(weights, mask):
 def test_selectors_prefer_what_they_say():
   leaf = leaf_of(np.ones(FIGURE.shape), FIGURE)
   key = jax.random.key(1)
-  most = growth.by_neighbours(key, growth.neighbour_counts)
+  most = growth.by_neighbors(key, growth.neighbor_counts)
   assert most(leaf, 1, ~FIGURE, 7)[1, 2]
-  one = growth.by_neighbours(key, growth.rings)
+  one = growth.by_neighbors(key, growth.rings)
   fourteen = one(leaf, 14, ~FIGURE, 7)
   assert not fourteen[2:, 0].any() and fourteen.sum() == 14
   assert one(leaf, 99, ~FIGURE, 7).sum() == 16
@@ -295,7 +295,7 @@ def test_deep_rewiring_keeps_counts_and_signs():
     name: values.normal(size=(6, 7)).astype(np.float32) for name in ["a", "b"]
   }
   leaves = network.make_leaves(tree)
-  network.draw_first_masks(leaves, [0.5, 0.25], jax.random.key(0))
+  network.sample_initial_masks(leaves, [0.5, 0.25], jax.random.key(0))
   run = rewiring.NoisyStepThenRewire(
     leaves,
     network.MomentumSGD(momentum=0.0, weight_decay=0.0),
@@ -307,7 +307,7 @@ def test_deep_rewiring_keeps_counts_and_signs():
   for _ in range(30):
     run.step([values.normal(size=(6, 7)).astype(np.float32) for _ in leaves])
     for leaf in leaves:
-      assert (leaf.held * run.signs[leaf.index] >= 0).all()
+      assert (leaf.sparse_weights * run.signs[leaf.index] >= 0).all()
     assert [leaf.active for leaf in leaves] == [21, 10]
   for leaf, mask in zip(leaves, first, strict=True):
     assert (leaf.mask != mask).any()
@@ -473,7 +473,7 @@ CASES = [
     sparsejax.lset,
     given={"k": -0.9, "regrow_by": sparsejax.criteria.near_active()},
     share=connectivity.by_loss(-0.9),
-    grow=lambda key: growth.by_neighbours(key, growth.rings),
+    grow=lambda key: growth.by_neighbors(key, growth.rings),
   ),
   following(
     "dynset by accuracy, lag 5",
@@ -493,7 +493,7 @@ CASES = [
     "set, masks first",
     set_every_epoch(masks_first=True),
     by_epsilon,
-    share=connectivity.all_of_it,
+    share=connectivity.regrow_all,
   ),
   step_first(
     "set that regrows more",
@@ -535,11 +535,13 @@ def restarts_at(calls):
   """
 
   def compare(oracle, library):
-    held = library.held
+    sparse_weights = library.sparse_weights
     for leaf in oracle.leaves:
       if oracle.t - 1 in calls and leaf.mask is not None:
-        found = held[leaf.name]
-        np.testing.assert_allclose(found, leaf.held, rtol=0, atol=2e-7)
+        found = sparse_weights[leaf.name]
+        np.testing.assert_allclose(
+          found, leaf.sparse_weights, rtol=0, atol=2e-7
+        )
         leaf.weights = np.where(leaf.mask, found, leaf.weights)
     assert_equal(oracle, library)
 
@@ -579,10 +581,10 @@ def test_deep_rewiring_equals_the_oracle_to_rounding():
 
   def compare(oracle, library):
     assert_equal(oracle, library, rtol=1e-6, atol=1e-6)
-    held, trace = library.held, library.statistic("trace")
+    sparse_weights, trace = library.sparse_weights, library.inner_value("trace")
     for leaf in oracle.leaves:
-      leaf.weights = held[leaf.name]
-      leaf.statistics["trace"] = trace[leaf.name]
+      leaf.weights = sparse_weights[leaf.name]
+      leaf.inner_state["trace"] = trace[leaf.name]
 
   tree, key = small_tree(5), jax.random.key(5)
   changed = run_side_by_side(
@@ -635,7 +637,7 @@ def test_sparse_momentum_is_careful_below_a_fifth_and_not_at_it():
 
 @pytest.mark.parametrize("plane", ["out", "hw", "flat"])
 @pytest.mark.parametrize("shape", [(3, 4, 5, 6), (9, 11)])
-def test_neighbours_rank_as_the_oracle_says(plane, shape):
+def test_neighbors_rank_as_the_oracle_says(plane, shape):
   mask = np.random.default_rng(1).random(shape) < 0.06
   bits = ranking.random_bits(jax.random.key(6), 7, 2, ranking.REGROW, shape)
   key = jax.random.key(6)
@@ -645,9 +647,9 @@ def test_neighbours_rank_as_the_oracle_says(plane, shape):
   leaf = sparsejax.Leaf(weights, weights, jnp.asarray(mask), {}, key)
   for criterion, function in [
     (sparsejax.criteria.near_active, growth.rings),
-    (sparsejax.criteria.most_active_neighbors, growth.neighbour_counts),
+    (sparsejax.criteria.most_active_neighbors, growth.neighbor_counts),
   ]:
-    ranks = growth.neighbour_ranks(
+    ranks = growth.neighbor_ranks(
       mask, function, {"out": "io"}.get(plane, plane), bits
     )
     found = np.asarray(criterion(plane)(leaf))

@@ -220,7 +220,7 @@ def compare_backward(oracle, library):
 
 
 def compare_thresholds(oracle, library):
-  assert_equal(oracle, library, held_by=oracle.held, **ROUNDED)
+  assert_equal(oracle, library, weights_of=oracle.sparse_weights, **ROUNDED)
   thresholds = named(library.state.accumulators["threshold"].values)
   for name, found in thresholds.items():
     expected = oracle.thresholds[name].weights

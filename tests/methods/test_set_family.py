@@ -221,7 +221,7 @@ def test_what_others_refuse(method, change, message):
 # Neighbours
 
 
-def test_neighbours_of_the_worked_mask():
+def test_neighbors_of_the_worked_mask():
   counts = sparsejax.criteria.active_neighbors(jnp.asarray(FIGURE))
   np.testing.assert_array_equal(
     counts,
@@ -289,7 +289,7 @@ def test_most_active_neighbors_grows_where_most_are():
   )
   mask = np.zeros((9, 9), bool)
   mask[2:5, 2:5] = True
-  mask[3, 3] = False  # Eight neighbours are on.
+  mask[3, 3] = False  # Eight neighbors are on.
   mask[8, 8] = True  # It leaves.
   params = {"kernel": jnp.where(mask, 1.0, 0.0).at[8, 8].set(0.5)}
   tx = sparsejax.sparsify(

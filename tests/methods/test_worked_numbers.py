@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from oracles import architectures, network, pruning, ranking, swaps
+from oracles import architectures, network, prune_and_regrow, pruning, ranking
 
 import sparsejax
 from sparsejax.components import counts as counting
@@ -493,7 +493,7 @@ def one_oracle_update(events, weights, gradients, first_masks):
     assert due(1)
     update(leaves, gradients, 1)
     for leaf in leaves:
-      leaf.restart(~leaf.mask)
+      leaf.reset(~leaf.mask)
   return [leaf.weights for leaf in leaves], [leaf.mask for leaf in leaves]
 
 
@@ -513,10 +513,10 @@ def test_one_shot_keeps_the_largest_of_all_leaves():
     one_update(sparsejax.one_shot(0.5, at_step=1), weights, zeros),
     one_oracle_update(pruning.one_shot(0.5, at_step=1), weights, zeros, dense),
   ]
-  for held, kept in found:
+  for sparse_weights, kept in found:
     np.testing.assert_array_equal(kept, [[[1, 1], [0, 0]]] * 2)
-    np.testing.assert_array_equal(held[0], float32([3, -1], [0, 0]))
-    np.testing.assert_array_equal(held[1], float32([0.9, -4], [0, 0]))
+    np.testing.assert_array_equal(sparse_weights[0], float32([3, -1], [0, 0]))
+    np.testing.assert_array_equal(sparse_weights[1], float32([0.9, -4], [0, 0]))
 
 
 def test_drop_and_growth_of_granet():
@@ -531,20 +531,20 @@ def test_drop_and_growth_of_granet():
     final_regrow_fraction=0.4,
     **times,
   )
-  events = swaps.granet(
+  events = prune_and_regrow.granet(
     pruning.Gradual(0.375, 0.375, end_step=1, every=1),
     total_steps=1,
     first_fraction=0.4,
     last_fraction=0.4,
     key=jax.random.key(0),
   )
-  for held, kept in [
+  for sparse_weights, kept in [
     one_update(method, weights, gradients, first),
     one_oracle_update(events, weights, gradients, first),
   ]:
     np.testing.assert_array_equal(kept, [[[1, 1, 1, 0], [1, 1, 0, 0]]])
     np.testing.assert_array_equal(
-      held, [float32([0.9, -0.1, 0.3, 0], [0, -0.5, 0, 0])]
+      sparse_weights, [float32([0.9, -0.1, 0.3, 0], [0, -0.5, 0, 0])]
     )
 
 
@@ -555,7 +555,7 @@ def test_set_removes_the_weights_nearest_to_zero_of_each_sign():
   method = sparsejax.sparse_evolution(
     sparsity=0.3, every_steps=1, total_steps=2
   )
-  events = swaps.sparse_evolution(
+  events = prune_and_regrow.sparse_evolution(
     every=1,
     total_steps=2,
     fraction=0.3,
@@ -563,11 +563,11 @@ def test_set_removes_the_weights_nearest_to_zero_of_each_sign():
     key=jax.random.key(0),
   )
   stay = float32([-0.8, -0.4, 0, 0, 0], [0, 0, 0, 0.6, 0.9])
-  for held, kept in [
+  for sparse_weights, kept in [
     one_update(method, weights, gradients, first),
     one_oracle_update(events, weights, gradients, first),
   ]:
-    np.testing.assert_array_equal(held, [stay])
+    np.testing.assert_array_equal(sparse_weights, [stay])
     assert kept[0][stay != 0].all()
     assert kept[0].sum() == 7
 

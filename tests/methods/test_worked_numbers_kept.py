@@ -27,7 +27,7 @@ def plain_sgd(learning_rate):
 class Found(NamedTuple):
   """One layer after some steps of plain SGD, and who stepped it."""
 
-  held: np.ndarray
+  sparse_weights: np.ndarray
   latent: np.ndarray
   mask: np.ndarray
   source: Any
@@ -41,8 +41,12 @@ def oracle_steps(build, weights, gradients, *, rate=1.0, mask=None):
     leaf.mask = mask
   for gradient in gradients:
     oracle.step([gradient])
-  held = oracle.held(leaf) if hasattr(oracle, "held") else leaf.held
-  return Found(held, leaf.weights, leaf.mask, oracle)
+  sparse_weights = (
+    oracle.sparse_weights(leaf)
+    if hasattr(oracle, "sparse_weights")
+    else leaf.sparse_weights
+  )
+  return Found(sparse_weights, leaf.weights, leaf.mask, oracle)
 
 
 def library_steps(method, weights, gradients, *, rate=1.0, mask=None):
@@ -60,9 +64,11 @@ def library_steps(method, weights, gradients, *, rate=1.0, mask=None):
   return Found(*(np.asarray(tree["kernel"]) for tree in layer), state)
 
 
-def assert_found(found, *, held, latent, mask):
+def assert_found(found, *, sparse_weights, latent, mask):
   np.testing.assert_array_equal(found.mask.ravel(), mask)
-  np.testing.assert_allclose(found.held.ravel(), held, rtol=1e-6, atol=1e-9)
+  np.testing.assert_allclose(
+    found.sparse_weights.ravel(), sparse_weights, rtol=1e-6, atol=1e-9
+  )
   np.testing.assert_allclose(found.latent.ravel(), latent, rtol=1e-6)
 
 
@@ -82,7 +88,7 @@ def test_dpf_revives_a_weight_that_learned_while_it_was_off():
     library_steps(method, weights, gradients),
   ]:
     assert_found(
-      found, held=[0, 5, 0, 5], latent=[4, 5, 2, 5], mask=[0, 1, 0, 1]
+      found, sparse_weights=[0, 5, 0, 5], latent=[4, 5, 2, 5], mask=[0, 1, 0, 1]
     )
 
 
@@ -98,7 +104,7 @@ def test_dpf_follows_the_weights_when_its_sparsity_has_arrived():
     library_steps(method, weights, gradients),
   ]:
     assert_found(
-      found, held=[4, 0, 5, 0], latent=[4, 3, 5, 1], mask=[1, 0, 1, 0]
+      found, sparse_weights=[4, 0, 5, 0], latent=[4, 3, 5, 1], mask=[1, 0, 1, 0]
     )
 
 
@@ -111,7 +117,10 @@ def test_dnw_ranks_after_every_step():
     library_steps(sparsejax.dnw(0.5), weights, gradients),
   ]:
     assert_found(
-      found, held=[3, 0, 3, 0], latent=[3, -2, 3, 0.5], mask=[1, 0, 1, 0]
+      found,
+      sparse_weights=[3, 0, 3, 0],
+      latent=[3, -2, 3, 0.5],
+      mask=[1, 0, 1, 0],
     )
 
 
@@ -135,7 +144,7 @@ def test_top_kast_shrinks_what_only_explores():
     # 0.5 (3, 4) / 5 on A; 0.5 (0.6, 0.8) / (0.25 x 1) on the rest of B.
     assert_found(
       found,
-      held=[2.97, 3.96, 0, 0, 0, 0, 0, 0],
+      sparse_weights=[2.97, 3.96, 0, 0, 0, 0, 0, 0],
       latent=[2.97, 3.96, 0.48, 0.64, 0.5, 0.1, 0, 0],
       mask=[1, 1, 0, 0, 0, 0, 0, 0],
     )
@@ -207,7 +216,7 @@ def test_sr_ste_decays_what_is_off():
   ]:
     assert_found(
       found,
-      held=np.repeat([0.5, 0, 0.65, 0], 2),
+      sparse_weights=np.repeat([0.5, 0, 0.65, 0], 2),
       latent=np.repeat([0.5, 0.4, 0.65, 0.1], 2),
       mask=np.repeat([1, 0, 1, 0], 2),
     )
@@ -216,9 +225,9 @@ def test_sr_ste_decays_what_is_off():
 def test_the_soft_threshold_and_its_slopes():
   weights = float32(0.5, -0.003, 0.02, -0.2)
   assert soft_threshold.sigmoid(-5.0) == pytest.approx(0.00669285, abs=5e-9)
-  held = [0.493307, 0, 0.013307, -0.193307]
+  sparse_weights = [0.493307, 0, 0.013307, -0.193307]
   np.testing.assert_allclose(
-    soft_threshold.softened(weights, -5.0), held, atol=5e-7
+    soft_threshold.softened(weights, -5.0), sparse_weights, atol=5e-7
   )
   through, slope = soft_threshold.slopes(weights, -5.0, float32(1, 2, -1, 0.5))
   np.testing.assert_array_equal(through, [1, 0, -1, 0.5])
@@ -227,13 +236,13 @@ def test_the_soft_threshold_and_its_slopes():
 
 def test_a_step_under_a_soft_threshold():
   # The weights above, as they are held; the gradient of s is 0.00332403.
-  held = square(0.49330715, 0, 0.01330715, -0.19330715)
+  sparse_weights = square(0.49330715, 0, 0.01330715, -0.19330715)
   gradients = [square(1, 2, -1, 0.5)]
   by_oracle = oracle_steps(
     lambda leaves, sgd: soft_threshold.SoftThreshold(
       leaves, sgd, threshold=-5.0, threshold_sgd=plain_sgd(100.0)
     ),
-    held,
+    sparse_weights,
     gradients,
     rate=0.1,
   )
@@ -241,7 +250,7 @@ def test_a_step_under_a_soft_threshold():
     sparsejax.soft_threshold(
       initial_threshold=-5.0, threshold_tx=optax.sgd(100.0)
     ),
-    held,
+    sparse_weights,
     gradients,
     rate=0.1,
   )
@@ -257,7 +266,7 @@ def test_a_step_under_a_soft_threshold():
     latent = np.array([0.4, 0, 0.12, -0.25])
     np.testing.assert_allclose(found.latent.ravel(), latent, atol=1e-8)
     np.testing.assert_allclose(
-      found.held.ravel(), latent - margin * np.sign(latent), atol=5e-8
+      found.sparse_weights.ravel(), latent - margin * np.sign(latent), atol=5e-8
     )
 
 
@@ -291,7 +300,7 @@ def test_far_below_zero_a_threshold_moves_by_its_decay_alone():
   ]:
     assert float(threshold) == pytest.approx(-3184.0)  # 3200 (1 - 0.5 x 0.01)
     assert found.mask.all()
-    np.testing.assert_array_equal(found.held, weights - gradients[0])
+    np.testing.assert_array_equal(found.sparse_weights, weights - gradients[0])
 
 
 def scores_of(found):
@@ -329,7 +338,7 @@ def test_scores_and_weights_of_optg_move_by_the_gradient_of_the_sparse_net():
     )
     assert_found(
       found,
-      held=[0.8, 0, 0.1, 3.1],
+      sparse_weights=[0.8, 0, 0.1, 3.1],
       latent=[0.8, -2, 0.1, 3.1],
       mask=[1, 0, 1, 1],
     )
@@ -353,8 +362,10 @@ def test_optg_refreshes_in_the_first_call_of_an_epoch():
       ),
       library_steps(method, weights, [gradient] * calls, rate=0.0),
     ]:
-      held = weights.ravel() * mask
-      assert_found(found, held=held, latent=weights.ravel(), mask=mask)
+      sparse_weights = weights.ravel() * mask
+      assert_found(
+        found, sparse_weights=sparse_weights, latent=weights.ravel(), mask=mask
+      )
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from oracles import network, ranking, swaps, training
+from oracles import network, prune_and_regrow, ranking, training
 from oracles.network import sparse_leaves
 
 # (k, p, theta), worked by hand: the oracle and the library are held to them.
@@ -55,7 +55,7 @@ class UpdateThenStep:
     self.leaves, self.sgd, self.events = leaves, sgd, events
     self.pending = [False] * len(events)
     self.t = 0
-    training.zero_where_off(leaves)
+    training.zero_inactive(leaves)
 
   def step(self, gradients, metric=math.nan):
     """One call; `metric` is that of the epoch that finished last."""
@@ -64,10 +64,10 @@ class UpdateThenStep:
       if self.pending[number] and network.all_finite(gradients):
         update(self.leaves, np.float32(metric), self.t)
         self.pending[number] = False
-    training.zero_where_off(self.leaves)
+    training.zero_inactive(self.leaves)
     for leaf, gradient in zip(self.leaves, gradients, strict=True):
       self.sgd.step(leaf, gradient)
-    training.zero_where_off(self.leaves)
+    training.zero_inactive(self.leaves)
     self.t += 1
 
 
@@ -107,7 +107,7 @@ def by_loss(k=0.0):
   return share
 
 
-def all_of_it(history):
+def regrow_all(history):
   """SET: back to the first count."""
   del history
   return 1.0
@@ -159,7 +159,7 @@ def evolve_each_epoch(
   """
   history, first = [], {}
 
-  def ends_at(t):
+  def due(t):
     return t % steps_per_epoch == 0 and 0 < t < total_steps
 
   def evolve(leaves, metric, t):
@@ -174,11 +174,11 @@ def evolve_each_epoch(
       for sign in [leaf.weights >= 0, leaf.weights < 0]:
         part = leaf.mask & sign
         count = ranking.ceil_tol(fraction * int(part.sum()))
-        kept |= swaps.drop_smallest(leaf, count, part)
+        kept |= prune_and_regrow.prune_smallest(leaf, count, part)
       left = int(kept.sum())
       count = ranking.ceil_tol(theta * (first[leaf.index] - left))
       count = min(count, leaf.size - left)
-      leaf.restart(~kept)
+      leaf.reset(~kept)
       leaf.mask = kept | grow(leaf, count, ~kept, t)
 
-  return [(ends_at, evolve)]
+  return [(due, evolve)]

@@ -9,28 +9,26 @@ from before the mask update.
 
 import numpy as np
 
-from oracles import ranking, schedules, swaps
+from oracles import prune_and_regrow, ranking, schedules
 from oracles.network import sparse_leaves
 
-ROUNDS = (
-  8  # After so many rings the rest is drawn without regard to neighbours.
-)
+ROUNDS = 8  # After so many rings the rest is drawn without regard to neighbors.
 
 
 def at_random(key):
   """SET: uniformly, the highest draws first."""
 
   def grow(leaf, count, valid, t):
-    bits = swaps.regrow_bits(leaf, key, t)
+    bits = prune_and_regrow.regrow_bits(leaf, key, t)
     return ranking.grow_at_random(count, valid, bits)
 
   return grow
 
 
-# By active neighbours
+# By active neighbors
 
 
-def neighbour_counts(active):
+def neighbor_counts(active):
   """Active ones among the eight around each entry of a bool[rows, columns].
 
   What lies outside counts as inactive; there is no wrap-around.
@@ -45,16 +43,16 @@ def neighbour_counts(active):
 
 
 def rings(active):
-  """8 where an active neighbour touches, 7 one ring further, ... 1, then 0.
+  """8 where an active neighbor touches, 7 one ring further, ... 1, then 0.
 
-  Each round takes all inactive entries with at least one active neighbour and
+  Each round takes all inactive entries with at least one active neighbor and
   counts them as active in the next. Entries that are active from the start,
   and those that 8 rounds do not reach, are 0.
   """
   levels = np.zeros(active.shape, int)
   reached = active.copy()
   for level in range(ROUNDS, 0, -1):
-    ring = ~reached & (neighbour_counts(reached) > 0)
+    ring = ~reached & (neighbor_counts(reached) > 0)
     levels[ring] = level
     reached |= ring
   return levels
@@ -82,23 +80,23 @@ def by_plane(function, mask, plane):
   return np.moveaxis(result, (-2, -1), axes)
 
 
-def neighbour_ranks(mask, function, plane, bits):
+def neighbor_ranks(mask, function, plane, bits):
   """The higher `function` of the mask first, equal ones at random.
 
-  `rings` gives regrowth by one active neighbour: all of round 1 before any of
-  round 2. `neighbour_counts` gives regrowth by most active neighbours. The
+  `rings` gives regrowth by one active neighbor: all of round 1 before any of
+  round 2. `neighbor_counts` gives regrowth by most active neighbors. The
   rank is (value << 28) | (bits >> 4).
   """
   values = by_plane(function, mask, plane).astype(np.uint64)
   return values << 28 | bits.astype(np.uint64) >> 4
 
 
-def by_neighbours(key, function, plane="io"):
+def by_neighbors(key, function, plane="io"):
   """The highest ranks on the mask after removal; equal ones by lower index."""
 
   def grow(leaf, count, valid, t):
-    bits = swaps.regrow_bits(leaf, key, t)
-    ranks = neighbour_ranks(~valid, function, plane, bits)
+    bits = prune_and_regrow.regrow_bits(leaf, key, t)
+    ranks = neighbor_ranks(~valid, function, plane, bits)
     return ranking.keep_top_in(ranks, count, valid)
 
   return grow
@@ -118,7 +116,7 @@ def never_active_first(key):
   def grow(leaf, count, valid, t):
     # Masks change here alone, so the mask from before completes the union.
     ever[leaf.index] = ever.get(leaf.index, False) | leaf.mask
-    bits = swaps.regrow_bits(leaf, key, t).astype(np.uint64)
+    bits = prune_and_regrow.regrow_bits(leaf, key, t).astype(np.uint64)
     ranks = (~ever[leaf.index]).astype(np.uint64) << 31 | bits >> 1
     return ranking.keep_top_in(ranks, count, valid)
 
@@ -152,7 +150,7 @@ class DenseMomentum:
     """The largest |buf|; where it is 0, at random and last."""
 
     def grow(leaf, count, valid, t):
-      bits = swaps.regrow_bits(leaf, key, t)
+      bits = prune_and_regrow.regrow_bits(leaf, key, t)
       return ranking.grow_by_gradient(
         self.buffers[leaf.index], count, valid, bits
       )
@@ -171,17 +169,17 @@ def itop(*, every, total_steps, first_fraction, last_fraction, grow):
   grows starts at zero. It goes on to the end of training.
   """
 
-  def swaps_at(t):
+  def due(t):
     return t % every == 0 and 0 < t <= total_steps
 
-  def swap(leaves, gradients, t):
+  def update(leaves, gradients, t):
     del gradients
     fraction = schedules.cosine_with_floor(
       first_fraction, last_fraction, t, total_steps
     )
     for leaf in sparse_leaves(leaves):
       count = ranking.ceil_tol(fraction * leaf.active)
-      kept = swaps.drop_smallest(leaf, count, leaf.mask)
+      kept = prune_and_regrow.prune_smallest(leaf, count, leaf.mask)
       leaf.mask = kept | grow(leaf, count, ~kept, t)
 
-  return [(swaps_at, swap)]
+  return [(due, update)]

@@ -31,15 +31,15 @@ class StepThenRank:
     sees: (leaf, gradient) -> the gradient that moves a sparse leaf.
   """
 
-  def __init__(self, leaves, sgd, *, due, rank, sees):
+  def __init__(self, leaves, sgd, *, due, rank, gradient_of):
     self.leaves, self.sgd = leaves, sgd
-    self.due, self.rank, self.sees = due, rank, sees
+    self.due, self.rank, self.gradient_of = due, rank, gradient_of
     self.t, self.pending = 0, False
 
   def step(self, gradients):
     for leaf, gradient in zip(self.leaves, gradients, strict=True):
       if leaf.mask is not None:
-        gradient = self.sees(leaf, gradient)
+        gradient = self.gradient_of(leaf, gradient)
       self.sgd.move(leaf, gradient)
     self.t += 1
     self.pending |= self.due(self.t)
@@ -66,7 +66,7 @@ def dpf(leaves, sgd, gradual):
   def rank(sparse, t):
     keep_largest(sparse, gradual.sparsity(t), pruning.prune_global)
 
-  return StepThenRank(leaves, sgd, due=due, rank=rank, sees=everywhere)
+  return StepThenRank(leaves, sgd, due=due, rank=rank, gradient_of=everywhere)
 
 
 def dnw(leaves, sgd, sparsity):
@@ -82,7 +82,7 @@ def dnw(leaves, sgd, sparsity):
     sgd,
     due=lambda t: True,
     rank=rank,
-    sees=everywhere,
+    gradient_of=everywhere,
   )
 
 
@@ -102,9 +102,9 @@ class TopKAST:
     self.sparsity, self.backward_sparsity = sparsity, backward_sparsity
     self.penalty, self.every = penalty, every
     self.t, self.pending = 0, False
-    self.draw_sets()
+    self.update_sets()
 
-  def draw_sets(self):
+  def update_sets(self):
     leaves = network.sparse_leaves(self.leaves)
     keep_largest(leaves, self.backward_sparsity, pruning.prune_uniform)
     backward = [leaf.mask for leaf in leaves]
@@ -125,7 +125,7 @@ class TopKAST:
     self.t += 1
     self.pending |= self.t % self.every == 0
     if self.pending and network.all_finite(gradients):
-      self.draw_sets()
+      self.update_sets()
       self.pending = False
 
 

@@ -28,13 +28,13 @@ def largest_of_groups(weights, n, m):
 def sr_ste(leaves, sgd, rank, *, decay):
   """Straight through, and weights that are off decay by lambda."""
 
-  def sees(leaf, gradient):
+  def gradient_of(leaf, gradient):
     decayed = gradient + np.float32(decay) * leaf.weights
     return np.where(leaf.mask, gradient, decayed)
 
   rank(network.sparse_leaves(leaves), 0)
   return kept.StepThenRank(
-    leaves, sgd, due=lambda t: True, rank=rank, sees=sees
+    leaves, sgd, due=lambda t: True, rank=rank, gradient_of=gradient_of
   )
 
 

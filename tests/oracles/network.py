@@ -17,7 +17,7 @@ class Leaf:
   index: int  # Among all leaves, in tree order.
   weights: np.ndarray
   mask: np.ndarray | None
-  statistics: dict = dataclasses.field(default_factory=dict)
+  inner_state: dict = dataclasses.field(default_factory=dict)
   steps: int = 0  # Taken by the optimizer.
 
   @property
@@ -29,27 +29,27 @@ class Leaf:
     return int(self.mask.sum())
 
   @property
-  def held(self):
+  def sparse_weights(self):
     """What the user holds: zeros where the mask is off."""
     if self.mask is None:
       return self.weights
     return np.where(self.mask, self.weights, np.float32(0))
 
-  def statistic(self, name):
+  def inner_value(self, name):
     """What the optimizer keeps under this name; zeros before its first step."""
-    return self.statistics.get(name, np.zeros_like(self.weights))
+    return self.inner_state.get(name, np.zeros_like(self.weights))
 
-  def where_on(self, gradient):
+  def masked(self, gradient):
     """The task gradient: none where the mask is off."""
     if self.mask is None:
       return gradient
     return np.where(self.mask, gradient, np.float32(0))
 
-  def restart(self, where):
+  def reset(self, where):
     """Sets weights and their statistics to zero at the given positions."""
     self.weights = np.where(where, np.float32(0), self.weights)
-    for name, values in self.statistics.items():
-      self.statistics[name] = np.where(where, np.float32(0), values)
+    for name, values in self.inner_state.items():
+      self.inner_state[name] = np.where(where, np.float32(0), values)
 
 
 def is_sparse(name, shape):
@@ -79,7 +79,7 @@ def sparse_leaves(leaves):
   return [leaf for leaf in leaves if leaf.mask is not None]
 
 
-def draw_first_masks(leaves, densities, key):
+def sample_initial_masks(leaves, densities, key):
   """Exact random masks: the highest draws of each layer stay."""
   counts = distributions.budgets(densities, [leaf.size for leaf in leaves])
   for leaf, count in zip(leaves, counts, strict=True):
@@ -107,17 +107,17 @@ class MomentumSGD:
 
   def step(self, leaf, gradient):
     """Moves one leaf; where the mask is off there is no task gradient."""
-    self.move(leaf, leaf.where_on(gradient))
+    self.move(leaf, leaf.masked(gradient))
 
   def move(self, leaf, gradient):
     """Moves one leaf by the very gradient given."""
     decay = np.float32(self.weight_decay)
     mu = np.float32(self.momentum)
     gradient = gradient + decay * leaf.weights
-    trace = gradient + mu * leaf.statistic("trace")
+    trace = gradient + mu * leaf.inner_value("trace")
     direction = gradient + mu * trace if self.nesterov else trace
     leaf.weights = leaf.weights + np.float32(-self.learning_rate) * direction
-    leaf.statistics["trace"] = trace
+    leaf.inner_state["trace"] = trace
     leaf.steps += 1
 
 
@@ -139,20 +139,20 @@ class AdamW:
 
   def step(self, leaf, gradient):
     """Moves one leaf; where the mask is off there is no task gradient."""
-    self.move(leaf, leaf.where_on(gradient))
+    self.move(leaf, leaf.masked(gradient))
 
   def move(self, leaf, gradient):
     """Moves one leaf by the very gradient given."""
     one, b1, b2 = np.float32([1, self.b1, self.b2])
     leaf.steps += 1
-    mu = np.float32(1 - self.b1) * gradient + b1 * leaf.statistic("mu")
-    nu = np.float32(1 - self.b2) * gradient**2 + b2 * leaf.statistic("nu")
+    mu = np.float32(1 - self.b1) * gradient + b1 * leaf.inner_value("mu")
+    nu = np.float32(1 - self.b2) * gradient**2 + b2 * leaf.inner_value("nu")
     mean = mu / (one - b1 ** np.float32(leaf.steps))
     variance = nu / (one - b2 ** np.float32(leaf.steps))
     direction = mean / (np.sqrt(variance) + np.float32(self.epsilon))
     direction = direction + np.float32(self.weight_decay) * leaf.weights
     leaf.weights = leaf.weights + np.float32(-self.learning_rate) * direction
-    leaf.statistics = {"mu": mu, "nu": nu}
+    leaf.inner_state = {"mu": mu, "nu": nu}
 
 
 def all_finite(gradients):

@@ -7,7 +7,7 @@ of the whole network.
 
 import numpy as np
 
-from oracles import growth, ranking, schedules, swaps
+from oracles import growth, prune_and_regrow, ranking, schedules
 from oracles.network import sparse_leaves
 
 NEARLY_DENSE = 0.2  # A sparsity below which SNFS drops with care.
@@ -103,7 +103,7 @@ def snfs(*, every, total_steps, first_fraction, last_fraction, mu=0.9, key):
   momentum = growth.DenseMomentum(mu)
   grow = momentum.grow_by(key)
 
-  def moves_at(t):
+  def due(t):
     return t % every == 0 and 0 < t <= total_steps
 
   def move(leaves, gradients, t):
@@ -120,14 +120,14 @@ def snfs(*, every, total_steps, first_fraction, last_fraction, mu=0.9, key):
       for leaf, share in zip(layers, shares, strict=True)
     ]
     kept = [
-      swaps.drop_smallest(leaf, count, leaf.mask)
+      prune_and_regrow.prune_smallest(leaf, count, leaf.mask)
       for leaf, count in zip(layers, lost, strict=True)
     ]
     counts = share_regrowth(shares, sum(lost), [int((~k).sum()) for k in kept])
     for leaf, stays, count in zip(layers, kept, counts, strict=True):
       leaf.mask = stays | grow(leaf, count, ~stays, t)
 
-  return [momentum.event, (moves_at, move)]
+  return [momentum.event, (due, move)]
 
 
 # Dynamic sparse reparameterization
@@ -183,7 +183,7 @@ def dsr(*, every, end_step, target, key, threshold=None):
   threshold = threshold or Threshold()
   grow = growth.at_random(key)
 
-  def moves_at(t):
+  def due(t):
     return t % every == 0 and 0 < t <= end_step
 
   def move(leaves, gradients, t):
@@ -199,10 +199,10 @@ def dsr(*, every, end_step, target, key, threshold=None):
     for leaf, stays, count in zip(layers, kept, counts, strict=True):
       leaf.mask = stays | grow(leaf, count, ~leaf.mask, t)
 
-  return [(moves_at, move)]
+  return [(due, move)]
 
 
 def _survivors(leaf, threshold):
   below = leaf.mask & (np.abs(leaf.weights) < threshold)
   lost = min(int(below.sum()), max(leaf.active - 1, 0))
-  return swaps.drop_smallest(leaf, lost, leaf.mask)
+  return prune_and_regrow.prune_smallest(leaf, lost, leaf.mask)

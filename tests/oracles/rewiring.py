@@ -59,7 +59,7 @@ class NoisyStepThenRewire(training.StepThenUpdate):
     for leaf in sparse_leaves(leaves):
       left = leaf.mask & (leaf.weights * self.signs[leaf.index] < 0)
       kept = leaf.mask & ~left
-      leaf.restart(~kept)
+      leaf.reset(~kept)
       leaf.mask = kept | grow(leaf, int(left.sum()), ~kept, t)
 
 

@@ -58,14 +58,14 @@ class SoftThreshold:
       given = leaf.weights
       leaf.weights = np.sign(given) * (np.abs(given) + margin)
       leaf.weights = np.where(given == 0, np.float32(0), leaf.weights)
-    self.draw_masks()
+    self.update_masks()
 
-  def draw_masks(self):
+  def update_masks(self):
     for leaf in network.sparse_leaves(self.leaves):
       margin = np.float32(sigmoid(self.thresholds[leaf.name].weights))
       leaf.mask = np.abs(leaf.weights) > margin
 
-  def held(self, leaf):
+  def sparse_weights(self, leaf):
     if leaf.mask is None:
       return leaf.weights
     return softened(leaf.weights, self.thresholds[leaf.name].weights)
@@ -78,4 +78,4 @@ class SoftThreshold:
         self.threshold_sgd.move(threshold, slope)
       self.sgd.move(leaf, gradient)
     self.t += 1
-    self.draw_masks()
+    self.update_masks()

@@ -3,9 +3,9 @@
 from oracles import network
 
 
-def zero_where_off(leaves):
+def zero_inactive(leaves):
   for leaf in network.sparse_leaves(leaves):
-    leaf.restart(~leaf.mask)
+    leaf.reset(~leaf.mask)
 
 
 class StepThenUpdate:
@@ -26,18 +26,18 @@ class StepThenUpdate:
     self.leaves, self.sgd, self.events = leaves, sgd, events
     self.pending = [False] * len(events)
     self.t = 0
-    zero_where_off(leaves)
+    zero_inactive(leaves)
 
   def step(self, gradients):
     for leaf, gradient in zip(self.leaves, gradients, strict=True):
       self.sgd.step(leaf, gradient)
-    zero_where_off(self.leaves)
+    zero_inactive(self.leaves)
     self.t += 1
     for number, (due, update) in enumerate(self.events):
       self.pending[number] |= due(self.t)
       if self.pending[number] and network.all_finite(gradients):
         update(self.leaves, gradients, self.t)
-        zero_where_off(self.leaves)
+        zero_inactive(self.leaves)
         self.pending[number] = False
 
 
@@ -52,20 +52,20 @@ class UpdateSpendsStep:
     self.leaves, self.sgd = leaves, sgd
     self.events = events
     self.t, self.last_update = 0, None
-    zero_where_off(leaves)
+    zero_inactive(leaves)
 
   def step(self, gradients):
     due = [update for due, update in self.events if due(self.t)]
     if due and self.last_update != self.t:
       for update in due:
         update(self.leaves, gradients, self.t)
-        zero_where_off(self.leaves)
+        zero_inactive(self.leaves)
       self.last_update = self.t
     else:
       for leaf, gradient in zip(self.leaves, gradients, strict=True):
         self.sgd.step(leaf, gradient)
       self.t += 1
-    zero_where_off(self.leaves)
+    zero_inactive(self.leaves)
 
 
 class StepThenUpdateKept:

@@ -19,7 +19,7 @@ def test_what_is_packed_comes_back(shape):
   np.testing.assert_array_equal(bitmasks.unpack(packed, shape), mask)
 
 
-def test_neighbours_share_a_byte_least_bit_first():
+def test_neighbors_share_a_byte_least_bit_first():
   mask = jnp.array([[1, 0], [0, 0], [1, 1]], bool)
   assert bitmasks.pack(mask).tolist() == [[5, 4]]
 

@@ -10,7 +10,7 @@ from oracles import pruning, ranking, schedules
 from oracles.network import sparse_leaves
 
 
-def drop_smallest(leaf, count, valid):
+def prune_smallest(leaf, count, valid):
   """Positions of `valid` that stay after `count` of them are dropped."""
   return ranking.keep_top_in(
     ranking.magnitude(leaf.weights), int(valid.sum()) - count, valid
@@ -23,13 +23,13 @@ def regrow_bits(leaf, key, t):
   )
 
 
-def swap_by_gradient(leaf, gradient, count, key, t):
+def prune_and_regrow_by_gradient(leaf, gradient, count, key, t):
   """Drops the smallest weights, grows the largest gradients, in one layer.
 
   What was just dropped may grow again, and then keeps value and momentum.
   Whatever else grows starts at zero, since all that is off is zero.
   """
-  kept = drop_smallest(leaf, count, leaf.mask)
+  kept = prune_smallest(leaf, count, leaf.mask)
   bits = regrow_bits(leaf, key, t)
   leaf.mask = kept | ranking.grow_by_gradient(gradient, count, ~kept, bits)
 
@@ -49,35 +49,35 @@ def granet(
   on to the end of training; only pruning stops at the end of its schedule.
   """
 
-  def swaps_at(t):
+  def due(t):
     return t % gradual.every == 0 and gradual.begin_step < t <= total_steps
 
-  swap = itop_swap(total_steps, first_fraction, last_fraction, key)
-  return [*pruning.gmp(gradual, prune=prune), (swaps_at, swap)]
+  update = itop_update(total_steps, first_fraction, last_fraction, key)
+  return [*pruning.gmp(gradual, prune=prune), (due, update)]
 
 
 def rigl_itop(*, every, total_steps, first_fraction, last_fraction, key):
   """RigL at a large interval that goes on to the end of training."""
 
-  def swaps_at(t):
+  def due(t):
     return t % every == 0 and 0 < t <= total_steps
 
-  swap = itop_swap(total_steps, first_fraction, last_fraction, key)
-  return [(swaps_at, swap)]
+  update = itop_update(total_steps, first_fraction, last_fraction, key)
+  return [(due, update)]
 
 
-def itop_swap(total_steps, first_fraction, last_fraction, key):
+def itop_update(total_steps, first_fraction, last_fraction, key):
   """The swap that GraNet and ITOP share: cosine with a floor, rounded up."""
 
-  def swap(leaves, gradients, t):
+  def update(leaves, gradients, t):
     fraction = schedules.cosine_with_floor(
       first_fraction, last_fraction, t, total_steps
     )
     for leaf in sparse_leaves(leaves):
       count = ranking.ceil_tol(fraction * leaf.active)
-      swap_by_gradient(leaf, gradients[leaf.index], count, key, t)
+      prune_and_regrow_by_gradient(leaf, gradients[leaf.index], count, key, t)
 
-  return swap
+  return update
 
 
 def rigl(*, every, end_step, fraction, key, at_step_zero, prune=()):
@@ -86,16 +86,16 @@ def rigl(*, every, end_step, fraction, key, at_step_zero, prune=()):
   A sparsity that rises prunes before the swap, by the events in `prune`.
   """
 
-  def swaps_at(t):
+  def due(t):
     return t % every == 0 and t < end_step and (t > 0 or at_step_zero)
 
-  def swap(leaves, gradients, t):
+  def update(leaves, gradients, t):
     share = schedules.cosine_to_zero(fraction, t, end_step)
     for leaf in sparse_leaves(leaves):
       count = ranking.floor_tol(share * leaf.active)
-      swap_by_gradient(leaf, gradients[leaf.index], count, key, t)
+      prune_and_regrow_by_gradient(leaf, gradients[leaf.index], count, key, t)
 
-  return [*prune, (swaps_at, swap)]
+  return [*prune, (due, update)]
 
 
 def sparse_evolution(*, every, total_steps, fraction, by_sign, key, prune=()):
@@ -106,7 +106,7 @@ def sparse_evolution(*, every, total_steps, fraction, by_sign, key, prune=()):
   follows the last step. A sparsity that rises prunes first, by `prune`.
   """
 
-  def evolves_at(t):
+  def due(t):
     return t % every == 0 and 0 < t < total_steps
 
   def evolve(leaves, gradients, t):
@@ -116,10 +116,10 @@ def sparse_evolution(*, every, total_steps, fraction, by_sign, key, prune=()):
       kept = np.zeros_like(leaf.mask)
       for part in [leaf.mask & positive, leaf.mask & ~positive]:
         count = ranking.ceil_tol(fraction * int(part.sum()))
-        kept |= drop_smallest(leaf, count, part)
+        kept |= prune_smallest(leaf, count, part)
       removed = leaf.active - int(kept.sum())
-      leaf.restart(~kept)
+      leaf.reset(~kept)
       bits = regrow_bits(leaf, key, t)
       leaf.mask = kept | ranking.grow_at_random(removed, ~kept, bits)
 
-  return [*prune, (evolves_at, evolve)]
+  return [*prune, (due, evolve)]
