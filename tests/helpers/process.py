@@ -35,14 +35,14 @@ def main(index, count, port, workdir):
   assert train.main(argv) == 0
   assert jax.process_count() == int(count)
   chosen = build.build(command.parse(argv).config)
-  devices = sharding.data_mesh()
-  setup = chosen.setup._replace(shard=sharding.batch_sharder(devices))
-  state = initial_state.create(chosen, devices)
-  split = sharding.replicate(chosen.dataset.train, devices)
+  mesh = sharding.data_mesh()
+  setup = chosen.setup._replace(shard=sharding.batch_sharder(mesh))
+  state = initial_state.create(chosen, mesh)
+  split = sharding.replicate(chosen.dataset.train, mesh)
   steps = jax.jit(
     functools.partial(train_step.run_dispatch, setup),
     donate_argnums=0,
-    out_shardings=sharding.replicated(devices),
+    out_shardings=sharding.replicated(mesh),
   )
   for _ in range(chosen.steps.total):
     state, _ = jax.block_until_ready(steps(state, split))

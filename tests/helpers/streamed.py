@@ -42,19 +42,19 @@ def experiment(*changes, model=SMALL_MLP):
   return build.build(command.parse(argv).config)
 
 
-def compiled(chosen, state, devices):
-  setup = chosen.setup._replace(shard=sharding.batch_sharder(devices))
-  return programs.compile(setup, chosen.dataset, state, devices, trains=True)
+def compile_programs(chosen, state, mesh):
+  setup = chosen.setup._replace(shard=sharding.batch_sharder(mesh))
+  return programs.compile(setup, chosen.dataset, state, mesh, trains=True)
 
 
 def results():
   """Trains to the end; returns sums over the test split and parameters."""
-  chosen, devices = experiment(), sharding.data_mesh()
-  state = initial_state.create(chosen, devices)
-  compiled_ = compiled(chosen, state, devices)
+  chosen, mesh = experiment(), sharding.data_mesh()
+  state = initial_state.create(chosen, mesh)
+  compiled = compile_programs(chosen, state, mesh)
   while int(sharding.fetch(state.step)) < chosen.steps.total:
-    state, _ = jax.block_until_ready(compiled_.train(state))
-  totals = sharding.fetch(compiled_.evaluate["test"](state))
+    state, _ = jax.block_until_ready(compiled.train(state))
+  totals = sharding.fetch(compiled.evaluate["test"](state))
   weights = jax.tree.leaves(sharding.fetch(state.params))
   return {
     "correct": int(totals.correct),

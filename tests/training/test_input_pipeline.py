@@ -67,9 +67,9 @@ def test_run_resumed_within_an_epoch_equals_an_uninterrupted_one(tmp_path):
 
 def test_each_step_trains_on_its_batch_of_the_stream():
   """Dispatches equal `step_on_batch` on the batches of the stream."""
-  chosen, devices = streamed.experiment(), sharding.data_mesh()
-  state = initial_state.create(chosen, devices)
-  wanted = initial_state.create(chosen, devices)
+  chosen, mesh = streamed.experiment(), sharding.data_mesh()
+  state = initial_state.create(chosen, mesh)
+  wanted = initial_state.create(chosen, mesh)
   seen = []
   stream = chosen.dataset.train
   read = stream.read
@@ -82,7 +82,7 @@ def test_each_step_trains_on_its_batch_of_the_stream():
   chosen = chosen._replace(
     dataset=chosen.dataset._replace(train=stream._replace(read=recording_read))
   )
-  compiled = streamed.compiled(chosen, state, devices)
+  compiled = streamed.compile_programs(chosen, state, mesh)
   losses = []
   while int(state.step) < streamed.STEPS:
     first = int(state.step)
@@ -117,11 +117,11 @@ def test_single_steps_equal_a_dispatch():
   chosen = streamed.experiment(
     "--config.data.streamed=False", model=streamed.SMALL_CNN
   )
-  devices = sharding.data_mesh()
-  state, wanted = (initial_state.create(chosen, devices) for _ in range(2))
-  compiled = streamed.compiled(chosen, state, devices)
+  mesh = sharding.data_mesh()
+  state, wanted = (initial_state.create(chosen, mesh) for _ in range(2))
+  compiled = streamed.compile_programs(chosen, state, mesh)
   whole = jax.jit(functools.partial(train_step.run_dispatch, chosen.setup))
-  train = sharding.replicate(chosen.dataset.train, devices)
+  train = sharding.replicate(chosen.dataset.train, mesh)
   at = [0]
   while int(state.step) < streamed.STEPS:
     state, found = compiled.train(state)
@@ -135,8 +135,8 @@ def test_single_steps_equal_a_dispatch():
 
 
 def test_streamed_split_is_evaluated_like_a_resident_one():
-  chosen, devices = streamed.experiment(), sharding.data_mesh()
-  state = initial_state.create(chosen, devices)
+  chosen, mesh = streamed.experiment(), sharding.data_mesh()
+  state = initial_state.create(chosen, mesh)
   stream = chosen.dataset.test
   random = np.random.default_rng(0)  # Not used.
   examples = [stream.read(record, random) for record in stream.records]
@@ -144,7 +144,7 @@ def test_streamed_split_is_evaluated_like_a_resident_one():
   part = Split(np.stack(images), np.array(labels, np.int32))
   assert part.examples == streamed.TEST
   wanted = evaluation.evaluate(chosen.setup, state, part)
-  found = streamed.compiled(chosen, state, devices).evaluate["test"](state)
+  found = streamed.compile_programs(chosen, state, mesh).evaluate["test"](state)
   assert int(found.correct) == int(wanted.correct)
   np.testing.assert_allclose(found.loss, wanted.loss, rtol=1e-6)
 

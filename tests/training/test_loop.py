@@ -186,9 +186,9 @@ def test_training_does_not_depend_on_dispatch_steps(model):
     chosen = experiment(
       f"dense,model={model}", f"--config.dispatch_steps={dispatch_steps}"
     )
-    devices = sharding.data_mesh()
-    state = initial_state.create(chosen, devices)
-    train = sharding.replicate(chosen.dataset.train, devices)
+    mesh = sharding.data_mesh()
+    state = initial_state.create(chosen, mesh)
+    train = sharding.replicate(chosen.dataset.train, mesh)
     steps = jax.jit(functools.partial(train_step.run_dispatch, chosen.setup))
     while int(state.step) < 15:
       state, _ = steps(state, train)
