@@ -80,7 +80,7 @@ def gmp_case(
   prune = pruning.prune_uniform if uniform else pruning.prune_global
   library_curve, oracle_curve = curve or (
     sparsejax.cubic_curve,
-    schedules.ramp,
+    schedules.cubic,
   )
   return make_case(
     name,
