@@ -49,26 +49,7 @@ _STEPPED = {
 
 def get_config(arg: str | None = None) -> ConfigDict:
   """Returns the config of an option string."""
-  chosen = options.parse(
-    arg,
-    words=("runlocal",),
-    groups={
-      "model": _MODELS,
-      "data": tuple(_CLASSES),
-      "method": sections.names("method"),
-      "recipe": tuple(_recipes()),
-    },
-    defaults={
-      "model": "resnet20",
-      "data": "cifar10",
-      "method": "granet",
-      "recipe": str,
-      "seed": 0,
-      "epochs": float,
-      "batch_size": int,
-      **options.METHOD_OPTIONS,
-    },
-  )
+  chosen = _parse(arg)
   runlocal = chosen["runlocal"]
   usual_recipe = "optg" if chosen["method"] == "optg" else "granet"
   recipe = _recipes()[chosen["recipe"] or usual_recipe]
@@ -105,6 +86,29 @@ def get_config(arg: str | None = None) -> ConfigDict:
       "select": (),
       "dense": recipe.get("dense", ()),
     }
+  )
+
+
+def _parse(arg: str | None) -> dict[str, Any]:
+  return options.parse(
+    arg,
+    words=("runlocal",),
+    groups={
+      "model": _MODELS,
+      "data": tuple(_CLASSES),
+      "method": sections.names("method"),
+      "recipe": tuple(_recipes()),
+    },
+    defaults={
+      "model": "resnet20",
+      "data": "cifar10",
+      "method": "granet",
+      "recipe": str,
+      "seed": 0,
+      "epochs": float,
+      "batch_size": int,
+      **options.METHOD_OPTIONS,
+    },
   )
 
 

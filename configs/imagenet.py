@@ -32,33 +32,95 @@ _MODELS = ("resnet50", "mobilenet_v1")
 _RECIPE_OF = {"optg": "optg", "str": "str", "dnw": "dnw"}
 _HIGHER = {"learning_rate": 0.256, "momentum": 0.875}
 _RUNLOCAL_SIZE = 32
+# How the papers train ResNet-50. `interval` is that of mask updates, `end` the
+# fraction of the run at which pruning ends, `begin` that at which it begins, if
+# not at step 0.
+_RECIPES: dict[str, dict[str, Any]] = {
+  # Liu et al. (2021), Table 7 and code: no decay on what it calls `bn*`, which
+  # does not include the norms of the shortcuts.
+  "granet": {
+    "epochs": 100.0,
+    "batch_size": 128,
+    "optimizer": {
+      "learning_rate": 0.1,
+      "weight_decay": 1e-4,
+      "undecayed": ("stem_norm/*", "*/norm[0-9]/*"),
+      "schedule": "drops",
+      "drop_at": (0.3, 0.6, 0.9),
+    },
+    "interval": {"every_steps": 4000},
+    "end": 0.3,
+  },
+  # Evci et al. (2020): a rate of 0.1 per 256 examples; mask updates end at step
+  # 25,000, gradual pruning begins at step 10,000.
+  "rigl": {
+    "epochs": 32_000 / (1_281_167 // 4096),
+    "batch_size": 4096,
+    "optimizer": {
+      "learning_rate": 1.6,
+      "weight_decay": 1e-4,
+      "schedule": "drops",
+      "drop_at": tuple(
+        epoch * (1_281_167 // 4096) / 32_000 for epoch in (30, 70, 90)
+      ),
+    },
+    "interval": {"every_steps": 100},
+    "end": 25_000 / 32_000,
+    "begin": 10_000 / 32_000,
+    "gradual": {"every_steps": 1000},
+  },
+  # Zhang et al. (2022): rate and decay as in the paper, the rest as in the
+  # code.
+  "optg": {
+    "epochs": 100.0,
+    "batch_size": 256,
+    "optimizer": {
+      "learning_rate": 0.1,
+      "weight_decay": 5e-4,
+      "schedule": "epoch_cosine",
+    },
+    "interval": {"every_steps": 4000},
+    "end": 0.3,
+  },
+  # Kusupati et al. (2020) and code: the decay also moves the thresholds, and so
+  # sets the sparsity: 90.23 % of ResNet-50, 89.01 % of MobileNet. The paper's
+  # appendix has the decay for others.
+  "str": {
+    "epochs": 100.0,
+    "batch_size": 256,
+    "optimizer": {**_HIGHER, "weight_decay": 2.251757813e-5},
+    "interval": {"every_steps": 4000},
+    "end": 0.3,
+    "threshold": -3200.0,
+  },
+  # STR's code for DNW, GMP and the dense network.
+  "dnw": {
+    "epochs": 100.0,
+    "batch_size": 256,
+    "optimizer": {**_HIGHER, "weight_decay": 2**-15},
+    "interval": {"every_steps": 4000},
+    "end": 0.79,
+  },
+}
+# What differs for MobileNet, which has no shortcuts.
+_MOBILENET: dict[str, dict[str, Any]] = {
+  "granet": {"optimizer": {"undecayed": ("*_norm/*",)}},
+  "rigl": {},
+  "optg": {"epochs": 180.0},
+  "str": {"threshold": -12800.0, "optimizer": {"weight_decay": 3.751757813e-5}},
+  "dnw": {},
+}
 # Less work before the first step, for `runlocal`.
 _FEWER = {"synflow": {"rounds": 3}, "grasp": {"samples_per_class": 2}}
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
   """Returns the config of an option string."""
-  chosen = options.parse(
-    arg,
-    words=("runlocal",),
-    groups={
-      "model": _MODELS,
-      "method": sections.names("method"),
-      "recipe": ("granet", "rigl", "optg", "str", "dnw"),
-    },
-    defaults={
-      "model": "resnet50",
-      "method": "granet",
-      "recipe": str,
-      "seed": 0,
-      "epochs": float,
-      "batch_size": int,
-      **options.METHOD_OPTIONS,
-    },
-  )
-  recipes = _recipes(chosen["model"])
-  usual = _RECIPE_OF.get(chosen["method"], "granet")
-  recipe = recipes[chosen["recipe"] or usual]
+  chosen = _parse(arg)
+  name = chosen["recipe"] or _RECIPE_OF.get(chosen["method"], "granet")
+  recipe = _RECIPES[name]
+  if chosen["model"] == "mobilenet_v1":
+    recipe = _for_mobilenet(recipe, _MOBILENET[name])
   runlocal = chosen["runlocal"]
   epochs = FieldReference(
     chosen["epochs"] or (2.0 if runlocal else recipe["epochs"])
@@ -93,87 +155,32 @@ def get_config(arg: str | None = None) -> ConfigDict:
   )
 
 
-def _recipes(model: str) -> dict[str, dict[str, Any]]:
-  """Returns how the papers train.
+def _parse(arg: str | None) -> dict[str, Any]:
+  return options.parse(
+    arg,
+    words=("runlocal",),
+    groups={
+      "model": _MODELS,
+      "method": sections.names("method"),
+      "recipe": tuple(_RECIPES),
+    },
+    defaults={
+      "model": "resnet50",
+      "method": "granet",
+      "recipe": str,
+      "seed": 0,
+      "epochs": float,
+      "batch_size": int,
+      **options.METHOD_OPTIONS,
+    },
+  )
 
-  `interval` is that of mask updates, `end` the fraction of the run at which
-  pruning ends, `begin` that at which it begins, if not at step 0.
-  """
-  return {
-    # Liu et al. (2021), Table 7 and code: no decay on what it calls `bn*`,
-    # which leaves the norms of the shortcuts in; MobileNet has none.
-    "granet": {
-      "epochs": 100.0,
-      "batch_size": 128,
-      "optimizer": {
-        "learning_rate": 0.1,
-        "weight_decay": 1e-4,
-        "undecayed": ("*_norm/*",)
-        if model == "mobilenet_v1"
-        else ("stem_norm/*", "*/norm[0-9]/*"),
-        "schedule": "drops",
-        "drop_at": (0.3, 0.6, 0.9),
-      },
-      "interval": {"every_steps": 4000},
-      "end": 0.3,
-    },
-    # Evci et al. (2020): a rate of 0.1 for 256 examples; prune-and-regrow ends
-    # at step 25,000.
-    "rigl": {
-      "epochs": 32_000 / (1_281_167 // 4096),
-      "batch_size": 4096,
-      "optimizer": {
-        "learning_rate": 1.6,
-        "weight_decay": 1e-4,
-        "schedule": "drops",
-        "drop_at": tuple(
-          epoch * (1_281_167 // 4096) / 32_000 for epoch in (30, 70, 90)
-        ),
-      },
-      "interval": {"every_steps": 100},
-      "end": 25_000 / 32_000,
-      # Its gradual pruning begins at step 10,000.
-      "begin": 10_000 / 32_000,
-      "gradual": {"every_steps": 1000},
-    },
-    # Zhang et al. (2022): rate and decay as in the paper, the rest as in the
-    # code.
-    "optg": {
-      "epochs": 180.0 if model == "mobilenet_v1" else 100.0,
-      "batch_size": 256,
-      "optimizer": {
-        "learning_rate": 0.1,
-        "weight_decay": 5e-4,
-        "schedule": "epoch_cosine",
-      },
-      "interval": {"every_steps": 4000},
-      "end": 0.3,
-    },
-    # Kusupati et al. (2020) and code: the decay moves the thresholds as well,
-    # and sets the sparsity. With these it is 90.23 % of ResNet-50 and 89.01 %
-    # of MobileNet; the appendix has those of others.
-    "str": {
-      "epochs": 100.0,
-      "batch_size": 256,
-      "optimizer": {
-        **_HIGHER,
-        "weight_decay": 3.751757813e-5
-        if model == "mobilenet_v1"
-        else 2.251757813e-5,
-      },
-      "interval": {"every_steps": 4000},
-      "end": 0.3,
-      "threshold": -12800.0 if model == "mobilenet_v1" else -3200.0,
-    },
-    # What STR's code has for DNW, GMP and the dense network.
-    "dnw": {
-      "epochs": 100.0,
-      "batch_size": 256,
-      "optimizer": {**_HIGHER, "weight_decay": 2**-15},
-      "interval": {"every_steps": 4000},
-      "end": 0.79,
-    },
-  }
+
+def _for_mobilenet(
+  recipe: dict[str, Any], changes: dict[str, Any]
+) -> dict[str, Any]:
+  optimizer = recipe["optimizer"] | changes.get("optimizer", {})
+  return {**recipe, **changes, "optimizer": optimizer}
 
 
 def _data(runlocal: bool, examples: int) -> dict[str, Any]:

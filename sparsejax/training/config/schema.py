@@ -16,12 +16,13 @@ How a config writes a parameter follows from its name:
 import inspect
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ml_collections import config_dict
 
 from sparsejax import command_line
+from sparsejax.training.config import durations
 
 _SCALARS = (bool, int, float, str, tuple)
 
@@ -84,13 +85,14 @@ def section(
   _refuse_unknown(f"{kind.title} {name!r}", given, _keys(parameters))
   found: dict[str, Any] = {"name": name}
   for key, parameter in parameters.items():
-    if _is_duration(key):
-      found[_in_epochs(key)] = config_dict.placeholder(float)
+    if durations.is_duration(key):
+      found[durations.in_epochs(key)] = config_dict.placeholder(float)
       found[key] = config_dict.placeholder(int)
     else:
       found[key] = _default(kind, name, parameter)
   for key, value in (fill or {}).items():
-    if _is_open(parameters, key) and not {key, *_aliases(key)} & set(given):
+    keys = durations.spellings(key)
+    if _is_open(parameters, keys) and not set(keys) & set(given):
       found[key] = value
   return found | {k: value for k, value in given.items() if value is not None}
 
@@ -163,27 +165,6 @@ def call(
     raise command_line.InputError(f"`{where}` of {name!r}: {error}") from error
 
 
-def to_steps(where: str, epochs: float, steps_per_epoch: int) -> int:
-  """Convert a duration in epochs to steps, at least one unless it is 0.
-
-  Args:
-    where: the duration's path in the config, for messages.
-    epochs: the duration, at least 0; may be a fraction.
-    steps_per_epoch: steps in one epoch.
-
-  Returns:
-    The nearest number of steps.
-
-  Raises:
-    InputError: if the duration is negative.
-  """
-  if not epochs >= 0:
-    raise command_line.InputError(
-      f"`{where}` must not be negative, got {epochs}."
-    )
-  return max(round(epochs * steps_per_epoch), int(epochs > 0))
-
-
 def _parameters(kind: Kind, name: str) -> dict[str, inspect.Parameter]:
   """Returns the parameters of a factory that a config may set."""
   if name not in kind.factories:
@@ -224,37 +205,21 @@ def _default(kind: Kind, name: str, parameter: inspect.Parameter) -> Any:
   return config_dict.placeholder(scalar) if unset else scalar(parameter.default)
 
 
-def _is_open(parameters: Mapping[str, inspect.Parameter], key: str) -> bool:
-  """Says whether a key belongs to a parameter without a default."""
-  found = [parameters[k] for k in (key, *_aliases(key)) if k in parameters]
-  return bool(found) and _is_unset(found[0])
+def _is_open(
+  parameters: Mapping[str, inspect.Parameter], keys: Sequence[str]
+) -> bool:
+  """Says whether one of the keys is a parameter without a default."""
+  return any(key in parameters and _is_unset(parameters[key]) for key in keys)
 
 
 def _is_unset(parameter: inspect.Parameter) -> bool:
   return parameter.default is None or parameter.default is parameter.empty
 
 
-def _is_duration(key: str) -> bool:
-  return key.endswith(("_step", "_steps"))
-
-
-def _in_epochs(key: str) -> str:
-  return key.rpartition("_")[0] + "_epochs"
-
-
-def _aliases(key: str) -> tuple[str, ...]:
-  """Returns the other keys that a duration may have."""
-  event, _, unit = key.rpartition("_")
-  units = ("step", "steps", "epochs")
-  return tuple(f"{event}_{u}" for u in units if u != unit and unit in units)
-
-
 def _keys(parameters: Mapping[str, inspect.Parameter]) -> list[str]:
   """Returns the keys of a section with these parameters."""
-  return [
-    *parameters,
-    *(_in_epochs(key) for key in parameters if _is_duration(key)),
-  ]
+  steps = filter(durations.is_duration, parameters)
+  return [*parameters, *map(durations.in_epochs, steps)]
 
 
 def _value(
@@ -271,11 +236,11 @@ def _value(
     if value not in known:
       raise command_line.unknown(f"`{where}.{key}`", str(value), known)
     return known[value]
-  if _is_duration(key) and value is None:
-    epochs = values.get(_in_epochs(key))
+  if durations.is_duration(key) and value is None:
+    epochs = values.get(durations.in_epochs(key))
     if epochs is not None:
-      path = f"{where}.{_in_epochs(key)}"
-      return to_steps(path, epochs, provided["steps_per_epoch"])
+      path = f"{where}.{durations.in_epochs(key)}"
+      return durations.to_steps(path, epochs, provided["steps_per_epoch"])
   # JSON has lists only; signatures have tuples.
   return tuple(value) if isinstance(value, list) else value
 
@@ -297,6 +262,6 @@ def _refuse_missing(
   for key, parameter in parameters.items():
     if parameter.default is parameter.empty and key not in found:
       wanted = f"`{where}.{key}`"
-      if _is_duration(key):
-        wanted += f" or `{where}.{_in_epochs(key)}`"
+      if durations.is_duration(key):
+        wanted += f" or `{where}.{durations.in_epochs(key)}`"
       raise command_line.InputError(f"{wanted} is missing: {name!r} needs it.")

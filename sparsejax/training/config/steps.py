@@ -7,7 +7,7 @@ import jax
 
 from sparsejax import command_line
 from sparsejax.training import metric
-from sparsejax.training.config import schema
+from sparsejax.training.config import durations
 
 
 class Steps(NamedTuple):
@@ -49,7 +49,7 @@ def steps(config: Mapping[str, Any], examples: int) -> Steps:
   per_epoch = examples // config["batch_size"]
 
   def in_steps(key: str) -> int:
-    return schema.to_steps(f"config.{key}", config[key], per_epoch)
+    return durations.to_steps(f"config.{key}", config[key], per_epoch)
 
   total = in_steps("epochs")
   return Steps(
