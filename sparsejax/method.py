@@ -1,4 +1,4 @@
-"""What a sparse-training method is: a record of parts, each checkable at a glance.
+"""What a sparse-training method is: a record of parts.
 
 A method is data. `Method` holds a few frozen records and pure functions; no
 other module knows a method by its name. Each part declares what it reads, and
@@ -12,7 +12,7 @@ import enum
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -167,7 +167,7 @@ class Leaf(NamedTuple):
     accumulators: by name, what accumulators hold for the leaf; read it with
       `Accumulator.of`.
     key: random key of the leaf, step and purpose; None without a key.
-    sparse: name, shape and layer axis of the leaf; None where arrays are packed.
+    sparse: name, shape and layer axis of the leaf; None for packed arrays.
   """
 
   weights: Shaped[Array, "*dims"]
@@ -283,18 +283,12 @@ class Pattern:
   sets_counts: bool = False
 
 
-@runtime_checkable
-class Distribution(Protocol):
-  """Network sparsity -> one sparsity per layer, on the host in float64."""
+Distribution = Callable[[Mapping[str, tuple[int, ...]], Any], dict[str, float]]
+"""(layer name -> shape, network sparsity) -> layer name -> sparsity in [0, 1].
 
-  def __call__(
-    self, shapes: Mapping[str, tuple[int, ...]], sparsity: float | None, /
-  ) -> dict[str, float]:
-    """Maps layer names and shapes to sparsities in [0, 1].
-
-    `sparsity` is None where the distribution sets its own target.
-    """
-    ...
+On the host in float64. The network sparsity is None where the distribution sets
+its own target.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -319,53 +313,29 @@ class Scope:
   min_active_per_layer: int = 0
 
 
-@runtime_checkable
-class When(Protocol):
-  """The steps at which something is due."""
+When = Callable[[Int[Array, ""]], Int[Array, ""]]
+"""(step) -> the latest step up to it that was due, -1 where there was none."""
 
-  def __call__(self, step: Int[Array, ""], /) -> Int[Array, ""]:
-    """Returns the latest due step up to `step`, -1 where there was none."""
-    ...
+Curve = Callable[[int, int], float]
+"""(i, n) -> the fraction of the way at update i of n, in [0, 1]."""
 
-
-@runtime_checkable
-class Curve(Protocol):
-  """How a sparsity rises from its first value to its last."""
-
-  def __call__(self, i: int, n: int, /) -> float:
-    """Returns the fraction of the way at update i of n, in [0, 1]."""
-    ...
+Fraction = Callable[[Float[Array, ""]], Float[Array, ""]]
+"""(step) -> a fraction in [0, 1]; float64 scalars, the step may be traced."""
 
 
-@runtime_checkable
-class Fraction(Protocol):
-  """A fraction in [0, 1] as a function of the step, computed in float64."""
+class SparsitySchedule(NamedTuple):
+  """The requested sparsity as a function of the update index.
 
-  def __call__(self, step: Float[Array, ""], /) -> Float[Array, ""]:
-    """Returns the fraction at `step`, a float64 scalar that may be traced."""
-    ...
+  Attributes:
+    sparsities: before the first update and after each one, in [0, 1); None
+      where a distribution or a pattern sets it.
+    index: (step) -> int32[], the update index in force.
+    when: the steps at which the weights compete again.
+  """
 
-
-@runtime_checkable
-class SparsitySchedule(Protocol):
-  """The requested sparsity as a function of the update index."""
-
-  @property
-  def sparsities(self) -> tuple[float | None, ...]:
-    """Sparsity before the first update and after each one, in [0, 1).
-
-    None where a distribution or a pattern sets it.
-    """
-    ...
-
-  def index(self, step: Int[Array, ""], /) -> Int[Array, ""]:
-    """Returns the update index in force at `step`."""
-    ...
-
-  @property
-  def when(self) -> When:
-    """The steps at which the weights compete again."""
-    ...
+  sparsities: tuple[float | None, ...]
+  index: Callable[[Int[Array, ""]], Int[Array, ""]]
+  when: When
 
 
 @dataclasses.dataclass(frozen=True)
@@ -567,7 +537,7 @@ class Method:
 
   @property
   def initial_sparsity(self) -> float | None:
-    """Fraction of zeros at step 0; None where the scope or a pattern sets it."""
+    """Fraction of zeros at step 0; None where scope or pattern sets it."""
     if self.prune is not None:
       return self.prune.schedule.sparsities[0]
     return self.initial.sparsity

@@ -1,4 +1,4 @@
-"""The state of `sparsify`: masks, counts and accumulators, and access to them."""
+"""The state of `sparsify`, and access to its masks."""
 
 from typing import NamedTuple
 

@@ -14,9 +14,7 @@ from sparsejax.method import Accumulator, Criterion, Input, Leaf, Scores
 Plane = Literal["out", "hw", "flat"]
 
 _ROUNDS = 8  # of growth next to active weights
-_LEVEL_BITS = (
-  4  # of a rank, for the distance or the count; random bits the rest
-)
+_LEVEL_BITS = 4  # of a rank, for distance or count; the rest is random
 
 
 magnitude = Criterion(

@@ -15,7 +15,7 @@ from jax import lax
 from jaxtyping import Array, Int
 
 from sparsejax.components import arguments
-from sparsejax.method import Curve, Fraction
+from sparsejax.method import Curve, Fraction, SparsitySchedule
 
 FOREVER = 2**31 - 1
 """A step that no run reaches."""
@@ -45,93 +45,6 @@ class Every:
     return jnp.where(latest >= first, latest, -1)
 
 
-@dataclasses.dataclass(frozen=True)
-class Ramp:
-  """A sparsity that rises at the updates of an interval.
-
-  The update index is `t // every - begin // every`, and n the last one within
-  `end_step`; where no multiple of the interval lies in between, there is one
-  update at `end_step`.
-
-  Attributes:
-    curve: (i, n) -> fraction of the way from `initial` to `final`, in [0, 1].
-    initial: sparsity before the first update.
-    final: where the curve leads.
-    begin_step: no update at or before it.
-    end_step: the sparsity does not change after it.
-    every_steps: the interval.
-    until: the last step at which the weights compete again.
-    reach_target: whether the sparsity is `final` from update n on, exactly.
-  """
-
-  curve: Curve
-  initial: float
-  final: float
-  begin_step: int
-  end_step: int
-  every_steps: int
-  until: int
-  reach_target: bool
-
-  @property
-  def last_index(self) -> int:
-    """The last index of the interval's grid, 0 where there is no grid point."""
-    first = self.begin_step // self.every_steps
-    return self.end_step // self.every_steps - first
-
-  @property
-  def sparsities(self) -> tuple[float, ...]:
-    """Sparsity before the first update and after each one."""
-    return self._sparsities
-
-  @functools.cached_property
-  def _sparsities(self) -> tuple[float, ...]:
-    n = max(1, self.last_index)
-    between = (self._at(i, n) for i in range(1, n))
-    last = self.final if self.reach_target else self._at(n, n)
-    return (self.initial, *between, last)
-
-  def _at(self, i: int, n: int) -> float:
-    return self.initial + (self.final - self.initial) * self.curve(i, n)
-
-  def index(self, step: Int[Array, ""]) -> Int[Array, ""]:
-    """Returns the update index in force at `step`."""
-    if self.last_index < 1:
-      return (step >= self.end_step).astype(jnp.int32)
-    first = self.begin_step // self.every_steps
-    index = _intervals(step, self.every_steps) - first
-    return jnp.clip(index, 0, self.last_index)
-
-  @property
-  def when(self) -> Every:
-    """The steps at which the weights compete again."""
-    if self.until == self.end_step and self.last_index < 1:
-      return Every(self.end_step, 0, self.end_step)
-    return Every(self.every_steps, self.begin_step, self.until)
-
-
-@dataclasses.dataclass(frozen=True)
-class Constant:
-  """A sparsity that never changes, though the weights compete again.
-
-  Attributes:
-    sparsity: in [0, 1); None where a distribution or a pattern sets it.
-    when: the steps at which they compete.
-  """
-
-  sparsity: float | None
-  when: Every
-
-  @property
-  def sparsities(self) -> tuple[float | None, ...]:
-    """The one sparsity."""
-    return (self.sparsity,)
-
-  def index(self, step: Int[Array, ""]) -> Int[Array, ""]:
-    """Returns 0, the only index."""
-    return jnp.zeros_like(step)
-
-
 def every(
   every_steps: int, *, until: int, begin_step: int = 0, at_zero: bool = False
 ) -> Every:
@@ -148,7 +61,9 @@ def every(
   return Every(int(every_steps), int(begin_step), int(until), at_zero)
 
 
-def constant_sparsity(sparsity: float | None, *, every_steps: int) -> Constant:
+def constant_sparsity(
+  sparsity: float | None, *, every_steps: int
+) -> SparsitySchedule:
   """A constant sparsity whose weights compete again to the end of the run.
 
   Args:
@@ -158,7 +73,8 @@ def constant_sparsity(sparsity: float | None, *, every_steps: int) -> Constant:
   if sparsity is not None:
     arguments.check_sparsity(sparsity)
     sparsity = float(sparsity)
-  return Constant(sparsity, every(every_steps, until=FOREVER))
+  when = every(every_steps, until=FOREVER)
+  return SparsitySchedule((sparsity,), jnp.zeros_like, when)
 
 
 def ramp(
@@ -171,8 +87,12 @@ def ramp(
   every_steps: int,
   until: int | None = None,
   reach_target: bool = True,
-) -> Ramp:
+) -> SparsitySchedule:
   """A sparsity that rises along a curve.
+
+  The update index is `t // every - begin // every`, and n the last one within
+  `end_step`; where no multiple of the interval lies in between, there is one
+  update at `end_step`.
 
   Args:
     initial_sparsity: sparsity before the first update, in [0, 1).
@@ -203,16 +123,24 @@ def ramp(
     raise ValueError(
       f"`begin_step` must be below `end_step`, got {begin_step} >= {end_step}."
     )
-  return Ramp(
-    curve=cubic_curve if curve is None else curve,
-    initial=float(initial_sparsity),
-    final=float(sparsity),
-    begin_step=int(begin_step),
-    end_step=int(end_step),
-    every_steps=int(every_steps),
-    until=int(end_step if until is None else until),
-    reach_target=reach_target,
-  )
+  initial, final = float(initial_sparsity), float(sparsity)
+  curve = cubic_curve if curve is None else curve
+  first = begin_step // every_steps
+  last_index = end_step // every_steps - first
+  n = max(1, last_index)
+  rising = [initial + (final - initial) * curve(i, n) for i in range(1, n + 1)]
+  if reach_target:
+    rising[-1] = final
+
+  def index(step: Int[Array, ""]) -> Int[Array, ""]:
+    if last_index < 1:
+      return (step >= end_step).astype(jnp.int32)
+    return jnp.clip(_intervals(step, every_steps) - first, 0, last_index)
+
+  when = Every(int(every_steps), int(begin_step), int(until or end_step))
+  if last_index < 1 and until is None:
+    when = Every(int(end_step), 0, int(end_step))
+  return SparsitySchedule((initial, *rising), index, when)
 
 
 def cubic_curve(i: int, n: int) -> float:
@@ -246,7 +174,7 @@ def sigmoid_curve(alpha: float = 0.5, centre: float | None = None) -> Curve:
   return curve
 
 
-def jump(sparsity: float, *, at_step: int) -> Ramp:
+def jump(sparsity: float, *, at_step: int) -> SparsitySchedule:
   """Dense before `at_step`, at `sparsity` from then on."""
   arguments.check_steps("at_step", at_step)
   return ramp(

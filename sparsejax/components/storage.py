@@ -175,7 +175,8 @@ def kept_decayed(decay: float) -> Storage:
       leaf.mask, leaf.gradient, pulled.astype(leaf.gradient.dtype)
     )
 
-  return kept._replace(gradient=gradient, reads=(Input.GRADIENT, Input.WEIGHTS, Input.MASK))
+  reads = (Input.GRADIENT, Input.WEIGHTS, Input.MASK)
+  return kept._replace(gradient=gradient, reads=reads)
 
 
 def kept_within(backward: Accumulator, penalty: float) -> Storage:

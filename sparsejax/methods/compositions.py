@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from sparsejax.components import (
   accumulators,
+  arguments,
   counts,
   criteria,
   distributions,
@@ -121,7 +122,7 @@ def initial(scope: Scope, sparsity: float | None) -> Initial:
     sparsity: fraction of zeros in [0, 1); None where the scope sets it.
   """
   if sparsity is not None:
-    sparsity = schedules.constant_sparsity(sparsity, every_steps=1).sparsity
+    arguments.check_sparsity(sparsity)
   return Initial(scope, sparsity=sparsity)
 
 

@@ -352,7 +352,7 @@ def soft_threshold(
 
 
 def _score_gradient(leaf: Leaf, score: Array) -> Array:
-  """The gradient of a score: `G w`; products that are not finite add nothing."""
+  """The gradient of a score: `G w`, 0 where that is not finite."""
   del score  # It does not depend on its value.
   assert leaf.gradient is not None  # There is one in every step.
   product = leaf.gradient.astype(jnp.float32) * leaf.weights.astype(jnp.float32)

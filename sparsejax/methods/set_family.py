@@ -125,6 +125,8 @@ def set_family(
   if rule is not None:
     composed["target_sparsity"] = None  # Only the first masks have it.
   order = orders.update_then_step if masks_first else orders.step_then_update
+  if reset_optimizer:
+    order = functools.partial(order, reset_all=True)
   return Method(
     **composed,
     regrow=prune_and_regrow(
@@ -137,9 +139,7 @@ def set_family(
     ),
     storage=storages.zeroed,
     accumulators=() if drives is None else (history,),
-    order=functools.partial(order, reset_all=True)
-    if reset_optimizer
-    else order,
+    order=order,
     gate=_gate(history, lag, drives),
     metric=drives,
   )
@@ -172,7 +172,7 @@ def _connectivity(
   k: float,
   history: accumulators.Accumulator,
 ) -> Connectivity | None:
-  """Returns the rule for how much is regrown; None for as much as was pruned."""
+  """Returns how much is regrown; None for as much as was pruned."""
   if drives not in (None, "loss", "accuracy"):
     raise ValueError(
       f"`drives` must be 'loss' or 'accuracy', got {drives!r}: what `metric=`"

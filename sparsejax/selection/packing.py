@@ -164,11 +164,9 @@ def _side_by_side(
     )
 
   def slice_(arrays, starts):
-    by_number = dict(
-      zip(large, own.slice(arrays[: len(large)], ()), strict=True)
-    )
-    others = rest.slice(arrays[len(large) :], starts)
-    by_number |= dict(zip(small, others, strict=True))
+    found = own.slice(arrays[: len(large)], ())
+    found += rest.slice(arrays[len(large) :], starts)
+    by_number = dict(zip(large + small, found, strict=True))
     return [by_number[i] for i in range(len(layout.leaves))]
 
   return Packing(

@@ -1,4 +1,4 @@
-"""Exact top-k over many leaves: `select` keeps the highest scores of each group.
+"""Exact top-k over many leaves: `select` keeps the highest of each group.
 
 Scores are ranked as unsigned integers in the order of the floats
 (`components.ranking`). The k-th highest rank is found by counting: each pass
@@ -30,10 +30,11 @@ The search ends early in a group when some bound is reached by exactly k scores:
 which rank is the k-th does not matter then.
 
 What else was measured (25.5 million weights, two CPU cores):
-  * `lax.top_k` sorts: 7.6 s for one global selection, 0.05 s here. It wins by 12
+  * `lax.top_k` sorts: 7.6 s for a global selection, 0.05 s here. It wins by 12
     to 34 microseconds on leaves of up to some thousand weights, which are
     searched together with all others anyway, so there is no second backend.
-  * One variadic reduction for the bounds of all groups: more fusions, no faster.
+  * One variadic reduction for the bounds of all groups: more fusions, and no
+    faster.
   * Scores written to memory once: slower than computing them at every pass
     (see `selection.lazy`).
 """
@@ -515,6 +516,6 @@ def _group_counts(flags, groups):
     return counts[:, np.argsort(of_slice)]
   if groups.count == 1:
     return jnp.sum(counts, axis=1, keepdims=True, dtype=jnp.int32)
-  # Along the first axis: `zeros.at[:, of_slice].add(counts)` is compiled wrongly
-  # by XLA's CPU backend where counts are a 7 x 7 square (jax 0.10.2).
+  # Along the first axis: XLA's CPU backend compiles `zeros.at[:, of_slice]
+  # .add(counts)` wrongly where counts are a 7 x 7 square (jax 0.10.2).
   return jax.ops.segment_sum(counts.T, of_slice, groups.count).T

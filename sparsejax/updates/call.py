@@ -130,10 +130,8 @@ class Call(NamedTuple):
     early = resets and inner_states.is_elementwise(self.inner, self.params)
     if early:
       entering = self.reset(entering, change.keep)
-      stepped, masks = (
-        trees.where(change.keep, weights),
-        jax.tree.leaves(change.keep),
-      )
+      stepped = trees.where(change.keep, weights)
+      masks = jax.tree.leaves(change.keep)
     step = self._inner_step(masks, weights, stepped, entering, accumulators)
     if resets and not early:
       reset = self.reset(step.inner_state, change.keep)

@@ -145,13 +145,12 @@ class PackedLeaves(NamedTuple):
 
 def pack(context: Context, packing: Packing) -> PackedLeaves:
   """Packs the leaves of a context."""
-  leaves, gradients = context.leaves, None
-  if leaves[0].gradient is not None:
-    gradients = packing.pack([leaf.gradient for leaf in leaves])
+  leaves = context.leaves
+  gradients = [x.gradient for x in leaves if x.gradient is not None]
   return PackedLeaves(
     context,
     packing,
     weights=packing.pack([leaf.weights for leaf in leaves]),
-    gradients=gradients,
+    gradients=packing.pack(gradients) if gradients else None,
     masks=packing.pack([leaf.mask for leaf in leaves]),
   )

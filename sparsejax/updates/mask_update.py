@@ -78,10 +78,9 @@ def maybe_update(
     masks = call.tree(call.masks)
     change = MaskChange(jnp.asarray(False), masks, masks, masks)
     return Updated(change, state._replace(accumulators=dict(accumulators)))
+  schedule = method.prune and method.prune.schedule
   regrow_due = _is_due(method.regrow, state, step)
-  due = regrow_due | _is_due(
-    method.prune and method.prune.schedule, state, step
-  )
+  due = regrow_due | _is_due(schedule, state, step)
   stored = jax.tree.leaves(state.masks)
 
   def same() -> tuple:
@@ -141,7 +140,7 @@ def _unchanged(
     new=list(masks),
     keep=None if method.regrow is None else list(masks),
     requested=state.requested if method.counts_as_found else None,
-    accumulators={x.name: accumulators[x.name] for x in _observing(method)},
+    accumulators={name: accumulators[name] for name in _observing(method)},
   )
 
 
@@ -225,8 +224,8 @@ def next_masks(
     keep,
     _counts_found(method, found),
     {
-      each.name: each.after_update(each.of(context), after, found.pruned)
-      for each in _observing(method)
+      name: after_update(context.accumulators[name], after, found.pruned)
+      for name, after_update in _observing(method).items()
     },
   )
 
@@ -249,9 +248,13 @@ def _counts_found(method: Method, found) -> Int[Array, " counts"] | None:
   return requested.with_no_shared(found.counts)
 
 
-def _observing(method: Method):
-  """Returns the accumulators that change at a mask update."""
-  return [x for x in method.all_accumulators if x.after_update is not None]
+def _observing(method: Method) -> dict[str, Callable]:
+  """Returns by name how accumulators change at a mask update."""
+  return {
+    each.name: each.after_update
+    for each in method.all_accumulators
+    if each.after_update is not None
+  }
 
 
 def _cond(condition, true_fn, false_fn):

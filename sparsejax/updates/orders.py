@@ -3,7 +3,6 @@
 Each is one function of a `Call`, and nothing else asks which one it is.
 """
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -110,8 +109,6 @@ def _reset_if(
 
 
 def _select(condition: Array, if_true: PyTree, if_false: PyTree) -> PyTree:
-  if isinstance(if_true, Mapping):
-    if_true, if_false = dict(if_true), dict(if_false)
   return jax.tree.map(
     lambda a, b: jnp.where(condition, a, b), if_true, if_false
   )

@@ -15,7 +15,7 @@ from sparsejax.updates.context import PackedLeaves
 def prune(
   part: Prune,
   leaves: PackedLeaves,
-  budgets: Int[Array, " groups"],
+  budgets: Int[Array, " groups"] | None,
   *,
   revives: bool,
 ) -> list[Array]:
@@ -24,7 +24,8 @@ def prune(
   Args:
     part: scope, criterion and pattern.
     leaves: with the masks before.
-    budgets: int32[groups], the weights that each group keeps.
+    budgets: int32[groups], the weights that each group keeps; None where a
+      pattern decides.
     revives: whether inactive weights compete too, as kept storage has it.
   """
   if part.pattern is not None:
