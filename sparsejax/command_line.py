@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NoReturn
 
 DONE, BAD_INPUT, INTERRUPTED = 0, 2, 130
+RESUME = "Saved checkpoints are intact: the same command resumes."
+"""What a command that trains says after an interruption or a full disk."""
 
 _MAX_LISTED, _MAX_SUGGESTED = 40, 5
 

@@ -21,27 +21,30 @@ Exit status: 0 done, 2 bad input, 3 a value was not finite, 130 interrupted,
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
 import jax
 
 from sparsejax import command_line
+from sparsejax.training import preemption
 
 
-def main(argv: Sequence[str] | None = None, *, stop: Any = None) -> int:
+def main(
+  argv: Sequence[str] | None = None,
+  *,
+  stop: preemption.StopRequest | None = None,
+) -> int:
   """Run a command line.
 
   Args:
     argv: arguments without the program's name; `sys.argv` by default.
-    stop: a `preemption.StopRequest`, checked after each dispatch; by default
-      one that SIGTERM sets.
+    stop: checked after each dispatch; by default one that SIGTERM sets.
 
   Returns:
     The exit status.
   """
 
   def command(arguments: list[str]) -> int:
-    from sparsejax.training import run
+    from sparsejax.training import run  # Needs the extra `train`.
 
     return run.run(arguments, stop=stop)
 
@@ -50,7 +53,7 @@ def main(argv: Sequence[str] | None = None, *, stop: Any = None) -> int:
     argv,
     name="sparsejax.train",
     doc=__doc__,
-    hint="Saved checkpoints are intact: the same command resumes the run.",
+    hint=command_line.RESUME,
   )
 
 
@@ -65,8 +68,6 @@ def each(runs: Iterable[tuple[str, Sequence[str]]]) -> Iterator[int]:
   Yields:
     The exit status of each run, before the next one starts.
   """
-  from sparsejax.training import preemption
-
   with preemption.stop_on_sigterm() as stop:
     for title, argv in runs:
       print(title, flush=True)

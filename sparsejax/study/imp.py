@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv,
     name="sparsejax.study.imp",
     doc=__doc__,
-    hint="The same command resumes.",
+    hint=command_line.RESUME,
   )
 
 

@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv,
     name="sparsejax.study.reproduce",
     doc=__doc__,
-    hint="The same command resumes.",
+    hint=command_line.RESUME,
   )
 
 

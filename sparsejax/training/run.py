@@ -154,7 +154,9 @@ def _exit_alone() -> Iterator[None]:
   except BaseException as error:
     if not jax.distributed.is_initialized():
       raise
-    status = command_line.report(error, name="sparsejax.train")
+    status = command_line.report(
+      error, name="sparsejax.train", hint=command_line.RESUME
+    )
     if status is None:
       traceback.print_exc()
       status = 1
