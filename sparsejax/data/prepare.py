@@ -1,7 +1,7 @@
 """Prepare CIFAR: `python -m sparsejax.data.prepare cifar10 --download`.
 
   NAME              cifar10 or cifar100
-  --download        download the archive, or
+  --download        download the archive; or
   --archive=FILE    read it from the disk
   --path=DIR        folder of data sets (default: $TFDS_DATA_DIR, or
                     ~/tensorflow_datasets)
