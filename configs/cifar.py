@@ -232,7 +232,7 @@ def _arguments(
     at_random = recipe.get("random_interval", interval)
   return {
     "rigl": {"end_epochs": epochs * 0.75, **interval},
-    # GraNet's and ITOP's code prunes the smallest magnitudes of both signs.
+    # Only SET's authors prune each sign separately; others prune by magnitude.
     "set": {"by_sign": False, **at_random},
     "set_itop": at_random,
     # As many as DSR's paper prunes in its wide ResNet.

@@ -251,7 +251,7 @@ def _arguments(
   return {
     "gmp": begin,
     "rigl": {"end_epochs": epochs * end, **interval},
-    # GraNet's and ITOP's code prunes the smallest magnitudes of both signs.
+    # Only SET's authors prune each sign separately; others prune by magnitude.
     "set": {"by_sign": False},
     # As many as DSR's paper prunes in ResNet-50.
     "dsr": {"end_epochs": epochs, "prune_count": 400_000},
