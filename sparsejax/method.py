@@ -323,7 +323,8 @@ Fraction = Callable[[Float[Array, ""]], Float[Array, ""]]
 """(step) -> a fraction in [0, 1]; float64 scalars, the step may be traced."""
 
 
-class SparsitySchedule(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class SparsitySchedule:
   """The requested sparsity as a function of the update index.
 
   Attributes:
