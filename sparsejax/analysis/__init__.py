@@ -1,1 +1,1 @@
-"""TODO."""
+"""What a sparse network is and costs: summaries and FLOPs."""

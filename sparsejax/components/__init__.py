@@ -1,1 +1,1 @@
-"""TODO."""
+"""The parts that methods combine: scopes, criteria, schedules, storage."""

@@ -1,4 +1,4 @@
-"""What the numbers that users give must be."""
+"""Checks of the numbers that users pass."""
 
 
 def check_sparsity(sparsity: float, argument: str = "sparsity") -> None:

@@ -1,7 +1,7 @@
-"""How many weights: requested counts on the host, run-time counts on the device.
+"""Counts of weights: requested ones on the host, run-time ones on the device.
 
-Host counts are float64 and integers. Run-time counts are int32 with float64
-products, because float32 is wrong from 2^24 weights on.
+Host counts are integers, from float64. Run-time counts are int32, from float64
+products of these few scalars alone: float32 is wrong from 2^24 weights on.
 """
 
 import math
@@ -13,36 +13,27 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from sparsejax.method import Context, Criterion, Leaf
+from sparsejax.method import Context, Criterion, Fraction, Leaf
 
 INT32_MAX = 2**31 - 1
-"""Counts and steps on the device end here."""
+"""The largest count or step on the device."""
 
 _TOLERANCE = 1e-6
-
-
-def floor_tol(x: float) -> int:
-  """Rounds down, forgiving 1e-6: 0.9999999 is 1 (host, float64)."""
-  return math.floor(x + _TOLERANCE)
 
 
 def requested_count(
   sizes: int | Sequence[int], sparsities: float | Sequence[float]
 ) -> int:
-  """Returns K, the number of weights that a sparsity asks to keep.
+  """Returns K, the number of active weights that masks reach exactly.
 
-  `K = floor(sum_l n_l (1 - s_l) + 1e-6)` in float64, at least 1.
-
-  Args:
-    sizes: weights, in all or per layer.
-    sparsities: fraction of zeros in [0, 1), one or one per layer.
-
-  Returns:
-    The count that masks reach exactly.
+  `K = floor(sum_l n_l (1 - s_l) + 1e-6)` in float64, at least 1. Sizes and
+  sparsities, in [0, 1), are those of the network or one per layer.
   """
-  kept = np.multiply(np.asarray(sizes, np.float64), 1 - np.asarray(sparsities))
-  total = int(np.sum(sizes))
-  return min(total, max(1, floor_tol(math.fsum(np.atleast_1d(kept)))))
+  active = np.multiply(
+    np.asarray(sizes, np.float64), 1 - np.asarray(sparsities)
+  )
+  count = math.floor(math.fsum(np.atleast_1d(active)) + _TOLERANCE)
+  return min(int(np.sum(sizes)), max(1, count))
 
 
 def apportion(
@@ -56,9 +47,9 @@ def apportion(
   Args:
     sizes: weights per layer.
     sparsities: fraction of zeros per layer, in [0, 1].
-    total: the sum to reach, at most that of the limits; layers gain or lose one
-      weight each in the order of their remainders, ties to the earlier layer.
-    limits: the most that each layer can have; its size where None.
+    total: at most the sum of the limits; layers gain or lose one weight each in
+      the order of their remainders, ties to the first layer.
+    limits: the maximum per layer; None for its size.
   """
   most = np.asarray(sizes if limits is None else limits, np.int64)
   if total > most.sum():
@@ -79,20 +70,13 @@ def apportion(
 
 def share(
   counts: Int[Array, "..."],
-  fraction: Callable[[Float[Array, ""]], Float[Array, ""]],
+  fraction: Fraction,
   step: Int[Array, ""],
   rounding: Callable[[Array], Array],
 ) -> Int[Array, "..."]:
   """Returns `rounding(fraction(step) * counts)` as int32, computed in float64.
 
-  Float64 is enabled for these few scalars alone: float32 would be wrong from
-  2^24 weights on.
-
-  Args:
-    counts: int32 counts below 2^31.
-    fraction: step -> share in [0, 1].
-    step: int32 step.
-    rounding: `ceil` or `floor` of this module.
+  Counts and step are int32; `rounding` is `ceil` or `floor` of this module.
   """
   with jax.enable_x64(True):
     share_ = fraction(lax.convert_element_type(step, jnp.float64))
@@ -101,24 +85,19 @@ def share(
 
 
 def ceil(x: Float[Array, "..."]) -> Float[Array, "..."]:
-  """Rounds up, forgiving 1e-6: 55.00000000000001 is 55."""
+  """Rounds up, with a tolerance of 1e-6: 55.00000000000001 is 55."""
   return jnp.ceil(x - _TOLERANCE)
 
 
 def floor(x: Float[Array, "..."]) -> Float[Array, "..."]:
-  """Rounds down, forgiving 1e-6."""
+  """Rounds down, with a tolerance of 1e-6: 54.99999999999999 is 55."""
   return jnp.floor(x + _TOLERANCE)
 
 
 def count_active(
   context: Context, is_counted: Callable[[Leaf], Bool[Array, "*dims"]]
 ) -> Int[Array, " layers"]:
-  """Returns int32[layers], the active weights for which something holds.
-
-  Args:
-    context: of a mask update.
-    is_counted: leaf -> bools of its shape.
-  """
+  """Returns int32[layers], the active weights for which a predicate is true."""
   return jnp.concatenate(
     [
       _layer_sums(is_counted(leaf) & leaf.mask, leaf.axis, jnp.int32)
@@ -132,11 +111,7 @@ def sum_active(
 ) -> Float[Array, " layers"]:
   """Returns float64[layers], the scores summed over active weights.
 
-  Call it where float64 is enabled.
-
-  Args:
-    context: of a mask update.
-    criterion: the score; it draws nothing.
+  The criterion needs no key, and the caller enables float64.
   """
   sums = []
   for leaf in context.leaves:

@@ -6,7 +6,7 @@ output dimension last: (in, out) or (height, width, in, out).
 
 import fnmatch
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -26,10 +26,10 @@ def uniform(
   Args:
     shapes: layer name -> shape.
     sparsity: fraction of zeros in [0, 1).
-    stem: glob of the layers that stay dense, as in RigL and GMP. The others do
-      not make up for it: the network ends below `sparsity`.
-    classifier: glob of the layers that stay at `classifier_sparsity` once
-      `sparsity` reaches it. The others make up for it, as in GraNet's code.
+    stem: glob of layers that stay dense, as in RigL and GMP. The others do not
+      compensate: the network ends below `sparsity`.
+    classifier: glob of layers that stay at `classifier_sparsity` once
+      `sparsity` reaches it. The others compensate, as in GraNet's code.
     classifier_sparsity: the cap of the classifier, in [0, 1).
 
   Returns:
@@ -66,21 +66,13 @@ def er(
 ) -> dict[str, float]:
   """Erdos-Renyi: density grows with (in + out) / (in * out).
 
-  Kernel dimensions are left out of the rule; see `erk`, which has them.
-
-  Args:
-    shapes: layer name -> shape.
-    sparsity: fraction of zeros in [0, 1).
-    power: exponent of the raw density; 0 gives `uniform`.
-    dense: glob of layers that are dense from the start, within the budget.
-
-  Returns:
-    Layer name -> sparsity in [0, 1]; `sum n_l s_l = N s`.
+  Arguments and result are those of `erk`, which counts the dimensions of the
+  kernel as well.
 
   References:
     Mocanu et al., `SET <https://arxiv.org/abs/1707.04780>`_, 2018.
   """
-  raw = {n: sum(s[-2:]) / math.prod(s[-2:]) for n, s in shapes.items()}
+  raw = {name: _connectivity(shape[-2:]) for name, shape in shapes.items()}
   return _erdos_renyi(shapes, sparsity, raw, power, dense)
 
 
@@ -101,11 +93,14 @@ def erk(
   Returns:
     Layer name -> sparsity in [0, 1]; `sum n_l s_l = N s`.
 
+  Raises:
+    ValueError: if `dense` matches no layer, or layers that exceed the budget.
+
   References:
     Evci et al., `Rigging the Lottery <https://arxiv.org/abs/1911.11134>`_,
     2020, section 3.
   """
-  raw = {name: sum(s) / math.prod(s) for name, s in shapes.items()}
+  raw = {name: _connectivity(shape) for name, shape in shapes.items()}
   return _erdos_renyi(shapes, sparsity, raw, power, dense)
 
 
@@ -125,7 +120,7 @@ def er_epsilon(
   References:
     Mocanu et al., `SET <https://arxiv.org/abs/1707.04780>`_, 2018, equation 3.
   """
-  del sparsity  # Epsilon decides.
+  del sparsity  # Epsilon sets the density.
   return {
     n: 1 - min(1.0, epsilon * sum(s[-2:]) / math.prod(s[-2:]))
     for n, s in shapes.items()
@@ -135,22 +130,26 @@ def er_epsilon(
 def n_of_m(
   shapes: Shapes, sparsity: float | None = None, *, n: int, m: int
 ) -> dict[str, float]:
-  """The sparsity of n weights in every m along the inputs.
+  """The sparsity of n active weights in every block of m along the inputs.
 
   Args:
     shapes: layer name -> shape.
     sparsity: unused; n and m set the target.
-    n: weights that stay, in [1, m).
+    n: active weights of a block, in [1, m).
     m: weights of a block.
 
   Returns:
     Layer name -> `1 - n/m`; 0 for a layer whose number of inputs is not a
     multiple of m.
   """
-  del sparsity  # n and m decide.
+  del sparsity  # n and m set the density.
   return {
     name: 0.0 if shape[-2] % m else 1 - n / m for name, shape in shapes.items()
   }
+
+
+def _connectivity(shape: Sequence[int]) -> float:
+  return sum(shape) / math.prod(shape)
 
 
 def _matching(shapes: Shapes, glob: str | None, argument: str) -> set[str]:
@@ -170,24 +169,23 @@ def _erdos_renyi(shapes, sparsity, raw, power, dense_glob):
   size = {name: math.prod(shape) for name, shape in shapes.items()}
   raw = {name: value**power for name, value in raw.items()}
   dense = _matching(shapes, dense_glob, "dense")
-  density = 1 - sparsity
-  scale = 0.0
+  density, scale = 1 - sparsity, 0.0
   while True:
     rest = [name for name in shapes if name not in dense]
     taken = sum(size[n] * sparsity for n in dense)
     budget = sum(size[n] * density for n in rest) - taken
-    if not rest or budget < 0:
+    if budget < 0:
+      raise ValueError(
+        f"`sparsity` of {sparsity} cannot be reached with the layers"
+        f" {sorted(dense)} dense. Lower it, or leave them out of `dense`."
+      )
+    if not rest:
       break
     scale = budget / sum(raw[n] * size[n] for n in rest)
     largest = max(raw[n] for n in rest)
     if scale * largest <= _FULL:
       break
     dense |= {n for n in rest if raw[n] == largest}
-  if budget < 0:
-    raise ValueError(
-      f"`sparsity` of {sparsity} cannot be reached with the layers"
-      f" {sorted(dense)} dense. Lower it, or leave them out of `dense`."
-    )
   return {
     n: 0.0 if n in dense else max(0.0, 1 - scale * raw[n]) for n in shapes
   }

@@ -1,4 +1,4 @@
-"""Which leaves of a parameter tree are sparse, and which layers they hold."""
+"""Which leaves of a parameter tree are sparse, and what layers they contain."""
 
 import dataclasses
 import difflib
@@ -23,11 +23,11 @@ Select = str | Sequence[str] | Callable[[str, Any], bool] | PyTree | None
 
 @dataclasses.dataclass(frozen=True)
 class Override:
-  """What one leaf, or all leaves that a glob matches, do differently.
+  """Settings of one leaf, or of all leaves that a glob matches.
 
   Attributes:
-    sparsity: final sparsity of the leaf in [0, 1), in place of its share of
-      the network's.
+    sparsity: final sparsity of the leaf in [0, 1), in place of the one that
+      the scope gives it.
     axis: makes every slice along this axis its own layer, as for the leading
       axis of `nn.scan` or of a stack of experts.
   """
@@ -39,25 +39,16 @@ class Override:
 Overrides = Mapping[str, "str | float | Override"]
 
 
-def is_sparse_by_default(name: str, leaf: Any) -> bool:
-  """Whether a leaf is a kernel: two dimensions above 1, no bias by name.
-
-  Convolution and dense kernels are, 1 x 1 and depthwise ones included. Biases,
-  normalization scales and embeddings are not, nor are vectors that are stored
-  with dimensions of size 1.
-  """
-  large = sum(size > 1 for size in leaf.shape)
-  return large >= 2 and name.rsplit("/", 1)[-1] not in _DENSE_NAMES
-
-
 def select_leaves(params: PyTree, select: Select) -> list[bool]:
   """Returns for each leaf, in tree order, whether it is sparse.
 
   Args:
     params: tree of arrays or of shapes with dtypes.
-    select: None for the default rule; a glob or several over names such as
-      `block_*/conv/kernel`; a function (name, leaf) -> bool; or a tree of bools
-      like `params`.
+    select: None for all kernels: floating leaves with at least two dimensions
+      above 1 (1 x 1 and depthwise convolutions included), unless they are
+      biases, normalization scales or embeddings by name; a glob or several over
+      names such as `block_*/conv/kernel`; a function (name, leaf) -> bool; or a
+      tree of bools like `params`.
 
   Raises:
     ValueError: if nothing is selected, a glob matches nothing, or a selected
@@ -67,24 +58,23 @@ def select_leaves(params: PyTree, select: Select) -> list[bool]:
   if not leaves:
     return []
   names = [name for name, _ in leaves]
+  globs = [select] if isinstance(select, str) else select
   if select is None:
-    chosen = [_is_floating(x) and is_sparse_by_default(n, x) for n, x in leaves]
-  elif isinstance(select, str):
-    chosen = _match(names, [select], "select")
-  elif isinstance(select, (list, tuple)) and all(
-    isinstance(s, str) for s in select
+    chosen = [_is_kernel(*named) for named in leaves]
+  elif isinstance(globs, (list, tuple)) and all(
+    isinstance(glob, str) for glob in globs
   ):
-    chosen = _match(names, select, "select")
+    chosen = _match(names, globs, "select")
   elif callable(select):
-    chosen = [bool(select(n, x)) for n, x in leaves]
+    chosen = [bool(select(*named)) for named in leaves]
   else:
     chosen = _flags(params, select)
   if not any(chosen):
     raise ValueError(
       f"`select` matches no leaf, got {select!r}. {_listing(names)}"
     )
-  for (name, leaf), on in zip(leaves, chosen, strict=True):
-    if on and not _is_floating(leaf):
+  for (name, leaf), is_sparse in zip(leaves, chosen, strict=True):
+    if is_sparse and not _is_floating(leaf):
       raise ValueError(
         f"`select` chose {name!r} of dtype {leaf.dtype}; only floating leaves"
         " can be sparse. Leave it out."
@@ -100,23 +90,17 @@ def layout(
   Args:
     params: tree of arrays or of shapes.
     chosen: for each leaf, in tree order, whether it is sparse.
-    overrides: glob over names -> `"dense"`, a sparsity in [0, 1), or an
-      `Override`; where several match a leaf, the last one wins.
-
-  Returns:
-    The layout; leaves that an override calls dense are not in it.
+    overrides: glob over names -> `"dense"` (the leaf is not in the layout), a
+      sparsity in [0, 1), or an `Override`; the last match wins.
   """
   leaves = []
-  for index, ((name, leaf), on) in enumerate(
-    zip(named_leaves(params), chosen, strict=True)
-  ):
-    rules = [
-      _as_override(glob, rule)
-      for glob, rule in (overrides or {}).items()
-      if fnmatch.fnmatchcase(name, glob)
-    ]
-    rule = rules[-1] if rules else Override()
-    if on and rule is not None:
+  pairs = zip(named_leaves(params), chosen, strict=True)
+  for index, ((name, leaf), is_sparse) in enumerate(pairs):
+    rule: Override | None = Override()
+    for glob, given in (overrides or {}).items():
+      if fnmatch.fnmatchcase(name, glob):
+        rule = _as_override(glob, given)
+    if is_sparse and rule is not None:
       leaves.append(_sparse_leaf(index, name, tuple(leaf.shape), rule))
   return Layout(tuple(leaves), jax.tree.structure(params))
 
@@ -144,17 +128,20 @@ def sparse_flags(params: PyTree, masks: Masks) -> list[bool]:
       f"`masks` is not a tree like `params`: {error}. "
       + _listing([name for name, _ in leaves])
     ) from error
-  for (name, leaf), mask in zip(leaves, nodes, strict=True):
-    if not _is_absent(mask) and tuple(mask.shape) != tuple(leaf.shape):
+  flags = [not (node is None or is_masked_node(node)) for node in nodes]
+  for (name, leaf), mask, is_sparse in zip(leaves, nodes, flags, strict=True):
+    if is_sparse and tuple(mask.shape) != tuple(leaf.shape):
       raise ValueError(
         f"`masks` has shape {tuple(mask.shape)} at {name!r}, where the"
         f" parameter has {tuple(leaf.shape)}. Give one bool per weight."
       )
-  return [not _is_absent(mask) for mask in nodes]
+  return flags
 
 
-def _is_absent(x: Any) -> bool:
-  return x is None or is_masked_node(x)
+def _is_kernel(name: str, leaf: Any) -> bool:
+  large = sum(size > 1 for size in leaf.shape)
+  named_dense = name.rsplit("/", 1)[-1] in _DENSE_NAMES
+  return _is_floating(leaf) and large >= 2 and not named_dense
 
 
 def _is_floating(leaf: Any) -> bool:
@@ -190,7 +177,7 @@ def _flags(params: PyTree, select: PyTree) -> list[bool]:
 
 
 def _as_override(glob: str, rule: str | float | Override) -> Override | None:
-  """Returns the override in its long form, None for a dense leaf."""
+  """Returns the override as a record, None for a dense leaf."""
   if isinstance(rule, str):
     if rule != "dense":
       raise ValueError(

@@ -1,7 +1,7 @@
-"""Weights that move between layers: which layer prunes and regrows how many.
+"""Weights that move between layers: how many each layer prunes and regrows.
 
 Counts are int32; products of counts and fractions are float64, for these few
-scalars alone. All rules keep the number of weights of the whole network.
+scalars alone. All rules preserve the number of active weights of the network.
 """
 
 import jax
@@ -13,8 +13,9 @@ from sparsejax.components import counts, criteria
 from sparsejax.components.accumulators import momentum
 from sparsejax.method import Accumulator, Context, Count, Fraction, Input
 
-_CAREFUL = 0.2  # SNFS prunes important layers below this sparsity more gently.
-_FULL = 0.99  # Share of the free positions of a layer that are taken at first.
+# SNFS prunes an important layer below this sparsity by no more than that.
+_CAREFUL = 0.2
+_FULL = 0.99  # share of a layer's free positions that are taken at first
 
 
 def momentum_shares(
@@ -22,11 +23,7 @@ def momentum_shares(
 ) -> Float[Array, " layers"]:
   """Returns float64 shares: the mean |momentum| of each layer's active weights.
 
-  They sum to 1, and are equal where there is no momentum at all.
-
-  Args:
-    context: of the mask update.
-    active: int32[layers], active weights.
+  They sum to 1, and are equal where all momentum is 0.
   """
   with jax.enable_x64(True):
     totals = counts.sum_active(context, criteria.momentum)
@@ -57,7 +54,7 @@ def careful_fraction(fraction: Fraction) -> Count:
     with jax.enable_x64(True):
       number = lax.convert_element_type(active, jnp.float64)
       total = jnp.asarray(sizes, jnp.float64)
-      sparsity = (total - number) / total  # 1 - 0.8 would lie below 0.2.
+      sparsity = (total - number) / total  # 1 - 0.8 would be below 0.2.
       pruned = fraction(lax.convert_element_type(context.step, jnp.float64))
       important = shares > 1.0 / len(sizes)
       careful = (sparsity < _CAREFUL) & important
@@ -76,16 +73,16 @@ def _by_momentum(context: Context, active: Array, pruned: Array) -> Array:
 by_momentum = Count(_by_momentum, reads=(momentum, Input.MASK))
 """Layers regrow what all pruned, in proportion to their mean |momentum|.
 
-Each layer gets `ceil(share total)`, at most 0.99 of its free positions. Where
-that is too much in all, layers give back one each, from the last to the first
-and again. Where it is too little, the rest is spread equally over the layers
-that have room, the first ones one more, until all is placed; where no layer has
+Each layer gets `ceil(share total)`, at most 0.99 of its free positions. If the
+sum is too large, layers give back one each, from the last to the first, until
+it fits. If it is too small, the rest is split equally among the layers that
+have room, the first ones one more, until all is placed; where no layer has
 room, the free positions are the limit.
 
 References:
   Dettmers & Zettlemoyer, `Sparse networks from scratch
-  <https://arxiv.org/abs/1907.04840>`_, 2019, algorithm 1; what the counts do
-  where they do not sum to the total is ours.
+  <https://arxiv.org/abs/1907.04840>`_, 2019, algorithm 1; the corrections where
+  the counts do not sum to the total are ours.
 """
 
 
@@ -94,12 +91,9 @@ def by_shares(
   total: Int[Array, ""],
   free: Int[Array, " layers"],
 ) -> Int[Array, " layers"]:
-  """Returns int32 counts that sum to `total`; `by_momentum` has the rule.
+  """Returns int32 counts that sum to `total`, by the rule of `by_momentum`.
 
-  Args:
-    shares: float64, summing to 1.
-    total: int32; what exceeds the sum of `free` is not placed.
-    free: int32, positions of each layer.
+  The float64 shares sum to 1; what exceeds the free positions is not placed.
   """
   with jax.enable_x64(True):
     room = lax.convert_element_type(free, jnp.float64)
@@ -112,11 +106,7 @@ def by_shares(
 
 
 def below(threshold: Accumulator) -> Count:
-  """Layers prune what is smaller than a threshold, but never all.
-
-  Args:
-    threshold: holds the threshold, float32[].
-  """
+  """Layers prune the weights below an accumulated float32[], but never all."""
 
   def prune_count(context: Context, active: Array) -> Array:
     limit = threshold.of(context)
@@ -135,9 +125,9 @@ def _by_survivors(context: Context, active: Array, pruned: Array) -> Array:
 
 
 by_survivors = Count(_by_survivors)
-"""Layers regrow what all pruned, in proportion to what they kept.
+"""Layers regrow what all pruned, in proportion to the weights they have left.
 
-The total is rounded by largest remainder, ties to the earlier layer. What does
+The total is rounded by largest remainder, ties to the first layer. What does
 not fit into a layer, where the weights just pruned are not free, is split again
 among those with room.
 
@@ -153,31 +143,29 @@ def in_proportion(
   total: Int[Array, ""],
   free: Int[Array, " layers"],
 ) -> Int[Array, " layers"]:
-  """Returns int32 counts in proportion to weights; `by_survivors` has the rule.
+  """Returns int32 counts in proportion to weights: the rule of `by_survivors`.
 
-  Args:
-    weights: int32, at least 0; a layer without any gets nothing.
-    total: int32, the sum to reach.
-    free: int32, positions of each layer.
+  They sum to `total` where the free positions of layers with weights allow it.
   """
-
-  def missing(counts: Array) -> Array:
-    return total - jnp.sum(counts, dtype=jnp.int32)
 
   def unplaced(state: tuple[Array, Array]) -> Array:
     counts, claims = state
-    return (missing(counts) > 0) & jnp.any(claims > 0)
+    return (_missing(counts, total) > 0) & jnp.any(claims > 0)
 
   def with_claims(counts: Array) -> tuple[Array, Array]:
     return counts, jnp.where(counts < free, weights, 0)
 
   def split(state: tuple[Array, Array]) -> tuple[Array, Array]:
     counts, claims = state
-    more = _largest_remainder(claims, missing(counts))
+    more = _largest_remainder(claims, _missing(counts, total))
     return with_claims(jnp.minimum(counts + more, free))
 
   start = with_claims(jnp.zeros_like(weights))
   return lax.while_loop(unplaced, split, start)[0]
+
+
+def _missing(counts: Array, total: Array) -> Array:
+  return total - jnp.sum(counts, dtype=jnp.int32)
 
 
 def _give_back(counts: Array, total: Array) -> Array:
@@ -197,16 +185,13 @@ def _give_back(counts: Array, total: Array) -> Array:
 def _spread(counts: Array, total: Array, limits: Array) -> Array:
   """Raises counts to a total, equally over the layers below their limits."""
 
-  def missing(counts: Array) -> Array:
-    return total - jnp.sum(counts, dtype=jnp.int32)
-
   def unplaced(counts: Array) -> Array:
-    return (missing(counts) > 0) & jnp.any(counts < limits)
+    return (_missing(counts, total) > 0) & jnp.any(counts < limits)
 
   def round_(counts: Array) -> Array:
     room = counts < limits
     place = jnp.cumsum(room, dtype=jnp.int32)
-    each, rest = jnp.divmod(missing(counts), place[-1])
+    each, rest = jnp.divmod(_missing(counts, total), place[-1])
     more = jnp.where(room, each + (place <= rest), 0)
     return jnp.minimum(counts + more, limits)
 
@@ -224,5 +209,4 @@ def _largest_remainder(weights: Array, total: Array) -> Array:
     order = jnp.argsort(-remainder, stable=True)
     place = lax.convert_element_type(jnp.argsort(order), jnp.int32)
     whole = lax.convert_element_type(whole, jnp.int32)
-  left = total - jnp.sum(whole, dtype=jnp.int32)
-  return whole + (place < left)
+  return whole + (place < _missing(whole, total))

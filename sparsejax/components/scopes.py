@@ -1,7 +1,6 @@
 """Scopes: which weights compete for the same budget, and how large it is."""
 
 import dataclasses
-from collections.abc import Mapping
 
 import numpy as np
 from jaxtyping import PyTree
@@ -11,9 +10,7 @@ from sparsejax.method import Distribution, Layout, Scope
 
 
 def _override_counts(layout: Layout, progress: float) -> dict[str, int]:
-  """Counts of the layers whose override sets a sparsity."""
-  if not layout.overrides:
-    return {}
+  """Returns the counts of the layers whose override sets a sparsity."""
   size = dict(zip(layout.shapes, layout.sizes, strict=True))
   sizes = [size[name] for name in layout.overrides]
   sparsities = [s * progress for s in layout.overrides.values()]
@@ -23,37 +20,27 @@ def _override_counts(layout: Layout, progress: float) -> dict[str, int]:
 
 
 def _rest(layout: Layout, sparsity: float, fixed: dict[str, int]) -> int:
-  """What the layers without an override keep, so that the sum is K."""
+  """Returns what is left of the total for the layers without an override."""
   total = counts.requested_count(layout.sizes, sparsity)
-  room = sum(
-    size
-    for name, size in zip(layout.shapes, layout.sizes, strict=True)
-    if name not in fixed
-  )
+  pairs = zip(layout.shapes, layout.sizes, strict=True)
+  room = sum(size for name, size in pairs if name not in fixed)
   rest = total - sum(fixed.values())
   if not 0 <= rest <= room:
     raise ValueError(
-      f"`sparsity` of {sparsity} requests {total} weights, but the layers"
-      f" whose sparsity is set in `overrides` keep {sum(fixed.values())} and"
-      f" the others have {room}. Change either, or make the layers 'dense' to"
-      " leave them out of the count."
+      f"`sparsity` of {sparsity} requests {total} active weights, but the"
+      f" layers whose sparsity is set in `overrides` have"
+      f" {sum(fixed.values())} and the others can have at most {room}. Change"
+      " either, or make the layers 'dense' to leave them out of the count."
     )
   return rest
 
 
 def _global_groups(layout: Layout) -> np.ndarray:
-  fixed = list(layout.overrides)
-  return np.asarray(
-    [1 + fixed.index(n) if n in fixed else 0 for n in layout.shapes], np.int64
-  )
+  fixed = {name: i for i, name in enumerate(layout.overrides, start=1)}
+  return np.asarray([fixed.get(name, 0) for name in layout.shapes], np.int64)
 
 
-def _global_budgets(
-  layout: Layout,
-  sparsity: float | None,
-  progress: float,
-  limits: np.ndarray | None,
-) -> np.ndarray:
+def _global_budgets(layout: Layout, sparsity, progress, limits) -> np.ndarray:
   del limits  # One group can only shrink; overrides are settled later.
   if sparsity is None:
     raise ValueError("`sparsity` must be given to a global scope, got None.")
@@ -61,34 +48,29 @@ def _global_budgets(
   rest = _rest(layout, sparsity, fixed)
   if rest > counts.INT32_MAX:
     raise ValueError(
-      f"`scope` is global over {sum(layout.sizes)} weights, of which {rest}"
-      f" would be kept; counts on the device end at {counts.INT32_MAX}. Use"
+      f"`scope` is global over {sum(layout.sizes)} weights, {rest} of them"
+      f" active; counts on the device end at {counts.INT32_MAX}. Use"
       " layerwise(...), or more sparsity."
     )
   return np.asarray([rest, *fixed.values()], np.int64)
 
 
 global_scope = Scope(groups=_global_groups, budgets=_global_budgets)
-"""All layers compete together; layers whose override sets a sparsity, alone."""
+"""All layers compete together, those whose override sets a sparsity alone."""
 
 
 def layerwise(distribution: Distribution) -> Scope:
   """Weights compete inside their layer, at the sparsities of a distribution.
 
   Counts are rounded by largest remainder, so that they sum to the requested
-  one. Layers whose override sets a sparsity keep it, and the distribution is
-  solved over the others for the rest of the budget.
+  total. Layers whose override sets a sparsity have that one, and the
+  distribution is solved over the others for the rest of the budget.
 
   Args:
     distribution: (shapes, sparsity) -> sparsity per layer.
   """
 
-  def budgets(
-    layout: Layout,
-    sparsity: float | None,
-    progress: float,
-    limits: np.ndarray | None,
-  ) -> np.ndarray:
+  def budgets(layout: Layout, sparsity, progress, limits) -> np.ndarray:
     fixed = _override_counts(layout, progress)
     names = list(layout.shapes)
     free = np.asarray([name not in fixed for name in names])
@@ -107,25 +89,22 @@ def layerwise(distribution: Distribution) -> Scope:
     found[free] = counts.apportion(sizes.tolist(), solved, requested, most)
     return found
 
-  return Scope(
-    groups=lambda layout: np.arange(len(layout.shapes)), budgets=budgets
-  )
+  return Scope(lambda layout: np.arange(len(layout.shapes)), budgets)
 
 
 def global_magnitude(params: PyTree) -> Distribution:
-  """The layer budgets that global magnitude pruning of given weights leaves.
+  """The sparsity per layer that global magnitude pruning of `params` leads to.
 
-  With `layerwise` it fixes how many weights each layer keeps at each sparsity,
-  and the criterion of the method decides which: the budget `GS` of OptG's Table
-  5, from the weights of a trained dense network.
+  With `layerwise` it fixes the number of active weights of each layer at each
+  sparsity, and the criterion of the method decides which they are: the budget
+  `GS` of OptG's Table 5, from the weights of a trained dense network.
 
   Args:
-    params: tree of arrays with the names of the network that is to be pruned;
-      not traced.
+    params: tree of arrays with the names of the network to prune; not traced.
 
   Returns:
-    A distribution. It raises ValueError for a layer that `params` lacks or has
-    in another shape.
+    A distribution. It raises ValueError for a layer that is missing in `params`
+    or has another shape there.
 
   References:
     Zhang et al., OptG, 2022, section 4.5.
@@ -135,43 +114,35 @@ def global_magnitude(params: PyTree) -> Distribution:
     for name, leaf in trees.named_leaves(params)
   }
 
-  def distribution(
-    shapes: Mapping[str, tuple[int, ...]], sparsity: float
-  ) -> dict[str, float]:
+  def distribution(shapes, sparsity) -> dict[str, float]:
     for name, shape in shapes.items():
-      if name not in leaves or leaves[name].shape != tuple(shape):
-        found = leaves[name].shape if name in leaves else "no such leaf"
+      found = leaves[name].shape if name in leaves else "no such leaf"
+      if found != tuple(shape):
         raise ValueError(
           f"`params` of global_magnitude must have {name!r} of shape"
           f" {tuple(shape)}, got {found}. Give the weights of this network."
         )
     sizes = [leaves[name].size for name in shapes]
     values = np.concatenate([leaves[name].ravel() for name in shapes])
-    kept = np.zeros(values.size, bool)
     highest = np.argsort(-values, kind="stable")
-    kept[highest[: counts.requested_count(sizes, sparsity)]] = True
-    parts = np.split(kept, np.cumsum(sizes)[:-1])
-    return {
-      name: 1 - int(part.sum()) / part.size
-      for name, part in zip(shapes, parts, strict=True)
-    }
+    highest = highest[: counts.requested_count(sizes, sparsity)]
+    layer_of = np.repeat(np.arange(len(sizes)), sizes)
+    active = np.bincount(layer_of[highest], minlength=len(sizes)).tolist()
+    triples = zip(shapes, active, sizes, strict=True)
+    return {name: 1 - count / size for name, count, size in triples}
 
   return distribution
 
 
 def keep_alive(scope: Scope, min_active_per_layer: int) -> Scope:
-  """Returns the scope with a least number of active weights in every layer.
+  """Returns the scope with a minimum of active weights in every layer.
 
-  The highest weights of each layer are kept first; the requested total is
-  unchanged.
-
-  Args:
-    scope: the scope to bound.
-    min_active_per_layer: at least 1; a smaller layer stays dense.
+  The highest scores of each layer are selected first; the requested total is
+  unchanged. Layers with fewer than `min_active_per_layer` weights stay dense.
 
   Raises:
-    ValueError: if the number is below 1; in `init`, if all layers together
-      have more such weights than the sparsity leaves.
+    ValueError: if the minimum is below 1; in `init`, if the minima sum to more
+      weights than the sparsity leaves.
   """
   if min_active_per_layer < 1:
     raise ValueError(
@@ -181,7 +152,7 @@ def keep_alive(scope: Scope, min_active_per_layer: int) -> Scope:
 
 
 def least_counts(scope: Scope, layout: Layout) -> np.ndarray:
-  """Returns int[layers]: the weights that every layer keeps at least."""
+  """Returns int[layers]: the minimum of active weights of every layer."""
   return np.minimum(scope.min_active_per_layer, layout.sizes)
 
 
@@ -196,13 +167,12 @@ def budget_table(
   """Returns int32[len(sparsities), groups]: the counts at each update.
 
   Args:
-    scope: gives the budgets.
+    scope: sets the budgets.
     layout: the sparse leaves.
-    sparsities: the sparsity before the first update and after each one.
-    shrinking: whether no weight ever comes back, so that a group can only lose
-      some. Rounding each update by itself would let a count fall and rise.
-    first: int[groups], the counts that the groups start from; None where they
-      start as requested.
+    sparsities: before the first update and after each one.
+    shrinking: whether counts may not rise, because no weight is ever regrown;
+      rounded independently, they would fall and rise.
+    first: int[groups], the counts at the start; None for the requested ones.
 
   Raises:
     ValueError: if `min_active_per_layer` is more than a sparsity leaves.
@@ -224,7 +194,7 @@ def budget_table(
 def _at_least(
   scope: Scope, layout: Layout, budget: np.ndarray, sparsity: float | None
 ) -> np.ndarray:
-  """Raises groups to the least of their layers, at the cost of the largest."""
+  """Raises groups to the minima of their layers, at the cost of the largest."""
   if not scope.min_active_per_layer:
     return budget
   least = np.zeros_like(budget)
@@ -239,13 +209,11 @@ def _at_least(
 
 
 def _within(budget: np.ndarray, limits: np.ndarray) -> np.ndarray:
-  """Bounds groups by limits and hands their surplus on to the others."""
+  """Bounds groups by limits and gives their surplus to the others."""
   capped = np.minimum(budget, limits)
   spare = limits - capped
-  surplus = min(int(budget.sum() - capped.sum()), int(spare.sum()))
-  return limits - _lowered(
-    spare, np.zeros_like(spare), int(spare.sum()) - surplus
-  )
+  left = max(0, int(spare.sum() - (budget - capped).sum()))
+  return limits - _lowered(spare, np.zeros_like(spare), left)
 
 
 def _lowered(budget: np.ndarray, least: np.ndarray, total: int) -> np.ndarray:

@@ -12,21 +12,17 @@ from sparsejax.method import Masks
 
 
 def is_masked_node(x: Any) -> bool:
-  """Whether `x` stands where the mask of a dense leaf would be."""
+  """Whether `x` takes the place of a mask at a dense leaf."""
   return isinstance(x, optax.MaskedNode)
 
 
-def leaf_name(path: tuple[Any, ...]) -> str:
-  """Returns `a/b/kernel` for a key path, without the `.value` of NNX."""
-  if len(path) > 1 and getattr(path[-1], "name", None) == "value":
-    path = path[:-1]
-  return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
 def named_leaves(tree: PyTree) -> list[tuple[str, Any]]:
-  """Returns (name, leaf) of every leaf, in tree order."""
+  """Returns (name, leaf) of every leaf, in tree order.
+
+  A name is like `a/b/kernel`, without the `.value` of NNX.
+  """
   pairs = jax.tree_util.tree_flatten_with_path(tree)[0]
-  return [(leaf_name(path), leaf) for path, leaf in pairs]
+  return [(_leaf_name(path), leaf) for path, leaf in pairs]
 
 
 def map_masked(
@@ -45,7 +41,7 @@ def map_masked(
 
 
 def sparse_only(masks: Masks, tree: PyTree) -> PyTree:
-  """Returns `tree` with `MaskedNode` in the place of dense leaves."""
+  """Returns `tree` with `MaskedNode` at dense leaves."""
   return map_masked(
     lambda _, x: x, masks, tree, dense=lambda _: optax.MaskedNode()
   )
@@ -59,3 +55,9 @@ def where(masks: Masks, params: PyTree) -> PyTree:
   return map_masked(
     lambda m, p: jnp.where(m, p, jnp.zeros_like(p)), masks, params
   )
+
+
+def _leaf_name(path: tuple[Any, ...]) -> str:
+  if len(path) > 1 and getattr(path[-1], "name", None) == "value":
+    path = path[:-1]
+  return jax.tree_util.keystr(path, simple=True, separator="/")

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Exact selection of the highest scores, over many leaves at once."""

@@ -10,11 +10,11 @@ from jaxtyping import Array, UInt32
 from sparsejax.method import Key, Layout
 from sparsejax.selection.packing import Packing
 
+FIRST_MASKS, PRUNE, REGROW, STEP = 0, 1, 2, 3  # purposes
+
 _WORD = np.uint32(32)
 _ROTATIONS = np.array([[13, 15, 26, 6], [17, 29, 16, 24]], np.uint32)
 _PARITY = np.uint32(0x1BD11BDA)
-
-FIRST_MASKS, PRUNE, REGROW, STEP = 0, 1, 2, 3  # purposes
 
 
 def leaf_key(key: Key, step: Any, index: Any, purpose: int) -> Key:
@@ -38,7 +38,7 @@ def bits(
 ) -> list[UInt32[Array, "..."]]:
   """Returns 32 random bits for every weight, packed.
 
-  They are those of `jax.random.bits` with the key of the leaf, in any packing.
+  In every packing they are those of `jax.random.bits` with the leaf's key.
 
   Args:
     layout: the sparse leaves.
@@ -55,27 +55,19 @@ def bits(
   )
   if by_row:
     return _bits_of_rows(layout, packing, key, step, purpose)
-  return packing.pack(
-    [
-      jax.random.bits(
-        leaf_key(key, step, leaf.index, purpose), leaf.shape, jnp.uint32
-      )
-      for leaf in layout.leaves
-    ]
-  )
+  arrays = []
+  for leaf in layout.leaves:
+    from_key = leaf_key(key, step, leaf.index, purpose)
+    arrays.append(jax.random.bits(from_key, leaf.shape, jnp.uint32))
+  return packing.pack(arrays)
 
 
 def _bits_of_rows(layout, packing, key, step, purpose):
-  """Threefry of (leaf key, index in the leaf), as `jax.random.bits` has it."""
-  leaf_of_layer = np.repeat(
-    np.arange(len(layout.leaves)), [x.num_layers for x in layout.leaves]
-  )
-  first = np.concatenate(
-    [
-      np.arange(x.num_layers) * np.prod(x.layer_shape, dtype=np.int64)
-      for x in layout.leaves
-    ]
-  )
+  """Threefry of (leaf key, index in the leaf), as in `jax.random.bits`."""
+  counts = [leaf.num_layers for leaf in layout.leaves]
+  leaf_of_layer = np.repeat(np.arange(len(counts)), counts)
+  slice_of_layer = np.concatenate([np.arange(count) for count in counts])
+  first = slice_of_layer * np.asarray(layout.sizes)
   begin = (first[packing.layers] + packing.offsets).astype(np.uint32)[:, None]
   high, low = _leaf_words(layout, key, step, purpose)
   high, low = (w[leaf_of_layer[packing.layers], None] for w in (high, low))
@@ -102,9 +94,9 @@ def _leaf_words(layout, key, step, purpose):
 def _threefry(high, low, a, b):
   """The block cipher Threefry-2x32 of (a, b) under a key, elementwise.
 
-  Written out, for jax.random keeps the words between the rounds in memory,
-  where this is one loop over registers, 20 times as fast on a CPU, and takes
-  some twenty kernels to compile where this takes one.
+  Written out, because jax.random stores the words in memory between the rounds
+  and takes some twenty kernels to compile. This is one kernel, a loop over
+  registers, 20 times as fast on a CPU.
   """
   keys = (high, low, high ^ low ^ _PARITY)
   a, b = a + keys[0], b + keys[1]

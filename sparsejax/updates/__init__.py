@@ -1,1 +1,1 @@
-"""TODO."""
+"""One call of `update`: the mask update and the inner optimizer step."""
