@@ -1,4 +1,4 @@
-"""Shapes of the papers' networks: what is sparse in them, and its cost.
+"""The sparse layers of the papers' networks, and their multiply-adds.
 
 Each function returns name -> (kernel shape HWIO or (in, out), positions), where
 positions is the number of output pixels; multiply-adds are size x positions.
@@ -16,14 +16,14 @@ def shapes(layers):
 
 
 def cost_ratio(layers, sparsities):
-  """Multiply-adds of the sparse network as a share of the dense one."""
+  """Multiply-adds of the sparse network as a fraction of the dense one."""
   costs = {n: math.prod(shape) * px for n, (shape, px) in layers.items()}
   sparse = sum((1 - sparsities[n]) * cost for n, cost in costs.items())
   return sparse / sum(costs.values())
 
 
 def resnet50(*, stem, pool, image, classes):
-  """Bottlenecks [3, 4, 6, 3]; the stride is on the 3 x 3."""
+  """Bottlenecks [3, 4, 6, 3] with strided 3x3 convolutions."""
   side = image // (2 if stem == 7 else 1)
   layers = {"stem": ((stem, stem, 3, 64), side**2)}
   side //= 2 if pool else 1
@@ -53,7 +53,7 @@ def resnet50_cifar(classes):
 
 
 def resnet20():
-  """Three stages of three basic blocks, projections where widths change."""
+  """Three stages of three basic blocks, projections where the width changes."""
   layers = {"stem": ((3, 3, 3, 16), 32**2)}
   channels, side = 16, 32
   for stage, width in enumerate([16, 32, 64]):
@@ -70,7 +70,7 @@ def resnet20():
 
 
 def vgg19(classes):
-  """Sixteen 3 x 3 convolutions, four poolings, one linear layer."""
+  """Sixteen 3x3 convolutions, four poolings, one linear layer."""
   layers, channels = {}, 3
   plan = [(64, 2, 32), (128, 2, 16), (256, 4, 8), (512, 4, 4), (512, 4, 2)]
   for width, convs, side in plan:
@@ -82,7 +82,7 @@ def vgg19(classes):
 
 
 def mobilenet_v1():
-  """Thirteen depthwise separable blocks; depthwise kernels are sparse too."""
+  """Thirteen depthwise separable blocks; depthwise kernels are sparse, too."""
   layers = {"stem": ((3, 3, 3, 32), 112**2)}
   channels, side = 32, 112
   widths = [64, 128, 128, 256, 256] + [512] * 6 + [1024, 1024]

@@ -1,8 +1,7 @@
-"""Pruning at initialisation, by differences of the loss, without derivatives.
+"""Pruning at initialization by finite differences, without derivatives.
 
-Everything is float64 and nothing is differentiated by rule: a slope is a
-central difference of the loss, a curvature a difference of slopes. The network
-is an MLP with tanh between its layers, or ReLU for SynFlow.
+Everything is float64. A slope is a central difference of the loss, a curvature
+a difference of slopes. The network is an MLP with tanh, or ReLU for SynFlow.
 """
 
 import numpy as np
@@ -23,21 +22,21 @@ def outputs(weights, inputs, activation):
 
 
 def cross_entropy(weights, inputs, labels, temperature=1.0):
-  """Returns the mean cross-entropy of the logits over the temperature."""
+  """Returns the mean cross-entropy of logits / temperature."""
   logits = outputs(weights, inputs, np.tanh) / temperature
   logits = logits - logits.max(-1, keepdims=True)
-  log_shares = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-  return -log_shares[np.arange(len(labels)), labels].mean()
+  log_probs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+  return -log_probs[np.arange(len(labels)), labels].mean()
 
 
 def total_flow(weights, inputs):
-  """Returns SynFlow's R: the sum of the outputs, all parameters positive."""
+  """Returns SynFlow's R: the sum of the outputs with absolute parameters."""
   positive = [(np.abs(kernel), np.abs(bias)) for kernel, bias in weights]
   return outputs(positive, inputs, lambda x: np.maximum(x, 0)).sum()
 
 
 def slopes(loss, weights):
-  """Returns, for each kernel, the change of the loss for each weight."""
+  """Returns the slope of the loss in every weight, for each kernel."""
   found = []
   for layer, (kernel, _) in enumerate(weights):
     slope = np.zeros(kernel.shape)
@@ -52,7 +51,7 @@ def slopes(loss, weights):
 
 
 def bias_slopes(loss, weights):
-  """The same for biases, which GraSP's direction runs along as well."""
+  """The same for biases, which are part of GraSP's gradient."""
   found = []
   for layer, (kernel, bias) in enumerate(weights):
     slope = np.zeros(bias.shape)
@@ -71,13 +70,13 @@ def bias_slopes(loss, weights):
 
 
 def difference(f, step=STEP):
-  """Returns the slope at 0, to fourth order in the step."""
+  """Returns the slope at 0, with fourth-order error in the step."""
   near, far = f(step) - f(-step), f(2 * step) - f(-2 * step)
   return (8 * near - far) / (12 * step)
 
 
 def moved(weights, layer, place, by):
-  """Returns the weights with one of them moved."""
+  """Returns the weights with one of them shifted."""
   kernel, bias = weights[layer]
   kernel = kernel.copy()
   kernel[place] += by
@@ -85,7 +84,7 @@ def moved(weights, layer, place, by):
 
 
 def snip(loss, weights):
-  """Scores by how the loss changes with c in c * w, at c = 1."""
+  """Scores |dL / dc| at c = 1, where every weight is c * w."""
   return [
     np.abs(kernel * slope)
     for (kernel, _), slope in zip(weights, slopes(loss, weights), strict=True)
@@ -93,10 +92,10 @@ def snip(loss, weights):
 
 
 def grasp(loss, weights):
-  """Scores by how half the squared norm of the gradient changes with c.
+  """Scores by the slope in c of half the squared gradient norm.
 
-  The norm is over all parameters. Removing a weight takes its score away from
-  the norm, so what has the least goes first.
+  The norm is over all parameters. Pruning a weight decreases the norm by its
+  score, so the smallest scores are pruned first.
   """
   step = 1e-2
 
@@ -119,7 +118,7 @@ def grasp(loss, weights):
 
 
 def synflow(weights, inputs):
-  """Scores by how R changes with c in c * |w|."""
+  """Scores dR / dc at c = 1, where every weight is c * |w|."""
   positive = [(np.abs(kernel), np.abs(bias)) for kernel, bias in weights]
   slope = slopes(lambda at: outputs_sum(at, inputs), positive)
   return [kernel * s for (kernel, _), s in zip(positive, slope, strict=True)]
@@ -130,7 +129,7 @@ def outputs_sum(weights, inputs):
 
 
 def prune(score, weights, sparsity, rounds=1):
-  """Returns masks after rounds that keep the share (1 - s)^(i / n), globally.
+  """Returns masks after rounds of global pruning to density (1 - s)^(i / n).
 
   Args:
     score: weights -> scores of the kernels; higher is better.
@@ -141,12 +140,12 @@ def prune(score, weights, sparsity, rounds=1):
   masks = [np.ones(kernel.shape, bool) for kernel, _ in weights]
   size = sum(mask.size for mask in masks)
   for i in range(1, rounds + 1):
-    share = 1 - sparsity if i == rounds else (1 - sparsity) ** (i / rounds)
-    left = [
+    density = 1 - sparsity if i == rounds else (1 - sparsity) ** (i / rounds)
+    pruned = [
       (np.where(mask, kernel, 0.0), bias)
       for mask, (kernel, bias) in zip(masks, weights, strict=True)
     ]
     masks = ranking.keep_top_over(
-      score(left), ranking.floor_tol(size * share), masks
+      score(pruned), ranking.floor_tol(size * density), masks
     )
   return masks

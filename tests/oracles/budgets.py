@@ -1,9 +1,9 @@
-"""Sparsities in percent of the 54 kernels of ResNet-50, as papers print them.
+"""Published sparsities in % of the 54 kernels of ResNet-50.
 
-In the order of the network: stem, then conv1, conv2, conv3 and, in the first
-block of a stage, the shortcut of each block, then the classifier. About 90 % of
-all weights are zero. The GraNet columns are of its Table 10; the others, which
-stand in the same table rounded, are from the STR repository.
+In network order: stem; conv1, conv2, conv3 of each block and, in the first
+block of a stage, its shortcut; classifier. Overall sparsity is about 90 %. The
+GraNet columns are from its Table 10; the others, which that table rounds, are
+from the STR repository.
 """
 
 

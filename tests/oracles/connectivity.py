@@ -1,7 +1,7 @@
-"""Connectivity that follows metric: AccSET, LSET, DynSET (Scholte, 2022).
+"""Performance-driven connectivity: AccSET, LSET, DynSET (Scholte, 2022).
 
-After an epoch each layer loses a share of its weights as in SET; how many grow
-depends on how good the network is. The number of connections is not constant.
+After every epoch each layer is pruned as in SET; how many weights are regrown
+depends on the metric. The number of connections is not constant.
 """
 
 import math
@@ -11,7 +11,7 @@ import numpy as np
 from oracles import network, prune_and_regrow, ranking, training
 from oracles.network import sparse_leaves
 
-# (k, p, theta), worked by hand: the oracle and the library are held to them.
+# (k, p, theta), computed by hand: both the oracle and the library must match.
 WORKED_SHARES = (
   (0.0, 0.0, 1.0),
   (0.0, 0.65, 0.35),
@@ -35,20 +35,19 @@ WORKED_SHARES = (
 
 
 class UpdateThenStep:
-  """Per-epoch methods: the masks first, then the step that follows.
+  """Per-epoch methods: first the mask update, then the step.
 
-  The call that finds t steps completed updates the masks of time t, knowing
-  how well the finished epoch went, and takes its step with the new masks:
-  what was removed is zero, what has grown starts at zero and moves at once by
-  the gradient that was passed. A gradient that is not finite skips what was
-  due, which then waits for the next finite one.
+  A call after t completed steps updates the masks with the metric of the
+  finished epoch, then takes its step with the new masks: pruned weights are
+  zero, regrown ones start at zero and move by the gradient of the same call. If
+  a gradient is not finite, a due update waits for the next finite one.
 
   Args:
-    leaves: the network at its first masks.
+    leaves: the network with its initial masks.
     sgd: the optimizer.
     events: list of (due, update); due: completed steps -> bool, and
       update: (leaves, metric, completed steps) -> None changes masks in
-      place and restarts what it removes.
+      place and resets what it prunes.
   """
 
   def __init__(self, leaves, sgd, events):
@@ -58,7 +57,7 @@ class UpdateThenStep:
     training.zero_inactive(leaves)
 
   def step(self, gradients, metric=math.nan):
-    """One call; `metric` is that of the epoch that finished last."""
+    """Takes one call; `metric` is that of the last finished epoch."""
     for number, (due, update) in enumerate(self.events):
       self.pending[number] |= due(self.t)
       if self.pending[number] and network.all_finite(gradients):
@@ -71,7 +70,7 @@ class UpdateThenStep:
     self.t += 1
 
 
-# Which share of what a layer lacks grows back
+# The fraction theta of the missing weights that regrows
 
 
 def tunable_sigmoid(p, k):
@@ -95,7 +94,7 @@ def by_accuracy(k=0.0):
 def by_loss(k=0.0):
   """LSET: p = clip(1 - L / L_0, 0, 1), L_0 the loss of the first epoch.
 
-  All grows back where L_0 is not above 0, or where a loss is NaN.
+  theta is 1 if L_0 is not above 0, or if a loss is NaN.
   """
 
   def share(history):
@@ -108,12 +107,12 @@ def by_loss(k=0.0):
 
 
 def regrow_all(history):
-  """SET: back to the first count."""
+  """SET: back to the initial count."""
   del history
   return 1.0
 
 
-# When the masks rest
+# Gates: when to skip a mask update
 
 
 def never(history):
@@ -122,7 +121,7 @@ def never(history):
 
 
 def when_worse(lag, *, loss):
-  """DynSET: when worse than `lag` epochs ago; no earlier than lag + 2 epochs.
+  """DynSET: skip if worse than `lag` epochs ago, from epoch lag + 2 on.
 
   Strictly worse: a larger loss, a smaller accuracy. NaN is not worse.
   """
@@ -142,20 +141,21 @@ def when_worse(lag, *, loss):
 def evolve_each_epoch(
   *, steps_per_epoch, total_steps, fraction, grow, share, pauses=never
 ):
-  """Removes by sign, then grows `share` of what is missing to the first count.
+  """Prunes by sign, then regrows `share` of the weights that are missing.
 
-  Per layer: of the weights at or above zero, and of those below, ceil_tol of
-  `fraction` of them nearest to zero leave and restart at zero. With lambda
-  left and gamma the first count, ceil_tol(theta (gamma - lambda)) of what is
-  inactive then grow, the just removed included. None follows the last epoch.
+  Per layer: of the weights at or above zero, and of those below, the ceil_tol
+  of `fraction` closest to zero are pruned and reset. With lambda weights left
+  and an initial count of gamma, ceil_tol(theta (gamma - lambda)) inactive
+  weights are regrown, just pruned ones included. No update after the last
+  epoch.
 
   Args:
-    steps_per_epoch: steps in an epoch.
-    total_steps: of the run.
-    fraction: zeta.
+    steps_per_epoch: steps per epoch.
+    total_steps: steps of the run.
+    fraction: the paper's zeta.
     grow: a selector of `growth`.
     share: history -> theta.
-    pauses: history -> bool; where true, no mask and no value changes.
+    pauses: history -> bool; if true, masks and values stay unchanged.
   """
   history, first = [], {}
 

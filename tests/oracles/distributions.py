@@ -6,16 +6,16 @@ from oracles import ranking
 
 
 def uniform_densities(shapes, density):
-  """The same for every layer."""
+  """The same density for every layer."""
   return [density] * len(shapes)
 
 
 def erk_densities(shapes, density, *, kernel_dims=True):
   """Erdos-Renyi(-Kernel) at a given density of the whole network.
 
-  raw_l = (sum of the shape) / (its product). Layers that would be more than
-  dense are made dense, all those with the largest raw value at a time, and
-  the factor is solved for again.
+  raw_l = sum of the shape / product of the shape. While the largest density is
+  above 1, the layers with the largest raw value are made dense and the factor
+  is solved for again.
   """
   raws, sizes = [], []
   for shape in shapes:
@@ -27,9 +27,9 @@ def erk_densities(shapes, density, *, kernel_dims=True):
     others = [layer for layer in range(len(shapes)) if layer not in dense]
     if not others:
       return [1.0] * len(shapes)
-    wanted = sum(sizes[layer] for layer in others) * density
-    wanted -= sum(sizes[layer] for layer in dense) * (1.0 - density)
-    factor = wanted / sum(raws[layer] * sizes[layer] for layer in others)
+    target = sum(sizes[layer] for layer in others) * density
+    target -= sum(sizes[layer] for layer in dense) * (1.0 - density)
+    factor = target / sum(raws[layer] * sizes[layer] for layer in others)
     largest = max(raws[layer] for layer in others)
     if factor * largest <= 1.0 + 1e-9:
       break
@@ -41,7 +41,7 @@ def erk_densities(shapes, density, *, kernel_dims=True):
 
 
 def epsilon_densities(shapes, epsilon):
-  """SET's own form: epsilon (n_in + n_out) / (n_in n_out), at most 1."""
+  """SET's form: epsilon (n_in + n_out) / (n_in n_out), at most 1."""
   densities = []
   for shape in shapes:
     n_in, n_out = shape[-2:]
@@ -50,7 +50,7 @@ def epsilon_densities(shapes, epsilon):
 
 
 def budgets(densities, sizes):
-  """Whole weights per layer; they sum to floor_tol of the real sum."""
+  """Integer counts per layer; they sum to floor_tol of the real-valued sum."""
   shares = [d * n for d, n in zip(densities, sizes, strict=True)]
   return ranking.largest_remainder(
     shares, sizes, ranking.floor_tol(sum(shares))

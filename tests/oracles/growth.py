@@ -1,10 +1,9 @@
-"""Which inactive weights grow, and in-time over-parameterization by them.
+"""Growth criteria of SET's descendants, and in-time over-parameterization.
 
-Selectors that SET's descendants tried (Scholte, 2022; Liu et al., 2021a;
-Dettmers & Zettlemoyer, 2019). A selector is a function
-`grow(leaf, count, valid, t)` that returns the mask of `count` positions among
-`valid`, or all of them where there are fewer; `leaf.mask` is still the mask
-from before the mask update.
+From Scholte (2022), Liu et al. (2021a) and Dettmers & Zettlemoyer (2019). A
+criterion is a function `grow(leaf, count, valid, t)` that returns the mask of
+`count` positions among `valid`, or of all if there are fewer; `leaf.mask` is
+still the mask before the update.
 """
 
 import numpy as np
@@ -12,11 +11,11 @@ import numpy as np
 from oracles import prune_and_regrow, ranking, schedules
 from oracles.network import sparse_leaves
 
-ROUNDS = 8  # After so many rings the rest is drawn without regard to neighbors.
+ROUNDS = 8  # Beyond this many rings, neighbors no longer matter.
 
 
 def at_random(key):
-  """SET: uniformly, the highest draws first."""
+  """SET: uniformly at random, highest bits first."""
 
   def grow(leaf, count, valid, t):
     bits = prune_and_regrow.regrow_bits(leaf, key, t)
@@ -29,9 +28,9 @@ def at_random(key):
 
 
 def neighbor_counts(active):
-  """Active ones among the eight around each entry of a bool[rows, columns].
+  """Counts the active ones of the eight neighbors in a bool[rows, columns].
 
-  What lies outside counts as inactive; there is no wrap-around.
+  Neighbors outside the array are inactive; there is no wrap-around.
   """
   rows, columns = active.shape
   counts = np.zeros(active.shape, int)
@@ -43,11 +42,11 @@ def neighbor_counts(active):
 
 
 def rings(active):
-  """8 where an active neighbor touches, 7 one ring further, ... 1, then 0.
+  """8 next to an active entry, 7 one ring further out, ... 1, then 0.
 
-  Each round takes all inactive entries with at least one active neighbor and
-  counts them as active in the next. Entries that are active from the start,
-  and those that 8 rounds do not reach, are 0.
+  Each round reaches all inactive entries with at least one active neighbor and
+  counts them as active in the next. Entries that are active from the start, or
+  out of reach after 8 rounds, are 0.
   """
   levels = np.zeros(active.shape, int)
   reached = active.copy()
@@ -62,10 +61,10 @@ def by_plane(function, mask, plane):
   """Applies a function of bool[rows, columns] to every plane of a kernel.
 
   Args:
-    function: returns an int array of its argument's shape.
+    function: returns an int array of the same shape.
     mask: bool array with two or more dimensions, (..., in, out).
-    plane: "io", the last two axes, for each spatial tap; "hw", the first two
-      axes, for each pair of input and output; or "flat", all but the last
+    plane: "io", the last two axes, for each spatial position; "hw", the first
+      two axes, for each pair of input and output; or "flat", all but the last
       axis as rows.
 
   Returns:
@@ -81,18 +80,18 @@ def by_plane(function, mask, plane):
 
 
 def neighbor_ranks(mask, function, plane, bits):
-  """The higher `function` of the mask first, equal ones at random.
+  """Ranks by `function` of the mask, ties at random.
 
-  `rings` gives regrowth by one active neighbor: all of round 1 before any of
-  round 2. `neighbor_counts` gives regrowth by most active neighbors. The
-  rank is (value << 28) | (bits >> 4).
+  `rings` is regrowth next to one active neighbor: all of round 1 before any of
+  round 2. `neighbor_counts` is regrowth by most active neighbors. The rank is
+  (value << 28) | (bits >> 4).
   """
   values = by_plane(function, mask, plane).astype(np.uint64)
   return values << 28 | bits.astype(np.uint64) >> 4
 
 
 def by_neighbors(key, function, plane="io"):
-  """The highest ranks on the mask after removal; equal ones by lower index."""
+  """The highest ranks on the mask after pruning; ties to the lower index."""
 
   def grow(leaf, count, valid, t):
     bits = prune_and_regrow.regrow_bits(leaf, key, t)
@@ -102,19 +101,20 @@ def by_neighbors(key, function, plane="io"):
   return grow
 
 
-# By what has been
+# By history
 
 
 def never_active_first(key):
-  """ITOP's random_unfired: who was never active, then the rest, at random.
+  """ITOP's random_unfired: first the never active, then the rest, at random.
 
-  The rank is (never active << 31) | (bits >> 1). The first masks and all masks
-  after an update count as active; what this update removes has been active.
+  The rank is (never active << 31) | (bits >> 1). The initial masks and all
+  masks after an update count as active, so what this update prunes has been
+  active.
   """
   ever = {}
 
   def grow(leaf, count, valid, t):
-    # Masks change here alone, so the mask from before completes the union.
+    # Masks change only here, so the mask before completes the union.
     ever[leaf.index] = ever.get(leaf.index, False) | leaf.mask
     bits = prune_and_regrow.regrow_bits(leaf, key, t).astype(np.uint64)
     ranks = (~ever[leaf.index]).astype(np.uint64) << 31 | bits >> 1
@@ -124,10 +124,10 @@ def never_active_first(key):
 
 
 class DenseMomentum:
-  """Sparse momentum's memory: buf = mu buf + G at every position.
+  """Sparse momentum's accumulator: buf = mu buf + G at every position.
 
-  Nothing masks or resets it. It takes in the gradient of a step before a mask
-  update of the same step looks at it.
+  It is never masked or reset. The gradient of a step is added before a mask
+  update of the same step reads it.
   """
 
   def __init__(self, mu=0.9):
@@ -143,11 +143,11 @@ class DenseMomentum:
 
   @property
   def event(self):
-    """Accumulates in every step; stands before the events that read it."""
+    """Accumulates in every step; goes before the events that read it."""
     return (lambda t: True, self.accumulate)
 
   def grow_by(self, key):
-    """The largest |buf|; where it is 0, at random and last."""
+    """The largest |buf|; positions with 0 come last, at random."""
 
     def grow(leaf, count, valid, t):
       bits = prune_and_regrow.regrow_bits(leaf, key, t)
@@ -158,15 +158,16 @@ class DenseMomentum:
     return grow
 
 
-# In-time over-parameterization with any selector
+# In-time over-parameterization with any criterion
 
 
 def itop(*, every, total_steps, first_fraction, last_fraction, grow):
-  """SET-ITOP where `grow` is `at_random`: a cosine share of each layer.
+  """ITOP with a cosine fraction per layer; SET-ITOP if `grow` is `at_random`.
 
-  ceil_tol(r(t) a_l) smallest magnitudes leave, as many grow; what leaves and
-  grows in the same update keeps its value and statistics, the rest of what
-  grows starts at zero. It goes on to the end of training.
+  Prunes the ceil_tol(r(t) a_l) smallest magnitudes and regrows as many. A
+  weight pruned and regrown in the same update keeps its value and optimizer
+  state; other regrown weights start at zero. Updates continue to the end of
+  training.
   """
 
   def due(t):

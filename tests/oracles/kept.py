@@ -1,8 +1,8 @@
 """Methods that keep the values of pruned weights.
 
 DPF (Lin et al., 2020), DNW (Wortsman et al., 2019) and Top-KAST (Jayakumar et
-al., 2020). The leaves hold the dense weights, which the optimizer steps and
-from which all masks are drawn anew; the user holds them where the masks are on.
+al., 2020). The leaves store dense weights, which the optimizer steps and from
+which every mask is recomputed; the user's parameters are the masked weights.
 """
 
 import numpy as np
@@ -11,24 +11,23 @@ from oracles import network, pruning
 
 
 def keep_largest(leaves, sparsity, prune):
-  """Masks from all weights, on or off, by magnitude."""
+  """Recomputes masks from all weights, active or not, by magnitude."""
   for leaf in leaves:
     leaf.mask = np.ones(leaf.mask.shape, bool)
   prune(leaves, sparsity)
 
 
 class StepThenRank:
-  """The step on all weights, then masks from the moved ones.
+  """Steps all weights, then recomputes the masks.
 
-  A gradient that is not finite skips the masks that were due, which then wait
-  for the next finite step.
+  If a gradient is not finite, a due mask update waits for the next finite step.
 
   Args:
-    leaves: the network at its first masks.
+    leaves: the network with its initial masks.
     sgd: the optimizer.
-    due: step -> bool, whether masks are drawn anew after it.
-    rank: (sparse leaves, step) -> None, draws them.
-    sees: (leaf, gradient) -> the gradient that moves a sparse leaf.
+    due: step -> bool, whether masks are recomputed after it.
+    rank: (sparse leaves, step) -> None, recomputes them.
+    sees: (leaf, gradient) -> the gradient for a sparse leaf.
   """
 
   def __init__(self, leaves, sgd, *, due, rank, gradient_of):
@@ -49,15 +48,15 @@ class StepThenRank:
 
 
 def everywhere(leaf, gradient):
-  """Straight through: the loss moves every weight, also those it ignores."""
+  """Straight-through: the gradient moves every weight, also inactive ones."""
   del leaf
   return gradient
 
 
 def dpf(leaves, sgd, gradual):
-  """Dynamic pruning with feedback: gradual, straight through.
+  """Dynamic pruning with feedback: gradual, straight-through.
 
-  When the sparsity has arrived, masks still follow the weights to the end.
+  Masks follow the weights to the end, also at the final sparsity.
   """
 
   def due(t):
@@ -70,10 +69,10 @@ def dpf(leaves, sgd, gradual):
 
 
 def dnw(leaves, sgd, sparsity):
-  """Discovering neural wirings: the largest of each layer, straight through."""
+  """Discovering neural wirings: the largest per layer, straight-through."""
 
   def rank(sparse, t):
-    del t  # Every step is like the first.
+    del t  # Unused: every step is the same.
     keep_largest(sparse, sparsity, pruning.prune_uniform)
 
   rank(network.sparse_leaves(leaves), 0)
@@ -87,12 +86,12 @@ def dnw(leaves, sgd, sparsity):
 
 
 class TopKAST:
-  """Always sparse: the forward set A acts, the backward set B also learns.
+  """Always sparse: a forward set A, and a larger backward set B that learns.
 
-  Both are the largest weights of each layer. Outside B a weight does not move
-  at all, though its statistics run on as under a gradient of zero. The penalty
-  lambda (|A| + |B without A| / D) of L2 norms, D the density of A, keeps the
-  weights that only explore small.
+  Both contain the largest weights of each layer. Outside B a weight does not
+  move, while its optimizer state advances with a gradient of zero. The penalty
+  lambda (|A| + |B without A| / D) of L2 norms, with D the density of A, keeps
+  exploring weights small.
   """
 
   def __init__(
@@ -130,7 +129,7 @@ class TopKAST:
 
 
 def penalty_gradient(leaf, learns, penalty):
-  """The gradient of the penalty; 0 on a set whose norm is 0."""
+  """The gradient of the penalty; 0 on a set with norm 0."""
   weights = leaf.weights.astype(np.float64)
   gradient = np.zeros_like(weights)
   density = leaf.active / leaf.size

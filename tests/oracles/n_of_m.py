@@ -6,16 +6,16 @@ from oracles import kept, network, pruning, ranking
 
 
 def largest_of_groups(weights, n, m):
-  """The n largest of every m weights in a row along the input axis.
+  """The n largest of every m consecutive weights along the input axis.
 
-  That axis is the last but one: HWIO kernels have (..., in, out). A leaf whose
-  input axis does not divide into groups stays dense.
+  That is the second to last axis: HWIO kernels are (..., in, out). A leaf whose
+  input axis is not a multiple of m stays dense.
   """
   mask = np.ones(weights.shape, bool)
   if weights.shape[-2] % m:
     return mask
   scores = np.moveaxis(ranking.magnitude(weights), -2, -1)
-  columns = np.moveaxis(mask, -2, -1)  # A view of the same memory.
+  columns = np.moveaxis(mask, -2, -1)  # A view.
   for place in np.ndindex(scores.shape[:-1]):
     for start in range(0, scores.shape[-1], m):
       group = scores[place][start : start + m]
@@ -26,7 +26,7 @@ def largest_of_groups(weights, n, m):
 
 
 def sr_ste(leaves, sgd, rank, *, decay):
-  """Straight through, and weights that are off decay by lambda."""
+  """Straight-through, with decay lambda of inactive weights."""
 
   def gradient_of(leaf, gradient):
     decayed = gradient + np.float32(decay) * leaf.weights
@@ -42,7 +42,7 @@ def by_groups(n, m):
   """Ranks within groups of m."""
 
   def rank(leaves, t):
-    del t  # Every step is like the first.
+    del t  # Unused: every step is the same.
     for leaf in leaves:
       leaf.mask = largest_of_groups(leaf.weights, n, m)
 
@@ -50,10 +50,10 @@ def by_groups(n, m):
 
 
 def by_layers(sparsity):
-  """Ranks within whole layers, at one sparsity for all."""
+  """Ranks within layers, at the same sparsity for all."""
 
   def rank(leaves, t):
-    del t  # Every step is like the first.
+    del t  # Unused: every step is the same.
     kept.keep_largest(leaves, sparsity, pruning.prune_uniform)
 
   return rank

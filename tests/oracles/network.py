@@ -1,4 +1,4 @@
-"""A network as a list of leaves, and the two optimizers that move it."""
+"""A network as a list of leaves, and two optimizers for it."""
 
 import dataclasses
 
@@ -11,7 +11,7 @@ NEVER_SPARSE = ["bias", "scale", "b", "offset", "embedding", "embeddings"]
 
 @dataclasses.dataclass
 class Leaf:
-  """One array, where it is sparse its mask, and what its optimizer keeps."""
+  """One parameter array, its mask if it is sparse, and its optimizer state."""
 
   name: str
   index: int  # Among all leaves, in tree order.
@@ -30,30 +30,30 @@ class Leaf:
 
   @property
   def sparse_weights(self):
-    """What the user holds: zeros where the mask is off."""
+    """The user's parameters: zero where the mask is false."""
     if self.mask is None:
       return self.weights
     return np.where(self.mask, self.weights, np.float32(0))
 
   def inner_value(self, name):
-    """What the optimizer keeps under this name; zeros before its first step."""
+    """An entry of the optimizer state; zeros before the first step."""
     return self.inner_state.get(name, np.zeros_like(self.weights))
 
   def masked(self, gradient):
-    """The task gradient: none where the mask is off."""
+    """The masked gradient."""
     if self.mask is None:
       return gradient
     return np.where(self.mask, gradient, np.float32(0))
 
   def reset(self, where):
-    """Sets weights and their statistics to zero at the given positions."""
+    """Sets weights and their optimizer state to zero at the given positions."""
     self.weights = np.where(where, np.float32(0), self.weights)
     for name, values in self.inner_state.items():
       self.inner_state[name] = np.where(where, np.float32(0), values)
 
 
 def is_sparse(name, shape):
-  """At least two dimensions larger than 1, and no bias, scale or embedding."""
+  """At least two dimensions above 1, and not a bias, scale or embedding."""
   return (
     sum(size > 1 for size in shape) >= 2
     and name.split("/")[-1] not in NEVER_SPARSE
@@ -61,7 +61,7 @@ def is_sparse(name, shape):
 
 
 def make_leaves(named_weights):
-  """Leaves in the order given, dense, before their first step."""
+  """Dense leaves in the given order, before the first step."""
   return [
     Leaf(
       name=name,
@@ -80,7 +80,7 @@ def sparse_leaves(leaves):
 
 
 def sample_initial_masks(leaves, densities, key):
-  """Exact random masks: the highest draws of each layer stay."""
+  """Random masks with exact counts: the highest bits of each layer."""
   counts = distributions.budgets(densities, [leaf.size for leaf in leaves])
   for leaf, count in zip(leaves, counts, strict=True):
     bits = ranking.random_bits(
@@ -91,11 +91,10 @@ def sample_initial_masks(leaves, densities, key):
 
 @dataclasses.dataclass(frozen=True)
 class MomentumSGD:
-  """Momentum with coupled weight decay, as PyTorch's SGD.
+  """Momentum with coupled weight decay, like PyTorch's SGD.
 
-  Operations are in float32 and in the order in which optax chains
-  add_decayed_weights, trace and scale, so that an un-jitted optax agrees in
-  the last bit.
+  Operations are float32 and in the order of optax's add_decayed_weights, trace
+  and scale, so un-jitted optax agrees in the last bit.
   """
 
   learning_rate: float = 0.1
@@ -106,11 +105,11 @@ class MomentumSGD:
   names = ("trace",)
 
   def step(self, leaf, gradient):
-    """Moves one leaf; where the mask is off there is no task gradient."""
+    """Steps one leaf with the masked gradient."""
     self.move(leaf, leaf.masked(gradient))
 
   def move(self, leaf, gradient):
-    """Moves one leaf by the very gradient given."""
+    """Steps one leaf with the gradient as it is."""
     decay = np.float32(self.weight_decay)
     mu = np.float32(self.momentum)
     gradient = gradient + decay * leaf.weights
@@ -123,10 +122,10 @@ class MomentumSGD:
 
 @dataclasses.dataclass(frozen=True)
 class AdamW:
-  """Adam with decoupled weight decay (Loshchilov & Hutter, 2019), as optax's.
+  """Adam with decoupled weight decay (Loshchilov & Hutter, 2019), like optax's.
 
-  Decay does not pass through the moments; their bias is corrected by the
-  number of all steps taken, whenever a weight was on.
+  Decay does not enter the moments. Bias correction counts all steps, whether or
+  not a weight was active.
   """
 
   learning_rate: float = 0.01
@@ -138,11 +137,11 @@ class AdamW:
   names = ("mu", "nu")
 
   def step(self, leaf, gradient):
-    """Moves one leaf; where the mask is off there is no task gradient."""
+    """Steps one leaf with the masked gradient."""
     self.move(leaf, leaf.masked(gradient))
 
   def move(self, leaf, gradient):
-    """Moves one leaf by the very gradient given."""
+    """Steps one leaf with the gradient as it is."""
     one, b1, b2 = np.float32([1, self.b1, self.b2])
     leaf.steps += 1
     mu = np.float32(1 - self.b1) * gradient + b1 * leaf.inner_value("mu")

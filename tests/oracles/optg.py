@@ -1,7 +1,7 @@
-"""OptG: supermask scores from the gradient of every step (Zhang et al., 2022).
+"""OptG: supermask scores that accumulate gradients (Zhang et al., 2022).
 
-Equations 7, 10, 16 and 17 and Algorithm 1; epochs are counted from 0, as in
-the authors' code.
+Equations 7, 10, 16 and 17 and Algorithm 1; epochs count from 0, as in the
+authors' code.
 """
 
 import math
@@ -12,7 +12,7 @@ from oracles import distributions, network, ranking
 
 
 def sigmoid_of_epoch(k, alpha, epochs):
-  """The curve that both the sparsity and the scores' learning rate follow."""
+  """The curve of both the sparsity and the learning rate of the scores."""
   return 1.0 / (1.0 + math.exp(-alpha * (k - epochs / 2)))
 
 
@@ -29,7 +29,7 @@ def over_all_layers(leaves, scores, sparsity):
 
 
 def inside_layers(densities):
-  """The highest scores of each layer, by densities: shapes, density -> list."""
+  """The highest scores per layer; densities: (shapes, density) -> list."""
 
   def choose(leaves, scores, sparsity):
     shapes = [leaf.weights.shape for leaf in leaves]
@@ -47,13 +47,12 @@ def inside_layers(densities):
 
 
 class OptG:
-  """Scores learn at every step, masks follow them once an epoch.
+  """Scores learn at every step; masks follow them once per epoch.
 
-  The first step of an epoch draws the masks before anything moves, from the
-  scores so far; the first epoch is dense. The last refresh asks for the target
-  itself, where the curve would end below it. Weights that are off feel no
-  loss, only momentum and decay; scores feel the loss everywhere, with the
-  weight as it is stored.
+  Masks are updated from the scores before the first step of an epoch; the first
+  epoch is dense. The last update uses the target sparsity, since the curve ends
+  below it. Inactive weights get no gradient, only momentum and decay; scores
+  get gradients everywhere, times the stored weight.
 
   Args:
     leaves: the network, dense.
@@ -61,12 +60,12 @@ class OptG:
     sparsity: the target.
     alpha: steepness of the curve, per epoch.
     epochs: the length of training.
-    steps_per_epoch: the interval of the refreshes.
+    steps_per_epoch: steps between mask updates.
     learning_rate: completed steps -> learning rate of the scores at the end of
       the curve.
-    momentum: of the scores; they do not decay.
+    momentum: momentum of the scores; they have no weight decay.
     choose: (leaves, scores, sparsity) -> masks.
-    reach_target: whether the last refresh asks for the target.
+    reach_target: whether the last update uses the target sparsity.
   """
 
   def __init__(
@@ -97,7 +96,7 @@ class OptG:
       return self.sparsity
     return self.sparsity * sigmoid_of_epoch(k, self.alpha, self.epochs)
 
-  def refresh(self):
+  def update_masks(self):
     sparse = network.sparse_leaves(self.leaves)
     masks = self.choose(
       sparse,
@@ -110,17 +109,19 @@ class OptG:
   def learn_scores(self, leaf, gradient):
     """m - eta buf, with buf the momentum of G w."""
     k = self.t // self.steps_per_epoch
-    rate = self.learning_rate(self.t)
-    rate *= sigmoid_of_epoch(k, self.alpha, self.epochs)
+    learning_rate = self.learning_rate(self.t)
+    learning_rate *= sigmoid_of_epoch(k, self.alpha, self.epochs)
     buffer = self.momentum * self.buffers[leaf.name] + gradient * leaf.weights
     self.buffers[leaf.name] = buffer
-    self.scores[leaf.name] = self.scores[leaf.name] - np.float32(rate) * buffer
+    self.scores[leaf.name] = self.scores[leaf.name] - (
+      np.float32(learning_rate) * buffer
+    )
 
   def step(self, gradients):
     starts_epoch = self.t > 0 and self.t % self.steps_per_epoch == 0
     self.pending |= starts_epoch
     if self.pending and network.all_finite(gradients):
-      self.refresh()
+      self.update_masks()
       self.pending = False
     for leaf, gradient in zip(self.leaves, gradients, strict=True):
       if leaf.mask is not None:

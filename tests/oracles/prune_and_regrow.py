@@ -1,4 +1,4 @@
-"""Dynamic sparse training: drop some active weights, grow as many.
+"""Dynamic sparse training: prune some active weights, regrow as many.
 
 RigL (Evci et al., 2020), ITOP (Liu et al., 2021a), GraNet (Liu et al., 2021b)
 and SET (Mocanu et al., 2018).
@@ -11,7 +11,7 @@ from oracles.network import sparse_leaves
 
 
 def prune_smallest(leaf, count, valid):
-  """Positions of `valid` that stay after `count` of them are dropped."""
+  """The mask of `valid` after pruning its `count` smallest weights."""
   return ranking.keep_top_in(
     ranking.magnitude(leaf.weights), int(valid.sum()) - count, valid
   )
@@ -24,10 +24,10 @@ def regrow_bits(leaf, key, t):
 
 
 def prune_and_regrow_by_gradient(leaf, gradient, count, key, t):
-  """Drops the smallest weights, grows the largest gradients, in one layer.
+  """Prunes the smallest weights and regrows the largest gradients of a layer.
 
-  What was just dropped may grow again, and then keeps value and momentum.
-  Whatever else grows starts at zero, since all that is off is zero.
+  Just pruned weights may regrow, and then keep value and momentum. Other
+  regrown weights start at zero, since inactive weights are zero.
   """
   kept = prune_smallest(leaf, count, leaf.mask)
   bits = regrow_bits(leaf, key, t)
@@ -43,10 +43,10 @@ def granet(
   key,
   prune=pruning.prune_global,
 ):
-  """Prunes over the network, then regrows in every layer.
+  """Prunes globally, then prunes and regrows within every layer.
 
-  The prune zeroes what it removes before anything is regrown. Regrowing goes
-  on to the end of training; only pruning stops at the end of its schedule.
+  Globally pruned weights are zeroed before regrowth. Prune-and-regrow continues
+  to the end of training, after the sparsity schedule ends.
   """
 
   def due(t):
@@ -57,7 +57,7 @@ def granet(
 
 
 def rigl_itop(*, every, total_steps, first_fraction, last_fraction, key):
-  """RigL at a large interval that goes on to the end of training."""
+  """RigL with a large interval, to the end of training."""
 
   def due(t):
     return t % every == 0 and 0 < t <= total_steps
@@ -67,7 +67,7 @@ def rigl_itop(*, every, total_steps, first_fraction, last_fraction, key):
 
 
 def itop_update(total_steps, first_fraction, last_fraction, key):
-  """The swap that GraNet and ITOP share: cosine with a floor, rounded up."""
+  """The update of GraNet and ITOP: cosine fraction with a floor, rounded up."""
 
   def update(leaves, gradients, t):
     fraction = schedules.cosine_with_floor(
@@ -81,29 +81,30 @@ def itop_update(total_steps, first_fraction, last_fraction, key):
 
 
 def rigl(*, every, end_step, fraction, key, at_step_zero, prune=()):
-  """Cosine to zero at `end_step`, rounded down; the first masks may swap.
+  """Cosine fraction to zero at `end_step`, rounded down.
 
-  A sparsity that rises prunes before the swap, by the events in `prune`.
+  With `at_step_zero` the initial masks are updated, too. For an increasing
+  sparsity, the events in `prune` come first.
   """
 
   def due(t):
     return t % every == 0 and t < end_step and (t > 0 or at_step_zero)
 
   def update(leaves, gradients, t):
-    share = schedules.cosine_to_zero(fraction, t, end_step)
+    decayed = schedules.cosine_to_zero(fraction, t, end_step)
     for leaf in sparse_leaves(leaves):
-      count = ranking.floor_tol(share * leaf.active)
+      count = ranking.floor_tol(decayed * leaf.active)
       prune_and_regrow_by_gradient(leaf, gradients[leaf.index], count, key, t)
 
   return [*prune, (due, update)]
 
 
 def sparse_evolution(*, every, total_steps, fraction, by_sign, key, prune=()):
-  """Removes the weights closest to zero, adds as many at random.
+  """Prunes the weights closest to zero, regrows as many at random.
 
-  By sign, each of the two signs loses its own share; a weight of zero counts
-  as positive. What was just removed may be drawn, and restarts at zero. None
-  follows the last step. A sparsity that rises prunes first, by `prune`.
+  By sign, the fraction applies to each sign separately; zero counts as
+  positive. Just pruned weights may regrow, at zero. No update after the last
+  step. For an increasing sparsity, the events in `prune` come first.
   """
 
   def due(t):
@@ -117,9 +118,9 @@ def sparse_evolution(*, every, total_steps, fraction, by_sign, key, prune=()):
       for part in [leaf.mask & positive, leaf.mask & ~positive]:
         count = ranking.ceil_tol(fraction * int(part.sum()))
         kept |= prune_smallest(leaf, count, part)
-      removed = leaf.active - int(kept.sum())
+      pruned = leaf.active - int(kept.sum())
       leaf.reset(~kept)
       bits = regrow_bits(leaf, key, t)
-      leaf.mask = kept | ranking.grow_at_random(removed, ~kept, bits)
+      leaf.mask = kept | ranking.grow_at_random(pruned, ~kept, bits)
 
   return [*prune, (due, evolve)]

@@ -1,4 +1,4 @@
-"""Magnitude pruning: at once, and gradually (Zhu & Gupta, 2017)."""
+"""Magnitude pruning, one-shot and gradual (Zhu & Gupta, 2017)."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from oracles.network import sparse_leaves
 
 
 def prune_global(leaves, sparsity):
-  """Keeps the largest active weights of the whole network; never grows."""
+  """Keeps the largest active weights of the whole network; never regrows."""
   requested = ranking.floor_tol(
     sum(leaf.size for leaf in leaves) * (1.0 - sparsity)
   )
@@ -21,10 +21,11 @@ def prune_global(leaves, sparsity):
 
 
 def prune_inside_layers(densities):
-  """The same within each layer, by densities: shapes, density -> list.
+  """The same within each layer; densities: (shapes, density) -> list.
 
-  Budgets are rounded so that they sum to the requested count, and none may exceed
-  what its layer has left: a layer that cannot grow cannot make up for others.
+  Budgets are rounded so that they sum to the requested count. None exceeds the
+  active weights of its layer, since a layer cannot regrow to make up for
+  others.
   """
 
   def prune(leaves, sparsity):
@@ -54,9 +55,9 @@ prune_uniform = prune_inside_layers(distributions.uniform_densities)
 class Gradual:
   """When and how far to prune between `begin_step` and `end_step`.
 
-  Updates fall on multiples of `every` after `begin_step`. Sparsity follows the
-  update index and arrives at the last multiple within `end_step`. If there is
-  no multiple in between, there is one prune at `end_step` itself.
+  Updates are at multiples of `every` after `begin_step`. Sparsity is a function
+  of the update index and final at the last multiple up to `end_step`. Without a
+  multiple in between, there is one update at `end_step`.
   """
 
   def __init__(
@@ -86,7 +87,7 @@ class Gradual:
 
 
 def one_shot(sparsity, *, at_step, prune=prune_global):
-  """One prune at one step."""
+  """One update at one step."""
 
   def update(leaves, gradients, t):
     del gradients, t
@@ -96,7 +97,7 @@ def one_shot(sparsity, *, at_step, prune=prune_global):
 
 
 def gmp(gradual, *, prune=prune_global):
-  """Prunes gradually, among the active weights only."""
+  """Prunes gradually, among active weights only."""
 
   def update(leaves, gradients, t):
     del gradients
@@ -106,7 +107,7 @@ def gmp(gradual, *, prune=prune_global):
 
 
 def gmp_kept(gradual, *, prune=prune_global):
-  """Ranks all stored weights anew, so that a pruned one may return."""
+  """Ranks all stored weights, so that pruned ones may return."""
 
   def update(leaves, gradients, t):
     del gradients

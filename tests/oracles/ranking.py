@@ -1,4 +1,4 @@
-"""Counting and ranking: exact counts, ties to the lower index."""
+"""Counts and rankings: exact counts, ties to the lower index."""
 
 import math
 
@@ -18,7 +18,7 @@ def ceil_tol(x):
 
 
 def canonical(scores):
-  """Scores as they are ranked: NaN last, no -0, nothing subnormal."""
+  """Scores for ranking: NaN last, no -0, no subnormals."""
   scores = np.array(scores, np.float32)
   scores[np.isnan(scores)] = -np.inf
   scores[np.abs(scores) < SMALLEST_NORMAL] = 0.0  # Also turns -0 into +0.
@@ -33,14 +33,14 @@ def keep_top(columns, k, valid):
   """Returns the mask of the k best valid entries of flat arrays.
 
   Args:
-    columns: list of flat arrays; the first decides, the later ones break its
-      ties, the lower index breaks the rest. Higher is better.
-    k: how many to keep; all the valid ones if there are fewer.
+    columns: list of flat arrays; the first decides, later ones break ties, then
+      the lower index. Higher is better.
+    k: number of entries to keep; all valid ones if there are fewer.
     valid: flat bool array.
   """
   candidates = [int(j) for j in np.flatnonzero(valid)]
   rows = {j: tuple(column[j].item() for column in columns) for j in candidates}
-  # Python's sort is stable, also reversed, so equal rows stay by index.
+  # Python's sort is stable, also reversed, so ties stay ordered by index.
   best_first = sorted(candidates, key=rows.__getitem__, reverse=True)
   mask = np.zeros(valid.shape, bool)
   mask[best_first[:k]] = True
@@ -66,21 +66,21 @@ def keep_top_over(scores, k, valid):
 
 
 def random_bits(key, step, leaf_index, purpose, shape):
-  """The uint32 bits that this step, leaf and purpose draw."""
+  """The uint32 bits of a step, leaf and purpose."""
   for number in (step, leaf_index, purpose):
     key = jax.random.fold_in(key, number)
   return np.asarray(jax.random.bits(key, shape, np.uint32))
 
 
 def grow_by_gradient(gradient, k, valid, bits):
-  """Grows the k largest |gradient|; zeros come after and are drawn at random.
+  """Grows the k largest |gradient|; zeros come last, at random.
 
-  Positive scores rank by themselves. Among scores that are exactly 0 the
-  upper 23 bits of the draw decide, then the lower index.
+  Among scores of exactly 0 the upper 23 random bits decide, then the lower
+  index.
   """
   scores = magnitude(gradient).ravel()
-  draw = np.where(scores == 0.0, bits.ravel(), 0)
-  mask = keep_top([scores, draw], k, valid.ravel())
+  tie_break = np.where(scores == 0.0, bits.ravel(), 0)
+  mask = keep_top([scores, tie_break], k, valid.ravel())
   return mask.reshape(valid.shape)
 
 
@@ -91,9 +91,8 @@ def grow_at_random(k, valid, bits):
 def largest_remainder(shares, limits, total):
   """Rounds real `shares` to integers that sum to `total`, none above its limit.
 
-  Every share is rounded down; the units left over go to the largest
-  remainders, equal remainders to the earlier layer. Remainders are compared
-  to 6 digits, as all counts are.
+  Every share is rounded down; the remaining units go to the largest remainders,
+  ties to the lower layer. Remainders are compared to 6 digits, like all counts.
   """
   total = min(total, sum(limits))
   counts = [

@@ -1,8 +1,8 @@
-"""Weights that move from layer to layer.
+"""Redistribution of weights between layers.
 
 Sparse momentum, SNFS (Dettmers & Zettlemoyer, 2019), and dynamic sparse
-reparameterization, DSR (Mostafa & Wang, 2019). Both keep the number of weights
-of the whole network.
+reparameterization, DSR (Mostafa & Wang, 2019). Both keep the total
+number of weights constant.
 """
 
 import numpy as np
@@ -10,17 +10,17 @@ import numpy as np
 from oracles import growth, prune_and_regrow, ranking, schedules
 from oracles.network import sparse_leaves
 
-NEARLY_DENSE = 0.2  # A sparsity below which SNFS drops with care.
+NEARLY_DENSE = 0.2  # Below this sparsity SNFS limits pruning.
 
 
 # Sparse momentum
 
 
 def momentum_shares(leaves, buffers):
-  """The mean |buf| over each layer's active weights, to sum to 1.
+  """The mean |buf| over each layer's active weights, normalized to sum to 1.
 
-  Means are float64 of the float32 values; a layer without active weights has
-  0. If all means are 0, all shares are equal.
+  Means are float64 over float32 values, and 0 for a layer without active
+  weights. If all means are 0, all shares are equal.
   """
   means = [
     float(np.abs(buffers[leaf.index])[leaf.mask].astype(np.float64).mean())
@@ -35,7 +35,7 @@ def momentum_shares(leaves, buffers):
 
 
 def careful_fraction(leaf, share, layers, fraction):
-  """A layer that is nearly dense and matters loses at most its sparsity."""
+  """Prunes at most the sparsity of a nearly dense layer with a large share."""
   sparsity = (leaf.size - leaf.active) / leaf.size
   if sparsity < NEARLY_DENSE and share > 1.0 / layers:
     return min(sparsity, fraction)
@@ -43,26 +43,25 @@ def careful_fraction(leaf, share, layers, fraction):
 
 
 def share_regrowth(shares, total, free):
-  """How many weights each layer regrows: `total` in all, by its share.
+  """Regrowth counts per layer: `total` overall, in proportion to the shares.
 
-  The paper rounds up, which may sum above the total, caps, which may sum
-  below, and says no more; this is the rule, layers in tree order:
+  The paper rounds up, so the sum may exceed the total, and caps, so it may fall
+  short, without further rules. Ours, with layers in tree order:
 
-  1. Each layer gets the lower of ceil_tol(share x total) and its cap,
+  1. Each layer gets min(ceil_tol(share x total), its cap), where the cap is
      floor_tol(0.99 x free).
-  2. While the counts sum above the total, layers give back one each, from the
-     last layer to the first and then from the last again; one that has
-     nothing is passed over.
-  3. While they sum below, what is missing is spread equally over the n layers
-     that are below their caps: each gets missing // n, the first missing % n
-     of them one more, none more than up to its cap.
-  4. Where 3 ends because all layers are at their caps, caps become `free`, and
-     3 goes on. As what was dropped is free, that always places all.
+  2. While the sum exceeds the total, each nonzero count is decremented by one,
+     from the last layer to the first, repeatedly.
+  3. While it falls short, the missing weights are spread equally over the n
+     layers below their caps: each gets missing // n, the first missing % n of
+     them one more, up to its cap.
+  4. If all layers are at their caps, caps become `free` and step 3 repeats.
+     Since pruned positions are free, that places all weights.
 
   Args:
     shares: float64 per layer, summing to 1.
-    total: R, how many weights were dropped in all.
-    free: inactive positions per layer after the drop.
+    total: R, the total number of pruned weights.
+    free: inactive positions per layer after pruning.
 
   Returns:
     Counts per layer that sum to min(total, sum of free).
@@ -93,12 +92,13 @@ def _spread_equally(counts, total, limits):
 
 
 def snfs(*, every, total_steps, first_fraction, last_fraction, mu=0.9, key):
-  """Drops by magnitude, shares out and grows by the dense momentum.
+  """Prunes by magnitude, redistributes and regrows by the dense momentum.
 
-  In each layer ceil_tol(r(t) a_l) smallest magnitudes leave; the largest |buf|
-  among all that is then inactive grow, the just dropped included, which keep
-  value and statistics as in RigL. The inner optimizer sees the gradient where
-  a mask is on, as for any method; the dense momentum is a memory beside it.
+  Prunes the ceil_tol(r(t) a_l) smallest magnitudes per layer, then regrows the
+  largest |buf| among all inactive weights. Just pruned ones may regrow and then
+  keep value and optimizer state, as in RigL. The inner optimizer gets the
+  masked gradient, as in any method; the dense momentum is a separate
+  accumulator.
   """
   momentum = growth.DenseMomentum(mu)
   grow = momentum.grow_by(key)
@@ -113,7 +113,7 @@ def snfs(*, every, total_steps, first_fraction, last_fraction, mu=0.9, key):
       first_fraction, last_fraction, t, total_steps
     )
     shares = momentum_shares(layers, momentum.buffers)
-    lost = [
+    pruned = [
       ranking.ceil_tol(
         careful_fraction(leaf, share, len(layers), fraction) * leaf.active
       )
@@ -121,9 +121,11 @@ def snfs(*, every, total_steps, first_fraction, last_fraction, mu=0.9, key):
     ]
     kept = [
       prune_and_regrow.prune_smallest(leaf, count, leaf.mask)
-      for leaf, count in zip(layers, lost, strict=True)
+      for leaf, count in zip(layers, pruned, strict=True)
     ]
-    counts = share_regrowth(shares, sum(lost), [int((~k).sum()) for k in kept])
+    counts = share_regrowth(
+      shares, sum(pruned), [int((~k).sum()) for k in kept]
+    )
     for leaf, stays, count in zip(layers, kept, counts, strict=True):
       leaf.mask = stays | grow(leaf, count, ~stays, t)
 
@@ -134,12 +136,12 @@ def snfs(*, every, total_steps, first_fraction, last_fraction, mu=0.9, key):
 
 
 def share_by_survivors(survivors, total, free):
-  """How many weights each layer grows: in proportion to what survived.
+  """Regrowth counts per layer, in proportion to the surviving weights.
 
-  The total is split by largest remainder over total x survivors / sum of
-  survivors, equal remainders to the earlier layer; no layer takes more than
-  its free positions. What does not fit is split again, by the same rule, over
-  the layers that have room, until it fits or nothing has room.
+  The total is split by largest remainder of total x survivors / sum of
+  survivors, ties to the lower layer, up to the free positions of each layer.
+  What does not fit is split again over the layers with free positions, by the
+  same rule, until it fits or no layer is left.
   """
   counts = [0] * len(survivors)
   while True:
@@ -149,9 +151,9 @@ def share_by_survivors(survivors, total, free):
     ]
     if missing == 0 or not layers:
       return counts
-    together = sum(survivors[i] for i in layers)
-    # In integers: a whole part, and a remainder over the same denominator.
-    parts = {i: divmod(missing * survivors[i], together) for i in layers}
+    denominator = sum(survivors[i] for i in layers)
+    # In integers: quotient and remainder, over the same denominator.
+    parts = {i: divmod(missing * survivors[i], denominator) for i in layers}
     left = missing - sum(whole for whole, _ in parts.values())
     by_remainder = sorted(layers, key=lambda i: -parts[i][1])
     for i in layers:
@@ -160,13 +162,13 @@ def share_by_survivors(survivors, total, free):
 
 
 class Threshold:
-  """DSR's one number for the whole network, float32; doubled and halved."""
+  """DSR's float32 threshold of the whole network, doubled or halved."""
 
   def __init__(self, first=1e-3):
     self.value = np.float32(first)
 
   def follow(self, pruned, target):
-    """After a prune: too many lower the threshold, too few raise it."""
+    """Lowers the threshold if too many weights were pruned, else raises it."""
     if pruned > 1.1 * target:
       self.value = self.value / np.float32(2)
     elif pruned < 0.9 * target:
@@ -174,11 +176,11 @@ class Threshold:
 
 
 def dsr(*, every, end_step, target, key, threshold=None):
-  """Prunes below one threshold, grows at random where much survived.
+  """Prunes below a global threshold, regrows at random by surviving weights.
 
-  Every active |weight| below the threshold leaves, but a layer keeps at least
-  its largest one. What grows excludes what was just pruned, and starts at
-  zero.
+  Prunes every active weight with a magnitude below the threshold, except for
+  the largest of each layer. Just pruned weights do not regrow; regrown ones
+  start at zero.
   """
   threshold = threshold or Threshold()
   grow = growth.at_random(key)
@@ -204,5 +206,5 @@ def dsr(*, every, end_step, target, key, threshold=None):
 
 def _survivors(leaf, threshold):
   below = leaf.mask & (np.abs(leaf.weights) < threshold)
-  lost = min(int(below.sum()), max(leaf.active - 1, 0))
-  return prune_and_regrow.prune_smallest(leaf, lost, leaf.mask)
+  pruned = min(int(below.sum()), max(leaf.active - 1, 0))
+  return prune_and_regrow.prune_smallest(leaf, pruned, leaf.mask)

@@ -1,7 +1,7 @@
-"""Deep Rewiring (Bellec et al., 2018): a walk in the space of networks.
+"""Deep Rewiring (Bellec et al., 2018): a random walk over sparse networks.
 
-A weight has a sign for life. One that would change it leaves, and another is
-switched on in its place, at random and at zero, in every step.
+Every weight has a constant sign. In every step, weights that would change it
+are pruned, and as many are regrown at random, at zero.
 """
 
 import jax
@@ -10,23 +10,23 @@ import numpy as np
 from oracles import growth, training
 from oracles.network import sparse_leaves
 
-NOISE = 3  # The purpose that the noise is drawn for.
+NOISE = 3  # The purpose of the noise's random bits.
 
 
 class NoisyStepThenRewire(training.StepThenUpdate):
-  """A step by the gradient, a pull to zero and noise; then the rewiring.
+  """Steps by gradient, L1 penalty and noise, then rewires.
 
-  What a sparse leaf is moved by is (G + alpha sign) - sigma N(0, 1) where its
-  mask is on: the optimizer scales all three. The noise is drawn for the steps
-  completed before the call; the masks are those of the step that it makes.
+  The gradient of an active weight is (G + alpha sign) - sigma N(0, 1), so the
+  optimizer scales all three terms. The noise is keyed by the steps completed
+  before the call.
 
   Args:
-    leaves: the network at its first masks, its weights still dense: signs are
-      those of the first weights, also where the mask is off; 0 counts as +.
+    leaves: the network with its initial masks and still dense weights: signs
+      are those of the initial weights, also of inactive ones; 0 counts as +.
     sgd: the optimizer.
-    alpha: strength of the pull.
-    sigma: deviation of the noise.
-    key: what bits and noise are drawn from.
+    alpha: strength of the L1 penalty.
+    sigma: standard deviation of the noise.
+    key: PRNG key of bits and noise.
   """
 
   def __init__(self, leaves, sgd, *, alpha, sigma, key):
@@ -41,26 +41,26 @@ class NoisyStepThenRewire(training.StepThenUpdate):
   def step(self, gradients):
     super().step(
       [
-        gradient if leaf.mask is None else self.disturbed(leaf, gradient)
+        gradient if leaf.mask is None else self.noisy(leaf, gradient)
         for leaf, gradient in zip(self.leaves, gradients, strict=True)
       ]
     )
 
-  def disturbed(self, leaf, gradient):
+  def noisy(self, leaf, gradient):
     noise = self.sigma * standard_normal(
       self.key, self.t, leaf.index, gradient.shape
     )
     return (gradient + self.alpha * self.signs[leaf.index]) - noise
 
   def rewire(self, leaves, gradients, t):
-    """Per layer, as many grow as have left; the just lost may return at 0."""
+    """Regrows as many as were pruned, per layer; those may return at 0."""
     del gradients
     grow = growth.at_random(self.key)
     for leaf in sparse_leaves(leaves):
-      left = leaf.mask & (leaf.weights * self.signs[leaf.index] < 0)
-      kept = leaf.mask & ~left
+      pruned = leaf.mask & (leaf.weights * self.signs[leaf.index] < 0)
+      kept = leaf.mask & ~pruned
       leaf.reset(~kept)
-      leaf.mask = kept | grow(leaf, int(left.sum()), ~kept, t)
+      leaf.mask = kept | grow(leaf, int(pruned.sum()), ~kept, t)
 
 
 def standard_normal(key, step, leaf_index, shape):

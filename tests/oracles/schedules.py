@@ -1,17 +1,17 @@
-"""Sparsity by update index, swapped fraction by step."""
+"""Sparsity by update index, regrowth fraction by step."""
 
 import math
 
 
 def cubic(initial, final, i, n):
-  """Zhu & Gupta (2017): fast at first, slow near the end; exact at i = n."""
+  """Zhu & Gupta (2017): fast first, slow at the end; exact at i = n."""
   if i >= n:
     return final
   return final + (initial - final) * (1.0 - i / n) ** 3
 
 
 def sigmoid(alpha):
-  """OptG, equation 16: slow, fast, slow; exact at i = n. From dense only."""
+  """OptG, equation 16: slow, fast, slow; exact at i = n. Starts dense."""
 
   def curve(initial, final, i, n):
     assert initial == 0.0

@@ -1,4 +1,4 @@
-"""STR: a learned soft threshold for every layer (Kusupati et al., 2020)."""
+"""STR: a learned soft threshold per layer (Kusupati et al., 2020)."""
 
 import math
 
@@ -8,7 +8,7 @@ from oracles import network
 
 
 def sigmoid(x):
-  """In float64, without overflow far from zero."""
+  """In float64, without overflow for large |x|."""
   x = float(x)
   if x >= 0:
     return 1.0 / (1.0 + math.exp(-x))
@@ -23,7 +23,7 @@ def softened(weights, threshold):
 
 
 def slopes(weights, threshold, gradient):
-  """Gradients of the weights and of the threshold, by the chain rule."""
+  """Gradients of weights and threshold by the chain rule."""
   margin = sigmoid(threshold)
   on = np.abs(weights) > np.float32(margin)
   through = np.where(on, gradient, np.float32(0))
@@ -32,15 +32,15 @@ def slopes(weights, threshold, gradient):
 
 
 class SoftThreshold:
-  """Weights and thresholds step together; masks are what is left.
+  """Steps weights and thresholds together; masks follow from both.
 
-  The given weights are what is held at first, so the threshold is added to
-  those that are not zero. A zero stays a zero: nothing pulls at it.
+  The given weights are the initial sparse weights, so the threshold is added to
+  nonzero ones. Zeros stay zero.
 
   Args:
     leaves: the network.
     sgd: the optimizer of the weights.
-    threshold: the first s of every layer.
+    threshold: initial s of every layer.
     threshold_sgd: the optimizer of the thresholds.
   """
 

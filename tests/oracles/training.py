@@ -1,4 +1,4 @@
-"""The three orders in which a step and a mask update follow each other."""
+"""The three orders of optimizer step and mask update."""
 
 from oracles import network
 
@@ -9,14 +9,14 @@ def zero_inactive(leaves):
 
 
 class StepThenUpdate:
-  """GraNet, ITOP, SET, GMP: the step first, then the masks.
+  """GraNet, ITOP, SET, GMP: first the step, then the mask update.
 
-  The moved weights are scored with the gradient of the same step. Weights and
-  momentum are zero wherever a mask is off. A gradient that is not finite skips
-  what was due, which then waits for the next finite step.
+  The stepped weights are scored with the gradient of the same step. Inactive
+  weights and their momentum are zero. If a gradient is not finite, a due update
+  waits for the next finite step.
 
   Args:
-    leaves: the network at its first masks.
+    leaves: the network with its initial masks.
     sgd: the optimizer.
     events: list of (due, update); due: step -> bool, and
       update: (leaves, gradients, step) -> None changes masks in place.
@@ -42,10 +42,10 @@ class StepThenUpdate:
 
 
 class UpdateSpendsStep:
-  """RigL's own order: a mask update takes the place of a step.
+  """RigL's order: a mask update replaces a step.
 
-  Drop and growth are scored at the same weights, time does not advance, and
-  nothing moves; a step follows at the next call. The first call is an update.
+  Pruning and regrowth are scored at the same weights and t does not advance;
+  the next call is a step. The first call is an update.
   """
 
   def __init__(self, leaves, sgd, events):
@@ -69,10 +69,10 @@ class UpdateSpendsStep:
 
 
 class StepThenUpdateKept:
-  """Zhu & Gupta: the values of pruned weights stay, and may return.
+  """Zhu & Gupta: pruned weights keep their values and may return.
 
-  The leaves hold the dense weights. Where a mask is off there is no task
-  gradient, but momentum and weight decay go on, and nothing is restarted.
+  The leaves store the dense weights. Inactive weights get no gradient, but
+  momentum and weight decay continue; nothing is reset.
   """
 
   def __init__(self, leaves, sgd, events):
