@@ -251,7 +251,7 @@ DIGITS = "--config=configs/digits.py"
       ["`config.forbid_warnings`", "after the last step"],
     ),
     (["--config=configs/digit.py"], ["'configs/digit.py'", "digits.py"]),
-    ([], ["--config=FILE"]),
+    ([], ["--config=NAME"]),
   ],
 )
 def test_bad_input_is_reported_in_one_line(args, texts, tmp_path, capsys, here):
