@@ -84,8 +84,8 @@ def _label(
 ) -> str:
   """Adds the settings in which runs of the same base differ.
 
-  The first few are spelled out; if there are more, a number tells the groups
-  apart.
+  The first few are spelled out; if there are more, a number distinguishes the
+  groups.
   """
   keys = {key for other in same_base for key in other} - _IGNORED
   varying = [key for key in _sorted_keys(keys) if _varies(same_base, key)]

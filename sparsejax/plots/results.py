@@ -18,7 +18,7 @@ class Result(NamedTuple):
 
   Attributes:
     workdir: its workdir.
-    label: its method, and whatever else distinguishes it from the other runs.
+    label: its method, and what else distinguishes it from the other runs.
     sparsity: the target sparsity, or the one whose budget a dense network
       matches; the achieved one if there is neither.
     accuracy: test accuracy of the selected checkpoint, in [0, 1].

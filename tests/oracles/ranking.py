@@ -54,7 +54,7 @@ def keep_top_in(scores, k, valid):
 
 
 def keep_top_over(scores, k, valid):
-  """`keep_top` over several leaves at once; earlier leaves win ties."""
+  """`keep_top` over several leaves at once; ties to the lower leaf."""
   flat_scores = np.concatenate([score.ravel() for score in scores])
   flat_valid = np.concatenate([v.ravel() for v in valid])
   flat_mask = keep_top([flat_scores], k, flat_valid)
