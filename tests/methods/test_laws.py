@@ -290,7 +290,7 @@ def test_weights_that_move_or_follow_keep_their_counts(name, optimizer):
       came = kernels(params)[leaf][new[leaf] & ~old[leaf]]
       regrown += came.size
       # Masks first: the step moves what has come at once.
-      assert (came != 0).all() == (method.follows is not None) or not came.size
+      assert (came != 0).all() == (method.metric is not None) or not came.size
   assert regrown
   if method.target_sparsity is not None:
     requested = int(counted.total * (1 - method.target_sparsity) + 1e-6)

@@ -344,10 +344,10 @@ def small_tree(seed):
 
 def told(case, call):
   """What a call is told beside the gradients."""
-  if case.method.follows is None:
+  if case.method.metric is None:
     return {}
   loss = LOSSES[call // EPOCH]
-  return {"metric": loss if case.method.follows == "loss" else 1 - loss}
+  return {"metric": loss if case.method.metric == "loss" else 1 - loss}
 
 
 def er(density):

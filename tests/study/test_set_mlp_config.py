@@ -32,7 +32,7 @@ def test_rows_are_those_of_the_paper(row):
 def test_a_row_builds_with_the_paper_s_counts():
   chosen = build.build(parse("digits,dynset3,activation=srelu"))
   assert chosen.setup.metric == "validation_accuracy"
-  assert chosen.recipe.method.follows == "accuracy"
+  assert chosen.recipe.method.metric == "accuracy"
   assert chosen.target_sparsity is None
   assert chosen.warnings == ()
   assert chosen.steps.dispatch == chosen.steps.per_epoch == 40

@@ -411,8 +411,8 @@ def test_extended_training_stretches_durations_but_not_intervals():
   short, long = plain.recipe.method, longer.recipe.method
   late = [long.regrow.when(jnp.int32(at)) for at in (30, 43)]
   assert late[1] > late[0]
-  assert len(long.sparsity.sparsities) - 1 == 2 * (
-    len(short.sparsity.sparsities) - 1
+  assert len(long.prune.schedule.sparsities) - 1 == 2 * (
+    len(short.prune.schedule.sparsities) - 1
   )
   assert longer.config["epochs"] == plain.config["epochs"]
   assert longer.steps.eval_every == plain.steps.eval_every
