@@ -21,14 +21,13 @@ from sparsejax.methods.kept import (
   sr_ste,
   top_kast,
 )
-from sparsejax.methods.prune_and_regrow import itop, rigl, rigl_itop, set_itop
+from sparsejax.methods.prune_and_regrow import rigl, rigl_itop, set_itop
 from sparsejax.methods.pruning import dense, gmp, granet, one_shot, static
 from sparsejax.methods.redistribution import deep_r, dsr, snfs
 from sparsejax.methods.set_family import (
   accset,
   dynset,
   lset,
-  set_family,
   sparse_evolution,
 )
 
@@ -83,12 +82,6 @@ CURVES = {
 }
 
 __all__ = [
-  "CURVES",
-  "DISTRIBUTIONS",
-  "METHODS",
-  "REGROW_BY",
-  "SCOPES",
-  "STORAGES",
   "accset",
   "deep_r",
   "dense",
@@ -98,13 +91,11 @@ __all__ = [
   "dynset",
   "gmp",
   "granet",
-  "itop",
   "lset",
   "one_shot",
   "optg",
   "rigl",
   "rigl_itop",
-  "set_family",
   "set_itop",
   "snfs",
   "soft_threshold",

@@ -204,7 +204,7 @@ sparse_evolution = variant(
   set_family,
   """SET: prunes the weights closest to zero and regrows random ones.
 
-  Takes the arguments of `sparsejax.methods.set_family` but `drives`, `k` and
+  Takes the arguments of `set_family` but `drives`, `k` and
   `lag`.
 
   References:
@@ -222,7 +222,7 @@ accset = variant(
   and regrows `1 - (p - p k) / (k - 2 k p + 1)` of what it then misses of its
   first count. This happens in the first `update` of the next epoch, before its
   step, and p is the `metric=` given to that: the accuracy of the last epoch, in
-  [0, 1]. Takes the arguments of `sparsejax.methods.set_family` but `curve`,
+  [0, 1]. Takes the arguments of `set_family` but `curve`,
   `connectivity`, `drives`, `lag`, `masks_first` and `reset_optimizer`, with
   `steps_per_epoch` for `every_steps`.
 
