@@ -1,19 +1,18 @@
 """Pruning at initialization: masks before the first step.
 
-A criterion scores all weights of a network at once, because it evaluates the
-loss; the highest scores stay. Several rounds prune a little each and score
-again. Pass the result to `sparsify(..., masks=masks)`.
+A criterion scores all weights of a network at once; the highest scores survive.
+With several rounds, each prunes a part and the rest is scored again. Pass the
+result to `sparsify(..., masks=masks)`.
 """
 
-import functools
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import core, lax
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, PyTree
 
 from sparsejax.components import arguments, counts, leaves, scopes, trees
 from sparsejax.components.leaves import Overrides, Select
@@ -24,21 +23,11 @@ from sparsejax.updates.pruning import keep_highest
 
 LossFn = Callable[[PyTree, Any], Array]
 
+NetworkScore = Callable[[Any, PyTree, PyTree, Key | None], PyTree]
+"""(loss_fn, params, batches, key) -> a tree like `params`; higher survives.
 
-@runtime_checkable
-class NetworkScore(Protocol):
-  """How much every weight of a network is worth: higher survives."""
-
-  def __call__(
-    self,
-    loss_fn: Any,
-    params: PyTree,
-    batches: PyTree,
-    key: Key | None,
-    /,
-  ) -> PyTree:
-    """Returns a tree like `params`: floats, or uint32 ranks, per weight."""
-    ...
+Per weight a float, or a uint32 rank.
+"""
 
 
 class NetworkCriterion(NamedTuple):
@@ -67,13 +56,13 @@ def prune_at_init(
   masks: Masks | None = None,
   key: Key | None = None,
 ) -> Masks:
-  """Draws masks before training: the weights with the highest scores stay.
+  """Returns masks of the weights with the highest scores before training.
 
   Args:
     loss_fn: (params, batch) -> the loss, a scalar; it closes over what else it
       needs, such as batch statistics. For `synflow` it returns the outputs
       instead. None for criteria that need no loss. Compiled at every call.
-    params: the first weights, any pytree.
+    params: the initial weights, any pytree.
     batches: what `loss_fn` is scanned over: a tree whose leaves have a leading
       axis of batches, or an iterator of batches, which are stacked. None for
       criteria that need no data.
@@ -82,17 +71,17 @@ def prune_at_init(
     scope: which weights compete.
     select: which leaves are sparse, as in `sparsify`.
     overrides: as in `sparsify`.
-    masks: if given, only weights that are active in them compete, `select`
-      stays None and the other weights are zeros; not traced.
-    key: typed key, for criteria that draw.
+    masks: only active weights of these compete, and the others count as 0;
+      not traced, and without `select`. None for all weights.
+    key: typed key, for random criteria.
 
   Returns:
     A tree of bool like `params` with exactly the requested number of ones,
     `MaskedNode` at dense leaves, for `sparsify(..., masks=masks)`.
 
   Raises:
-    ValueError: if an argument cannot work; if scores are not finite (outside
-      jit, where they can be looked at).
+    ValueError: if an argument cannot work, or scores are not finite (checked
+      outside jit only).
 
   Examples:
     >>> import jax, jax.numpy as jnp, sparsejax
@@ -108,59 +97,29 @@ def prune_at_init(
     raise ValueError(f"`rounds` must be at least 1, got {criterion.rounds}.")
   if masks is not None and select is not None:
     raise ValueError("`select` must be None where `masks` is given.")
-  leaves.check_overrides(params, overrides)
-  chosen = (
-    leaves.select_leaves(params, select)
-    if masks is None
-    else leaves.sparse_flags(params, masks)
-  )
-  layout = leaves.layout(params, chosen, overrides)
+  layout = leaves.find_layout(params, select, overrides, masks)
   if not layout.leaves:
     return layout.masked_tree([])
   first, limits = _first(layout, masks, scope, sparsity)
-  rounds = _Rounds(
-    criterion,
-    layout,
-    scope,
-    scopes.budget_table(
-      scope,
-      layout,
-      _sparsities(sparsity, criterion.rounds),
-      shrinking=True,
-      first=limits,
-    ),
+  n = criterion.rounds
+  partial = (1 - (1 - sparsity) ** (i / n) for i in range(1, n))
+  budgets = scopes.budget_table(
+    scope, layout, (*partial, sparsity), shrinking=True, first=limits
   )
-  found, finite = _compiled(
-    functools.partial(_prune_in_rounds, rounds, loss_fn),
-    (params, _stacked(batches), first, key),
-  )
+  prune = _pruner(criterion, layout, scope, budgets, loss_fn)
+  found, finite = _call_compiled(prune, params, _stacked(batches), first, key)
   _check_finite(layout, finite)
   return layout.masked_tree(found)
 
 
-class _Rounds(NamedTuple):
-  """How to prune; `budgets` is int32[rounds, groups]."""
-
-  criterion: NetworkCriterion
-  layout: Layout
-  scope: Scope
-  budgets: np.ndarray
-
-
-def _sparsities(sparsity: float, rounds: int) -> tuple[float, ...]:
-  between = (1 - (1 - sparsity) ** (i / rounds) for i in range(1, rounds))
-  return (*between, sparsity)
-
-
 def _snip(loss_fn, params, batches, key):
-  del key  # Nothing is drawn.
-  return _map(
-    lambda p, g: jnp.abs(p * g), params, _gradient(loss_fn, params, batches)
-  )
+  del key  # Nothing is random.
+  grads = _gradient(loss_fn, params, batches)
+  return _map(lambda p, g: jnp.abs(p * g), params, grads)
 
 
 def _taylor(loss_fn, params, batches, key):
-  del key  # Nothing is drawn.
+  del key  # Nothing is random.
 
   def squared(batch):
     grads = jax.grad(loss_fn)(params, batch)
@@ -170,21 +129,20 @@ def _taylor(loss_fn, params, batches, key):
 
 
 def _grasp(loss_fn, params, batches, key):
-  del key  # Nothing is drawn.
-  direction = jax.tree.map(
-    lambda p, g: g.astype(p.dtype), params, _gradient(loss_fn, params, batches)
-  )
+  del key  # Nothing is random.
+  grads = _gradient(loss_fn, params, batches)
+  direction = jax.tree.map(lambda p, g: g.astype(p.dtype), params, grads)
 
-  def curved(batch):
+  def hessian_product(batch):
     gradient = jax.grad(loss_fn)
     return jax.jvp(lambda p: gradient(p, batch), (params,), (direction,))[1]
 
   # The paper removes the highest of minus this.
-  return _map(lambda p, h: p * h, params, _total(curved, batches))
+  return _map(lambda p, h: p * h, params, _total(hessian_product, batches))
 
 
 def _synflow(loss_fn, params, batches, key):
-  del key  # Nothing is drawn.
+  del key  # Nothing is random.
   with jax.enable_x64(True):
 
     def wide(x):
@@ -201,7 +159,7 @@ def _synflow(loss_fn, params, batches, key):
       jnp.float64,
     )
     scores = jax.tree.map(lambda p, g: jnp.abs(p * g), positive, slopes)
-    # They may be beyond float32; shares of the largest are not.
+    # They may overflow float32; their ratios to the largest do not.
     largest = jnp.max(jnp.stack([jnp.max(s) for s in jax.tree.leaves(scores)]))
     return jax.tree.map(
       lambda s: lax.convert_element_type(s / largest, jnp.float32), scores
@@ -214,22 +172,19 @@ def _magnitude(loss_fn, params, batches, key):
 
 
 def _random(loss_fn, params, batches, key):
-  del loss_fn, batches  # Chance alone decides.
+  del loss_fn, batches  # The key alone decides.
   if key is None:
     raise ValueError(
-      "`key` must be given to a criterion that draws at random, got None."
+      "`key` must be given for a random criterion, got None."
       " Pass key=jax.random.key(0)."
     )
-  leaves, treedef = jax.tree.flatten(params)
-  bits = [
-    jax.random.bits(
-      random_bits.leaf_key(key, 0, index, random_bits.FIRST_MASKS),
-      leaf.shape,
-      jnp.uint32,
-    )
-    for index, leaf in enumerate(leaves)
-  ]
-  return jax.tree.unflatten(treedef, bits)
+
+  def bits(index, x):
+    leaf_key = random_bits.leaf_key(key, 0, index, random_bits.FIRST_MASKS)
+    return jax.random.bits(leaf_key, x.shape, jnp.uint32)
+
+  arrays, treedef = jax.tree.flatten(params)
+  return treedef.unflatten(map(bits, range(len(arrays)), arrays))
 
 
 snip = NetworkCriterion(_snip)
@@ -255,12 +210,12 @@ References:
 """
 
 grasp = NetworkCriterion(_grasp)
-"""GraSP: `w (H g)` with `g = dL/dw`: keeps the weights that preserve the gradient flow.
+"""GraSP: `w (H g)` with `g = dL/dw`, to preserve the gradient flow.
 
 L is the sum of the loss over the batches, as the two halves of the paper's
-batch are summed. The paper's loss divides the logits by 200: give one that
-does. The paper's code scores dense layers with newly drawn weights (Xavier,
-normal), because PyTorch draws them small; we score the weights that train.
+batch are summed. The paper's loss divides the logits by 200; do so in
+`loss_fn`. The paper's code scores dense layers at newly sampled weights
+(Xavier, normal), because PyTorch's are small; we score the weights that train.
 
 References:
   Wang et al., `Picking winning tickets before training by preserving gradient
@@ -270,13 +225,12 @@ References:
 synflow = NetworkCriterion(_synflow, rounds=100)
 """SynFlow: `|w dR/dw|` of `R`, the sum of the outputs, all weights positive.
 
-It needs no data: one batch of ones. `loss_fn` gives the outputs, as in
-evaluation, in the dtype of what it is given: R grows by the width of every
-layer, so it is computed in float64 (a network of 40 layers leaves float32).
-Inside a jit of your own, networks with max-pooling cannot be scored: jax lowers
-its gradient in default types. TPUs compute float64 with the range of float32;
-there, deep networks are scored on the CPU, under
-`jax.default_device(jax.devices("cpu")[0])`.
+It needs no data: one batch of ones. `loss_fn` returns the outputs, as in
+evaluation, in the dtype of its inputs: R grows by the width of every layer, so
+it is computed in float64 (a network of 40 layers overflows float32). Inside a
+jit of your own, networks with max-pooling cannot be scored: jax lowers its
+gradient in default types. On TPUs float64 has the range of float32; score deep
+networks on the CPU, under `jax.default_device(jax.devices("cpu")[0])`.
 
 References:
   Tanaka et al., `Pruning neural networks without any data by iteratively
@@ -285,17 +239,17 @@ References:
 """
 
 magnitude = NetworkCriterion(_magnitude)
-"""`|w|`, before a single step."""
+"""`|w|` at initialization."""
 
 random = NetworkCriterion(_random)
 """32 random bits per weight, those of random first masks of `sparsify`."""
 
 
-def _compiled(f: Callable[..., Any], inputs: tuple[Any, ...]) -> Any:
-  """Compiles a function and calls it.
+def _call_compiled(f: Callable[..., Any], *inputs: Any) -> Any:
+  """Calls a function, compiled with float64 enabled at lowering.
 
-  It is lowered with float64 enabled, where `synflow` needs it: JAX writes the
-  gradient of max-pooling while it lowers, in default types.
+  `synflow` needs that: JAX writes the gradient of max-pooling while it lowers,
+  in default types.
   """
   if any(isinstance(x, core.Tracer) for x in jax.tree.leaves(inputs)):
     return f(*inputs)
@@ -305,48 +259,41 @@ def _compiled(f: Callable[..., Any], inputs: tuple[Any, ...]) -> Any:
   return compiled(*inputs)
 
 
-def _prune_in_rounds(
-  rounds: _Rounds, loss_fn, params, batches, first, key
-) -> tuple[list[Bool[Array, "..."]], Bool[Array, " leaves"]]:
-  """Returns the masks, and for each leaf whether its scores were finite.
+def _pruner(
+  criterion: NetworkCriterion, layout: Layout, scope: Scope, budgets, loss_fn
+) -> Callable[..., tuple[list[Array], Array]]:
+  """Returns (params, batches, first masks, key) -> masks, finite.
 
-  Inactive weights stay so whatever their score, which need not be finite.
+  `budgets` is int32[rounds, groups]. `finite` is bool[leaves], whether the
+  scores of active weights were finite; inactive weights stay so at any score.
   """
-  criterion, layout = rounds.criterion, rounds.layout
-  budgets = jnp.asarray(rounds.budgets)
 
-  def one(index, carry):
-    masks, finite = carry
-    left = trees.where(layout.masked_tree(masks), params)
-    scores = layout.take(criterion.score(loss_fn, left, batches, key))
-    finite &= jnp.stack(list(map(_all_finite, scores, masks)))
-    return _keep(rounds, scores, budgets[index], masks), finite
+  def prune(params, batches, first, key):
+    table = jnp.asarray(budgets)
 
-  start = (first, jnp.ones(len(layout.leaves), bool))
-  if criterion.rounds == 1:
-    return one(0, start)
-  return lax.fori_loop(0, criterion.rounds, one, start)
+    def one_round(index, carry):
+      masks, finite = carry
+      pruned = trees.where(layout.masked_tree(masks), params)
+      scores = layout.take(criterion.score(loss_fn, pruned, batches, key))
+      pairs = zip(scores, masks, strict=True)
+      finite &= jnp.stack([jnp.all(jnp.isfinite(s) | ~m) for s, m in pairs])
+      packed = packing_for(layout, scores)
+      rank, valid = packed.pack(scores), packed.pack(masks)
+      kept = keep_highest(scope, layout, packed, rank, table[index], valid)
+      return packed.unpack(kept), finite
 
+    start = (first, jnp.ones(len(layout.leaves), bool))
+    if criterion.rounds == 1:
+      return one_round(0, start)
+    return lax.fori_loop(0, criterion.rounds, one_round, start)
 
-def _keep(
-  rounds: _Rounds,
-  scores: list[Array],
-  budgets: Int[Array, " groups"],
-  masks: list[Bool[Array, "..."]],
-) -> list[Bool[Array, "..."]]:
-  """Returns the masks of the highest scores among the active weights."""
-  layout, scope = rounds.layout, rounds.scope
-  packed = packing_for(layout, scores)
-  rank, valid = packed.pack(scores), packed.pack(masks)
-  return packed.unpack(
-    keep_highest(scope, layout, packed, rank, budgets, valid)
-  )
+  return prune
 
 
 def _first(
   layout: Layout, masks: Masks | None, scope: Scope, sparsity: float
 ) -> tuple[list[Array], np.ndarray | None]:
-  """Returns the masks to start from, and what they allow each group."""
+  """Returns the masks to start from, and their counts by group."""
   if masks is None:
     return [jnp.ones(leaf.shape, bool) for leaf in layout.leaves], None
   nodes = layout.treedef.flatten_up_to(masks)
@@ -359,10 +306,7 @@ def _first(
       f"`sparsity` of {sparsity} requests {requested} weights, but `masks` has"
       f" only {by_layer.sum()} active. Raise the sparsity."
     )
-  groups = np.asarray(scope.groups(layout))
-  limits = np.zeros(groups.max() + 1, np.int64)
-  np.add.at(limits, groups, by_layer)
-  return first, limits
+  return first, np.bincount(scope.groups(layout), by_layer).astype(np.int64)
 
 
 def _stacked(batches: PyTree | Iterator) -> PyTree:
@@ -373,7 +317,7 @@ def _stacked(batches: PyTree | Iterator) -> PyTree:
       raise ValueError("`batches` is an iterator that yields none.")
     batches = jax.tree.map(lambda *x: jnp.stack(x), *batches)
   shapes = [np.shape(leaf) for leaf in jax.tree.leaves(batches)]
-  if any(shape[:1] != shapes[0][:1] or not shape for shape in shapes):
+  if any(not shape or shape[0] != shapes[0][0] for shape in shapes):
     raise ValueError(
       "`batches` must have a leading axis of batches, the same in all leaves,"
       f" got shapes {shapes}. Add one: jax.tree.map(lambda x: x[None], batch)."
@@ -381,13 +325,13 @@ def _stacked(batches: PyTree | Iterator) -> PyTree:
   return batches
 
 
-def _gradient(loss_fn: LossFn, params: PyTree, batches: PyTree) -> PyTree:
+def _gradient(loss_fn, params, batches) -> PyTree:
   """Returns the gradient of the loss summed over the batches."""
   return _total(lambda batch: jax.grad(loss_fn)(params, batch), batches)
 
 
 def _total(f: Callable, batches: PyTree, dtype: Any = jnp.float32) -> PyTree:
-  """Sums a tree-valued function over batches, holding one of them at a time."""
+  """Sums a tree-valued function over batches, one batch at a time."""
   if not jax.tree.leaves(batches):
     raise ValueError(
       "`batches` must be given to a criterion that needs the loss, got"
@@ -407,23 +351,14 @@ def _map(f: Callable[..., Float[Array, "..."]], *like: PyTree) -> PyTree:
   return jax.tree.map(lambda *x: f(*(y.astype(jnp.float32) for y in x)), *like)
 
 
-def _all_finite(score: Array, on: Bool[Array, "..."]) -> Bool[Array, ""]:
-  if not jnp.issubdtype(score.dtype, jnp.inexact):
-    return jnp.asarray(True)
-  return jnp.all(jnp.isfinite(score) | ~on)
-
-
 def _check_finite(layout: Layout, finite: Bool[Array, " leaves"]) -> None:
   if isinstance(finite, core.Tracer):
     return
-  bad = [
-    leaf.name
-    for leaf, fine in zip(layout.leaves, np.asarray(finite), strict=True)
-    if not fine
-  ]
+  pairs = zip(layout.leaves, np.asarray(finite), strict=True)
+  bad = [leaf.name for leaf, is_finite in pairs if not is_finite]
   if bad:
     raise ValueError(
-      f"`criterion` gave scores that are not finite in {', '.join(bad)}. Look"
-      " at the loss and the weights; the docstring of `synflow` says what helps"
-      " in deep networks."
+      f"`criterion` gave scores that are not finite in {', '.join(bad)}. Check"
+      " the loss and the weights; for deep networks see the docstring of"
+      " `synflow`."
     )

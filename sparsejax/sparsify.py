@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, PyTree
 
 from sparsejax.components import leaves, trees
 from sparsejax.components.leaves import Overrides, Select
-from sparsejax.method import Key, Layout, Masks, Method
+from sparsejax.method import Key, Masks, Method
 from sparsejax.selection import bitmasks
 from sparsejax.state import SparseState
 from sparsejax.updates import first_masks, orders
@@ -125,7 +125,7 @@ def _init(
 ) -> SparseState:
   """Returns the state at step 0."""
   method, storage = bound.method, bound.method.storage
-  layout = _layout(params, select, bound.overrides, masks)
+  layout = leaves.find_layout(params, select, bound.overrides, masks)
   key = bound.key(bound.key_data)
   first, requested = first_masks.begin(method, layout, key, params, masks)
   first = _placed_like(layout.take(params), first)
@@ -194,15 +194,6 @@ def _metric(method: Method, metric: Any) -> Float[Array, ""] | None:
       " any number will do."
     )
   return None
-
-
-def _layout(params, select, overrides, masks) -> Layout:
-  leaves.check_overrides(params, overrides)
-  if masks is None:
-    chosen = leaves.select_leaves(params, select)
-  else:
-    chosen = leaves.sparse_flags(params, masks)
-  return leaves.layout(params, chosen, overrides)
 
 
 def _placed_like(params: list[Array], masks: list[Array]) -> list[Array]:

@@ -1,4 +1,4 @@
-"""Pruning at initialisation against differences of the loss, and its laws."""
+"""Pruning at initialization against differences of the loss, and its laws."""
 
 import flax.linen as nn
 import jax
@@ -25,7 +25,7 @@ BATCHES = {
 
 def float64_weights(seed=0, sizes=SIZES):
   random = np.random.default_rng(seed)
-  # Rounded to float32, so that both sides see the same network.
+  # Rounded to float32, so that both sides have the same network.
   return [
     (
       random.normal(size=(rows, columns)).astype(np.float32).astype(float),
@@ -182,12 +182,12 @@ def test_worked_numbers_of_snip():
 
 
 def test_worked_shares_of_synflow():
-  seen = []
+  active = []
 
   def counting(loss_fn, params, batches, key):
     del loss_fn, batches, key
     left = jnp.sum(params["kernel"] != 0, dtype=jnp.int32)
-    jax.debug.callback(lambda n: seen.append(int(n)), left, ordered=True)
+    jax.debug.callback(lambda n: active.append(int(n)), left, ordered=True)
     return jax.tree.map(jnp.abs, params)
 
   found = sparsejax.prune_at_init(
@@ -198,8 +198,8 @@ def test_worked_shares_of_synflow():
     criterion=at_init.synflow._replace(score=counting),
   )
   assert int(found["kernel"].sum()) == 100_000
-  assert len(seen) == 100
-  assert [seen[i] for i in (0, 1, 50)] == [1_000_000, 977_237, 316_227]
+  assert len(active) == 100
+  assert [active[i] for i in (0, 1, 50)] == [1_000_000, 977_237, 316_227]
 
 
 def test_worked_magnitudes():
@@ -277,7 +277,7 @@ def test_random_masks_are_those_of_sparsify():
   jax.tree.map(np.testing.assert_array_equal, found, state.masks)
 
 
-def test_masks_go_into_sparsify_and_stay():
+def test_sparsify_starts_from_the_masks_and_preserves_them():
   params = as_params(float64_weights())
   found = sparsejax.prune_at_init(loss, params, BATCHES, 0.6)
   tx = sparsejax.sparsify(
@@ -317,7 +317,7 @@ def test_only_given_weights_compete():
   )
   for got, expected in zip(kernels(second), want, strict=True):
     np.testing.assert_array_equal(got, expected)
-  with pytest.raises(ValueError, match="asks for 21 weights, but `masks` has"):
+  with pytest.raises(ValueError, match="requests 21 weights, but `masks` has"):
     sparsejax.prune_at_init(loss, params, BATCHES, 0.4, masks=first)
 
 
@@ -346,7 +346,7 @@ def test_half_precision_is_scored_in_float32():
       assert {s.dtype for s in jax.tree.leaves(scores)} == {jnp.float32.dtype}
 
 
-def test_synflow_does_not_leave_its_numbers_in_deep_networks():
+def test_synflow_does_not_overflow_in_deep_networks():
   depth, width = 60, 40
   shape = (depth, width, width)
   params = {"kernels": jax.random.normal(jax.random.key(0), shape) / 3}
@@ -366,12 +366,12 @@ def test_synflow_does_not_leave_its_numbers_in_deep_networks():
   )
   counts = np.sum(found["kernels"], axis=(1, 2))
   assert counts.sum() == 960
-  # Flow is conserved, so equal layers keep about as much: none collapses.
+  # Flow is conserved, so equal layers have similar counts: none collapses.
   assert counts.min() >= 8
 
 
-def test_synflow_goes_through_maxima():
-  """Their gradient is lowered by tracing it once more, in default types."""
+def test_synflow_goes_through_max_pooling():
+  """JAX lowers its gradient by tracing it again, in default types."""
   shapes = {"kernel": (3, 3, 1, 4), "out": (16, 3)}
   params = {
     name: jax.random.normal(jax.random.key(i), shape)
@@ -420,7 +420,7 @@ def test_bad_arguments_are_refused(changes, message):
     sparsejax.prune_at_init(loss, params, batches, sparsity, **given)
 
 
-def test_scores_that_are_not_finite_are_told():
+def test_scores_that_are_not_finite_are_refused():
   params = as_params(float64_weights())
   params["layer_1"]["kernel"] = params["layer_1"]["kernel"] * jnp.nan
   with pytest.raises(ValueError, match="not finite in .*layer_1/kernel"):

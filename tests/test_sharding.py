@@ -1,4 +1,4 @@
-"""The same masks on one device and four, with parameters anywhere."""
+"""The same masks on one device and on four, however they are sharded."""
 
 import json
 import os

@@ -1,12 +1,13 @@
-"""What a network costs: multiply-adds of each kernel, from a traced call.
+"""Multiply-adds of each kernel of a network, counted in a traced call.
 
-A multiply-add (MAC) is the unit here. GraNet and RigL count two FLOPs for it,
-STR and OptG one; ratios to the dense network are the same. Batch norm,
-activations, pooling and biases are not counted.
+A multiply-add (MAC) is the unit. GraNet and RigL count it as two FLOPs, STR and
+OptG as one; ratios to the dense network are the same. Batch norm, activations,
+pooling and biases are not counted.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +19,7 @@ from sparsejax.components import trees
 
 FLOPS_PER_MAC = 2
 _PRODUCTS = ("dot_general", "conv_general_dilated")
-# Calls whose arrays are parts of those outside, or products of another kind.
+# Their inner arrays are parts of the outer ones, or products of another kind.
 _OPAQUE = ("shard_map", "pallas_call", "ragged_dot_general")
 
 
@@ -27,8 +28,8 @@ class Costs(NamedTuple):
 
   Attributes:
     kernels: leaf name -> multiply-adds of the products that read the leaf, in
-      the order in which the network first reads them; leaves without a product
-      (biases, scales, tables that are looked up) are not in it.
+      the order in which the network first reads them. Leaves without a product
+      (biases, scales, lookup tables) are missing.
     others: multiply-adds that read no leaf, such as those of attention between
       queries and keys.
   """
@@ -46,11 +47,11 @@ class Phase(NamedTuple):
   """Steps of training with the same masks.
 
   Attributes:
-    steps: how many.
+    steps: number of steps.
     macs: multiply-adds of one example's forward pass through the sparse
       network.
-    dense_gradients: in how many of the steps the method reads the gradient of
-      weights that are off.
+    dense_gradients: number of those steps in which the method reads the
+      gradient of inactive weights.
   """
 
   steps: int
@@ -61,37 +62,31 @@ class Phase(NamedTuple):
 def multiply_adds(
   apply: Callable[..., Any], params: PyTree, *example: Any
 ) -> Costs:
-  """Trace a forward pass and count what each kernel costs.
+  """Returns the multiply-adds of each kernel, counted in a traced forward pass.
 
   Every matrix product and convolution is charged to the leaf that its operand
-  was computed from, through reshapes, casts, masks and whatever else stands
-  between; so a convolution that is written as a matrix product costs the same,
-  a leaf that is used twice costs twice, and what a `scan` repeats is repeated.
-  A kernel of n weights that is slid over H x W output pixels costs n H W, its
-  padding included.
+  was computed from, through reshapes, casts, masks and any other operations; so
+  a convolution written as a matrix product costs the same, a leaf used twice
+  costs twice, and the body of a `scan` counts once per iteration. A kernel of n
+  weights that slides over H x W output pixels costs n H W, padding included.
+
+  Of the branches of a `cond` the most expensive one counts. An operand that
+  concatenates several leaves (queries, keys and values) is shared by their
+  sizes; one computed from several leaves in another way (a kernel with a
+  learned scale) is charged to the largest.
 
   Args:
     apply: (params, *example) -> output, a pure function, as
       `lambda p, x: model.apply({"params": p}, x)`. It may close over other
       arrays, such as batch statistics or masks.
-    params: the tree of parameters, of arrays or of shapes with dtypes. Leaves
-      that are not floating are taken as constants.
-    *example: inputs of one example, with a batch dimension of 1 where the
-      network wants one; arrays or shapes with dtypes. What depends on them is
-      no parameter.
-
-  Returns:
-    The costs of the dense network.
+    params: tree of arrays, or of shapes with dtypes. Leaves that are not
+      floating count as constants.
+    *example: inputs of one example, with a batch dimension of 1 if the network
+      needs one; arrays, or shapes with dtypes.
 
   Raises:
-    ValueError: if a product stands where its repetitions cannot be known: in a
-      `while` loop, a kernel of Pallas, or a `shard_map`.
-
-  Notes:
-    Of the branches of a `cond` the most expensive one counts. An operand that
-    was computed from several leaves is shared by their sizes where it is made
-    of just them (queries, keys and values side by side); otherwise it is
-    charged to the largest (a kernel with a learned scale).
+    ValueError: if the number of repetitions of a product is unknown: in a
+      `while` loop, a Pallas kernel, or a `shard_map`.
 
   Examples:
     >>> params = {"kernel": jnp.ones((8, 3)), "bias": jnp.ones(3)}
@@ -106,63 +101,26 @@ def multiply_adds(
     for i, (_, leaf) in enumerate(leaves)
   ]
   origins += [_DATA] * (len(traced.jaxpr.invars) - len(origins))
-  tally = _Tally({}, 0)
   sizes = [math.prod(leaf.shape) for _, leaf in leaves]
-  _walk(traced.jaxpr, origins, _Count(tally, sizes, 1))
-  names = [name for name, _ in leaves]
-  return Costs({names[i]: n for i, n in tally.leaves.items()}, tally.others)
-
-
-def inference(costs: Costs, densities: Mapping[str, float]) -> float:
-  """Multiply-adds of one example through a sparse network.
-
-  f_S = sum_l d_l MAC_l; products that read no leaf are dense.
-
-  Args:
-    costs: of the dense network.
-    densities: leaf name -> share of its weights that are on, in [0, 1]; other
-      leaves are dense.
-
-  Returns:
-    f_S; divide by `costs.dense` for the ratio, multiply by `FLOPS_PER_MAC` for
-    FLOPs as GraNet and RigL count them.
-
-  Raises:
-    ValueError: if a name is not one of the kernels.
-  """
-  unknown = set(densities) - set(costs.kernels)
-  if unknown:
-    raise ValueError(
-      f"`densities` names {sorted(unknown)}, which no product reads. Kernels: "
-      + ", ".join(costs.kernels)
-      + "."
-    )
-  return costs.others + math.fsum(
-    macs * densities.get(name, 1.0) for name, macs in costs.kernels.items()
-  )
+  macs: Counter[int | None] = Counter()
+  _walk(traced.jaxpr, origins, _Tally(macs, sizes))
+  kernels = {leaves[i][0]: n for i, n in macs.items() if i is not None}
+  return Costs(kernels, macs[None])
 
 
 def training(phases: Iterable[Phase], *, dense: int | float) -> float:
-  """Multiply-adds of a training run, for one example a step.
+  """Returns the multiply-adds of a training run, for one example per step.
 
   A step costs a forward pass f_S, the gradient of the activations f_S, and the
-  gradient of the weights: f_S where only that of active weights is needed, f_D
-  where the method reads all of it. So
+  gradient of the weights: f_S for active weights alone, f_D = `dense` for the
+  dense gradient. So
 
       sum_t 2 f_S(t) + (f_D if t has a dense gradient else f_S(t)),
 
-  which is 3 f_S of a static network or gradual pruning, 2 f_S + f_D of methods
-  that read the dense gradient at every step, and in between for those that
-  read it at mask updates: RigL has one such step in a period, GraNet as well.
-
-  Args:
-    phases: the steps of the run.
-    dense: multiply-adds of one example's forward pass through the dense
-      network, f_D.
-
-  Returns:
-    The sum. Multiply it by the batch size for the whole run; the dense run
-    costs 3 f_D a step.
+  which is 3 f_S for a static network or gradual pruning, 2 f_S + f_D for
+  methods that read the dense gradient at every step, and in between for those
+  that read it at mask updates, as RigL and GraNet do. A dense run is 3 f_D per
+  step.
 
   References:
     Evci et al., `Rigging the Lottery <https://arxiv.org/abs/1911.11134>`_,
@@ -174,44 +132,25 @@ def training(phases: Iterable[Phase], *, dense: int | float) -> float:
   )
 
 
-# Where a value comes from: the numbers of the leaves that it was computed from
-# (none for a constant), or None as soon as an example had a part in it.
+# The indices of the leaves that a value was computed from (none for a
+# constant), or None if it depends on an example.
 _Origin = frozenset[int] | None
 _CONSTANT: _Origin = frozenset()
 _DATA: _Origin = None
 
 
-class _Tally:
-  """Multiply-adds that were found so far."""
+class _Tally(NamedTuple):
+  """The products found so far, and how to charge more of them."""
 
-  def __init__(self, leaves: dict[int, int], others: int):
-    self.leaves = leaves
-    self.others = others
+  macs: Counter[int | None]  # by leaf index, None for no leaf
+  sizes: list[int]  # of the leaves
+  times: int = 1  # that the current jaxpr runs
 
-  @property
-  def total(self) -> int:
-    return sum(self.leaves.values()) + self.others
-
-  def add(self, other: "_Tally") -> None:
-    for leaf, macs in other.leaves.items():
-      self.leaves[leaf] = self.leaves.get(leaf, 0) + macs
-    self.others += other.others
+  def fresh(self) -> "_Tally":
+    return self._replace(macs=Counter())
 
 
-class _Count(NamedTuple):
-  """Where a walk writes, the sizes of the leaves, and the repetitions."""
-
-  tally: _Tally
-  sizes: list[int]
-  times: int
-
-  def fresh(self) -> "_Count":
-    return self._replace(tally=_Tally({}, 0))
-
-
-def _walk(
-  jaxpr: core.Jaxpr, origins: list[_Origin], count: _Count
-) -> list[_Origin]:
+def _walk(jaxpr: core.Jaxpr, origins, tally: _Tally) -> list[_Origin]:
   """Adds up the products of a jaxpr; returns the origins of its results."""
   known: dict[Any, _Origin] = dict.fromkeys(jaxpr.constvars, _CONSTANT)
   known |= dict(zip(jaxpr.invars, origins, strict=True))
@@ -220,27 +159,21 @@ def _walk(
     return _CONSTANT if isinstance(atom, core.Literal) else known[atom]
 
   for eqn in jaxpr.eqns:
-    results = _step(eqn, [origin(atom) for atom in eqn.invars], count)
+    results = _step(eqn, [origin(atom) for atom in eqn.invars], tally)
     known |= dict(zip(eqn.outvars, results, strict=True))
   return [origin(atom) for atom in jaxpr.outvars]
 
 
-def _step(
-  eqn: core.JaxprEqn, origins: list[_Origin], count: _Count
-) -> list[_Origin]:
+def _step(eqn: core.JaxprEqn, origins, tally: _Tally) -> list[_Origin]:
   """Adds up the products of one equation; returns its results' origins."""
   name = eqn.primitive.name
   called = _called(eqn)
   if name in _PRODUCTS:
-    _charge(eqn, origins, count)
-  elif name == "scan":
-    return _scan(eqn, origins, count)
-  elif name == "while":
-    return _while(eqn, origins, count)
-  elif name == "cond":
-    return _cond(eqn, origins, count)
+    _charge(eqn, origins, tally)
+  elif name in _LOOPS_AND_BRANCHES:
+    return _LOOPS_AND_BRANCHES[name](eqn, origins, tally)
   elif called is not None:
-    return _walk(called, origins, count)
+    return _walk(called, origins, tally)
   elif _multiplies(eqn):
     raise ValueError(
       f"`apply` has a product inside `{name}`, where it cannot be counted."
@@ -258,31 +191,29 @@ def _join(origins: Iterable[_Origin]) -> _Origin:
   return joined
 
 
-def _charge(eqn: core.JaxprEqn, origins: list[_Origin], count: _Count) -> None:
+def _charge(eqn: core.JaxprEqn, origins, tally: _Tally) -> None:
   """Charges a product of data to the leaves that its other operand reads."""
   if _join(origins) is not _DATA:
-    return  # A product of parameters: once a batch, and not once an example.
-  macs = count.times * _macs(eqn)
-  weights = [
-    (origin, math.prod(_shape(atom)))
-    for origin, atom in zip(origins, eqn.invars, strict=True)
-    if origin
-  ]
-  if not weights:
-    count.tally.add(_Tally({}, macs))
-    return
-  ((leaves, size),) = weights
-  count.tally.add(_Tally(_shares(leaves, size, macs, count.sizes), 0))
+    return  # A product of parameters: once per batch, not once per example.
+  macs = tally.times * _macs(eqn)
+  for leaves, atom in zip(origins, eqn.invars, strict=True):
+    if leaves:
+      tally.macs.update(_shares(leaves, atom, macs, tally.sizes))
+      return
+  tally.macs[None] += macs
 
 
 def _shares(
-  leaves: frozenset[int], size: int, macs: int, sizes: list[int]
-) -> dict[int, int]:
-  """Splits the cost of an operand of some size among its leaves."""
+  leaves: frozenset[int], atom: Any, macs: int, sizes: list[int]
+) -> dict[int | None, int]:
+  """Splits the cost of an operand among the leaves it was computed from."""
+  size = math.prod(_shape(atom))
   largest = max(sorted(leaves), key=sizes.__getitem__)
   if sum(sizes[leaf] for leaf in leaves) != size:
     return {largest: macs}
-  shares = {leaf: macs * sizes[leaf] // size for leaf in sorted(leaves)}
+  shares: dict[int | None, int] = {
+    leaf: macs * sizes[leaf] // size for leaf in sorted(leaves)
+  }
   shares[largest] += macs - sum(shares.values())
   return shares
 
@@ -292,7 +223,7 @@ def _shape(atom: Any) -> tuple[int, ...]:
 
 
 def _macs(eqn: core.JaxprEqn) -> int:
-  """Multiply-adds of one product."""
+  """Returns the multiply-adds of one product."""
   left, right = map(_shape, eqn.invars)
   outputs = math.prod(_shape(eqn.outvars[0]))
   if eqn.primitive.name == "dot_general":
@@ -305,7 +236,7 @@ def _macs(eqn: core.JaxprEqn) -> int:
 
 
 def _called(eqn: core.JaxprEqn) -> core.Jaxpr | None:
-  """Returns what an equation calls with its own operands, if it does."""
+  """Returns the jaxpr that an equation calls with its own operands, if any."""
   if eqn.primitive.name in _OPAQUE:
     return None
   for key in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
@@ -316,7 +247,7 @@ def _called(eqn: core.JaxprEqn) -> core.Jaxpr | None:
 
 
 def _multiplies(eqn: core.JaxprEqn) -> bool:
-  """Says whether there is a product in an equation, however deep."""
+  """Whether an equation has a product, however deep."""
   if eqn.primitive.name in (*_PRODUCTS, "ragged_dot_general"):
     return True
   return any(
@@ -326,30 +257,25 @@ def _multiplies(eqn: core.JaxprEqn) -> bool:
   )
 
 
-def _scan(
-  eqn: core.JaxprEqn, origins: list[_Origin], count: _Count
-) -> list[_Origin]:
+def _scan(eqn: core.JaxprEqn, origins, tally: _Tally) -> list[_Origin]:
   body = eqn.params["jaxpr"].jaxpr
-  # Read off the shapes, since the parameters' names differ between versions:
-  # a step sees one slice of what is scanned over and gives one of a result.
-  end = _alike(eqn.invars, body.invars)
-  first = end - _alike(eqn.outvars, body.outvars)
-  carried = _carry(body, origins, first, end, count)
+  # From the shapes, since the parameters' names differ between versions: the
+  # body sees a slice of what is scanned over and returns one of a result.
+  end = _num_alike(eqn.invars, body.invars)
+  first = end - _num_alike(eqn.outvars, body.outvars)
+  carried = _carry(body, origins, first, end, tally)
   operands = [*origins[:first], *carried, *origins[end:]]
-  length = eqn.params["length"]
-  return _walk(body, operands, count._replace(times=count.times * length))
+  times = tally.times * eqn.params["length"]
+  return _walk(body, operands, tally._replace(times=times))
 
 
-def _alike(outside: Sequence[Any], inside: Sequence[Any]) -> int:
+def _num_alike(outside: Sequence[Any], inside: Sequence[Any]) -> int:
   """Returns how many values have the same shape outside and inside a loop."""
-  return sum(
-    _shape(a) == _shape(b) for a, b in zip(outside, inside, strict=True)
-  )
+  pairs = zip(outside, inside, strict=True)
+  return sum(_shape(a) == _shape(b) for a, b in pairs)
 
 
-def _while(
-  eqn: core.JaxprEqn, origins: list[_Origin], count: _Count
-) -> list[_Origin]:
+def _while(eqn: core.JaxprEqn, origins, tally: _Tally) -> list[_Origin]:
   if _multiplies(eqn):
     raise ValueError(
       "`apply` has a product inside a `while` loop, whose repetitions are not"
@@ -358,32 +284,31 @@ def _while(
   first = eqn.params["cond_nconsts"]
   body = eqn.params["body_jaxpr"].jaxpr
   constants = eqn.params["body_nconsts"]
-  return _carry(body, origins[first:], constants, len(body.invars), count)
+  return _carry(body, origins[first:], constants, len(body.invars), tally)
 
 
 def _carry(
-  body: core.Jaxpr,
-  origins: list[_Origin],
-  first: int,
-  end: int,
-  count: _Count,
+  body: core.Jaxpr, origins, first: int, end: int, tally: _Tally
 ) -> list[_Origin]:
-  """Returns where the carried values of a loop come from, in any round."""
+  """Returns the origins of a loop's carry, in any iteration."""
   carried = origins[first:end]
   while True:
     operands = [*origins[:first], *carried, *origins[end:]]
-    results = _walk(body, operands, count.fresh())[: end - first]
+    results = _walk(body, operands, tally.fresh())[: end - first]
     joined = [_join(pair) for pair in zip(carried, results, strict=True)]
     if joined == carried:
       return carried
     carried = joined
 
 
-def _cond(
-  eqn: core.JaxprEqn, origins: list[_Origin], count: _Count
-) -> list[_Origin]:
-  walks = [(count.fresh(), branch.jaxpr) for branch in eqn.params["branches"]]
-  results = [_walk(branch, origins[1:], fresh) for fresh, branch in walks]
-  tallies = [fresh.tally for fresh, _ in walks]
-  count.tally.add(max(tallies, key=lambda tally: tally.total))
+def _cond(eqn: core.JaxprEqn, origins, tally: _Tally) -> list[_Origin]:
+  tallies = [tally.fresh() for _ in eqn.params["branches"]]
+  results = [
+    _walk(branch.jaxpr, origins[1:], fresh)
+    for branch, fresh in zip(eqn.params["branches"], tallies, strict=True)
+  ]
+  tally.macs.update(max((x.macs for x in tallies), key=Counter.total))
   return [_join(each) for each in zip(*results, strict=True)]
+
+
+_LOOPS_AND_BRANCHES = {"scan": _scan, "while": _while, "cond": _cond}

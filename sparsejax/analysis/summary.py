@@ -1,4 +1,4 @@
-"""Summary: sparsity per layer and in all, requested and achieved."""
+"""Summary: sparsity per layer and in total, requested and achieved."""
 
 import dataclasses
 import math
@@ -18,6 +18,8 @@ from sparsejax.components.counts import INT32_MAX
 from sparsejax.method import Layout
 from sparsejax.selection import search
 from sparsejax.state import SparseState, get_masks, sparse_states
+
+_COLUMNS = ("layer", "shape", "weights", "active", "requested", "sparsity")
 
 
 class LayerSummary(NamedTuple):
@@ -53,13 +55,13 @@ class Summary(NamedTuple):
 
   Attributes:
     layers: one entry per sparse layer, in tree order.
-    requested: requested weights at the last mask update, in all.
-    parameters: all parameters, the dense leaves included.
-    other_macs: multiply-adds for one example that no mask makes fewer: of dense
+    requested: requested weights at the last mask update, in total.
+    parameters: all parameters, dense leaves included.
+    other_macs: multiply-adds for one example that no mask reduces: of dense
       leaves, and of products without a leaf; None if unknown.
-    extra_bytes: by name, the memory that the method needs on top of parameters
-      and inner optimizer: `masks`, `latent`, and each accumulator.
-    warnings: layers without a single weight, and counts that were missed.
+    extra_bytes: by name, the memory that the method adds to that of dense
+      training: `masks`, `latent`, and each accumulator.
+    warnings: layers without active weights, counts other than requested.
   """
 
   layers: tuple[LayerSummary, ...]
@@ -76,23 +78,13 @@ class Summary(NamedTuple):
 
   @property
   def active(self) -> int:
-    """Weights that are on."""
+    """Active weights of all sparse layers."""
     return sum(layer.active for layer in self.layers)
 
   @property
   def sparsity(self) -> float:
-    """Achieved fraction of zeros among the weights of sparse layers."""
+    """Fraction of zeros among the weights of sparse layers."""
     return _share(self.total - self.active, self.total)
-
-  @property
-  def requested_sparsity(self) -> float:
-    """Requested fraction of zeros among the weights of sparse layers."""
-    return _share(self.total - self.requested, self.total)
-
-  @property
-  def parameter_sparsity(self) -> float:
-    """Fraction of zeros among all parameters, dense leaves included."""
-    return _share(self.total - self.active, self.parameters)
 
   @property
   def itop_rate(self) -> float | None:
@@ -118,54 +110,36 @@ class Summary(NamedTuple):
     )
 
   @property
-  def dense_flops(self) -> float | None:
-    """FLOPs of the dense network for one example, a multiply-add as 2."""
-    macs = self.dense_macs
-    return None if macs is None else FLOPS_PER_MAC * macs
-
-  @property
   def flops(self) -> float | None:
-    """FLOPs of the sparse network for one example, a multiply-add as 2."""
-    macs = self.macs
-    return None if macs is None else FLOPS_PER_MAC * macs
+    """FLOPs of the sparse network for one example, 2 per multiply-add."""
+    return None if self.macs is None else FLOPS_PER_MAC * self.macs
 
   def __str__(self) -> str:
     """Returns the table."""
-    header = ("layer", "shape", "weights", "active", "requested", "sparsity")
-    rows: list[tuple[str, ...]] = [header]
-    for x in self.layers:
-      shape = "x".join(map(str, x.shape))
-      rows.append(
-        _row(x.name, shape, x.total, x.active, x.requested, x.sparsity)
-      )
-    rows.append(
-      _row("total", "", self.total, self.active, self.requested, self.sparsity)
-    )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-      "  ".join(
-        cell.ljust(width) if i < 2 else cell.rjust(width)
-        for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-      ).rstrip()
-      for row in rows
+    rows = [
+      _COLUMNS,
+      *(_row(x.name, "x".join(map(str, x.shape)), x) for x in self.layers),
+      _row("total", "", self),
     ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for name, shape, *numbers in rows:
+      cells = [name.ljust(widths[0]), shape.ljust(widths[1])]
+      cells += map(str.rjust, numbers, widths[2:])
+      lines.append("  ".join(cells).rstrip())
     lines.insert(1, "-" * (sum(widths) + 2 * len(widths) - 2))
-    lines.append(
-      f"of all {self.parameters:,} parameters {self.parameter_sparsity:.4%}"
-      " are zero by mask"
-    )
+    masked = _share(self.total - self.active, self.parameters)
+    lines.append(f"{masked:.4%} of all {self.parameters:,} parameters are 0")
     if self.itop_rate is not None:
       lines.append(f"ever active: {self.itop_rate:.4%}")
-    if self.flops is not None and self.dense_flops:
-      ratio = self.flops / self.dense_flops
-      lines.append(
-        f"FLOPs for one example: {self.flops:.4g}, {ratio:.4f} of dense"
-      )
-    held = ", ".join(
+    if self.macs is not None and self.dense_macs:
+      ratio = self.macs / self.dense_macs
+      lines.append(f"FLOPs per example: {self.flops:.4g}, {ratio:.4f} of dense")
+    sizes = ", ".join(
       f"{name} {size / max(self.total, 1):.3g}"
       for name, size in self.extra_bytes.items()
     )
-    lines.append(f"extra memory in bytes a weight: {held}")
+    lines.append(f"extra bytes per weight: {sizes}")
     lines.extend(f"warning: {text}" for text in self.warnings)
     return "\n".join(lines)
 
@@ -176,13 +150,13 @@ def summary(
   *,
   costs: Costs | Mapping[str, int | float] | None = None,
 ) -> Summary:
-  """Counts a network on the host: per layer and in all, requested and achieved.
+  """Counts weights on the host: per layer and in total, requested and achieved.
 
   Args:
     params: the tree that the optimizer state belongs to.
-    opt_state: holds one `SparseState`, or several for separate leaves.
-    costs: what the dense network costs, from `costs.multiply_adds`, or leaf
-      name -> multiply-adds for one example; with it the summary has FLOPs.
+    opt_state: has one `SparseState`, or several for separate leaves.
+    costs: of the dense network, from `flops.multiply_adds`, or leaf name ->
+      multiply-adds for one example; None for a summary without FLOPs.
 
   Returns:
     Integer counts; sparsities are computed from them in float64.
@@ -195,12 +169,11 @@ def summary(
   unknown = set(macs) - set(names)
   if unknown:
     raise ValueError(
-      f"`costs` names {sorted(unknown)}, which are no leaves. Leaves: "
-      + ", ".join(names)
-      + "."
+      f"`costs` names {sorted(unknown)}, which are no leaves. Leaves:"
+      f" {', '.join(names)}."
     )
-  layers, requested = [], 0
-  for state in sparse_states(opt_state):
+  layers, requested, states = [], 0, sparse_states(opt_state)
+  for state in states:
     found = _layers(params, state, macs)
     layers += found
     requested += int(state.requested[0]) + sum(x.requested or 0 for x in found)
@@ -210,42 +183,37 @@ def summary(
     sparse = {x.name.split("[")[0] for x in layers}
     other_macs = math.fsum(macs[name] for name in set(macs) - sparse)
     other_macs += costs.others if isinstance(costs, Costs) else 0
-  parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
-  warnings = _warnings(layers, requested)
   return Summary(
     tuple(layers),
     requested,
-    parameters,
+    sum(leaf.size for leaf in jax.tree.leaves(params)),
     other_macs,
-    _extra_bytes(sparse_states(opt_state)),
-    tuple(warnings),
+    _extra_bytes(states),
+    tuple(_warnings(layers, requested)),
   )
 
 
 def stats(opt_state: optax.OptState) -> dict[str, Int[Array, ""]]:
-  """Counts as int32 scalars, for logging inside jit.
-
-  Args:
-    opt_state: holds one `SparseState`, or several for separate leaves.
+  """Returns counts as int32 scalars, for logging inside jit.
 
   Returns:
-    `active`, `total`, `requested`, `step` and `last_update` (-1 before the first
-    mask update), and `ever_active` where that is tracked. The sparsity is
+    `active`, `total`, `requested`, `step` and `last_update` (-1 before the
+    first mask update), and `ever_active` if it is tracked. The sparsity is
     `1 - active / total`; compute it on the host, in float64.
 
   Raises:
     ValueError: if the state has no masks, or more than 2^31 - 1 weights, whose
       counts do not fit; `summary` counts those.
   """
-  states = sparse_states(opt_state)
-  total = sum(leaf.size for leaf in jax.tree.leaves(get_masks(opt_state)))
+  states, masks = sparse_states(opt_state), get_masks(opt_state)
+  total = sum(leaf.size for leaf in jax.tree.leaves(masks))
   if total > INT32_MAX:
     raise ValueError(
       f"`opt_state` has masks for {total} weights; counts on the device end"
       f" at {INT32_MAX}. Use `summary`, on the host."
     )
   out = {
-    "active": sum(_active(jax.tree.leaves(get_masks(s))) for s in states),
+    "active": sum(_active(get_masks(state)) for state in states),
     "total": jnp.int32(total),
     "requested": sum(
       jnp.sum(jnp.maximum(s.requested, 0), dtype=jnp.int32) for s in states
@@ -253,13 +221,9 @@ def stats(opt_state: optax.OptState) -> dict[str, Int[Array, ""]]:
     "step": states[0].step,
     "last_update": states[0].last_update,
   }
-  ever = [
-    s.accumulators[ever_active.name]
-    for s in states
-    if ever_active.name in s.accumulators
-  ]
-  if len(ever) == len(states):
-    out[ever_active.name] = sum(_active(jax.tree.leaves(tree)) for tree in ever)
+  name = ever_active.name
+  if all(name in state.accumulators for state in states):
+    out[name] = sum(_active(state.accumulators[name]) for state in states)
   return out
 
 
@@ -268,24 +232,19 @@ def assert_sparse(params: PyTree, opt_state: optax.OptState) -> None:
 
   Catches what moves weights after `sparsify`: a transformation chained after
   it, averaged or looked-ahead parameters, a restored dense checkpoint.
-
-  Args:
-    params: the tree that the user holds.
-    opt_state: holds the masks.
   """
-  off = trees.map_masked(
+  nonzero = trees.map_masked(
     lambda m, p: jnp.sum(~m & (p != 0), dtype=jnp.int32),
     get_masks(opt_state),
     params,
     dense=lambda p: None,
   )
-  bad = {n: int(c) for n, c in trees.named_leaves(off) if int(c)}
+  bad = {n: int(c) for n, c in trees.named_leaves(nonzero) if int(c)}
   if bad:
     listed = ", ".join(f"{name} ({count})" for name, count in bad.items())
     raise AssertionError(
-      "`params` has inactive weights that are not 0: " + listed + ". Keep"
-      " `sparsify` last in the chain and call `apply_masks` once after"
-      " `init`."
+      f"`params` has inactive weights that are not 0: {listed}. Keep `sparsify`"
+      " last in the chain and call `apply_masks` once after `init`."
     )
 
 
@@ -293,34 +252,27 @@ def _share(part: int, whole: int) -> float:
   return part / whole if whole else 0.0
 
 
-def _row(name, shape, total, active, requested, sparsity) -> tuple[str, ...]:
-  requested = "-" if requested is None else f"{requested:,}"
-  return (
-    name,
-    shape,
-    f"{total:,}",
-    f"{active:,}",
-    requested,
-    f"{sparsity:.4%}",
-  )
+def _row(name: str, shape: str, x: LayerSummary | Summary) -> tuple[str, ...]:
+  requested = "-" if x.requested is None else f"{x.requested:,}"
+  numbers = (f"{x.total:,}", f"{x.active:,}", requested, f"{x.sparsity:.4%}")
+  return (name, shape, *numbers)
 
 
-def _active(masks: Sequence[Array]) -> Int[Array, ""]:
-  counts = search.count_active(
-    masks, search.each_layer([None] * len(masks), len(masks))
-  )
-  return jnp.sum(counts, dtype=jnp.int32)
+def _active(masks: PyTree) -> Int[Array, ""]:
+  arrays = jax.tree.leaves(masks)
+  groups = search.each_layer([None] * len(arrays), len(arrays))
+  return jnp.sum(search.count_active(arrays, groups), dtype=jnp.int32)
 
 
 def _layout(params: PyTree, state: SparseState) -> Layout:
-  """The layout of a state, with the layer axes that it records."""
+  """Returns the layout of a state, with the layer axes that it records."""
   layout = leaves.layout(params, leaves.sparse_flags(params, state.masks))
-  axes = [None if a < 0 else int(a) for a in np.asarray(state.axes)]
+  pairs = zip(layout.leaves, np.asarray(state.axes).tolist(), strict=True)
   with_axes = [
-    dataclasses.replace(leaf, axis=axis)
-    for leaf, axis in zip(layout.leaves, axes, strict=True)
+    dataclasses.replace(leaf, axis=axis if axis >= 0 else None)
+    for leaf, axis in pairs
   ]
-  return dataclasses.replace(layout, leaves=tuple(with_axes))
+  return Layout(tuple(with_axes), layout.treedef)
 
 
 def _layers(
@@ -330,26 +282,21 @@ def _layers(
   if not layout.leaves:
     return []
   each_layer = search.each_layer(layout.axes, len(layout.sizes))
-  count = jax.jit(lambda m: search.count_active(m, each_layer))
-  active = np.asarray(count(jax.tree.leaves(get_masks(state))))
+  count = jax.jit(lambda masks: search.count_active(masks, each_layer))
+  active = np.asarray(count(jax.tree.leaves(state.masks))).tolist()
   ever = [None] * len(active)
   if ever_active.name in state.accumulators:
     tree = state.accumulators[ever_active.name]
-    ever = [int(c) for c in np.asarray(count(jax.tree.leaves(tree)))]
-  requested = [
-    None if a < 0 else int(a) for a in np.asarray(state.requested)[1:]
-  ]
+    ever = np.asarray(count(jax.tree.leaves(tree))).tolist()
+  requested = [a if a >= 0 else None for a in state.requested[1:].tolist()]
   macs = [
     costs[leaf.name] / leaf.num_layers if leaf.name in costs else None
     for leaf in layout.leaves
     for _ in range(leaf.num_layers)
   ]
-  return [
-    LayerSummary(name, shape, math.prod(shape), int(on), want, seen, cost)
-    for (name, shape), on, want, seen, cost in zip(
-      layout.shapes.items(), active, requested, ever, macs, strict=True
-    )
-  ]
+  counted = zip(layout.sizes, active, requested, ever, macs, strict=True)
+  named = zip(layout.shapes.items(), counted, strict=True)
+  return [LayerSummary(*layer, *numbers) for layer, numbers in named]
 
 
 def _extra_bytes(states: Sequence[SparseState]) -> dict[str, int]:
@@ -365,7 +312,7 @@ def _extra_bytes(states: Sequence[SparseState]) -> dict[str, int]:
 
 def _warnings(layers: Sequence[LayerSummary], requested: int) -> list[str]:
   texts = [
-    f"{x.name} has no active weight; bound it with keep_alive(scope, ...)"
+    f"{x.name} has no active weight; set a minimum: keep_alive(scope, ...)"
     for x in layers
     if not x.active
   ]

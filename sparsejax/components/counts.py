@@ -44,12 +44,8 @@ def apportion(
 ) -> np.ndarray:
   """Returns int64 counts per layer that sum to `total`, by largest remainder.
 
-  Args:
-    sizes: weights per layer.
-    sparsities: fraction of zeros per layer, in [0, 1].
-    total: at most the sum of the limits; layers gain or lose one weight each in
-      the order of their remainders, ties to the first layer.
-    limits: the maximum per layer; None for its size.
+  Layers gain or lose one weight each in the order of their remainders, ties to
+  the first layer, up to their limits: their sizes where `limits` is None.
   """
   most = np.asarray(sizes if limits is None else limits, np.int64)
   if total > most.sum():

@@ -47,8 +47,7 @@ def uniform(
   capped = _matching(shapes, classifier, "classifier") - dense
   if sparsity < classifier_sparsity:
     capped = set()
-  result = dict.fromkeys(shapes, sparsity)
-  result |= dict.fromkeys(dense, 0.0)
+  result = dict.fromkeys(shapes, sparsity) | dict.fromkeys(dense, 0.0)
   others = set(shapes) - dense - capped
   if capped and others:
     size = {name: math.prod(shape) for name, shape in shapes.items()}
@@ -109,13 +108,7 @@ def er_epsilon(
 ) -> dict[str, float]:
   """Erdos-Renyi with the density of SET: `min(1, eps (in+out) / (in out))`.
 
-  Args:
-    shapes: layer name -> shape.
-    sparsity: unused; epsilon sets the target.
-    epsilon: connections per unit, above 0.
-
-  Returns:
-    Layer name -> sparsity in [0, 1).
+  Epsilon, the connections per unit, is above 0.
 
   References:
     Mocanu et al., `SET <https://arxiv.org/abs/1707.04780>`_, 2018, equation 3.
@@ -130,17 +123,9 @@ def er_epsilon(
 def n_of_m(
   shapes: Shapes, sparsity: float | None = None, *, n: int, m: int
 ) -> dict[str, float]:
-  """The sparsity of n active weights in every block of m along the inputs.
+  """The sparsity of n active weights in every m along the inputs: `1 - n/m`.
 
-  Args:
-    shapes: layer name -> shape.
-    sparsity: unused; n and m set the target.
-    n: active weights of a block, in [1, m).
-    m: weights of a block.
-
-  Returns:
-    Layer name -> `1 - n/m`; 0 for a layer whose number of inputs is not a
-    multiple of m.
+  It is 0 for a layer whose number of inputs is not a multiple of m.
   """
   del sparsity  # n and m set the density.
   return {
@@ -158,9 +143,8 @@ def _matching(shapes: Shapes, glob: str | None, argument: str) -> set[str]:
   names = set(fnmatch.filter(shapes, glob))
   if not names:
     raise ValueError(
-      f"`{argument}` matches no sparse layer, got {glob!r}. Layers: "
-      + ", ".join(shapes)
-      + "."
+      f"`{argument}` matches no sparse layer, got {glob!r}. Layers:"
+      f" {', '.join(shapes)}."
     )
   return names
 

@@ -42,13 +42,10 @@ Overrides = Mapping[str, "str | float | Override"]
 def select_leaves(params: PyTree, select: Select) -> list[bool]:
   """Returns for each leaf, in tree order, whether it is sparse.
 
-  Args:
-    params: tree of arrays or of shapes with dtypes.
-    select: None for all kernels: floating leaves with at least two dimensions
-      above 1 (1 x 1 and depthwise convolutions included), unless they are
-      biases, normalization scales or embeddings by name; a glob or several over
-      names such as `block_*/conv/kernel`; a function (name, leaf) -> bool; or a
-      tree of bools like `params`.
+  `select` is a glob or several over names such as `block_*/conv/kernel`, a
+  function (name, leaf) -> bool, a tree of bools, or None for all kernels:
+  floating leaves with at least two dimensions above 1, unless their names are
+  those of biases, normalization scales or embeddings.
 
   Raises:
     ValueError: if nothing is selected, a glob matches nothing, or a selected
@@ -82,16 +79,33 @@ def select_leaves(params: PyTree, select: Select) -> list[bool]:
   return chosen
 
 
+def find_layout(
+  params: PyTree,
+  select: Select,
+  overrides: Overrides | None,
+  masks: Masks | None = None,
+) -> Layout:
+  """Describes the leaves that `select` chooses, or those that have masks.
+
+  Raises ValueError for selectors, overrides and masks that match nothing.
+  """
+  names = [name for name, _ in named_leaves(params)]
+  for glob, rule in (overrides or {}).items():
+    _as_override(glob, rule)
+    if names:
+      _match(names, [glob], "overrides")
+  if masks is None:
+    return layout(params, select_leaves(params, select), overrides)
+  return layout(params, sparse_flags(params, masks), overrides)
+
+
 def layout(
   params: PyTree, chosen: Iterable[bool], overrides: Overrides | None = None
 ) -> Layout:
-  """Describes the chosen leaves of `params`.
+  """Describes the leaves of `params` that `chosen` has True for, in tree order.
 
-  Args:
-    params: tree of arrays or of shapes.
-    chosen: for each leaf, in tree order, whether it is sparse.
-    overrides: glob over names -> `"dense"` (the leaf is not in the layout), a
-      sparsity in [0, 1), or an `Override`; the last match wins.
+  Overrides map globs over names to `"dense"` (the leaf is not in the layout), a
+  sparsity in [0, 1), or an `Override`; the last match wins.
   """
   leaves = []
   pairs = zip(named_leaves(params), chosen, strict=True)
@@ -105,20 +119,10 @@ def layout(
   return Layout(tuple(leaves), jax.tree.structure(params))
 
 
-def check_overrides(params: PyTree, overrides: Overrides | None) -> None:
-  """Raises ValueError for an override that is malformed or matches nothing."""
-  names = [name for name, _ in named_leaves(params)]
-  for glob, rule in (overrides or {}).items():
-    _as_override(glob, rule)
-    if names:
-      _match(names, [glob], "overrides")
-
-
 def sparse_flags(params: PyTree, masks: Masks) -> list[bool]:
   """Returns for each leaf of `params` whether `masks` has a mask for it.
 
-  Raises:
-    ValueError: if the trees differ, or a mask has another shape than its leaf.
+  Raises ValueError if the trees or shapes differ.
   """
   leaves = named_leaves(params)
   try:
@@ -178,13 +182,13 @@ def _flags(params: PyTree, select: PyTree) -> list[bool]:
 
 def _as_override(glob: str, rule: str | float | Override) -> Override | None:
   """Returns the override as a record, None for a dense leaf."""
-  if isinstance(rule, str):
-    if rule != "dense":
-      raise ValueError(
-        f"`overrides` for {glob!r} must be 'dense', a sparsity or an"
-        f" `Override`, got {rule!r}."
-      )
+  if rule == "dense":
     return None
+  if isinstance(rule, str):
+    raise ValueError(
+      f"`overrides` for {glob!r} must be 'dense', a sparsity or an `Override`,"
+      f" got {rule!r}."
+    )
   if not isinstance(rule, Override):
     rule = Override(sparsity=rule)
   if rule.sparsity is not None:

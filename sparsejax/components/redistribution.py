@@ -18,9 +18,7 @@ _CAREFUL = 0.2
 _FULL = 0.99  # share of a layer's free positions that are taken at first
 
 
-def momentum_shares(
-  context: Context, active: Int[Array, " layers"]
-) -> Float[Array, " layers"]:
+def momentum_shares(context: Context, active: Array) -> Array:
   """Returns float64 shares: the mean |momentum| of each layer's active weights.
 
   They sum to 1, and are equal where all momentum is 0.
@@ -40,9 +38,6 @@ def careful_fraction(fraction: Fraction) -> Count:
 
   Those are layers with a sparsity below 0.2 and more than the average momentum,
   where the sparsity is the lower of the two.
-
-  Args:
-    fraction: step -> fraction in [0, 1].
 
   References:
     Dettmers & Zettlemoyer, `Sparse networks from scratch
@@ -87,9 +82,7 @@ References:
 
 
 def by_shares(
-  shares: Float[Array, " layers"],
-  total: Int[Array, ""],
-  free: Int[Array, " layers"],
+  shares: Float[Array, " layers"], total: Array, free: Int[Array, " layers"]
 ) -> Int[Array, " layers"]:
   """Returns int32 counts that sum to `total`, by the rule of `by_momentum`.
 
@@ -101,8 +94,7 @@ def by_shares(
     wanted = counts.ceil(shares * lax.convert_element_type(total, jnp.float64))
     wanted = lax.convert_element_type(wanted, jnp.int32)
   found = _give_back(jnp.minimum(wanted, capped), total)
-  found = _spread(found, total, capped)
-  return _spread(found, total, free)
+  return _spread(_spread(found, total, capped), total, free)
 
 
 def below(threshold: Accumulator) -> Count:
@@ -139,9 +131,7 @@ References:
 
 
 def in_proportion(
-  weights: Int[Array, " layers"],
-  total: Int[Array, ""],
-  free: Int[Array, " layers"],
+  weights: Int[Array, " layers"], total: Array, free: Int[Array, " layers"]
 ) -> Int[Array, " layers"]:
   """Returns int32 counts in proportion to weights: the rule of `by_survivors`.
 

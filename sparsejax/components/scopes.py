@@ -173,9 +173,6 @@ def budget_table(
     shrinking: whether counts may not rise, because no weight is ever regrown;
       rounded independently, they would fall and rise.
     first: int[groups], the counts at the start; None for the requested ones.
-
-  Raises:
-    ValueError: if `min_active_per_layer` is more than a sparsity leaves.
   """
   if not layout.leaves:
     return np.zeros((len(sparsities), 1), np.int32)
@@ -197,8 +194,8 @@ def _at_least(
   """Raises groups to the minima of their layers, at the cost of the largest."""
   if not scope.min_active_per_layer:
     return budget
-  least = np.zeros_like(budget)
-  np.add.at(least, scope.groups(layout), least_counts(scope, layout))
+  minima = least_counts(scope, layout)
+  least = np.bincount(scope.groups(layout), minima, len(budget)).astype(int)
   if least.sum() > budget.sum():
     raise ValueError(
       f"`min_active_per_layer` of {scope.min_active_per_layer} needs"

@@ -39,13 +39,6 @@ def bits(
   """Returns 32 random bits for every weight, packed.
 
   In every packing they are those of `jax.random.bits` with the leaf's key.
-
-  Args:
-    layout: the sparse leaves.
-    packing: how they are packed.
-    key: the typed key of the run.
-    step: int32.
-    purpose: one of this module.
   """
   by_row = (
     packing.rows is not None

@@ -1,4 +1,4 @@
-"""Whether all numbers of a tree are finite, in little code for compilers."""
+"""Whether all numbers of a tree are finite, in few kernels."""
 
 import jax
 import jax.numpy as jnp
@@ -9,37 +9,25 @@ from jaxtyping import Array, Bool, PyTree
 from sparsejax.selection import bitmasks
 
 _SMALL = 2**20  # elements of an array that is joined with others
-# Integers that hold the bits of floating numbers.
+# Integers of the same size, in which the bits of floats are compared.
 _WORDS = {
-  np.dtype(floating): np.dtype(word)
-  for floating, word in (
-    (jnp.float32, np.int32),
-    (jnp.bfloat16, np.int16),
-    (jnp.float16, np.int16),
-  )
+  np.dtype(jnp.float32): np.dtype(np.int32),
+  np.dtype(jnp.bfloat16): np.dtype(np.int16),
+  np.dtype(jnp.float16): np.dtype(np.int16),
 }
 
 
 def all_finite(tree: PyTree) -> Bool[Array, ""]:
-  """Says whether all floating numbers of a tree are finite.
-
-  Args:
-    tree: arrays and numbers of any shape and dtype, at least one of them
-      floating; integers are not looked at.
-
-  Returns:
-    bool[].
-  """
+  """Whether all floating numbers of a tree are finite; it has at least one."""
   leaves = map(jnp.asarray, jax.tree.leaves(tree))
   inexact = [x for x in leaves if jnp.issubdtype(x.dtype, jnp.inexact)]
-  return jnp.all(jnp.stack([_is_finite(x) for x in _few(inexact)]))
+  return jnp.all(jnp.stack([_is_finite(x) for x in _joined(inexact)]))
 
 
-def _few(arrays: list[Array]) -> list[Array]:
-  """Returns the numbers of arrays in fewer ones: small ones are joined.
+def _joined(arrays: list[Array]) -> list[Array]:
+  """Concatenates small arrays: each array compiles to its own kernel.
 
-  Every array takes code of its own, and a network has many small leaves. Not
-  where they may lie on several devices, which that would gather.
+  Not where they may be sharded over devices, which would gather them.
   """
   if bitmasks.is_sharded(arrays):
     return arrays
@@ -52,10 +40,10 @@ def _few(arrays: list[Array]) -> list[Array]:
 
 @jax.jit
 def _is_finite(x: Array) -> Bool[Array, ""]:
-  """Says whether all elements are finite.
+  """Whether all elements are finite, from their extremes.
 
-  By their extremes: XLA makes one kernel of a reduction with two outputs, and
-  three of one with a single output, half a second for a ResNet-50 on a CPU.
+  XLA compiles a reduction with two outputs to one kernel and one with a single
+  output to three, half a second for a ResNet-50 on a CPU.
   """
   word = _WORDS.get(x.dtype)
   if word is None:

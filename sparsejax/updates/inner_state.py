@@ -1,4 +1,4 @@
-"""The inner optimizer's statistics at weights that are off."""
+"""Resets of the inner optimizer's state."""
 
 import functools
 
@@ -21,21 +21,15 @@ def reset(
   keep: Masks,
   params: PyTree,
 ) -> optax.OptState:
-  """Gives statistics their initial value where a weight is off or fresh.
+  """Resets the state of weights outside a mask to that of a zero weight.
 
-  Only leaves of the weight's shape: factored or scalar statistics belong to no
-  single weight. The initial value is that of a zero weight, which is 0 for
-  momentum and Adam, and not for adagrad, rmsprop or rprop.
-
-  Args:
-    inner: the inner transformation.
-    inner_state: its state.
-    keep: tree of bool like the parameters, `MaskedNode` at dense leaves; `True`
-      where statistics go on.
-    params: gives shapes and dtypes.
+  That is 0 for momentum and Adam, but not for adagrad, rmsprop or rprop. Leaves
+  of another shape than the weight's (factored or scalar state) belong to no
+  single weight and stay. `keep` is a tree of bool like the parameters, `True`
+  where the state stays, `MaskedNode` at dense leaves.
   """
-  first = inner.init(optax.tree.zeros_like(params))
-  beside = optax.tree.map_params(
+  initial = inner.init(optax.tree.zeros_like(params))
+  masks = optax.tree.map_params(
     inner,
     lambda _, mask: mask,
     inner_state,
@@ -44,15 +38,13 @@ def reset(
     is_leaf=trees.is_masked_node,
   )
 
-  def start_again(stat, start, mask):
-    if trees.is_masked_node(mask) or trees.is_masked_node(stat):
-      return stat
-    if stat.shape != mask.shape:
-      return stat
-    return jnp.where(mask, stat, start)
+  def reset_leaf(value, start, mask):
+    if trees.is_masked_node(mask) or trees.is_masked_node(value):
+      return value
+    return jnp.where(mask, value, start) if value.shape == mask.shape else value
 
   return jax.tree.map(
-    start_again, inner_state, first, beside, is_leaf=trees.is_masked_node
+    reset_leaf, inner_state, initial, masks, is_leaf=trees.is_masked_node
   )
 
 
@@ -62,47 +54,31 @@ def reset_all(
   when: Array,
   params: PyTree,
 ) -> optax.OptState:
-  """Gives the statistics of all weights their first value at certain steps.
+  """Resets the state of all weights where `when`, bool[], is true.
 
-  Steps that are counted, and with them schedules, go on.
-
-  Args:
-    inner: the inner transformation.
-    inner_state: its state.
-    when: bool[].
-    params: gives shapes and dtypes.
+  Step counts, and with them schedules, continue.
   """
-  first = inner.init(optax.tree.zeros_like(params))
+  initial = inner.init(optax.tree.zeros_like(params))
   of_weights = optax.tree.map_params(
-    inner,
-    lambda _: True,
-    inner_state,
-    transform_non_params=lambda _: False,
+    inner, lambda _: True, inner_state, transform_non_params=lambda _: False
   )
-  return jax.tree.map(
-    lambda stat, start, restarts: (
-      jnp.where(when, start, stat) if restarts else stat
-    ),
-    inner_state,
-    first,
-    of_weights,
-  )
+
+  def reset_leaf(value, start, resets):
+    return jnp.where(when, start, value) if resets else value
+
+  return jax.tree.map(reset_leaf, inner_state, initial, of_weights)
 
 
 def is_elementwise(inner: optax.GradientTransformation, params: PyTree) -> bool:
-  """Whether each weight and its statistics move by nothing but themselves.
+  """Whether each weight and its optimizer state depend on that weight alone.
 
-  And whether the statistics of a zero weight stay as they are at a zero
-  gradient. Then statistics may be reset before the inner step, where that
-  writes them once and in place, and not after it, which costs a copy of them.
-  It holds for SGD, Adam and the like, not with clipping by a norm.
+  And whether the state of a zero weight stays as it is at a zero gradient. Then
+  the state may be reset before the inner step, where XLA writes it once and in
+  place, and not after it, which costs a copy of it. This is true of SGD, Adam
+  and the like, not of clipping by a norm.
 
-  It is found out by steps on leaves of two weights a side. An optimizer that
-  cannot take them counts as one that mixes.
-
-  Args:
-    inner: the inner transformation.
-    params: gives the structure, and the number of dimensions of each leaf.
+  It is tested by steps on leaves with two weights along each dimension of those
+  of `params`. An optimizer that cannot take them counts as not elementwise.
   """
   leaves = tuple((x.shape, x.dtype) for x in jax.tree.leaves(params))
   return _is_elementwise(inner, jax.tree.structure(params), leaves)
@@ -112,21 +88,19 @@ def is_elementwise(inner: optax.GradientTransformation, params: PyTree) -> bool:
 def _is_elementwise(inner, treedef, leaves) -> bool:
   params = treedef.unflatten([jax.ShapeDtypeStruct(*leaf) for leaf in leaves])
   try:
-    # The numbers of the probe are its own, whatever guards the caller's.
+    # The probe transfers its own numbers, even under the caller's guard.
     with jax.transfer_guard("allow"):
-      return _has_whole_statistics(inner, params) and _shows_no_mixing(
-        inner, params
-      )
+      return _is_per_weight(inner, params) and _steps_alone(inner, params)
   except (TypeError, ValueError, LookupError, AttributeError):
     return False
 
 
-def _has_whole_statistics(inner, params) -> bool:
-  """Factored statistics belong to rows and columns."""
+def _is_per_weight(inner, params) -> bool:
+  """Whether all state has the shapes of weights; factored state has not."""
   state = jax.eval_shape(inner.init, params)
   same = optax.tree.map_params(
     inner,
-    lambda stat, param: trees.is_masked_node(stat) or stat.shape == param.shape,
+    lambda value, x: trees.is_masked_node(value) or value.shape == x.shape,
     state,
     params,
     transform_non_params=lambda _: True,
@@ -135,7 +109,7 @@ def _has_whole_statistics(inner, params) -> bool:
   return all(jax.tree.leaves(same))
 
 
-def _shows_no_mixing(inner, params) -> bool:
+def _steps_alone(inner, params) -> bool:
   """Takes steps from several starts at once, and compares.
 
   The first start is all zeros. The others come in pairs that differ in the
@@ -144,13 +118,13 @@ def _shows_no_mixing(inner, params) -> bool:
   rng = np.random.default_rng(0)
   scales = np.repeat([0, *_PROBE_SCALES], [1, 2, 2])
 
-  def draw(leaf, scales):
-    drawn = rng.normal(size=2**leaf.ndim) * scales[:, None]
-    drawn[2::2, 0] = 0
-    return drawn.reshape(-1, *(2,) * leaf.ndim).astype(leaf.dtype)
+  def random_like(leaf, scales):
+    values = rng.normal(size=2**leaf.ndim) * scales[:, None]
+    values[2::2, 0] = 0
+    return values.reshape(-1, *(2,) * leaf.ndim).astype(leaf.dtype)
 
-  weights = jax.tree.map(lambda leaf: draw(leaf, np.sign(scales)), params)
-  grads = jax.tree.map(lambda leaf: draw(leaf, scales), params)
+  weights = jax.tree.map(lambda x: random_like(x, np.sign(scales)), params)
+  grads = jax.tree.map(lambda x: random_like(x, scales), params)
   first = state = _compiled(jax.vmap(inner.init), weights)(weights)
   step = _compiled(jax.vmap(inner.update), grads, state, weights)
   found = []
@@ -158,13 +132,12 @@ def _shows_no_mixing(inner, params) -> bool:
     updates, state = step(grads, state, weights)
     found += map(np.asarray, jax.tree.leaves(updates))
   if not any(update.any() for update in found):
-    return False  # Steps that are accumulated show nothing.
-  stats = _of_weights(inner, state)
-  found += stats
-  pairs = [x.reshape(len(x), -1)[1:, 1:] for x in found]
+    return False  # Accumulated steps reveal nothing.
+  last = _of_weights(inner, state)
+  pairs = [x.reshape(len(x), -1)[1:, 1:] for x in found + last]
   return all(
     np.array_equal(x[0], y[0])
-    for x, y in zip(_of_weights(inner, first), stats, strict=True)
+    for x, y in zip(_of_weights(inner, first), last, strict=True)
   ) and all(np.array_equal(x[::2], x[1::2]) for x in pairs)
 
 
@@ -174,7 +147,8 @@ def _compiled(function, *args):
 
 
 def _of_weights(inner, state) -> list[np.ndarray]:
-  kept = optax.tree.map_params(
-    inner, lambda stat: stat, state, transform_non_params=lambda _: None
+  """Returns the leaves of an optimizer state that belong to weights."""
+  per_weight = optax.tree.map_params(
+    inner, lambda value: value, state, transform_non_params=lambda _: None
   )
-  return [np.asarray(stat) for stat in jax.tree.leaves(kept)]
+  return list(map(np.asarray, jax.tree.leaves(per_weight)))

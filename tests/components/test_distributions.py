@@ -96,20 +96,20 @@ def test_erk_keeps_a_named_layer_dense_within_the_budget():
     distributions.erk(shapes, 0.8, dense="stam")
 
 
-def test_a_dense_layer_that_exceeds_the_budget_is_refused():
+def test_a_dense_layer_above_the_budget_is_refused():
   shapes = {"large": (300, 300), "small": (10, 10)}
   with pytest.raises(ValueError, match="sparsity"):
     distributions.erk(shapes, 0.9, dense="large")
 
 
-def test_a_dense_stem_of_uniform_is_not_made_up_for():
+def test_other_layers_do_not_compensate_for_a_dense_stem():
   shapes = {"stem": (3, 3, 3, 64), "body": (3, 3, 64, 64), "fc": (64, 10)}
   found = distributions.uniform(shapes, 0.9, stem="stem")
   assert found == {"stem": 0.0, "body": 0.9, "fc": 0.9}
 
 
 @pytest.mark.parametrize("sparsity", [0.8, 0.9, 0.98])
-def test_a_capped_classifier_is_made_up_for(sparsity):
+def test_other_layers_compensate_for_a_capped_classifier(sparsity):
   shapes = {"body": (3, 3, 64, 64), "fc": (64, 10)}
   found = distributions.uniform(shapes, sparsity, classifier="fc")
   assert found["fc"] == pytest.approx(0.8)
@@ -132,7 +132,7 @@ def test_a_selector_that_matches_nothing_names_the_layers():
 
 @given(shapes=networks, epsilon=st.floats(0.1, 50.0))
 @settings(max_examples=50, deadline=None)
-def test_epsilon_equals_the_oracle_whatever_the_sparsity(shapes, epsilon):
+def test_epsilon_equals_the_oracle_at_any_sparsity(shapes, epsilon):
   expected = oracle.epsilon_densities(list(shapes.values()), epsilon)
   for sparsity in [0.0, 0.9]:
     found = distributions.er_epsilon(shapes, sparsity, epsilon=epsilon)

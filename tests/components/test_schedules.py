@@ -101,7 +101,7 @@ def test_a_jump_is_one_update():
   assert at_steps(jump.when, 12).tolist() == [-1] * 9 + [9] * 3
 
 
-def test_a_constant_sparsity_is_chosen_again_at_an_interval():
+def test_a_constant_sparsity_is_selected_again_at_an_interval():
   constant = schedules.constant_sparsity(0.7, every_steps=4)
   assert constant.sparsities == (0.7,)
   assert set(at_steps(constant.index, 50)) == {0}
@@ -173,7 +173,7 @@ def test_a_product_that_is_whole_is_not_rounded_away(fraction, count):
 
 
 @pytest.mark.parametrize("ramp", ramps)
-def test_ramps_refuse_what_they_cannot_do(ramp):
+def test_ramps_refuse_impossible_arguments(ramp):
   with pytest.raises(ValueError, match="initial_sparsity"):
     ramp(0.9, 0.5, end_step=100, every_steps=10)
   with pytest.raises(ValueError, match="begin_step"):

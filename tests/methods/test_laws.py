@@ -53,7 +53,7 @@ METHODS = {
   ),
 }
 
-# Methods that keep the values of weights that are off.
+# Methods that keep the values of inactive weights.
 KEPT = {
   "gmp_kept": METHODS["gmp_kept"],
   "optg": sparsejax.optg(
@@ -99,10 +99,10 @@ MOVING = {
 ALL = METHODS | KEPT | MOVING
 
 
-def told(step):
-  """What methods that follow an accuracy or a loss are told; others ignore it.
+def metric_at(step):
+  """Returns an accuracy or a loss; methods without a metric ignore it.
 
-  It rises and falls: `dynset` pauses and goes on.
+  It rises and falls, so that `dynset` pauses and continues.
   """
   return 0.5 + 0.4 * np.sin(step)
 
@@ -147,7 +147,7 @@ def is_shape(x):
   return isinstance(x, tuple) and all(isinstance(n, int) for n in x)
 
 
-def draw(seed, dtype=jnp.float32):
+def random_tree(seed, dtype=jnp.float32):
   """Returns a random tree of the test's shapes."""
   rng = np.random.default_rng(seed)
   return jax.tree.map(
@@ -164,11 +164,11 @@ def kernels(tree):
 
 def initial_state(inner):
   """Returns the inner optimizer's state for zero weights."""
-  return inner.init(jax.tree.map(jnp.zeros_like, draw(0)))
+  return inner.init(jax.tree.map(jnp.zeros_like, random_tree(0)))
 
 
 def check_inner_state(state, fresh, masks):
-  """Statistics of a weight's shape are at their first value where off."""
+  """State of a weight's shape has its initial value at inactive weights."""
   by_shape = {mask.shape: mask for mask in masks.values()}
   pairs = zip(jax.tree.leaves(state), jax.tree.leaves(fresh), strict=True)
   for stat, start in pairs:
@@ -198,20 +198,20 @@ def compiled(optimizer):
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_with_every_optimizer(name, optimizer):
   method, inner = METHODS[name], compiled(optimizer)
-  kept = method.storage is sparsejax.kept
+  is_kept = method.storage is sparsejax.kept
   tx = sparsejax.sparsify(inner, method, key=jax.random.key(3))
-  params = draw(0)
+  params = random_tree(0)
   state = tx.init(params)
   params = sparsejax.apply_masks(params, state)
   fresh = initial_state(inner)
   for step in range(13):
-    grads = draw(100 + step)
+    grads = random_tree(100 + step)
     before, old = params, kernels(sparsejax.get_masks(state))
     updates, new_state = tx.update(grads, state, params)
     params = optax.apply_updates(params, updates)
     new = kernels(sparsejax.get_masks(new_state))
     sparsejax.assert_sparse(params, new_state)
-    if not kept:
+    if not is_kept:
       check_inner_state(new_state.inner_state, fresh, new)
       for leaf in SHAPES:
         regrown = new[leaf] & ~old[leaf]
@@ -226,13 +226,13 @@ def test_every_method_with_every_optimizer(name, optimizer):
         expected = optax.apply_updates(before, alone)
       for leaf in SHAPES:
         sparse_weights, moved = kernels(params)[leaf], kernels(expected)[leaf]
-        stays = new[leaf] & old[leaf]
-        same = sparse_weights[stays] == moved[stays]
+        survives = new[leaf] & old[leaf]
+        same = sparse_weights[survives] == moved[survives]
         if int(new_state.last_update) == int(state.last_update):
           assert same.all()
         else:
-          # A weight that was pruned and brought back in one update is 0.
-          assert (same | (sparse_weights[stays] == 0)).all()
+          # A weight that is pruned and regrown in one update is 0.
+          assert (same | (sparse_weights[survives] == 0)).all()
       np.testing.assert_array_equal(
         params["conv"]["bias"], expected["conv"]["bias"]
       )
@@ -253,11 +253,13 @@ def sparse_adam(name, seed):
 def run_sparse(tx, steps, jit):
   """Trains and returns the summary; the network is sparse at every step."""
   update = jax.jit(tx.update) if jit else tx.update
-  params = draw(0)
+  params = random_tree(0)
   state = tx.init(params)
   params = sparsejax.apply_masks(params, state)
   for step in range(steps):
-    updates, state = update(draw(100 + step), state, params, metric=told(step))
+    updates, state = update(
+      random_tree(100 + step), state, params, metric=metric_at(step)
+    )
     params = optax.apply_updates(params, updates)
     sparsejax.assert_sparse(params, state)
   counted = sparsejax.summary(params, state)
@@ -267,18 +269,18 @@ def run_sparse(tx, steps, jit):
 
 @pytest.mark.parametrize("optimizer", ["momentum", "muon"])
 @pytest.mark.parametrize("name", MOVING)
-def test_weights_that_move_or_follow_keep_their_counts(name, optimizer):
-  """Counts are those requested, and what is off has no statistics."""
+def test_moving_and_metric_methods_have_the_requested_counts(name, optimizer):
+  """Counts are those requested; inactive weights have no optimizer state."""
   method, inner = MOVING[name], compiled(optimizer)
   tx = sparsejax.sparsify(inner, method, key=jax.random.key(3))
-  params = draw(0)
+  params = random_tree(0)
   state = tx.init(params)
   params = sparsejax.apply_masks(params, state)
   fresh, regrown = initial_state(inner), 0
   for step in range(9):
     old = kernels(sparsejax.get_masks(state))
     updates, state = tx.update(
-      draw(100 + step), state, params, metric=told(step)
+      random_tree(100 + step), state, params, metric=metric_at(step)
     )
     params = optax.apply_updates(params, updates)
     sparsejax.assert_sparse(params, state)
@@ -287,10 +289,12 @@ def test_weights_that_move_or_follow_keep_their_counts(name, optimizer):
     new = kernels(sparsejax.get_masks(state))
     check_inner_state(state.inner_state, fresh, new)
     for leaf in SHAPES:
-      came = kernels(params)[leaf][new[leaf] & ~old[leaf]]
-      regrown += came.size
-      # Masks first: the step moves what has come at once.
-      assert (came != 0).all() == (method.metric is not None) or not came.size
+      new_weights = kernels(params)[leaf][new[leaf] & ~old[leaf]]
+      regrown += new_weights.size
+      # Masks first: the step moves regrown weights right away.
+      assert (new_weights != 0).all() == (
+        method.metric is not None
+      ) or not new_weights.size
   assert regrown
   if method.target_sparsity is not None:
     requested = int(counted.total * (1 - method.target_sparsity) + 1e-6)
@@ -299,17 +303,17 @@ def test_weights_that_move_or_follow_keep_their_counts(name, optimizer):
 
 @pytest.mark.parametrize("optimizer", ["momentum", "adamw", "clipped", "muon"])
 @pytest.mark.parametrize("name", KEPT)
-def test_kept_values_are_held_where_a_mask_is_on(name, optimizer):
-  """Also those of weights that come back; what is off goes on moving."""
+def test_active_weights_have_their_latent_values(name, optimizer):
+  """Also regrown ones; inactive weights still move."""
   method = KEPT[name]
   tx = sparsejax.sparsify(compiled(optimizer), method, key=jax.random.key(3))
-  params = draw(0)
+  params = random_tree(0)
   state = tx.init(params)
   params = sparsejax.apply_masks(params, state)
-  came_back = 0
+  regrown = 0
   for step in range(13):
     old = kernels(sparsejax.get_masks(state))
-    updates, state = tx.update(draw(100 + step), state, params)
+    updates, state = tx.update(random_tree(100 + step), state, params)
     params = optax.apply_updates(params, updates)
     sparsejax.assert_sparse(params, state)
     new, sparse_weights = kernels(sparsejax.get_masks(state)), kernels(params)
@@ -323,11 +327,11 @@ def test_kept_values_are_held_where_a_mask_is_on(name, optimizer):
       else:
         expected = np.where(new[leaf], latent, 0)
         np.testing.assert_array_equal(sparse_weights[leaf], expected)
-      came_back += int((new[leaf] & ~old[leaf]).sum())
+      regrown += int((new[leaf] & ~old[leaf]).sum())
   counted = sparsejax.summary(params, state)
   assert counted.active == counted.requested < counted.total
-  # Where weights that are off hardly move, they seldom come back.
-  assert came_back or name in ("gmp_kept", "str")
+  # Inactive weights that hardly move are seldom regrown.
+  assert regrown or name in ("gmp_kept", "str")
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -364,7 +368,7 @@ def test_one_compilation_under_scan_donated_in_bfloat16(name):
   tx = sparsejax.sparsify(
     optax.sgd(0.1, momentum=0.9), ALL[name], key=jax.random.key(3)
   )
-  params = draw(0, jnp.bfloat16)
+  params = random_tree(0, jnp.bfloat16)
   abstract = jax.eval_shape(tx.init, params)
   tx.init(params)
   state = tx.init(params)
@@ -379,20 +383,22 @@ def test_one_compilation_under_scan_donated_in_bfloat16(name):
     )
     params = optax.apply_updates(params, updates)
     masks = sparsejax.get_masks(state)
-    off = sum(
+    nonzero = sum(
       jnp.sum(~masks[name]["kernel"] & (params[name]["kernel"] != 0))
       for name in SHAPES
     )
-    return (params, state), off
+    return (params, state), nonzero
 
   step = jax.jit(
     lambda carry, grads: jax.lax.scan(body, carry, grads), donate_argnums=0
   )
   for start in (0, 7):
-    grads = [draw(100 + i, jnp.bfloat16) for i in range(start, start + 7)]
+    grads = [
+      random_tree(100 + i, jnp.bfloat16) for i in range(start, start + 7)
+    ]
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *grads)
-    (params, state), off = step((params, state), stacked)
-    assert not off.any()
+    (params, state), nonzero = step((params, state), stacked)
+    assert not nonzero.any()
   assert step._cache_size() == 1
   assert kinds == jax.tree.map(lambda x: (x.shape, x.dtype), (params, state))
   counted = sparsejax.summary(params, state)

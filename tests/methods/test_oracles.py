@@ -1,6 +1,6 @@
 """Every method of zeroed weights against a numpy transcription of its paper.
 
-Masks, held weights and momentum must equal the oracle's in every bit at every
+Masks, weights and momentum must equal the oracle's in every bit at every
 step; `side_by_side` says how the library is compiled for that. One test runs
 optimized code and compares its masks exactly, its weights to rounding.
 """
@@ -304,12 +304,12 @@ def test_global_competition_among_seven_layers():
   changed = run_side_by_side(
     oracle_run(case, tree, key), LibraryRun(case, tree, key), 0
   )
-  assert len(changed) == 9  # the tenth update asks for no fewer
+  assert len(changed) == 9  # the tenth update prunes nothing
 
 
-def test_uniform_pruning_reaches_the_asked_count():
-  # Rounded on their own, the budgets of (4, 7) would fall from 3 to 2 and rise
-  # to 3 again, which a layer that only loses weights cannot follow.
+def test_uniform_pruning_reaches_the_requested_count():
+  # Rounded independently, the budgets of (4, 7) would fall from 3 to 2 and rise
+  # to 3 again, which is impossible for a layer that is only pruned.
   case = gmp_case("gmp uniform", uniform=True, end_step=40)
   values = np.random.default_rng(0)
   tree = {
@@ -322,7 +322,7 @@ def test_uniform_pruning_reaches_the_asked_count():
   assert sum(int(mask.sum()) for mask in library.masks.values()) == 22
 
 
-def test_an_update_that_meets_a_nan_waits_for_finite_gradients():
+def test_an_update_is_postponed_until_gradients_are_finite():
   case = case_named("granet from a half")
   tree, key = random_tree(3), jax.random.key(3)
 
@@ -331,8 +331,8 @@ def test_an_update_that_meets_a_nan_waits_for_finite_gradients():
     bad = {9: np.nan, 10: np.inf}.get(call)
     if bad is not None:
       name = "conv-1/kernel"
-      off = tuple(np.argwhere(~masks[name])[0])
-      gradients[name][off] = bad
+      inactive = tuple(np.argwhere(~masks[name])[0])
+      gradients[name][inactive] = bad
 
   changed = run_side_by_side(
     oracle_run(case, tree, key), LibraryRun(case, tree, key), 3, spoil

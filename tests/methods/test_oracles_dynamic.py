@@ -1,4 +1,4 @@
-"""Connectivity that follows metric, that moves, and that rewires.
+"""Connectivity that follows a metric, that moves, and that rewires.
 
 The oracles first, against numbers worked by hand; then the library against the
 oracles, as in `test_oracles`.
@@ -112,14 +112,14 @@ def test_accset_settles_where_its_recursion_does():
   )
   assert counts[0] == 1800
   assert counts[-1] / 1800 == pytest.approx(0.642202, rel=0.01)
-  # And it recovers: what is missing is counted from the first masks.
+  # And it recovers: missing weights are counted from the first masks.
   counts, _ = follow(
     (60, 60), 0.5, [0.65] * 30 + [0.0, 0.0], share=connectivity.by_accuracy()
   )
   assert counts[-1] == 1800
 
 
-def test_set_keeps_its_count_and_a_pause_keeps_its_masks():
+def test_set_preserves_its_count_and_a_pause_its_masks():
   losses = [4.0, 3.0, 2.0, 1.0, 0.5, 3.5, 3.6, 0.1, 9.0]
   counts, masks = follow(
     (12, 12),
@@ -130,7 +130,7 @@ def test_set_keeps_its_count_and_a_pause_keeps_its_masks():
   )
   assert counts == [57] * 9
   moved = [(a != b).any() for a, b in itertools.pairwise(masks)]
-  # Calls 1 to 8 follow epochs 0 to 7, whose losses they are told.
+  # Calls 1 to 8 follow epochs 0 to 7, whose losses they get.
   assert moved == [True, True, True, True, False, False, True, False]
 
 
@@ -145,9 +145,9 @@ def test_neighbors_of_the_worked_mask():
     counts,
     [[0, 1, 1, 1, 1], [1, 2, 3, 2, 2], [0, 1, 2, 2, 2], [0, 1, 2, 2, 1]],
   )
-  off = np.where(FIGURE, 0, counts)
-  assert (off >= 1).sum() == 14
-  assert np.unravel_index(off.argmax(), off.shape) == (1, 2)
+  inactive = np.where(FIGURE, 0, counts)
+  assert (inactive >= 1).sum() == 14
+  assert np.unravel_index(inactive.argmax(), inactive.shape) == (1, 2)
 
 
 def test_rings_of_the_worked_mask_and_of_a_long_row():
@@ -183,7 +183,7 @@ def leaf_of(weights, mask):
   return leaf
 
 
-def test_selectors_prefer_what_they_say():
+def test_selectors_prefer_what_their_names_say():
   leaf = leaf_of(np.ones(FIGURE.shape), FIGURE)
   key = jax.random.key(1)
   most = growth.by_neighbors(key, growth.neighbor_counts)
@@ -193,9 +193,9 @@ def test_selectors_prefer_what_they_say():
   assert not fourteen[2:, 0].any() and fourteen.sum() == 14
   assert one(leaf, 99, ~FIGURE, 7).sum() == 16
   fresh = growth.never_active_first(key)
-  kept = FIGURE.copy()
-  kept[0, 0] = False  # Was active, so it comes last.
-  grown = fresh(leaf, 16, ~kept, 7)
+  mask = FIGURE.copy()
+  mask[0, 0] = False  # It was active, so it is last.
+  grown = fresh(leaf, 16, ~mask, 7)
   assert grown.sum() == 16 and not grown[0, 0]
 
 
@@ -234,11 +234,11 @@ def test_shares_of_sparse_momentum():
     ([0.5, 0.5], 0, [0, 0], [0, 0]),
   ],
 )
-def test_regrowth_is_shared_to_the_last(shares, total, free, counts):
+def test_all_regrowth_is_placed(shares, total, free, counts):
   assert redistribution.share_regrowth(shares, total, free) == counts
 
 
-def test_a_nearly_dense_layer_that_matters_drops_with_care():
+def test_an_important_nearly_dense_layer_is_pruned_gently():
   leaf = leaf_of(np.ones((2, 5)), [[1] * 5, [1, 1, 1, 1, 0]])
   careful = redistribution.careful_fraction
   assert careful(leaf, 0.6, 2, 0.5) == pytest.approx(0.1)
@@ -256,7 +256,7 @@ def test_a_nearly_dense_layer_that_matters_drops_with_care():
     ([1, 1, 1], 5, [9] * 3, [2, 2, 1]),
     # 36 go to the last, which has room for 6; 30 are split 1 : 3.
     ([100, 300, 600], 60, [999, 999, 6], [14, 40, 6]),
-    # 7.5 and 22.5: the earlier of equal remainders gets the one.
+    # 7.5 and 22.5: of equal remainders the first layer gets it.
     ([100, 300, 0], 30, [999] * 3, [8, 22, 0]),
     # No room for all of it.
     ([5, 5], 30, [3, 4], [3, 4]),
@@ -274,7 +274,7 @@ def test_threshold_of_dsr_follows_what_was_pruned():
     assert threshold.value == np.float32(value)
 
 
-def test_dsr_never_takes_the_last_and_never_grows_what_it_took():
+def test_dsr_never_empties_a_layer_nor_regrows_what_it_pruned():
   weights = np.array([[1e-4, 2e-4, 3e-4], [0, 0, 0]], np.float32)
   leaves = network.make_leaves({"a": weights, "b": np.ones((2, 3)) * 1.0})
   leaves[0].mask = weights > 0
@@ -318,8 +318,8 @@ def test_deep_rewiring_keeps_counts_and_signs():
 # The library against the oracles
 
 EPOCH = 5  # steps
-# Of the epochs; before any of them has finished there is none to tell. The
-# seventh, eighth and twelfth are worse than three before; one is not known.
+# Of the epochs; there is none before the first has finished. The
+# seventh, eighth and twelfth are worse than three before; one is unknown.
 LOSSES = [math.nan, 2.3, 2.0, 1.5, 1.1, 0.9, 0.6, 1.75, 1.2, 0.4, math.nan]
 LOSSES += [0.3, 2.9, 0.5, 0.25]
 
@@ -342,8 +342,8 @@ def small_tree(seed):
   }
 
 
-def told(case, call):
-  """What a call is told beside the gradients."""
+def extra_args(case, call):
+  """Returns the extra arguments of a call: the metric, if there is one."""
   if case.method.metric is None:
     return {}
   loss = LOSSES[call // EPOCH]
@@ -393,7 +393,7 @@ def masks_first(name, method, densities, **rule):
 
 
 def following(name, method, *, given, **rule):
-  """A method that follows metric, from ER at 70 %."""
+  """A method that follows a metric, from ER at 70 %."""
   made = method(sparsity=0.7, steps_per_epoch=EPOCH, total_steps=STEPS, **given)
   return masks_first(name, made, er(0.3), **rule)
 
@@ -527,11 +527,11 @@ CASES = [
 
 
 def restarts_at(calls):
-  """Compares all bits, but where a weight may be removed and drawn at once.
+  """Compares all bits, except where a weight may be pruned and regrown at once.
 
   What is added to such a weight w, to bring it to its first step u from 0, is
   `u - w`; the sum may differ from u in the last bit of w. After these calls
-  values are compared to rounding, and the oracle goes on with the library's.
+  values are compared to rounding, and the oracle continues with the library's.
   """
 
   def compare(oracle, library):
@@ -560,7 +560,7 @@ def test_masks_weights_and_momentum_equal_the_oracle(case):
     compare=restarts_at(range(0, STEPS, EPOCH))
     if updates_first
     else assert_equal,
-    extra=lambda call: told(case, call),
+    extra=lambda call: extra_args(case, call),
   )
   assert len(changed) >= case.changes
   if updates_first:
@@ -569,7 +569,7 @@ def test_masks_weights_and_momentum_equal_the_oracle(case):
 
 def test_deep_rewiring_equals_the_oracle_to_rounding():
   # How the compiler rounds a normal number, and noise and gradient together,
-  # depends on what is around; the oracle goes on with the library's values.
+  # depends on the kernel; the oracle continues with the library's values.
   case = Case(
     "deep_r",
     sparsejax.deep_r(0.8, penalty=0.01, noise=0.03),
@@ -606,8 +606,8 @@ def test_dynset_pauses_and_waits_for_finite_gradients():
   def spoil(call, gradients, masks):
     if call in (10, 11):
       name = "conv-1/kernel"
-      off = tuple(np.argwhere(~masks[name])[0])
-      gradients[name][off] = np.nan
+      inactive = tuple(np.argwhere(~masks[name])[0])
+      gradients[name][inactive] = np.nan
 
   updates = [5, 12, *range(15, STEPS, EPOCH)]
   changed = run_side_by_side(
@@ -616,9 +616,9 @@ def test_dynset_pauses_and_waits_for_finite_gradients():
     3,
     spoil,
     compare=restarts_at(updates),
-    extra=lambda call: told(case, call),
+    extra=lambda call: extra_args(case, call),
   )
-  # Then they are told that the seventh, eighth and twelfth epoch were worse.
+  # Then the losses of the seventh, eighth and twelfth epoch are worse.
   assert changed == [call for call in updates if call not in (35, 40, 60)]
 
 
@@ -637,7 +637,7 @@ def test_sparse_momentum_is_careful_below_a_fifth_and_not_at_it():
 
 @pytest.mark.parametrize("plane", ["out", "hw", "flat"])
 @pytest.mark.parametrize("shape", [(3, 4, 5, 6), (9, 11)])
-def test_neighbors_rank_as_the_oracle_says(plane, shape):
+def test_neighbors_rank_as_in_the_oracle(plane, shape):
   mask = np.random.default_rng(1).random(shape) < 0.06
   bits = ranking.random_bits(jax.random.key(6), 7, 2, ranking.REGROW, shape)
   key = jax.random.key(6)
@@ -657,7 +657,7 @@ def test_neighbors_rank_as_the_oracle_says(plane, shape):
 
 
 @pytest.mark.parametrize("layers", [1, 3, 7])
-def test_regrowth_is_shared_as_the_oracle_says(layers):
+def test_regrowth_is_shared_as_in_the_oracle(layers):
   values = np.random.default_rng(layers)
   shared = jax.jit(sparse_redistribution.by_shares)
   split = jax.jit(sparse_redistribution.in_proportion)
@@ -673,8 +673,8 @@ def test_regrowth_is_shared_as_the_oracle_says(layers):
     assert shared(exact, requested, limits).tolist() == (
       redistribution.share_regrowth(shares.tolist(), total, free.tolist())
     )
-    kept = jnp.asarray(survivors, jnp.int32)
-    assert split(kept, requested, limits).tolist() == (
+    left = jnp.asarray(survivors, jnp.int32)
+    assert split(left, requested, limits).tolist() == (
       redistribution.share_by_survivors(
         survivors.tolist(), total, free.tolist()
       )

@@ -1,9 +1,9 @@
 """Every method of kept weights against a numpy transcription of its paper.
 
 Six epochs of twelve steps, with momentum SGD and coupled decay and with AdamW.
-Masks agree in every bit, and so do held and latent weights where all that
+Masks agree in every bit, and so do sparse and latent weights where all that
 moves them is element by element; norms and sums over a layer (Top-KAST, STR)
-and a sigmoid on the device (OptG's scores, STR) leave the last bits open.
+and a sigmoid on the device (OptG's scores, STR) differ in the last bits.
 """
 
 import jax
@@ -260,7 +260,7 @@ def test_masks_and_values_equal_the_oracle(case, optimizer):
   assert len(changed) >= case.changes
 
 
-def test_sets_that_meet_a_nan_are_drawn_at_the_next_finite_step():
+def test_sets_wait_for_the_next_step_with_finite_gradients():
   case = top_kast_case("top_kast every 4", every=4, penalty=1e-4)
   tree, key = random_tree(0), jax.random.key(0)
   oracle, library = oracle_run(case, tree, key), LibraryRun(case, tree, key)

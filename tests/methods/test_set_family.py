@@ -1,4 +1,4 @@
-"""Connections that follow metric or move: worked numbers and rules."""
+"""Connectivity that follows a metric or moves: worked numbers and rules."""
 
 import math
 
@@ -36,7 +36,7 @@ def test_share_by_accuracy(k, p, theta):
 @pytest.mark.parametrize(
   "losses, share",
   [
-    ([2.0], 1.0),  # The first epoch is the measure of all.
+    ([2.0], 1.0),  # The first epoch is the reference.
     ([2.0, 1.0], 0.5),
     ([2.0, 3.0], 1.0),
     ([2.0, 0.0], 0.0),
@@ -90,10 +90,10 @@ def test_gate(losses, lag, pauses):
     (0.5, 60, 60, 18, 9),
     (0.55, 100, 100, 100, 55),  # 55.00000000000001
     (2.0, 60, 60, 18, 36),
-    (1.0, 30, 60, 18, 0),  # It has more than at first: nothing comes back.
+    (1.0, 30, 60, 18, 0),  # It has more than at first: nothing is regrown.
   ],
 )
-def test_what_comes_back_is_measured_by_the_first_count(
+def test_regrowth_is_relative_to_the_first_count(
   share, first, active, lost, gained
 ):
   regrow = connectivity.towards_first_count(connectivity.constant(share))
@@ -103,7 +103,7 @@ def test_what_comes_back_is_measured_by_the_first_count(
     jnp.array([lost], jnp.int32),
   )
   assert found.dtype == jnp.int32
-  # Prune-and-regrow takes nothing below 0.
+  # Prune-and-regrow clips counts at 0.
   assert max(int(found[0]), 0) == gained
 
 
@@ -152,14 +152,14 @@ def test_set_with_another_connectivity_settles(share, settled):
   assert counts[-1] / 1800 == pytest.approx(settled, rel=0.01)
 
 
-def test_a_connectivity_that_asks_for_more_than_there_is_fills_the_layer():
+def test_a_connectivity_above_the_free_positions_fills_the_layer():
   method = sparsejax.sparse_evolution(
     sparsity=0.1, every_steps=1, total_steps=40, connectivity=1e12
   )
   assert counts_of_layers(method, 10, [0.0] * 5)[-1] == 100
 
 
-def test_performance_must_be_given_where_it_is_followed():
+def test_metric_is_required_by_methods_that_follow_one():
   for method, kind in (
     (sparsejax.accset(sparsity=0.5, steps_per_epoch=2, total_steps=8), "acc"),
     (sparsejax.lset(sparsity=0.5, steps_per_epoch=2, total_steps=8), "loss"),
@@ -171,7 +171,7 @@ def test_performance_must_be_given_where_it_is_followed():
       tx.update(params, state, params)
 
 
-def test_other_methods_take_performance_and_value_as_they_come():
+def test_other_methods_accept_metric_and_pass_value_on():
   inner = optax.chain(
     optax.sgd(0.1), optax.contrib.reduce_on_plateau(patience=1, cooldown=0)
   )
@@ -218,7 +218,7 @@ def test_what_others_refuse(method, change, message):
     method(0.5, **given)
 
 
-# Neighbours
+# Neighbors
 
 
 def test_neighbors_of_the_worked_mask():
@@ -227,9 +227,9 @@ def test_neighbors_of_the_worked_mask():
     counts,
     [[0, 1, 1, 1, 1], [1, 2, 3, 2, 2], [0, 1, 2, 2, 2], [0, 1, 2, 2, 1]],
   )
-  off = np.where(FIGURE, 0, counts)
-  assert (off >= 1).sum() == 14
-  assert np.unravel_index(off.argmax(), off.shape) == (1, 2)
+  inactive = np.where(FIGURE, 0, counts)
+  assert (inactive >= 1).sum() == 14
+  assert np.unravel_index(inactive.argmax(), inactive.shape) == (1, 2)
 
 
 def test_planes_of_a_kernel():
@@ -261,18 +261,18 @@ EXCHANGES = [
   [(EXCHANGES[i % 3], name) for i, name in enumerate(methods.REGROW_BY)],
   ids=list(methods.REGROW_BY),
 )
-def test_an_exchange_regrows_by_any_criterion(make, name):
+def test_prune_and_regrow_takes_any_criterion(make, name):
   method = make(methods.REGROW_BY[name])
   tx = sparsejax.sparsify(optax.sgd(0.1), method, key=jax.random.key(0))
-  draw = lambda i: {  # noqa: E731
+  random_tree = lambda i: {  # noqa: E731
     "kernel": jax.random.normal(jax.random.key(i), (3, 3, 4, 6))
   }
-  params = draw(0)
+  params = random_tree(0)
   state = tx.init(params)
   params, first = sparsejax.apply_masks(params, state), state.masks["kernel"]
   update = jax.jit(tx.update)
   for i in range(1, 6):
-    updates, state = update(draw(i), state, params, metric=1 / i)
+    updates, state = update(random_tree(i), state, params, metric=1 / i)
     params = optax.apply_updates(params, updates)
     sparsejax.assert_sparse(params, state)
     counted = sparsejax.summary(params, state)
@@ -280,7 +280,7 @@ def test_an_exchange_regrows_by_any_criterion(make, name):
   assert (state.masks["kernel"] != first).any()
 
 
-def test_most_active_neighbors_grows_where_most_are():
+def test_most_active_neighbors_regrows_among_the_most():
   method = sparsejax.set_itop(
     0.5,
     every_steps=1,
@@ -289,7 +289,7 @@ def test_most_active_neighbors_grows_where_most_are():
   )
   mask = np.zeros((9, 9), bool)
   mask[2:5, 2:5] = True
-  mask[3, 3] = False  # Eight neighbors are on.
+  mask[3, 3] = False  # Its eight neighbors are active.
   mask[8, 8] = True  # It leaves.
   params = {"kernel": jnp.where(mask, 1.0, 0.0).at[8, 8].set(0.5)}
   tx = sparsejax.sparsify(
@@ -302,7 +302,7 @@ def test_most_active_neighbors_grows_where_most_are():
   assert new[3, 3] and not new[8, 8] and new.sum() == 9
 
 
-def test_a_criterion_brings_the_accumulator_that_it_reads():
+def test_a_criterion_adds_the_accumulator_that_it_reads():
   speed = accumulators.gradient_trace("speed", 0.5)
   method = sparsejax.set_itop(
     0.5,
@@ -346,7 +346,7 @@ def test_two_accumulators_of_one_name_are_refused():
     ([0.5, 0.5], 2**31 - 2, [2**31 - 1] * 2, [2**30 - 1] * 2),
   ],
 )
-def test_regrowth_is_shared_to_the_last(shares, total, free, counts):
+def test_all_regrowth_is_placed(shares, total, free, counts):
   with jax.enable_x64(True):
     exact = jnp.asarray(shares, jnp.float64)
   found = redistribution.by_shares(

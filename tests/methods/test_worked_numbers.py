@@ -48,7 +48,7 @@ def test_the_shapes_are_those_of_the_papers(layers, leaves, size):
   assert (len(layers), architectures.size(layers)) == (leaves, size)
 
 
-def test_counts_forgive_the_last_bit():
+def test_counts_tolerate_the_last_bit():
   assert int(20_024_000 * (1 - 0.9)) == 2_002_399
   assert counting.requested_count(20_024_000, 0.9) == 2_002_400
   assert 0.55 * 100 > 55
@@ -155,8 +155,8 @@ def test_erk_densities_of_resnet50_on_cifar10():
   found = densities(RESNET50_C10, 0.1)
   for name, (shape, _) in RESNET50_C10.items():
     assert found[name] == pytest.approx(expected[shape], abs=5e-7), name
-  kept = sum(math.prod(RESNET50_C10[name][0]) * found[name] for name in found)
-  assert kept == pytest.approx(2_346_771.2, rel=1e-12)
+  active = sum(math.prod(RESNET50_C10[name][0]) * found[name] for name in found)
+  assert active == pytest.approx(2_346_771.2, rel=1e-12)
 
 
 def test_erk_densities_and_counts_of_vgg19_on_cifar10():
@@ -293,7 +293,9 @@ def test_costs_under_uniform(sparsity, ratio, dense_stem):
     (VGG19, 0.98, 0.980046),
   ],
 )
-def test_uniform_makes_up_for_a_capped_classifier(layers, sparsity, expected):
+def test_uniform_compensates_for_a_capped_classifier(
+  layers, sparsity, expected
+):
   found = distributions.uniform(
     architectures.shapes(layers), sparsity, classifier="classifier"
   )
@@ -306,10 +308,10 @@ def test_uniform_makes_up_for_a_capped_classifier(layers, sparsity, expected):
 def test_epsilon_of_the_set_mlp():
   shapes = {"l1": (3072, 4000), "l2": (4000, 1000), "l3": (1000, 4000)}
   found = distributions.er_epsilon(shapes, 0.0, epsilon=20.0)
-  kept = {n: (1 - s) * math.prod(shapes[n]) for n, s in found.items()}
+  active = {n: (1 - s) * math.prod(shapes[n]) for n, s in found.items()}
   assert 1 - found["l1"] == pytest.approx(0.0115104167, abs=5e-11)
   assert 1 - found["l2"] == pytest.approx(0.025)
-  assert kept == pytest.approx({"l1": 141_440, "l2": 100_000, "l3": 100_000})
+  assert active == pytest.approx({"l1": 141_440, "l2": 100_000, "l3": 100_000})
   sizes = [math.prod(shape) for shape in shapes.values()]
   assert counting.requested_count(sizes, list(found.values())) == 341_440
 
@@ -369,8 +371,8 @@ def test_update_indices_of_granet(steps_per_epoch, epochs, every, n):
 
 def test_density_of_granet_uniform_averages_over_the_intervals():
   sparsities = cubic(0.0, 0.9, 4)
-  kept = [1 - s for s in [*sparsities[:4], *[sparsities[4]] * 4]]
-  assert np.mean(kept) == pytest.approx(0.27578125, abs=1e-15)
+  densities = [1 - s for s in [*sparsities[:4], *[sparsities[4]] * 4]]
+  assert np.mean(densities) == pytest.approx(0.27578125, abs=1e-15)
 
 
 def fraction_at(fraction, t):
@@ -444,14 +446,14 @@ def test_sigmoid(alpha, expected):
   assert ramp.sparsities[-1] == 0.9
 
 
-def test_equal_remainders_go_to_the_earlier_layer():
+def test_equal_remainders_go_to_the_first_layer():
   shapes = {
     "a": (1, 1, 6, 7),
     "b": (3, 3, 5, 6),
     "c": (6, 7),
     "d": (28, 19),
   }
-  # 1.5 (in + out) per position: 19.5, 148.5, 19.5 and 70.5, in all 258.
+  # 1.5 (in + out) per position: 19.5, 148.5, 19.5 and 70.5, 258 in total.
   sparsities = distributions.er_epsilon(shapes, 0.0, epsilon=1.5)
   sizes = [math.prod(shape) for shape in shapes.values()]
   total = counting.requested_count(sizes, list(sparsities.values()))
@@ -464,7 +466,7 @@ def test_equal_remainders_go_to_the_earlier_layer():
 
 
 def one_update(method, weights, gradients, first_masks=None):
-  """Held weights and masks after one call whose step moves nothing."""
+  """Sparse weights and masks after one call whose step moves nothing."""
   params = {f"{i}": jnp.array(w) for i, w in enumerate(weights)}
   if first_masks is not None:
     first_masks = {f"{i}": jnp.array(m) for i, m in enumerate(first_masks)}
@@ -513,13 +515,13 @@ def test_one_shot_keeps_the_largest_of_all_leaves():
     one_update(sparsejax.one_shot(0.5, at_step=1), weights, zeros),
     one_oracle_update(pruning.one_shot(0.5, at_step=1), weights, zeros, dense),
   ]
-  for sparse_weights, kept in found:
-    np.testing.assert_array_equal(kept, [[[1, 1], [0, 0]]] * 2)
+  for sparse_weights, mask in found:
+    np.testing.assert_array_equal(mask, [[[1, 1], [0, 0]]] * 2)
     np.testing.assert_array_equal(sparse_weights[0], float32([3, -1], [0, 0]))
     np.testing.assert_array_equal(sparse_weights[1], float32([0.9, -4], [0, 0]))
 
 
-def test_drop_and_growth_of_granet():
+def test_prune_and_regrow_of_granet():
   weights = [float32([0.9, -0.1, 0.3, 0], [0, -0.5, 0.05, 0])]
   first = [bools([1, 1, 1, 0], [0, 1, 1, 0])]
   gradients = [float32([0.1, 0.8, -0.2, 0.5], [-0.9, 0.05, 0.6, 0.3])]
@@ -538,17 +540,17 @@ def test_drop_and_growth_of_granet():
     last_fraction=0.4,
     key=jax.random.key(0),
   )
-  for sparse_weights, kept in [
+  for sparse_weights, mask in [
     one_update(method, weights, gradients, first),
     one_oracle_update(events, weights, gradients, first),
   ]:
-    np.testing.assert_array_equal(kept, [[[1, 1, 1, 0], [1, 1, 0, 0]]])
+    np.testing.assert_array_equal(mask, [[[1, 1, 1, 0], [1, 1, 0, 0]]])
     np.testing.assert_array_equal(
       sparse_weights, [float32([0.9, -0.1, 0.3, 0], [0, -0.5, 0, 0])]
     )
 
 
-def test_set_removes_the_weights_nearest_to_zero_of_each_sign():
+def test_set_prunes_the_weights_nearest_to_zero_of_each_sign():
   weights = [float32([-0.8, -0.4, -0.1, 0, 0], [0, 0.2, 0.3, 0.6, 0.9])]
   first = [weights[0] != 0]
   gradients = [np.zeros_like(weights[0])]
@@ -562,14 +564,14 @@ def test_set_removes_the_weights_nearest_to_zero_of_each_sign():
     by_sign=True,
     key=jax.random.key(0),
   )
-  stay = float32([-0.8, -0.4, 0, 0, 0], [0, 0, 0, 0.6, 0.9])
-  for sparse_weights, kept in [
+  survivors = float32([-0.8, -0.4, 0, 0, 0], [0, 0, 0, 0.6, 0.9])
+  for sparse_weights, mask in [
     one_update(method, weights, gradients, first),
     one_oracle_update(events, weights, gradients, first),
   ]:
-    np.testing.assert_array_equal(sparse_weights, [stay])
-    assert kept[0][stay != 0].all()
-    assert kept[0].sum() == 7
+    np.testing.assert_array_equal(sparse_weights, [survivors])
+    assert mask[0][survivors != 0].all()
+    assert mask[0].sum() == 7
 
 
 def test_the_counts_that_the_rules_need():

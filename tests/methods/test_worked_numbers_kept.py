@@ -1,6 +1,6 @@
 """Numbers of OptG, DPF, DNW, Top-KAST, STR and SR-STE, worked by hand.
 
-The numbers judge both: the library, and the oracles that judge it elsewhere.
+They check both the library and the oracles that it is compared with elsewhere.
 """
 
 import math
@@ -25,7 +25,7 @@ def plain_sgd(learning_rate):
 
 
 class Found(NamedTuple):
-  """One layer after some steps of plain SGD, and who stepped it."""
+  """One layer after some steps of plain SGD, and its implementation."""
 
   sparse_weights: np.ndarray
   latent: np.ndarray
@@ -33,10 +33,10 @@ class Found(NamedTuple):
   source: Any
 
 
-def oracle_steps(build, weights, gradients, *, rate=1.0, mask=None):
+def oracle_steps(build, weights, gradients, *, learning_rate=1.0, mask=None):
   """The oracle's layer after one call per gradient."""
   [leaf] = leaves = network.make_leaves({"kernel": weights})
-  oracle = build(leaves, plain_sgd(rate))
+  oracle = build(leaves, plain_sgd(learning_rate))
   if mask is not None:
     leaf.mask = mask
   for gradient in gradients:
@@ -49,11 +49,11 @@ def oracle_steps(build, weights, gradients, *, rate=1.0, mask=None):
   return Found(sparse_weights, leaf.weights, leaf.mask, oracle)
 
 
-def library_steps(method, weights, gradients, *, rate=1.0, mask=None):
+def library_steps(method, weights, gradients, *, learning_rate=1.0, mask=None):
   """The library's layer after one call per gradient."""
   params = {"kernel": jnp.asarray(weights)}
   masks = None if mask is None else {"kernel": jnp.asarray(mask)}
-  tx = sparsejax.sparsify(optax.sgd(rate), method, masks=masks)
+  tx = sparsejax.sparsify(optax.sgd(learning_rate), method, masks=masks)
   state, update = jax.jit(tx.init)(params), jax.jit(tx.update)
   params = sparsejax.apply_masks(params, state)
   for gradient in gradients:
@@ -76,7 +76,7 @@ def square(*values):
   return float32(*values).reshape(-1, 2)
 
 
-def test_dpf_revives_a_weight_that_learned_while_it_was_off():
+def test_dpf_revives_a_weight_that_learned_while_inactive():
   weights = square(4, 3, 2, 1)
   gradients = [square(0, 0, 0, -4), square(0, -2, 0, 0)]
   gradual = pruning.Gradual(0.0, 0.5, end_step=2, every=1)
@@ -92,7 +92,7 @@ def test_dpf_revives_a_weight_that_learned_while_it_was_off():
     )
 
 
-def test_dpf_follows_the_weights_when_its_sparsity_has_arrived():
+def test_dpf_follows_the_weights_at_its_final_sparsity():
   weights = square(4, 3, 2, 1)
   gradients = [np.zeros_like(weights), square(0, 0, -3, 0)]
   gradual = pruning.Gradual(0.0, 0.5, end_step=1, every=1)
@@ -124,7 +124,7 @@ def test_dnw_ranks_after_every_step():
     )
 
 
-def test_top_kast_shrinks_what_only_explores():
+def test_top_kast_decays_exploration_weights_more():
   weights = square(3, 4, 0.6, 0.8, 0.5, 0.1, 0, 0)
   gradients = [square(0, 0, 0, 0, 9, 9, 9, 9)]
   sets = {"sparsity": 0.75, "backward_sparsity": 0.5, "penalty": 0.5}
@@ -132,10 +132,10 @@ def test_top_kast_shrinks_what_only_explores():
     lambda leaves, sgd: kept.TopKAST(leaves, sgd, **sets),
     weights,
     gradients,
-    rate=0.1,
+    learning_rate=0.1,
   )
   by_library = library_steps(
-    sparsejax.top_kast(**sets), weights, gradients, rate=0.1
+    sparsejax.top_kast(**sets), weights, gradients, learning_rate=0.1
   )
   for found, backward in [
     (by_oracle, by_oracle.source.backward),
@@ -152,8 +152,8 @@ def test_top_kast_shrinks_what_only_explores():
     np.testing.assert_array_equal(learns, [1, 1, 0, 1, 1, 0, 0, 0])
 
 
-def test_whatever_top_kast_uses_also_learns():
-  # Budgets of whole weights: (3, 8) are on, and the wider set has (2, 9).
+def test_top_kast_updates_all_weights_that_it_uses():
+  # Budgets of whole weights: (3, 8) are active, and the wider set has (2, 9).
   params = {
     "one": jnp.arange(1.0, 11.0).reshape(5, 2),
     "two": jnp.arange(1.0, 35.0).reshape(17, 2),
@@ -202,7 +202,7 @@ def test_groups_lie_along_the_input_axis():
       np.testing.assert_array_equal(found, mask)
 
 
-def test_sr_ste_decays_what_is_off():
+def test_sr_ste_decays_inactive_weights():
   weights, gradients = columns([0.5, 0.4, 0.3, 0.2]), [columns([0, 0, -0.5, 0])]
   for found in [
     oracle_steps(
@@ -235,7 +235,7 @@ def test_the_soft_threshold_and_its_slopes():
 
 
 def test_a_step_under_a_soft_threshold():
-  # The weights above, as they are held; the gradient of s is 0.00332403.
+  # The sparse weights from above; the gradient of s is 0.00332403.
   sparse_weights = square(0.49330715, 0, 0.01330715, -0.19330715)
   gradients = [square(1, 2, -1, 0.5)]
   by_oracle = oracle_steps(
@@ -244,7 +244,7 @@ def test_a_step_under_a_soft_threshold():
     ),
     sparse_weights,
     gradients,
-    rate=0.1,
+    learning_rate=0.1,
   )
   by_library = library_steps(
     sparsejax.soft_threshold(
@@ -252,7 +252,7 @@ def test_a_step_under_a_soft_threshold():
     ),
     sparse_weights,
     gradients,
-    rate=0.1,
+    learning_rate=0.1,
   )
   s = -5.0 - 0.332403
   margin = 1 / (1 + math.exp(-s))
@@ -316,18 +316,24 @@ def test_scores_and_weights_of_optg_move_by_the_gradient_of_the_sparse_net():
   gradients = [square(0.2, -0.3, 0.4, -0.1)]
   mask = np.array([[1, 0], [1, 1]], bool)
   length = {"sparsity": 0.5, "epochs": 2, "steps_per_epoch": 10}
-  rate = 0.1 * (1 + math.exp(0.5))  # 0.1 in epoch 0
+  learning_rate = 0.1 * (1 + math.exp(0.5))  # 0.1 in epoch 0
   for found in [
     oracle_steps(
       lambda leaves, sgd: optg.OptG(
-        leaves, sgd, learning_rate=lambda t: rate, momentum=0.0, **length
+        leaves,
+        sgd,
+        learning_rate=lambda t: learning_rate,
+        momentum=0.0,
+        **length,
       ),
       weights,
       gradients,
       mask=mask,
     ),
     library_steps(
-      sparsejax.optg(score_learning_rate=rate, score_momentum=0.0, **length),
+      sparsejax.optg(
+        score_learning_rate=learning_rate, score_momentum=0.0, **length
+      ),
       weights,
       gradients,
       mask=mask,
@@ -345,7 +351,7 @@ def test_scores_and_weights_of_optg_move_by_the_gradient_of_the_sparse_net():
 
 
 def test_optg_refreshes_in_the_first_call_of_an_epoch():
-  # Held still, the scores go along -G w: (-0.2, -0.6, -0.2, 0.3).
+  # With fixed weights, the scores move along -G w: (-0.2, -0.6, -0.2, 0.3).
   weights = square(1, -2, 0.5, 3)
   gradient = square(0.2, -0.3, 0.4, -0.1)
   length = {"sparsity": 0.5, "epochs": 2, "steps_per_epoch": 2}
@@ -358,9 +364,9 @@ def test_optg_refreshes_in_the_first_call_of_an_epoch():
         ),
         weights,
         [gradient] * calls,
-        rate=0.0,
+        learning_rate=0.0,
       ),
-      library_steps(method, weights, [gradient] * calls, rate=0.0),
+      library_steps(method, weights, [gradient] * calls, learning_rate=0.0),
     ]:
       sparse_weights = weights.ravel() * mask
       assert_found(
@@ -369,7 +375,7 @@ def test_optg_refreshes_in_the_first_call_of_an_epoch():
 
 
 @pytest.mark.parametrize(
-  "k, weights_rate, scores_rate, digits",
+  "k, learning_rate, score_learning_rate, digits",
   [
     (70, 0.059755, 4.00e-4, 5e-7),
     (75, 0.054901, 4.165e-3, 5e-7),
@@ -378,9 +384,11 @@ def test_optg_refreshes_in_the_first_call_of_an_epoch():
     (120, 0.014645, 0.01464, 5.1e-6),
   ],
 )
-def test_the_learning_rate_of_the_scores(k, weights_rate, scores_rate, digits):
-  found = weights_rate * optg.sigmoid_of_epoch(k, 0.5, 160)
-  assert found == pytest.approx(scores_rate, abs=digits)
+def test_the_learning_rate_of_the_scores(
+  k, learning_rate, score_learning_rate, digits
+):
+  found = learning_rate * optg.sigmoid_of_epoch(k, 0.5, 160)
+  assert found == pytest.approx(score_learning_rate, abs=digits)
 
 
 def test_optg_is_dense_for_half_of_the_run():

@@ -1,4 +1,4 @@
-"""Bits hold every mask, in an eighth of the bytes."""
+"""Bitmasks restore every mask, in an eighth of the bytes."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ SHAPES = ((), (5,), (16,), (7, 7, 3, 64), (1, 1, 64, 32), (100, 3), (3, 1))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_what_is_packed_comes_back(shape):
+def test_packing_round_trips(shape):
   mask = np.random.default_rng(0).random(shape) < 0.3
   packed = jax.jit(bitmasks.pack)(jnp.asarray(mask))
   assert packed.shape == bitmasks.packed_shape(shape)
@@ -24,6 +24,6 @@ def test_neighbors_share_a_byte_least_bit_first():
   assert bitmasks.pack(mask).tolist() == [[5, 4]]
 
 
-def test_kernels_take_an_eighth():
+def test_kernels_take_an_eighth_of_the_bytes():
   for shape in ((3, 3, 512, 512), (2048, 1000), (1, 1, 64, 256)):
     assert 8 * np.prod(bitmasks.packed_shape(shape)) == np.prod(shape)

@@ -1,4 +1,4 @@
-"""Packings hold every weight once, in order, and draw the same bits."""
+"""Packings contain every weight once, in order, with the same random bits."""
 
 import jax
 import jax.numpy as jnp
@@ -56,10 +56,10 @@ def test_every_weight_once_and_in_its_layer(name, pack, axis):
       np.asarray(y)[None] if axis_ is None else np.moveaxis(y, axis_, 0)
       for y in (x, i)
     )
-    for row, on in zip(x, i, strict=True):
+    for row, is_weight in zip(x, i, strict=True):
       layer, offset = packed.layers[start], packed.offsets[start]
       assert offset == len(found.setdefault(layer, []))
-      found[layer] += row[on].tolist()
+      found[layer] += row[is_weight].tolist()
       start += 1
   for number, leaf in enumerate(layout.leaves):
     slices = [leaves[number]]
@@ -77,8 +77,8 @@ def test_bits_are_those_of_each_leaf(name, impl, axis):
   key = jax.random.key(7, impl=impl)
   for pack in (packing.blocks, packing.rows, packing.leaves):
     packed = pack(layout)
-    drawn = random_bits.bits(layout, packed, key, 5, random_bits.REGROW)
-    got = packed.unpack(drawn)
+    packed_bits = random_bits.bits(layout, packed, key, 5, random_bits.REGROW)
+    got = packed.unpack(packed_bits)
     for leaf, bits in zip(layout.leaves, got, strict=True):
       folded = jax.random.fold_in(jax.random.fold_in(key, 5), leaf.index)
       folded = jax.random.fold_in(folded, 2)
@@ -87,7 +87,7 @@ def test_bits_are_those_of_each_leaf(name, impl, axis):
 
 
 def test_selections_agree_in_any_packing():
-  """Many ties, most of them at 0, so that all ways to break them are taken."""
+  """Many ties, most of them at 0, so that every way to break them is used."""
   layout = layout_of("large")
   rng = np.random.default_rng(0)
   key = jax.random.key(1)
@@ -125,7 +125,7 @@ def test_selections_agree_in_any_packing():
           np.testing.assert_array_equal(a, b)
 
 
-def test_a_lazy_array_holds_what_it_reads():
+def test_a_lazy_array_contains_only_what_it_reads():
   score = lazy(
     lambda x: jnp.abs(x["a"]), {"a": 1.0 - jnp.ones(3), "b": jnp.ones(3)}
   )

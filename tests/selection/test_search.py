@@ -23,7 +23,7 @@ SHAPES = ((5,), (2, 3, 2), (4, 4))
 
 
 def canonical(x):
-  """The scores that ranks stand for, in plain numpy."""
+  """Returns the scores of ranks, in plain numpy."""
   x = np.where(np.isnan(x), -np.inf, x.astype(np.float64))
   return np.where(np.abs(x) < 2.0**-126, 0.0, x)
 
@@ -112,7 +112,7 @@ def test_ranks_follow_the_canonical_order():
 
 @pytest.mark.parametrize("select", [search.select, select_by_sorting])
 @pytest.mark.parametrize("count", range(8))
-def test_zeros_come_in_the_shuffled_order(count, select):
+def test_zeros_are_kept_in_the_shuffled_order(count, select):
   """Below positive and above negative scores, ties of the bits by index."""
   scores = jnp.array([-1.0, 0.0, -0.0, 1e-40, 0.0, 2.0**-126, 0.0])
   bits = jnp.array([9, 5, 2**32 - 1, 7, 7, 0, 0], jnp.uint32)
@@ -132,7 +132,7 @@ def test_zeros_come_in_the_shuffled_order(count, select):
     (20_024_000, 0.9, 2_002_400),  # int() of the product is one too few
     (100, 0.45, 55),
     (10, 0.9, 1),
-    (5, 0.99, 1),  # never nothing
+    (5, 0.99, 1),  # at least one
     (7, 0.0, 7),
     (25_502_912, 0.9, 2_550_291),
   ],
@@ -145,7 +145,7 @@ def test_requested_count(size, sparsity, count):
   st.lists(st.integers(1, 10**6), min_size=1, max_size=9),
   st.floats(0, 0.999),
 )
-def test_apportioned_counts_sum_to_the_requested_one(sizes, sparsity):
+def test_apportioned_counts_sum_to_the_requested_total(sizes, sparsity):
   requested = counting.requested_count(sizes, sparsity)
   counts = counting.apportion(sizes, [sparsity] * len(sizes), requested)
   assert counts.sum() == requested

@@ -1,4 +1,4 @@
-"""One number that is not finite is found, wherever it stands."""
+"""One non-finite number is found anywhere in a tree."""
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ def test_one_bad_number_is_enough(dtype, size):
     assert not bool(check({**tree, "a": tree["a"].at[1, 2].set(bad)}))
 
 
-def test_the_largest_number_and_none_at_all_are_finite():
+def test_the_largest_number_and_an_empty_array_are_finite():
   largest = jnp.finfo(jnp.float32).max
   tree = (jnp.array([largest, -largest, 1e-45]), jnp.zeros((0,)), 1.0)
   assert bool(finite.all_finite(tree))
