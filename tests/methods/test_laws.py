@@ -183,7 +183,7 @@ def check_inner_state(state, fresh, masks):
 def compiled(optimizer):
   """Returns the optimizer with its update jitted, for all methods once.
 
-  Around it nothing is, so that what it returns is added bit for bit.
+  The code around it is not jitted, so that its results are added bit for bit.
   """
   inner = OPTIMIZERS[optimizer]()
   if isinstance(inner, optax.MultiSteps):

@@ -327,7 +327,7 @@ LOSSES += [0.3, 2.9, 0.5, 0.25]
 def small_tree(seed):
   """A convolution, dense layers of which one is dead, and a bias.
 
-  Values lie on a coarse grid, so that ties are common. Every tree is compiled
+  Values are on a coarse grid, so that ties are common. Every tree is compiled
   for each method: few leaves keep that short.
   """
   values = np.random.default_rng(seed)

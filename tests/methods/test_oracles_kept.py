@@ -176,7 +176,7 @@ SGD_ONLY = [
   ),
   dpf_case("dpf from a half between grid points", initial=0.5, begin_step=5),
 ]
-ADAMW_ONLY = [  # With momentum SGD, GMP stands in test_oracles.py.
+ADAMW_ONLY = [  # GMP with momentum SGD is in test_oracles.py.
   Case(
     "gmp kept",
     sparsejax.gmp(0.9, end_step=50, every_steps=5, storage=sparsejax.kept),
