@@ -28,7 +28,6 @@ from sparsejax.method import (
   Distribution,
   Gate,
   Method,
-  MetricKind,
   as_pruned,
 )
 from sparsejax.methods.compositions import (
@@ -52,7 +51,7 @@ def set_family(
   regrow_by: Criterion = criteria.random,
   curve: Curve | None = None,
   connectivity: float | Connectivity | None = None,
-  drives: MetricKind | None = None,
+  drives: str | None = None,
   k: float = 0.0,
   lag: int | None = None,
   masks_first: bool = False,

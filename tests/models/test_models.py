@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sparsejax.components import trees
+from sparsejax.components import leaves as leaves_lib
 from sparsejax.models import MODELS, cnn, layers, mlp, set_mlp
 from sparsejax.models.cnn import _convolve
 from sparsejax.models.residual_blocks import zero_padding
@@ -78,7 +78,7 @@ def test_parameter_counts_match_the_papers(
   name, classes, shape, layers, sparse, parameters
 ):
   params = variables(MODELS[name](classes), shape)["params"]
-  layout = trees.layout(params, trees.select_leaves(params, None))
+  layout = leaves_lib.layout(params, leaves_lib.select_leaves(params, None))
   assert len(layout.leaves) == layers
   assert sum(layout.sizes) == sparse
   assert sum(leaf.size for leaf in jax.tree.leaves(params)) == parameters
