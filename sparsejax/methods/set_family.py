@@ -28,6 +28,7 @@ from sparsejax.method import (
   Distribution,
   Gate,
   Method,
+  MetricKind,
   as_pruned,
 )
 from sparsejax.methods.compositions import (
@@ -112,8 +113,9 @@ def set_family(
   if curve is not None and connectivity is not None:
     raise ValueError("`curve` and `connectivity` both say how many stay.")
   arguments.check_steps("total_steps", total_steps)
+  follows = _metric_kind(drives)
   history = accumulators.metric_history(_checked_lag(lag) or 0)
-  rule = _connectivity(connectivity, drives, k, history)
+  rule = _connectivity(connectivity, follows, k, history)
   composed = constant_or_rising(
     scopes.layerwise(distribution),
     sparsity,
@@ -137,10 +139,18 @@ def set_family(
       restart=True,
     ),
     storage=storages.zeroed,
-    accumulators=() if drives is None else (history,),
+    accumulators=() if follows is None else (history,),
     order=order,
-    gate=_gate(history, lag, drives),
-    metric=drives,
+    gate=_gate(history, lag, follows),
+    metric=follows,
+  )
+
+
+def _metric_kind(drives: str | None) -> MetricKind | None:
+  if drives is None or drives == "loss" or drives == "accuracy":
+    return drives
+  raise ValueError(
+    f"`drives` must be 'loss' or 'accuracy', got {drives!r}: what `metric=` is."
   )
 
 
@@ -172,11 +182,6 @@ def _connectivity(
   history: accumulators.Accumulator,
 ) -> Connectivity | None:
   """Returns how much is regrown; None for as much as was pruned."""
-  if drives not in (None, "loss", "accuracy"):
-    raise ValueError(
-      f"`drives` must be 'loss' or 'accuracy', got {drives!r}: what `metric=`"
-      " is."
-    )
   if isinstance(connectivity, Connectivity):
     return connectivity
   if connectivity is not None:
