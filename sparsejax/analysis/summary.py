@@ -129,7 +129,9 @@ class Summary(NamedTuple):
       lines.append("  ".join(cells).rstrip())
     lines.insert(1, "-" * (sum(widths) + 2 * len(widths) - 2))
     masked = _share(self.total - self.active, self.parameters)
-    lines.append(f"{masked:.4%} of all {self.parameters:,} parameters are 0")
+    lines.append(
+      f"{masked:.4%} of all {self.parameters:,} parameters are masked"
+    )
     if self.itop_rate is not None:
       lines.append(f"ever active: {self.itop_rate:.4%}")
     if self.macs is not None and self.dense_macs:
