@@ -347,7 +347,7 @@ class Initial:
     scope: which weights compete.
     sparsity: fraction of zeros in [0, 1); None where the schedule of `prune`
       starts from it, or the scope's distribution sets it.
-    criterion: what the weights are worth; None draws at random.
+    criterion: what the weights are worth; None picks them at random.
     pattern: a rule in place of counts, or None.
   """
 
@@ -379,10 +379,11 @@ class Count:
   """How many weights of each layer prune-and-regrow prunes, or regrows.
 
   Attributes:
-    count: (context, active) to prune, (context, active, pruned) to regrow, each
-      int32[layers] -> int32[layers]. `active` counts the weights before, to
-      prune those of the part that is pruned by itself. What exceeds the active
-      weights, or the free positions, is clipped.
+    count: (context, active) -> int32[layers] to prune; (context, active,
+      pruned) -> int32[layers] to regrow. `active` and `pruned` are
+      int32[layers]: active weights before the update (only those of the current
+      part, where `parts` divides a layer) and how many were pruned. Results are
+      clipped to the active weights, or to the free positions.
     reads: what it reads.
   """
 
@@ -430,7 +431,8 @@ class MaskChange(NamedTuple):
   """The masks of one call, before and after, as trees like the parameters.
 
   Attributes:
-    done: bool[]; whether a mask update took place, or a gate skipped it.
+    done: bool[]; whether a mask update was due and all numbers were finite. A
+      gate may still have kept the masks.
     old: masks before.
     new: masks after; `old` where no update was due.
     keep: active weights that keep their value and optimizer state; the others
@@ -558,7 +560,7 @@ class Method:
     starts_random = drawn and self.initial_sparsity != 0
     reads = (*self._update_reads(), *self._step_reads())
     declared = any(Input.KEY in each for each in reads)
-    # Zero scores are regrown at random, whatever the criterion.
+    # Zero scores are regrown at random, with any criterion.
     return starts_random or declared or self.regrow is not None
 
   @property

@@ -13,7 +13,7 @@ from sparsejax.method import Key, Masks, Method
 from sparsejax.selection import bitmasks
 from sparsejax.state import SparseState
 from sparsejax.updates import first_masks, orders
-from sparsejax.updates.call import Call
+from sparsejax.updates.optimizer_step import Call
 
 _NO_PARAMS = (
   "`params` must be given to `update`, got None: a pruned weight moves to 0"

@@ -1,8 +1,10 @@
-"""Storage: what becomes of the value of a pruned weight.
+"""Storage: what becomes of a pruned weight's value and optimizer state.
 
-The user always holds the sparse network. `zeroed` keeps nothing else. `kept`
-holds the dense latent weights in the optimizer state, lets the inner optimizer
-step those, and emits the updates of the sparse network.
+The user always holds the sparse network. `zeroed` keeps nothing else: value and
+momentum of a pruned weight are gone (`updates/optimizer_step.py` resets the
+state). `kept` holds the dense latent weights in the optimizer state, lets the
+inner optimizer step those, momentum and all, and emits the updates of the
+sparse network.
 """
 
 from collections.abc import Mapping
@@ -104,7 +106,11 @@ zeroed = Storage(
   emit=_emit_zeroed,
   keeps_values=False,
 )
-"""A pruned weight loses its value; if it is regrown it restarts at 0."""
+"""A pruned weight loses its value and optimizer state, and restarts at 0.
+
+Only a weight that is pruned and regrown in the same update keeps both, unless
+`PruneAndRegrow.restart` is set.
+"""
 
 
 def zeroed_with_noise(

@@ -1,4 +1,4 @@
-"""The methods, each a composition of parts, to be checked beside its paper.
+"""The methods: each is a composition of parts, to be checked against its paper.
 
 The tables hold the names that a config knows.
 """
@@ -13,6 +13,7 @@ from sparsejax.components import (
   storage as storages,
 )
 from sparsejax.methods.compositions import track_ever_active
+from sparsejax.methods.granet import granet
 from sparsejax.methods.kept import (
   dnw,
   dpf,
@@ -21,9 +22,9 @@ from sparsejax.methods.kept import (
   sr_ste,
   top_kast,
 )
-from sparsejax.methods.prune_and_regrow import rigl, rigl_itop, set_itop
-from sparsejax.methods.pruning import dense, gmp, granet, one_shot, static
+from sparsejax.methods.pruning import dense, gmp, one_shot, static
 from sparsejax.methods.redistribution import deep_r, dsr, snfs
+from sparsejax.methods.rigl import rigl, rigl_itop, set_itop
 from sparsejax.methods.set_family import (
   accset,
   dynset,

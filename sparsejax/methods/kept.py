@@ -326,7 +326,7 @@ def soft_threshold(
     if threshold_learning_rate is None:
       raise ValueError(
         "`threshold_learning_rate` or `threshold_tx` must be given: the"
-        " thresholds have an optimizer of their own."
+        " thresholds have their own optimizer."
       )
     threshold_tx = optax.chain(
       optax.add_decayed_weights(threshold_weight_decay),

@@ -1,4 +1,4 @@
-"""Methods that prune, once or gradually, and GraNet, which also regrows."""
+"""Static masks, and methods that prune once or gradually."""
 
 from sparsejax.components import (
   criteria,
@@ -10,7 +10,6 @@ from sparsejax.components import (
   storage as storages,
 )
 from sparsejax.method import (
-  Criterion,
   Curve,
   Distribution,
   Initial,
@@ -19,7 +18,7 @@ from sparsejax.method import (
   Scope,
   Storage,
 )
-from sparsejax.methods.compositions import ERK, initial, prune_and_regrow
+from sparsejax.methods.compositions import ERK, initial
 
 
 def dense() -> Method:
@@ -112,65 +111,5 @@ def gmp(
     initial=Initial(ERK),
     prune=Prune(ramp, scope, criteria.magnitude),
     storage=storage,
-    target_sparsity=sparsity,
-  )
-
-
-def granet(
-  sparsity: float,
-  *,
-  initial_sparsity: float = 0.0,
-  begin_step: int = 0,
-  end_step: int,
-  every_steps: int,
-  total_steps: int,
-  regrow_fraction: float = 0.5,
-  final_regrow_fraction: float = 0.005,
-  scope: Scope = scopes.global_scope,
-  curve: Curve = schedules.cubic_curve,
-  regrow_by: Criterion = criteria.gradient_magnitude,
-) -> Method:
-  """Gradual pruning with zero-cost neuroregeneration.
-
-  Every update prunes all layers together to the sparsity of the schedule, then
-  prunes the smallest weights of each layer and regrows as many with the largest
-  gradient. Pruning ends at `end_step`, prune-and-regrow continues to the end,
-  as in the paper's section 4.2 and code (its Algorithm 1 ends both).
-
-  Args:
-    sparsity: final fraction of zeros in [0, 1).
-    initial_sparsity: first fraction; above 0 the first masks are random (ERK).
-    begin_step: no update at or before this step.
-    end_step: the last step at which the sparsity may grow.
-    every_steps: interval of the updates, in optimizer steps.
-    total_steps: length of the run, in optimizer steps.
-    regrow_fraction: share of a layer's active weights that is pruned and
-      regrown, at step 0; falls along a cosine.
-    final_regrow_fraction: the share at `total_steps`.
-    scope: which weights compete when the network is pruned.
-    curve: how the sparsity rises.
-    regrow_by: what is regrown first (the paper: largest gradients).
-
-  References:
-    Liu et al., `Sparse training via boosting pruning plasticity with
-    neuroregeneration <https://arxiv.org/abs/2106.10404>`_, 2021, Algorithm 1.
-  """
-  ramp = schedules.ramp(
-    initial_sparsity,
-    sparsity,
-    curve=curve,
-    begin_step=begin_step,
-    end_step=end_step,
-    every_steps=every_steps,
-  )
-  return Method(
-    initial=Initial(ERK),
-    prune=Prune(ramp, scope, criteria.magnitude),
-    regrow=prune_and_regrow(
-      regrow_by,
-      schedules.cosine(regrow_fraction, total_steps, final_regrow_fraction),
-      schedules.every(every_steps, begin_step=begin_step, until=total_steps),
-    ),
-    storage=storages.zeroed,
     target_sparsity=sparsity,
   )

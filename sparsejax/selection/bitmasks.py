@@ -1,6 +1,6 @@
 """Masks in one bit a weight, between the conditional and what reads them.
 
-The state holds bools. Inside a step, whatever reads a mask reads it from bits:
+The state holds bools. Inside a step, masks are read from bits:
 a step that reads bits moves an eighth of the bytes, and bools that both the
 state and the step read would be copied by XLA at every step (GraNet's donated
 step took 1.75 times the plain one instead of 1.24). Selecting by bit arithmetic

@@ -112,7 +112,7 @@ class PackedLeaves(NamedTuple):
     return [criterion(x) for x in with_keys(current, current.step, purpose)]
 
   def bits(self, purpose: int) -> list[Array]:
-    """Draws random ranks for all weights, packed."""
+    """Returns random ranks for all weights, packed."""
     context = self.context
     assert context.key is not None  # `sparsify` requires one.
     return random_bits.bits(

@@ -70,7 +70,7 @@ def first_masks(
   key: Key | None,
   weights: Sequence[Array],
 ) -> list[Bool[Array, "..."]]:
-  """Draws the masks of step 0: dense, by a pattern, or exact counts per group.
+  """Returns the masks of step 0: dense, by pattern, or by exact counts.
 
   Args:
     method: its `initial` and first sparsity decide.

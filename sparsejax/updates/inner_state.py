@@ -1,4 +1,8 @@
-"""Resets of the inner optimizer's state."""
+"""Resets of the inner optimizer's state (momentum) of pruned weights.
+
+`updates/optimizer_step.py` calls `reset` for the weights outside
+`MaskChange.keep`, where the storage keeps no values.
+"""
 
 import functools
 
@@ -70,12 +74,12 @@ def reset_all(
 
 
 def is_elementwise(inner: optax.GradientTransformation, params: PyTree) -> bool:
-  """Whether each weight and its optimizer state depend on that weight alone.
+  """Whether the optimizer acts on each weight by itself.
 
-  And whether the state of a zero weight stays as it is at a zero gradient. Then
-  the state may be reset before the inner step, where XLA writes it once and in
-  place, and not after it, which costs a copy of it. This is true of SGD, Adam
-  and the like, not of clipping by a norm.
+  That is: a weight and its state depend on that weight alone, and the state of
+  a zero weight does not change at a zero gradient. SGD and Adam are elementwise,
+  clipping by a norm is not. An elementwise optimizer lets us reset the state
+  before the inner step, in place; a reset after the step costs a copy of it.
 
   It is tested by steps on leaves with two weights along each dimension of those
   of `params`. An optimizer that cannot take them counts as not elementwise.

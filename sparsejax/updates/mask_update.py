@@ -1,7 +1,7 @@
 """One mask update: is it due, and what are the masks after it.
 
 Everything stands inside one `lax.cond`, so that a step without a mask update
-pays nothing for it. Whatever passes through the conditional is written to
+pays nothing for it. What passes through the conditional is written to
 memory at every step, so only masks and a few numbers do. The branch computes
 the moved weights again for its scores, instead of taking them as an operand:
 moving scores through the conditional cost 1.4 to 2.5 times the plain step.
@@ -29,11 +29,11 @@ from sparsejax.selection import packing as packings
 from sparsejax.state import SparseState
 from sparsejax.updates import context as contexts
 from sparsejax.updates import finite, pruning, regrowth, requested
-from sparsejax.updates.call import Call
+from sparsejax.updates.optimizer_step import Call
 
 
 class NextMasks(NamedTuple):
-  """What a mask update finds; None where it is as before, or not the method's.
+  """The masks after a mask update, and what changes with them.
 
   Attributes:
     opened: bool[]; whether the gate let it take place.

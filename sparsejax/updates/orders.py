@@ -13,8 +13,8 @@ from jaxtyping import Array, PyTree
 from sparsejax.method import InnerStep, MaskChange
 from sparsejax.state import SparseState
 from sparsejax.updates import inner_state as inner_states
-from sparsejax.updates.call import Call
 from sparsejax.updates.mask_update import maybe_update
+from sparsejax.updates.optimizer_step import Call
 
 
 class Outcome(NamedTuple):

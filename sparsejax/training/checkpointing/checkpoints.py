@@ -10,6 +10,9 @@ number. This module adds what Orbax does not do:
 - Identity. Orbax casts to the requested dtypes, and restores into a state with
   fewer masks. Every save therefore records the config, the sparse leaves, and
   the shape and dtype of each leaf; all are compared before restoring.
+
+What is saved and restored is a whole `training.train_state.TrainState`;
+`training.loop` restores the newest intact one at the start of a run.
 """
 
 from __future__ import annotations

@@ -1,4 +1,9 @@
-"""One call of `update`: what goes in, and the steps that an order combines."""
+"""One call of `update`: what goes in, and the optimizer step.
+
+Here it is decided what the inner optimizer sees and what becomes of its state:
+zeroed storage resets the state of pruned weights (`Call.step_at_old_masks`,
+`Call.step_at_new_masks`), kept storage leaves it alone.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -36,10 +41,11 @@ class Call(NamedTuple):
     params: tree that the user holds, before the step.
     grads: tree of dense gradients.
     state: before the call.
-    carrier: packs masks for what reads them after the conditional.
+    carrier: packs masks into bits, and unpacks them.
     bits: the masks before, packed.
-    masks: the same masks, unpacked: what reads those of `state` after the
-      conditional would make XLA copy them at every step.
+    masks: the masks before, unpacked from `bits`. Use these and not those of
+      `state`: a second reader of the stored masks makes XLA copy them at every
+      step.
     key: typed key of the run, or None.
     metric: float32[], or None.
     extra_args: for the inner optimizer.
