@@ -122,11 +122,9 @@ def gradient_trace(name: str, decay: float) -> Accumulator:
   """
 
   def after_step(value: PyTree, context: Context) -> PyTree:
-    pairs = zip(jax.tree.leaves(value), context.leaves, strict=True)
-    return _like(
-      value,
-      [decay * v + leaf.gradient.astype(jnp.float32) for v, leaf in pairs],
-    )
+    grads = [x.gradient for x in context.leaves if x.gradient is not None]
+    pairs = zip(jax.tree.leaves(value), grads, strict=True)
+    return _like(value, [decay * v + g.astype(jnp.float32) for v, g in pairs])
 
   return Accumulator(
     name,

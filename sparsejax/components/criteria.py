@@ -23,10 +23,13 @@ magnitude = Criterion(
 )
 """Scores a weight by `|w|`, in float32."""
 
-gradient_magnitude = Criterion(
-  lambda leaf: jnp.abs(leaf.gradient.astype(jnp.float32)),
-  reads=(Input.GRADIENT,),
-)
+
+def _gradient_magnitude(leaf: Leaf) -> Scores:
+  assert leaf.gradient is not None  # There is one at every mask update.
+  return jnp.abs(leaf.gradient.astype(jnp.float32))
+
+
+gradient_magnitude = Criterion(_gradient_magnitude, reads=(Input.GRADIENT,))
 """Scores a position by `|dL/dw|` of the dense gradient, in float32."""
 
 

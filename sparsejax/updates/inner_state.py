@@ -77,9 +77,9 @@ def is_elementwise(inner: optax.GradientTransformation, params: PyTree) -> bool:
   """Whether the optimizer acts on each weight by itself.
 
   That is: a weight and its state depend on that weight alone, and the state of
-  a zero weight does not change at a zero gradient. SGD and Adam are elementwise,
-  clipping by a norm is not. An elementwise optimizer lets us reset the state
-  before the inner step, in place; a reset after the step costs a copy of it.
+  a zero weight does not change at a zero gradient. SGD and Adam qualify,
+  clipping by a norm does not. Then the state can be reset before the inner
+  step, in place; a reset after the step costs a copy of it.
 
   It is tested by steps on leaves with two weights along each dimension of those
   of `params`. An optimizer that cannot take them counts as not elementwise.
