@@ -99,7 +99,7 @@ def extended(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def align(
-  steps: Steps, keep_steps: list[int], metric_source: str | None
+  steps: Steps, keep_steps: list[Any], metric_source: str | None
 ) -> Steps:
   """Set where dispatches end, and check that kept steps are on that grid.
 
