@@ -58,8 +58,8 @@ def apportion(
   while counts.sum() != total:
     step = 1 if counts.sum() < total else -1
     ordered = order[::step]
-    room = (counts < most) if step > 0 else (counts > 0)
-    movable = ordered[room[ordered]][: abs(total - int(counts.sum()))]
+    space = (counts < most) if step > 0 else (counts > 0)
+    movable = ordered[space[ordered]][: abs(total - int(counts.sum()))]
     counts[movable] += step
   return counts
 

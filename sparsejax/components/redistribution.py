@@ -71,8 +71,8 @@ by_momentum = Count(_by_momentum, reads=(momentum, Input.MASK))
 Each layer gets `ceil(share total)`, at most 0.99 of its free positions. If the
 sum is too large, layers give back one each, from the last to the first, until
 it fits. If it is too small, the rest is split equally among the layers that
-have room, the first ones one more, until all is placed; where no layer has
-room, the free positions are the limit.
+have space, the first ones one more, until all is placed; where no layer has
+space, the free positions are the limit.
 
 References:
   Dettmers & Zettlemoyer, `Sparse networks from scratch
@@ -89,8 +89,8 @@ def by_shares(
   The float64 shares sum to 1; what exceeds the free positions is not placed.
   """
   with jax.enable_x64(True):
-    room = lax.convert_element_type(free, jnp.float64)
-    capped = lax.convert_element_type(counts.floor(_FULL * room), jnp.int32)
+    space = lax.convert_element_type(free, jnp.float64)
+    capped = lax.convert_element_type(counts.floor(_FULL * space), jnp.int32)
     wanted = counts.ceil(shares * lax.convert_element_type(total, jnp.float64))
     wanted = lax.convert_element_type(wanted, jnp.int32)
   found = _give_back(jnp.minimum(wanted, capped), total)
@@ -121,7 +121,7 @@ by_survivors = Count(_by_survivors)
 
 The total is rounded by largest remainder, ties to the first layer. What does
 not fit into a layer, where the weights just pruned are not free, is split again
-among those with room.
+among those with space.
 
 References:
   Mostafa & Wang, `Parameter efficient training of deep convolutional neural
@@ -179,10 +179,10 @@ def _spread(counts: Array, total: Array, limits: Array) -> Array:
     return (_missing(counts, total) > 0) & jnp.any(counts < limits)
 
   def round_(counts: Array) -> Array:
-    room = counts < limits
-    place = jnp.cumsum(room, dtype=jnp.int32)
+    space = counts < limits
+    place = jnp.cumsum(space, dtype=jnp.int32)
     each, rest = jnp.divmod(_missing(counts, total), place[-1])
-    more = jnp.where(room, each + (place <= rest), 0)
+    more = jnp.where(space, each + (place <= rest), 0)
     return jnp.minimum(counts + more, limits)
 
   return lax.while_loop(unplaced, round_, counts)

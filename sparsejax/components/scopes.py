@@ -23,13 +23,13 @@ def _rest(layout: Layout, sparsity: float, fixed: dict[str, int]) -> int:
   """Returns what is left of the total for the layers without an override."""
   total = counts.requested_count(layout.sizes, sparsity)
   pairs = zip(layout.shapes, layout.sizes, strict=True)
-  room = sum(size for name, size in pairs if name not in fixed)
+  space = sum(size for name, size in pairs if name not in fixed)
   rest = total - sum(fixed.values())
-  if not 0 <= rest <= room:
+  if not 0 <= rest <= space:
     raise ValueError(
       f"`sparsity` of {sparsity} requests {total} active weights, but the"
       f" layers whose sparsity is set in `overrides` have"
-      f" {sum(fixed.values())} and the others can have at most {room}. Change"
+      f" {sum(fixed.values())} and the others can have at most {space}. Change"
       " either, or make the layers 'dense' to leave them out of the count."
     )
   return rest
@@ -214,12 +214,12 @@ def _within(budget: np.ndarray, limits: np.ndarray) -> np.ndarray:
 
 
 def _lowered(budget: np.ndarray, least: np.ndarray, total: int) -> np.ndarray:
-  """Lowers counts to a total, each time the one with the most room."""
+  """Lowers counts to a total, each time the one with the most space."""
   budget = budget.copy()
   while budget.sum() > total:
-    room = budget - least
-    roomiest = int(np.argmax(room))
-    second = int(np.max(np.delete(room, roomiest), initial=0))
-    step = max(1, int(room[roomiest]) - second)
-    budget[roomiest] -= min(step, int(budget.sum()) - total)
+    space = budget - least
+    widest = int(np.argmax(space))
+    second = int(np.max(np.delete(space, widest), initial=0))
+    step = max(1, int(space[widest]) - second)
+    budget[widest] -= min(step, int(budget.sum()) - total)
   return budget

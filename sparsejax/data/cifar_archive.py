@@ -78,7 +78,6 @@ def download(url: str, file: pathlib.Path) -> None:
     ArchiveError: if the download fails.
     OSError: if the file cannot be written.
   """
-  print(f"Downloading {url}")
   try:
     with urllib.request.urlopen(url, timeout=_TIMEOUT_SECONDS) as source:
       with open(file, "wb") as target:

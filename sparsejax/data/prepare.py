@@ -86,6 +86,7 @@ def _archive_file(
   parent.mkdir(parents=True, exist_ok=True)
   with tempfile.TemporaryDirectory(prefix=".download-", dir=parent) as folder:
     file = pathlib.Path(folder) / "archive.tar.gz"
+    print(f"Downloading {parsed.url or archive.url}")
     cifar_archive.download(parsed.url or archive.url, file)
     yield file
 
