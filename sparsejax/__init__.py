@@ -38,7 +38,7 @@ from sparsejax.method import (
   Storage,
 )
 from sparsejax.methods import *  # noqa: F403
-from sparsejax.sparsify import sparsify
+from sparsejax.sparsify import SparseTransformation, sparsify
 from sparsejax.state import (
   SparseState,
   apply_masks,
@@ -66,6 +66,7 @@ __all__ = [
   "PruneAndRegrow",
   "Scope",
   "SparseState",
+  "SparseTransformation",
   "Storage",
   "Summary",
   "__version__",

@@ -511,6 +511,8 @@ class Method:
     gate: lets a due mask update take place or skips it, or None.
     metric: what `update` must get as `metric=`, the "loss" or the "accuracy" of
       the last epoch; None where it needs neither.
+    reset_optimizer: whether a mask update resets the optimizer state of all
+      weights, and not only of those that do not keep their value.
     target_sparsity: the requested final sparsity; None where there is none.
   """
 
@@ -522,6 +524,7 @@ class Method:
   order: Callable[[Any], Any] | None = None
   gate: Gate | None = None
   metric: MetricKind | None = None
+  reset_optimizer: bool = False
   target_sparsity: float | None = None
 
   def __post_init__(self) -> None:
@@ -562,6 +565,12 @@ class Method:
     declared = any(Input.KEY in each for each in reads)
     # Zero scores are regrown at random, with any criterion.
     return starts_random or declared or self.regrow is not None
+
+  @property
+  def updates_without_gradient(self) -> bool:
+    """Whether mask updates read no gradient, so that none has to be at hand."""
+    gradients = {Input.GRADIENT, Input.ACTIVE_GRADIENT}
+    return not any(gradients & set(reads) for reads in self._update_reads())
 
   @property
   def dense_gradient(self) -> DenseGradient:

@@ -11,7 +11,7 @@ from sparsejax.components import leaves, trees
 from sparsejax.components.leaves import Overrides, Select
 from sparsejax.method import Key, Masks, Method
 from sparsejax.selection import bitmasks
-from sparsejax.state import SparseState
+from sparsejax.state import SparseState, map_sparse_states, sparse_states
 from sparsejax.updates import first_masks, orders
 from sparsejax.updates.optimizer_step import Call
 
@@ -29,7 +29,7 @@ def sparsify(
   select: Select = None,
   overrides: Overrides | None = None,
   masks: Masks | None = None,
-) -> optax.GradientTransformationExtraArgs:
+) -> "SparseTransformation":
   """Keeps the parameters sparse by a method, around any optimizer.
 
   The parameters that the user holds are the sparse network after every step:
@@ -57,7 +57,7 @@ def sparsify(
     A transformation whose state is a `SparseState`. Its `update` needs
     `params`, returns updates for `optax.apply_updates`, changes masks at the
     due steps, and postpones a mask update whose gradients, or whose `value=`,
-    are not finite.
+    are not finite. Its `update_masks` changes them between two steps.
 
   Raises:
     ValueError: at once for `select` together with `masks`; in `init` for a
@@ -101,7 +101,44 @@ def sparsify(
   ) -> tuple[PyTree, SparseState]:
     return _update(bound, updates, state, params, extra_args)
 
-  return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+  tx = SparseTransformation(init_fn, update_fn)
+  tx._bound = bound
+  return tx
+
+
+class SparseTransformation(optax.GradientTransformationExtraArgs):
+  """What `sparsify` returns: an optax transformation with `update_masks`."""
+
+  _bound: "_Bound"
+
+  def update_masks(
+    self,
+    params: PyTree,
+    opt_state: optax.OptState,
+    *,
+    metric: Any = None,
+  ) -> tuple[PyTree, optax.OptState]:
+    """Updates the masks between two steps, if an update is due.
+
+    `update` does so itself, but for methods that update masks before a step
+    (OptG, AccSET, LSET, DynSET, SET with `masks_first`) the gradient that it
+    gets is that of the old masks. The papers take it at the new ones: call this
+    before the first gradient of an epoch. Other methods have nothing due then.
+
+    Args:
+      params: the sparse network.
+      opt_state: holds one `SparseState`, that of this transformation.
+      metric: as in `update`, for methods that follow one.
+
+    Returns:
+      The network at the new masks, and the state; both as they were if no mask
+      update is due.
+
+    Raises:
+      ValueError: if mask updates of the method read the gradient, `metric` is
+        missing, or `opt_state` does not hold one `SparseState`.
+    """
+    return _update_masks(self._bound, params, opt_state, metric)
 
 
 class _Bound(NamedTuple):
@@ -155,14 +192,47 @@ def _update(
   """Returns the updates of the sparse network, and the state after the call."""
   if params is None:
     raise ValueError(_NO_PARAMS)
-  method = bound.method
+  call = _call(bound, grads, state, params, extra_args)
+  order = bound.method.order or orders.step_then_update
+  return _emitted(call, order(call))
+
+
+def _update_masks(
+  bound: _Bound, params: PyTree, opt_state: optax.OptState, metric: Any
+) -> tuple[PyTree, optax.OptState]:
+  """Returns the network and the state after a mask update without a step."""
+  if not bound.method.updates_without_gradient:
+    raise ValueError(
+      "`update_masks` needs a method whose mask updates read no gradient. Call"
+      " `update`: it updates the masks of this method at the due steps."
+    )
+  state, *others = sparse_states(opt_state)
+  if others:
+    raise ValueError(
+      f"`opt_state` must hold one `SparseState`, got {1 + len(others)}. Call"
+      " the `update_masks` of each transformation with its own state."
+    )
+  call = _call(bound, None, state, params, {"metric": metric})
+  updates, state = _emitted(call, orders.update_only(call))
+  return optax.apply_updates(params, updates), map_sparse_states(
+    lambda _: state, opt_state
+  )
+
+
+def _call(
+  bound: _Bound,
+  grads: PyTree | None,
+  state: SparseState,
+  params: PyTree,
+  extra_args: dict[str, Any],
+) -> Call:
   layout = leaves.layout(
     params, leaves.sparse_flags(params, state.masks), bound.overrides
   )
   carrier = bitmasks.carrier(layout.take(params))
   bits = carrier.pack(jax.tree.leaves(state.masks))
-  call = Call(
-    method=method,
+  return Call(
+    method=bound.method,
     inner=bound.inner,
     layout=layout,
     params=params,
@@ -172,13 +242,16 @@ def _update(
     bits=bits,
     masks=carrier.unpack(bits, layout.leaves),
     key=bound.key(state.key_data),
-    metric=_metric(method, extra_args.pop("metric", None)),
+    metric=_metric(bound.method, extra_args.pop("metric", None)),
     extra_args=extra_args,
   )
-  order = method.order or orders.step_then_update
-  change, step, state = order(call)
-  updates, latent = method.storage.emit(
-    params, step, change, state.accumulators
+
+
+def _emitted(call: Call, outcome: orders.Outcome) -> tuple[PyTree, SparseState]:
+  """Returns the updates of the sparse network, and the state after a call."""
+  change, step, state = outcome
+  updates, latent = call.method.storage.emit(
+    call.params, step, change, state.accumulators
   )
   return updates, state._replace(inner_state=step.inner_state, latent=latent)
 

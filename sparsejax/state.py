@@ -1,5 +1,6 @@
 """The state of `sparsify`, and access to its masks."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -61,6 +62,21 @@ def sparse_states(opt_state: optax.OptState) -> list[SparseState]:
   return states
 
 
+def map_sparse_states(
+  f: Callable[[SparseState], SparseState], opt_state: optax.OptState
+) -> optax.OptState:
+  """Maps a function over every `SparseState` in an optimizer state.
+
+  Raises ValueError if there is none.
+  """
+  sparse_states(opt_state)
+  return jax.tree.map(
+    lambda node: f(node) if _is_sparse_state(node) else node,
+    opt_state,
+    is_leaf=_is_sparse_state,
+  )
+
+
 def get_masks(opt_state: optax.OptState) -> Masks:
   """Returns the masks in an optimizer state, however nested.
 
@@ -98,14 +114,10 @@ def freeze(opt_state: optax.OptState) -> optax.OptState:
   Args:
     opt_state: holds at least one `SparseState`.
   """
-  sparse_states(opt_state)  # Raises where there is none.
-
-  def stop(node):
-    if not _is_sparse_state(node):
-      return node
-    return node._replace(last_update=node.last_update * 0 + _FROZEN)
-
-  return jax.tree.map(stop, opt_state, is_leaf=_is_sparse_state)
+  return map_sparse_states(
+    lambda state: state._replace(last_update=state.last_update * 0 + _FROZEN),
+    opt_state,
+  )
 
 
 def masks_from_params(params: PyTree, select: leaves.Select = None) -> Masks:

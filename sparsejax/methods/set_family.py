@@ -125,9 +125,6 @@ def set_family(
   )
   if rule is not None:
     composed["target_sparsity"] = None  # Only the first masks have it.
-  order = orders.update_then_step if masks_first else orders.step_then_update
-  if reset_optimizer:
-    order = functools.partial(order, reset_all=True)
   return Method(
     **composed,
     regrow=prune_and_regrow(
@@ -140,9 +137,10 @@ def set_family(
     ),
     storage=storages.zeroed,
     accumulators=() if follows is None else (history,),
-    order=order,
+    order=orders.update_then_step if masks_first else orders.step_then_update,
     gate=_gate(history, lag, follows),
     metric=follows,
+    reset_optimizer=reset_optimizer,
   )
 
 

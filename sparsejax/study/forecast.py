@@ -4,7 +4,8 @@ Nothing is trained and no data is read.
 """
 
 import functools
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -152,14 +153,10 @@ class _Calls(NamedTuple):
 
 def _calls(method: Method, total: int) -> _Calls:
   """Returns the calls of a run, by the method's order."""
-  steps = np.arange(total + 1)
-  due = np.zeros(total + 1, bool)
-  prune, regrow = method.prune, method.regrow
-  for when in (prune and prune.schedule.when, regrow and regrow.when):
-    if when is not None:
-      due |= np.asarray(jax.vmap(when)(jnp.asarray(steps))) == steps
-  order = method.order or orders.step_then_update
-  return _CALLS[getattr(order, "func", order)](due)
+  due = requested.due_steps(method, total)
+  if orders.between_steps(method):
+    return _update_between_steps(due)
+  return _CALLS[method.order or orders.step_then_update](due)
 
 
 def _step_then_update(due: np.ndarray) -> _Calls:
@@ -170,6 +167,11 @@ def _step_then_update(due: np.ndarray) -> _Calls:
 
 def _update_then_step(due: np.ndarray) -> _Calls:
   return _calls_at(np.arange(len(due) - 1), due[:-1], due)
+
+
+def _update_between_steps(due: np.ndarray) -> _Calls:
+  seen = _latest(due)[:-1]
+  return _Calls(np.append(seen, seen[-1:]), due[:-1])
 
 
 def _update_instead_of_step(due: np.ndarray) -> _Calls:
@@ -188,7 +190,7 @@ def _latest(due: np.ndarray) -> np.ndarray:
   return np.maximum.accumulate(np.where(due, np.arange(len(due)), 0))
 
 
-_CALLS = {
+_CALLS: dict[Any, Callable[[np.ndarray], _Calls]] = {
   orders.step_then_update: _step_then_update,
   orders.update_then_step: _update_then_step,
   orders.update_instead_of_step: _update_instead_of_step,

@@ -89,8 +89,7 @@ def compile_dispatches(
 
 def dispatch_end(setup: Setup, first: int) -> int:
   """Returns the step at which the dispatch that starts after `first` ends."""
-  grid = setup.dispatch_steps
-  return min((first // grid + 1) * grid, setup.total_steps)
+  return min(setup.dispatch_ends(first))
 
 
 def _is_slow_in_a_loop(state: TrainState, mesh: Mesh) -> bool:

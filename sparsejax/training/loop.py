@@ -157,7 +157,10 @@ def _start(
 def _train(run: _Run, state: TrainState) -> outcomes.Outcome:
   """Runs the loop.
 
-  After a dispatch, events have a fixed order, which an exact resume relies on:
+  Before a dispatch, masks are updated if the method does so between two steps.
+  So an evaluation sees the masks that its epoch trained with, and the first
+  gradient of an epoch is that of its own masks. After a dispatch, events have a
+  fixed order, which an exact resume relies on:
 
   1. Stop if the loss or the gradient is not finite.
   2. At the end of an epoch, update the metric that the method follows.
@@ -165,7 +168,7 @@ def _train(run: _Run, state: TrainState) -> outcomes.Outcome:
   4. Write metrics.
   5. Save weights for later runs, if configured.
   6. Save a checkpoint, if due or if the run has to stop.
-  7. Report progress.
+  7. Report progress, at multiples of `dispatch_steps` and at the end.
   8. Stop on SIGTERM.
   """
   steps = run.experiment.steps
@@ -199,7 +202,8 @@ def _train(run: _Run, state: TrainState) -> outcomes.Outcome:
       # Without metrics: a checkpoint that exists only because the run was
       # stopped must not become the best one, or the result would differ.
       _save(run, state, step, {})
-    run.reporter.progress(step, rows[-1])
+    if last or stopping or step % steps.dispatch == 0:
+      run.reporter.progress(step, rows[-1])
     if stopping:
       message = (
         f"Stopped by SIGTERM after saving step {step}. Run the same command"
@@ -213,12 +217,17 @@ def _dispatch(run: _Run, state: TrainState, first: int) -> _Dispatched:
   """Runs one dispatch of training steps."""
   updates = int(sharding.fetch(state.counters.mask_updates))
   started = time.perf_counter()
+  setup = run.experiment.setup
   with jax.transfer_guard("disallow"):
+    if run.programs.update_masks and first % setup.mask_update_steps == 0:
+      state = run.programs.update_masks(state)
     state, stacked = jax.block_until_ready(run.programs.train(state))
   seconds = time.perf_counter() - started
-  step = dispatches.dispatch_end(run.experiment.setup, first)
-  count = step - first
-  history = jax.tree.map(lambda x: x[:count], sharding.fetch(stacked))
+  step = dispatches.dispatch_end(setup, first)
+  count, start = step - first, first % setup.dispatch_steps
+  history = jax.tree.map(
+    lambda x: x[start : start + count], sharding.fetch(stacked)
+  )
   updates = int(history.counters.mask_updates[-1]) - updates
   rows = metrics.rows(
     history._asdict(), first=first, costs=run.experiment.costs

@@ -27,7 +27,7 @@ class Counters(NamedTuple):
       the active weights at the start of the step: over the steps that compute
       a sparse gradient, and over those that need the dense gradient.
     dense_gradient_steps: int32[], number of the latter.
-    mask_updates: int32[], number of steps with a mask update.
+    mask_updates: int32[], number of mask updates.
   """
 
   active: jax.Array
@@ -98,6 +98,14 @@ def count_step(
     active_sums=jnp.stack([added, high + (added < low)]),
     dense_gradient_steps=counters.dense_gradient_steps + needed,
     mask_updates=counters.mask_updates + updated,
+  )
+
+
+def count_mask_update(counters: Counters, before: Any, after: Any) -> Counters:
+  """Counts a mask update between two steps, if the masks were updated."""
+  updated = _mask_updated(before, after)
+  return counters._replace(
+    active=_active(after), mask_updates=counters.mask_updates + updated
   )
 
 

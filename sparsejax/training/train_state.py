@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import optax
 
 import sparsejax
 from sparsejax.data import Array, Augment, batches
@@ -35,6 +34,8 @@ class Setup(NamedTuple):
       inactive weights.
     metric: which metric the method follows, one of `metric.SOURCES`; `None`
       if it follows none.
+    mask_update_steps: interval at which masks are updated between two steps; 0
+      for methods that update them in a step.
     microbatches: number of parts a batch is split into for gradient
       accumulation, when activations do not fit in memory; divides
       `batch_size`.
@@ -42,8 +43,8 @@ class Setup(NamedTuple):
   """
 
   model: nn.Module
-  tx: optax.GradientTransformationExtraArgs
-  tx_from_masks: Callable[[Any], optax.GradientTransformationExtraArgs]
+  tx: sparsejax.SparseTransformation
+  tx_from_masks: Callable[[Any], sparsejax.SparseTransformation]
   batch_size: int
   steps_per_epoch: int
   total_steps: int
@@ -55,8 +56,23 @@ class Setup(NamedTuple):
   ema_decay: float = 0.0
   dense_gradient: DenseGradient = "never"
   metric: str | None = None
+  mask_update_steps: int = 0
   microbatches: int = 1
   shard: Callable[[jax.Array], jax.Array] = lambda x: x
+
+  def dispatch_ends(self, first: Any) -> list[Any]:
+    """Returns steps after `first`: a dispatch ends at the lowest of them.
+
+    The host acts between dispatches: it evaluates the metric that the method
+    follows, and updates masks. `first` may be traced.
+    """
+    every = [self.dispatch_steps]
+    if metric.uses_validation(self.metric):
+      every.append(self.steps_per_epoch)
+    if self.mask_update_steps:
+      every.append(self.mask_update_steps)
+    ends = [(first // steps + 1) * steps for steps in every]
+    return [*ends, self.total_steps]
 
 
 class Weights(NamedTuple):

@@ -4,6 +4,7 @@ Pure functions: a state and data in, a new state and metrics out. Each takes the
 static `Setup` first and is jitted with it bound.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -99,10 +100,24 @@ def train_step(
   return new_state, metrics
 
 
+def update_masks(setup: Setup, state: TrainState) -> TrainState:
+  """Updates the masks between two steps, if an update is due."""
+  params, opt_state = setup.tx.update_masks(
+    state.params, state.opt_state, **metric.update_kwargs(state.metric)
+  )
+  return state._replace(
+    params=params,
+    opt_state=opt_state,
+    counters=run_flops.count_mask_update(
+      state.counters, state.opt_state, opt_state
+    ),
+  )
+
+
 def run_dispatch(
   setup: Setup, state: TrainState, train: Split
 ) -> tuple[TrainState, Metrics]:
-  """Train up to the next multiple of `dispatch_steps`, or the last step.
+  """Train up to the next of `setup.dispatch_ends`.
 
   The number of steps is traced, so a shorter last dispatch does not recompile.
 
@@ -113,11 +128,12 @@ def run_dispatch(
 
   Returns:
     The new state and the metrics of its steps, stacked along an axis of size
-    `setup.dispatch_steps`; entries past the last step are zeros.
+    `setup.dispatch_steps`, where step t has the entry t modulo that size; the
+    entries of other dispatches are zeros.
   """
   first = state.step
   grid = setup.dispatch_steps
-  end = jnp.minimum((first // grid + 1) * grid, setup.total_steps)
+  end = functools.reduce(jnp.minimum, setup.dispatch_ends(first))
   first_epoch = first // setup.steps_per_epoch
   orders = batches.permutations(
     jax.random.wrap_key_data(state.key),
@@ -126,20 +142,19 @@ def run_dispatch(
     examples=train.labels.shape[0],
   )
 
-  def body(index: jax.Array, carry: tuple) -> tuple:
+  def body(_: Any, carry: tuple) -> tuple:
     state, history = carry
     epoch, position = jnp.divmod(state.step, setup.steps_per_epoch)
     order = orders[epoch - first_epoch]
     batch = batches.take(train, order, position, setup.batch_size)
-    state, metrics = train_step(setup, state, batch)
-    return state, _write(history, index, metrics)
+    return step_on_batch(setup, state, history, batch)
 
   size = setup.batch_size
   history = empty_history(
     setup, state, Split(train.images[:size], train.labels[:size])
   )
   if grid == 1:  # XLA's convolutions are slow in CPU loops.
-    return body(jnp.zeros((), jnp.int32), (state, history))
+    return body(0, (state, history))
   return jax.lax.fori_loop(0, end - first, body, (state, history))
 
 

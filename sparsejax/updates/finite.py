@@ -18,9 +18,11 @@ _WORDS = {
 
 
 def all_finite(tree: PyTree) -> Bool[Array, ""]:
-  """Whether all floating numbers of a tree are finite; it has at least one."""
+  """Whether all floating numbers of a tree are finite; True without any."""
   leaves = map(jnp.asarray, jax.tree.leaves(tree))
   inexact = [x for x in leaves if jnp.issubdtype(x.dtype, jnp.inexact)]
+  if not inexact:
+    return jnp.asarray(True)
   return jnp.all(jnp.stack([_is_finite(x) for x in _joined(inexact)]))
 
 

@@ -150,9 +150,11 @@ def _search(
   """Returns whether all numbers are finite, and the masks of a due update."""
   method, state, layout = call.method, call.state, call.layout
   masks = jax.tree.leaves(state.masks)
-  weights, gradients = layout.take(score(masks)), layout.take(call.grads)
-  sharded = bitmasks.is_sharded([*weights, *gradients])
-  packing = packings.packing_for(layout, [*weights, *gradients])
+  weights = layout.take(score(masks))
+  gradients = None if call.grads is None else layout.take(call.grads)
+  arrays = [*weights, *(gradients or ())]
+  sharded = bitmasks.is_sharded(arrays)
+  packing = packings.packing_for(layout, arrays)
   starts = [jnp.asarray(start) for start in packing.starts]
   if starts:  # Constants would compile one kernel per leaf, not per shape.
     starts = lax.optimization_barrier(starts)

@@ -39,7 +39,7 @@ class Call(NamedTuple):
     inner: the inner transformation.
     layout: the sparse leaves; lists below are in its order.
     params: tree that the user holds, before the step.
-    grads: tree of dense gradients.
+    grads: tree of dense gradients; None for a mask update without a step.
     state: before the call.
     carrier: packs masks into bits, and unpacks them.
     bits: the masks before, packed.
@@ -55,7 +55,7 @@ class Call(NamedTuple):
   inner: optax.GradientTransformationExtraArgs
   layout: Layout
   params: PyTree
-  grads: PyTree
+  grads: PyTree | None
   state: SparseState
   carrier: Carrier
   bits: Sequence[Array]

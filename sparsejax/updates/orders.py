@@ -1,6 +1,7 @@
 """Orders: how a mask update and the optimizer step of one call follow.
 
-Each is one function of a `Call`, and nothing else asks which one it is.
+Each is one function of a `Call`. `update_only` is a mask update without a step,
+for loops that update masks before they compute the gradient.
 """
 
 from typing import NamedTuple
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
-from sparsejax.method import InnerStep, MaskChange
+from sparsejax.method import InnerStep, MaskChange, Method
 from sparsejax.state import SparseState
 from sparsejax.updates import inner_state as inner_states
 from sparsejax.updates.mask_update import maybe_update
@@ -31,38 +32,30 @@ class Outcome(NamedTuple):
   state: SparseState
 
 
-def step_then_update(call: Call, *, reset_all: bool = False) -> Outcome:
-  """Scores the moved weights with the gradient of the step (GraNet, ITOP, GMP).
-
-  Args:
-    call: this call of `update`.
-    reset_all: whether a mask update resets the optimizer state of all weights.
-  """
+def step_then_update(call: Call) -> Outcome:
+  """Scores the moved weights with the gradient of the step (GraNet, ITOP)."""
   accumulators = call.accumulate(call.masks, call.state.accumulators)
   change, state = maybe_update(
     call, accumulators, call.next_step, call.moved_weights
   )
   step = call.step_at_old_masks(change)
-  if reset_all:
-    step = step._replace(
-      inner_state=_reset_if(call, change.done, step.inner_state)
-    )
+  step = step._replace(
+    inner_state=_reset_all(call, change.done, step.inner_state)
+  )
   return Outcome(change, step, state._replace(step=call.next_step))
 
 
-def update_then_step(call: Call, *, reset_all: bool = False) -> Outcome:
+def update_then_step(call: Call) -> Outcome:
   """Takes the step with the new masks (once an epoch: OptG, SET by metric).
 
-  Args:
-    call: this call of `update`.
-    reset_all: whether a mask update resets the optimizer state of all weights.
+  The gradient of that step was taken at the old ones. Where a loop calls
+  `update_only` before it computes the gradient, no update is due here.
   """
   change, state = maybe_update(
     call, call.state.accumulators, call.state.step, call.weights
   )
-  if reset_all:
-    fresh = _reset_if(call, change.done, call.state.inner_state)
-    call = call._replace(state=call.state._replace(inner_state=fresh))
+  fresh = _reset_all(call, change.done, call.state.inner_state)
+  call = call._replace(state=call.state._replace(inner_state=fresh))
   step = call.step_at_new_masks(change, state.accumulators)
   accumulators = call.accumulate(
     jax.tree.leaves(change.new), state.accumulators
@@ -75,11 +68,7 @@ def update_then_step(call: Call, *, reset_all: bool = False) -> Outcome:
 
 
 def update_instead_of_step(call: Call) -> Outcome:
-  """Spends the step on a mask update where one is due (RigL).
-
-  Args:
-    call: this call of `update`.
-  """
+  """Spends the step on a mask update where one is due (RigL)."""
   change, state = maybe_update(
     call, call.state.accumulators, call.state.step, call.weights
   )
@@ -102,9 +91,33 @@ def update_instead_of_step(call: Call) -> Outcome:
   )
 
 
-def _reset_if(
+def update_only(call: Call) -> Outcome:
+  """Updates the masks without a step, by weights and accumulators alone."""
+  change, state = maybe_update(
+    call, call.state.accumulators, call.state.step, call.weights
+  )
+  weights, inner_state = call.weights(call.masks), call.state.inner_state
+  inner_state = _reset_all(call, change.done, inner_state)
+  if not call.method.storage.keeps_values:
+    inner_state = call.reset(inner_state, change.keep)
+  step = InnerStep(weights, optax.tree.zeros_like(weights), inner_state)
+  return Outcome(change, step, state)
+
+
+def between_steps(method: Method) -> bool:
+  """Whether a loop should call `update_only` before a step whose update is due.
+
+  Then the gradient of that step is taken at the new masks, as in the papers of
+  the methods that update masks before a step.
+  """
+  return method.order is update_then_step and method.updates_without_gradient
+
+
+def _reset_all(
   call: Call, condition: Array, inner_state: optax.OptState
 ) -> optax.OptState:
+  if not call.method.reset_optimizer:
+    return inner_state
   return inner_states.reset_all(call.inner, inner_state, condition, call.params)
 
 

@@ -1,7 +1,8 @@
-"""The counts that a method requests, at step 0 and at every update."""
+"""What a method requests on the host: counts, and when updates are due."""
 
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
@@ -48,6 +49,19 @@ def first_requested(method: Method, layout: Layout) -> np.ndarray:
   """Returns int32[1 + layers]: the counts requested of the first masks."""
   groups = np.asarray(method.initial.scope.groups(layout))
   return _by_layer(groups, first_counts(method, layout))
+
+
+def due_steps(method: Method, total: int) -> np.ndarray:
+  """Returns bool[total + 1]: whether a mask update is due at each step."""
+  steps = np.arange(total + 1)
+  due = np.zeros(total + 1, bool)
+  for when in (
+    method.prune and method.prune.schedule.when,
+    method.regrow and method.regrow.when,
+  ):
+    if when is not None:
+      due |= np.asarray(jax.vmap(when)(jnp.asarray(steps))) == steps
+  return due
 
 
 def as_found(

@@ -166,6 +166,9 @@ class LibraryRun:
     tx = sparsejax.sparsify(inner, case.method, key=key)
     params = jax.tree.map(jnp.asarray, tree)
     self.update = jax.jit(tx.update, compiler_options=compiler_options)
+    self.update_masks = jax.jit(
+      tx.update_masks, compiler_options=compiler_options
+    )
     self.state = jax.jit(tx.init, compiler_options=compiler_options)(params)
     self.params = sparsejax.apply_masks(params, self.state)
 
@@ -176,6 +179,11 @@ class LibraryRun:
     )
     updates, self.state = self.update(grads, self.state, self.params, **extra)
     self.params = optax.apply_updates(self.params, updates)
+
+  def between_steps(self, **extra):
+    self.params, self.state = self.update_masks(
+      self.params, self.state, **extra
+    )
 
   @property
   def sparse_weights(self):
@@ -250,6 +258,7 @@ def run_side_by_side(
   spoil=lambda call, gradients, masks: None,
   compare=assert_equal,
   extra=lambda call: {},
+  between_steps=False,
 ):
   """Compares after every call; returns the calls at which masks changed.
 
@@ -259,18 +268,25 @@ def run_side_by_side(
     seed: of the gradients.
     spoil: changes the gradients of a call in place.
     compare: raises where the two differ.
-    extra: call -> keyword arguments that both take beside the gradients.
+    extra: call -> keyword arguments that both take next to the gradients.
+    between_steps: whether masks are updated before the gradient is taken; it is
+      then that of the new masks, taken by the oracle and the library each at
+      their own weights.
   """
   compare(oracle, library)
   assert_requested(library)
   changed = []
   for call in range(STEPS):
-    gradients, old = (
-      gradients_at(seed, call, library.sparse_weights),
-      library.masks,
-    )
+    old = library.masks
+    if between_steps:
+      oracle.between_steps(**extra(call))
+      library.between_steps(**extra(call))
+      compare(oracle, library)
+    gradients = gradients_at(seed, call, library.sparse_weights)
     spoil(call, gradients, old)
-    oracle.step(list(gradients.values()), **extra(call))
+    held = {leaf.name: leaf.sparse_weights for leaf in oracle.leaves}
+    at_oracle = gradients_at(seed, call, held) if between_steps else gradients
+    oracle.step(list(at_oracle.values()), **extra(call))
     library.step(gradients, **extra(call))
     compare(oracle, library)
     assert_requested(library)

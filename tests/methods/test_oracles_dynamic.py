@@ -567,6 +567,26 @@ def test_masks_weights_and_momentum_equal_the_oracle(case):
     assert all(call % EPOCH == 0 for call in changed)
 
 
+@pytest.mark.parametrize(
+  "case",
+  [case for case in CASES if orders.between_steps(case.method)],
+  ids=lambda case: case.name,
+)
+def test_the_first_gradient_of_an_epoch_is_that_of_its_own_masks(case):
+  # Every bit: what regrows is at 0 before the step, so nothing is subtracted.
+  seed = CASES.index(case)
+  tree, key = small_tree(seed), jax.random.key(seed)
+  changed = run_side_by_side(
+    oracle_run(case, tree, key),
+    LibraryRun(case, tree, key),
+    seed,
+    extra=lambda call: extra_args(case, call),
+    between_steps=True,
+  )
+  assert len(changed) >= case.changes
+  assert all(call % EPOCH == 0 for call in changed)
+
+
 def test_deep_rewiring_equals_the_oracle_to_rounding():
   # How the compiler rounds a normal number, and noise and gradient together,
   # depends on the kernel; the oracle continues with the library's values.

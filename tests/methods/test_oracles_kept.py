@@ -35,6 +35,7 @@ from oracles import (
 )
 
 import sparsejax
+from sparsejax.updates import orders
 
 EPOCHS, STEPS_PER_EPOCH = 6, 12
 OPTIMIZERS = {"sgd": momentum_sgd(), "adamw": adamw()}
@@ -258,6 +259,22 @@ def test_masks_and_values_equal_the_oracle(case, optimizer):
   library = LibraryRun(case, tree, key, optimizer)
   changed = run_side_by_side(oracle, library, seed, compare=comparison(oracle))
   assert len(changed) >= case.changes
+
+
+@pytest.mark.parametrize(
+  "case",
+  [case for case in CASES if orders.between_steps(case.method)],
+  ids=lambda case: case.name,
+)
+def test_the_first_gradient_of_an_epoch_is_that_of_its_own_masks(case):
+  seed = CASES.index(case)
+  tree, key = random_tree(seed), jax.random.key(seed)
+  oracle, library = oracle_run(case, tree, key), LibraryRun(case, tree, key)
+  changed = run_side_by_side(
+    oracle, library, seed, compare=comparison(oracle), between_steps=True
+  )
+  assert len(changed) >= case.changes
+  assert all(call % STEPS_PER_EPOCH == 0 for call in changed)
 
 
 def test_sets_wait_for_the_next_step_with_finite_gradients():

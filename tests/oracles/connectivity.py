@@ -53,13 +53,21 @@ class UpdateThenStep:
   def __init__(self, leaves, sgd, events):
     self.leaves, self.sgd, self.events = leaves, sgd, events
     self.pending = [False] * len(events)
-    self.t = 0
+    self.t, self.updated_at = 0, -1
     training.zero_inactive(leaves)
+
+  def between_steps(self, metric=math.nan):
+    """Updates the masks before the gradient of the next step is taken."""
+    for due, update in self.events:
+      if due(self.t):
+        update(self.leaves, np.float32(metric), self.t)
+        self.updated_at = self.t
+    training.zero_inactive(self.leaves)
 
   def step(self, gradients, metric=math.nan):
     """Takes one call; `metric` is that of the last finished epoch."""
     for number, (due, update) in enumerate(self.events):
-      self.pending[number] |= due(self.t)
+      self.pending[number] |= due(self.t) and self.updated_at < self.t
       if self.pending[number] and network.all_finite(gradients):
         update(self.leaves, np.float32(metric), self.t)
         self.pending[number] = False

@@ -86,7 +86,7 @@ class OptG:
     self.sparsity, self.alpha, self.epochs = sparsity, alpha, epochs
     self.steps_per_epoch, self.learning_rate = steps_per_epoch, learning_rate
     self.momentum, self.reach_target = np.float32(momentum), reach_target
-    self.t, self.pending = 0, False
+    self.t, self.pending, self.updated_at = 0, False, -1
     sparse = network.sparse_leaves(leaves)
     self.scores = {leaf.name: np.zeros_like(leaf.weights) for leaf in sparse}
     self.buffers = {leaf.name: np.zeros_like(leaf.weights) for leaf in sparse}
@@ -117,9 +117,17 @@ class OptG:
       np.float32(learning_rate) * buffer
     )
 
+  def starts_epoch(self):
+    return self.t > 0 and self.t % self.steps_per_epoch == 0
+
+  def between_steps(self):
+    """Algorithm 1, line 4: before the gradient of the epoch's first step."""
+    if self.starts_epoch():
+      self.update_masks()
+      self.updated_at = self.t
+
   def step(self, gradients):
-    starts_epoch = self.t > 0 and self.t % self.steps_per_epoch == 0
-    self.pending |= starts_epoch
+    self.pending |= self.starts_epoch() and self.updated_at < self.t
     if self.pending and network.all_finite(gradients):
       self.update_masks()
       self.pending = False

@@ -1,5 +1,6 @@
 """The epoch metric that methods follow, also after a resume."""
 
+import functools
 import pathlib
 
 import jax
@@ -9,7 +10,14 @@ from helpers.stopping import StopAfter
 
 import sparsejax
 from sparsejax import command_line
-from sparsejax.training import loop, metric, preemption, sharding
+from sparsejax.training import (
+  dispatches,
+  loop,
+  metric,
+  preemption,
+  sharding,
+  train_step,
+)
 from sparsejax.training.config import build, command
 from sparsejax.training.reporting import metrics
 from sparsejax.training.reporting.reporter import Reporter
@@ -123,15 +131,15 @@ def test_method_follows_the_validation_loss(by_validation):
   np.testing.assert_allclose(active[::EPOCH], counts, rtol=0.01)
 
 
-@pytest.mark.parametrize("dispatches", [1, 2])
-def test_run_resumed_within_an_epoch_equals_an_uninterrupted_one(
-  by_train_loss, tmp_path, dispatches
+@pytest.mark.parametrize("dispatches, step", [(1, 15), (2, 20), (3, 30)])
+def test_resumed_run_equals_an_uninterrupted_one(
+  by_train_loss, tmp_path, dispatches, step
 ):
   workdir, wanted = by_train_loss
   stopped = run(experiment("dynset"), tmp_path, stop=StopAfter(dispatches))
-  assert stopped.step == 15 * dispatches
+  assert stopped.step == step
   resumed = run(experiment("dynset"), tmp_path)
-  assert resumed.resumed_from_step == 15 * dispatches
+  assert resumed.resumed_from_step == step
   assert_same_state(resumed.state, wanted.state)
   assert rows(tmp_path) == rows(workdir)
 
@@ -141,7 +149,7 @@ def test_run_resumed_between_epochs_equals_an_uninterrupted_one(
 ):
   workdir, wanted = by_validation
   chosen = experiment("lset", BY_VALIDATION)
-  assert run(chosen, tmp_path, stop=StopAfter(2)).step == 40
+  assert run(chosen, tmp_path, stop=StopAfter(4)).step == 40
   assert_same_state(run(chosen, tmp_path).state, wanted.state)
   assert rows(tmp_path) == rows(workdir)
 
@@ -165,22 +173,58 @@ def test_requested_counts_follow_the_metric(by_train_loss):
 
 def test_training_flops_follow_the_counts_of_every_step(by_train_loss):
   workdir, _ = by_train_loss
+  # Masks change before a step, which is then computed with the new ones.
   active = [row["active"] for row in rows(workdir)]
-  before = [active[0], *active[:-1]]
   # Forward and two backward products, two FLOPs each, batches of 64.
-  assert rows(workdir)[-1]["training_flops"] == 6 * 64 * sum(before)
+  assert rows(workdir)[-1]["training_flops"] == 6 * 64 * sum(active)
   assert rows(workdir)[-1]["inference_flops"] == 2 * active[-1]
 
 
-def test_dispatches_end_with_epochs_only_for_a_validation_metric():
-  assert experiment("dynset").steps.dispatch == 15
-  validated = experiment("lset", BY_VALIDATION)
-  assert validated.steps.dispatch == EPOCH
-  divides = experiment("lset", BY_VALIDATION, "--config.dispatch_steps=5")
-  assert divides.steps.dispatch == 5
-  assert experiment("set").setup.metric is None
-  with pytest.raises(command_line.InputError, match="multiples of 20"):
-    experiment("lset", BY_VALIDATION, "--config.keep_steps=(15,)")
+def test_the_first_gradient_of_an_epoch_is_that_of_its_own_masks(
+  by_train_loss, tmp_path
+):
+  chosen = experiment("dynset")
+  state = run(chosen, tmp_path, stop=StopAfter(2)).state
+  assert int(state.step) == EPOCH
+  found = rows(by_train_loss[0])[EPOCH]
+
+  def step_from(state):
+    train = sharding.replicate(chosen.dataset.train, sharding.data_mesh())
+    dispatch = functools.partial(train_step.run_dispatch, chosen.setup)
+    _, history = jax.jit(dispatch)(state, train)
+    return float(history.loss[EPOCH % 15])
+
+  updated = train_step.update_masks(chosen.setup, state)
+  assert int(updated.counters.active.sum()) == found["active"]
+  assert int(state.counters.active.sum()) > found["active"]
+  assert step_from(updated) == pytest.approx(found["loss"], rel=1e-5)
+  assert step_from(state) != pytest.approx(found["loss"], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+  "method, changes, ends",
+  [
+    ("granet", [], [15, 30, 45, 60, 75, 80]),
+    ("optg", [], [15, 20, 30, 40, 45, 60, 75, 80]),
+    ("dynset", [], [15, 20, 30, 40, 45, 60, 75, 80]),
+    ("lset", [BY_VALIDATION], [15, 20, 30, 40, 45, 60, 75, 80]),
+    ("optg", ["--config.dispatch_steps=40"], [20, 40, 60, 80]),
+    (
+      "set",
+      [
+        "--config.method.masks_first=True",
+        "--config.method.regrow_by=gradient",
+      ],
+      [15, 30, 45, 60, 75, 80],
+    ),
+  ],
+)
+def test_dispatches_end_where_the_host_acts(method, changes, ends):
+  setup = experiment(method, *changes).setup
+  found = [0]
+  while found[-1] < setup.total_steps:
+    found.append(dispatches.dispatch_end(setup, found[-1]))
+  assert found[1:] == ends
 
 
 def test_method_without_a_metric_gets_none():

@@ -1,12 +1,14 @@
 """Build an experiment from a config, before anything is compiled."""
 
 import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from ml_collections import ConfigDict
 
@@ -25,6 +27,7 @@ from sparsejax.training.checkpointing import init_from
 from sparsejax.training.config import keys, schema, sections
 from sparsejax.training.config import steps as when
 from sparsejax.training.config.experiment import Experiment, overrides
+from sparsejax.updates import orders, requested
 
 # One key per purpose, folded from the seed.
 _MODEL_KEY, _DATA_KEY, _MASK_KEY = range(3)
@@ -58,7 +61,7 @@ def build(config: ConfigDict, data: Dataset | None = None) -> Experiment:
     recipe.method,
     validates=dataset.validation is not None,
   )
-  steps = when.align(steps, resolved["keep_steps"], source)
+  steps = when.with_kept(steps, resolved["keep_steps"])
   before = init_from.find(resolved, needs_init_from=recipe.needs_init_from)
   model, configured = _models(resolved, provided, recipe, dataset)
   key = jax.random.key(resolved["seed"])
@@ -68,7 +71,9 @@ def build(config: ConfigDict, data: Dataset | None = None) -> Experiment:
   )
   tx_with = _transformation(resolved, inner, recipe.method, mask_key)
   setup = _setup(resolved, dataset, steps, model, tx_with)._replace(
-    dense_gradient=recipe.method.dense_gradient, metric=source
+    dense_gradient=recipe.method.dense_gradient,
+    metric=source,
+    mask_update_steps=_mask_update_steps(recipe.method, steps.total),
   )
   return Experiment(
     config=resolved,
@@ -162,7 +167,7 @@ def _transformation(
   inner: optax.GradientTransformation,
   method: sparsejax.Method,
   key: jax.Array,
-) -> Callable[[Any], optax.GradientTransformationExtraArgs]:
+) -> Callable[[Any], sparsejax.SparseTransformation]:
   """Returns initial masks -> the method around the optimizer."""
   return lambda masks: sparsejax.sparsify(
     inner,
@@ -179,7 +184,7 @@ def _setup(
   dataset: Dataset,
   steps: when.Steps,
   model: nn.Module,
-  tx_with: Callable[[Any], optax.GradientTransformationExtraArgs],
+  tx_with: Callable[[Any], sparsejax.SparseTransformation],
 ) -> train_state.Setup:
   return train_state.Setup(
     model=model,
@@ -196,6 +201,14 @@ def _setup(
     ema_decay=config["ema_decay"],
     microbatches=config["microbatches"],
   )
+
+
+def _mask_update_steps(method: sparsejax.Method, total: int) -> int:
+  """Returns the interval of the updates between steps; 0 if there are none."""
+  if not orders.between_steps(method):
+    return 0
+  due = np.flatnonzero(requested.due_steps(method, total))
+  return math.gcd(*due.tolist()) or total
 
 
 def _late_schedules(

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import jax
 
 from sparsejax import command_line
-from sparsejax.training import metric
 from sparsejax.training.config import durations
 
 
@@ -40,7 +39,7 @@ def steps(config: Mapping[str, Any], examples: int) -> Steps:
     examples: number of training examples.
 
   Returns:
-    The steps; `kept` is empty until `align` sets it.
+    The steps; `kept` is empty until `with_kept` sets it.
 
   Raises:
     InputError: if the batch size does not fit the examples or the devices.
@@ -98,38 +97,30 @@ def extended(config: Mapping[str, Any]) -> dict[str, Any]:
   }
 
 
-def align(
-  steps: Steps, keep_steps: list[Any], metric_source: str | None
-) -> Steps:
-  """Set where dispatches end, and check that kept steps are on that grid.
-
-  If the method follows a validation metric, a dispatch ends with every epoch:
-  dispatches become as long as an epoch unless they divide it.
+def with_kept(steps: Steps, keep_steps: list[Any]) -> Steps:
+  """Set the steps whose weights are kept.
 
   Args:
     steps: as `steps` returns them.
     keep_steps: `config.keep_steps`.
-    metric_source: what the method's metric is, as `metric.source` returns it.
 
   Returns:
     The final steps.
 
   Raises:
-    InputError: if a kept step is not on the grid.
+    InputError: if no dispatch ends at a kept step.
   """
-  dispatch = steps.dispatch
-  if metric.uses_validation(metric_source) and steps.per_epoch % dispatch:
-    dispatch = min(steps.per_epoch, steps.total)
   for step in keep_steps:
     if not isinstance(step, int) or not (
-      0 <= step <= steps.total and (step % dispatch == 0 or step == steps.total)
+      0 <= step <= steps.total
+      and (step % steps.dispatch == 0 or step == steps.total)
     ):
       raise command_line.InputError(
-        f"`config.keep_steps` must hold multiples of {dispatch},"
+        f"`config.keep_steps` must hold multiples of {steps.dispatch},"
         f" `config.dispatch_steps`, up to {steps.total}, the last step, got"
         f" {step}."
       )
-  return steps._replace(dispatch=dispatch, kept=tuple(keep_steps))
+  return steps._replace(kept=tuple(keep_steps))
 
 
 def _check_batch_size(config: Mapping[str, Any], examples: int) -> None:
