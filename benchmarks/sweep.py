@@ -25,11 +25,11 @@ import numpy as np
 import sparsejax
 from sparsejax import train as trainer
 from sparsejax.training import (
+  dispatches,
   evaluation,
   initial_state,
   sharding,
   train_state,
-  train_step,
 )
 from sparsejax.training.config import build, command, keys
 from sparsejax.training.config.experiment import Experiment
@@ -111,20 +111,21 @@ def train(cell: Cell, seeds: Sequence[int]) -> list[dict[str, Any]]:
     One record per run.
   """
   train_steps: Callable | None = None
+  test: Any = None
   evaluate: Callable | None = None
-  records = []
+  mesh, records = sharding.data_mesh(), []
   for seed in seeds:
     experiment, state = _initialize(cell, seed)
     setup, dataset = experiment.setup, experiment.dataset
     if train_steps is None or evaluate is None:
-      train_steps = jax.jit(
-        functools.partial(train_step.run_dispatch, setup), donate_argnums=0
+      split, test = sharding.replicate((dataset.train, dataset.test), mesh)
+      train_steps = dispatches.compile_dispatches(
+        dispatches.Target(setup, state, mesh), split, trains=True
       )
       evaluate = jax.jit(functools.partial(evaluation.evaluate, setup))
-    split, test = jax.device_put((dataset.train, dataset.test))
     started = time.perf_counter()
-    for _ in range(0, experiment.steps.total, experiment.steps.dispatch):
-      state, _ = train_steps(state, split)
+    while int(state.step) < experiment.steps.total:
+      state, _ = train_steps(state)
     totals = jax.block_until_ready(evaluate(state, test))
     seconds = time.perf_counter() - started
     if not np.isfinite(totals.loss):

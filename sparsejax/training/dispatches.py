@@ -48,6 +48,36 @@ def compile_dispatches(
   Returns:
     A function that runs the next dispatch.
   """
+  steps = _compile_steps(target, train, trains=trains)
+  return _after_mask_update(target, steps, trains=trains)
+
+
+def _after_mask_update(
+  target: Target, steps: TrainDispatch, *, trains: bool
+) -> TrainDispatch:
+  """Returns dispatches that begin with the mask updates between steps."""
+  setup, state, mesh = target
+  if not setup.mask_update_steps:
+    return steps
+  update: Any = jax.jit(
+    functools.partial(train_step.update_masks, setup),
+    donate_argnums=0,
+    out_shardings=sharding.replicated(mesh),
+  )
+  if trains:
+    update = update.lower(state).compile()
+
+  def dispatch(state: TrainState) -> tuple[TrainState, train_step.Metrics]:
+    if int(sharding.fetch(state.step)) % setup.mask_update_steps == 0:
+      state = update(state)
+    return steps(state)
+
+  return dispatch
+
+
+def _compile_steps(
+  target: Target, train: Split | Stream, *, trains: bool
+) -> TrainDispatch:
   setup, state, mesh = target
   if isinstance(train, Stream):
     key = jax.random.wrap_key_data(sharding.fetch(state.key))

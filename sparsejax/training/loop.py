@@ -157,8 +157,8 @@ def _start(
 def _train(run: _Run, state: TrainState) -> outcomes.Outcome:
   """Runs the loop.
 
-  Before a dispatch, masks are updated if the method does so between two steps.
-  So an evaluation sees the masks that its epoch trained with, and the first
+  A dispatch begins with a mask update if the method updates masks between two
+  steps: an evaluation sees the masks that its epoch trained with, and the first
   gradient of an epoch is that of its own masks. After a dispatch, events have a
   fixed order, which an exact resume relies on:
 
@@ -219,8 +219,6 @@ def _dispatch(run: _Run, state: TrainState, first: int) -> _Dispatched:
   started = time.perf_counter()
   setup = run.experiment.setup
   with jax.transfer_guard("disallow"):
-    if run.programs.update_masks and first % setup.mask_update_steps == 0:
-      state = run.programs.update_masks(state)
     state, stacked = jax.block_until_ready(run.programs.train(state))
   seconds = time.perf_counter() - started
   step = dispatches.dispatch_end(setup, first)

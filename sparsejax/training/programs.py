@@ -18,38 +18,33 @@ from sparsejax.training import (
   input_pipeline,
   metric,
   sharding,
-  train_step,
 )
 from sparsejax.training.dispatches import Target
 from sparsejax.training.train_state import Setup, TrainState
 
 Evaluate = Callable[[TrainState], evaluation.Totals]
-Update = Callable[[TrainState], TrainState]
+UpdateMetric = Callable[[TrainState], TrainState]
 
 
 class Programs(NamedTuple):
   """Compiled programs.
 
   Attributes:
-    train: one dispatch, up to the next of `Setup.dispatch_ends`; donates the
-      state.
+    train: one dispatch, up to the next of `Setup.dispatch_ends`, after a mask
+      update if the method updates masks between steps; donates the state.
     evaluate: sums over a split, by name: "test", "validation" if there is one,
       and "train" if it is resident (compiled when it is first called).
     examples: number of examples in each of these splits.
     update_metric: evaluates the validation split and updates the epoch metric
       of the state, to be called after every epoch; `None` if the method does
       not follow a validation metric.
-    update_masks: updates the masks where an update is due, to be called before
-      the steps at multiples of `mask_update_steps`; donates the state. `None`
-      if the method updates them in a step.
     compile_seconds: time spent compiling.
   """
 
   train: dispatches.TrainDispatch
   evaluate: Mapping[str, Evaluate]
   examples: Mapping[str, int]
-  update_metric: Update | None
-  update_masks: Update | None
+  update_metric: UpdateMetric | None
   compile_seconds: float
 
 
@@ -90,21 +85,11 @@ def compile(
     update_metric = _update_metric(
       target, evaluate["validation"], examples["validation"]
     )
-  update_masks: Any = None
-  if setup.mask_update_steps:
-    update_masks = jax.jit(
-      functools.partial(train_step.update_masks, setup),
-      donate_argnums=0,
-      out_shardings=sharding.replicated(mesh),
-    )
-    if trains:
-      update_masks = update_masks.lower(state).compile()
   return Programs(
     train=train,
     evaluate=evaluate,
     examples=examples,
     update_metric=update_metric,
-    update_masks=update_masks,
     compile_seconds=time.perf_counter() - started,
   )
 
@@ -169,7 +154,9 @@ def _evaluate_stream(target: Target, split: Stream) -> Evaluate:
   return evaluate
 
 
-def _update_metric(target: Target, evaluate: Evaluate, examples: int) -> Update:
+def _update_metric(
+  target: Target, evaluate: Evaluate, examples: int
+) -> UpdateMetric:
   setup, _, mesh = target
   assert setup.metric is not None
   source = setup.metric
