@@ -23,8 +23,28 @@ from sparsejax.updates.pruning import keep_highest
 
 LossFn = Callable[[PyTree, Any], Array]
 
-NetworkScore = Callable[[Any, PyTree, PyTree, Key | None], PyTree]
-"""(loss_fn, params, batches, key) -> a tree like `params`; higher survives.
+
+class Network(NamedTuple):
+  """What a criterion scores.
+
+  Attributes:
+    loss_fn: (params, batch) -> the loss; None where none is given.
+    params: with zeros at inactive weights.
+    batches: tree with a leading axis of batches, or None.
+    masks: tree of bool like `params`, the weights that compete; `MaskedNode` at
+      dense leaves.
+    key: typed key, or None.
+  """
+
+  loss_fn: Any
+  params: PyTree
+  batches: PyTree
+  masks: Masks
+  key: Key | None = None
+
+
+NetworkScore = Callable[[Network], PyTree]
+"""(network) -> a tree like its parameters; higher survives.
 
 Per weight a float, or a uint32 rank.
 """
@@ -112,37 +132,43 @@ def prune_at_init(
   return layout.masked_tree(found)
 
 
-def _snip(loss_fn, params, batches, key):
-  del key  # Nothing is random.
-  grads = _gradient(loss_fn, params, batches)
-  return _map(lambda p, g: jnp.abs(p * g), params, grads)
+def _snip(network):
+  grads = _gradient(network)
+  return _map(lambda p, g: jnp.abs(p * g), network.params, grads)
 
 
-def _taylor(loss_fn, params, batches, key):
-  del key  # Nothing is random.
-
+def _taylor(network):
   def squared(batch):
-    grads = jax.grad(loss_fn)(params, batch)
-    return _map(lambda p, g: jnp.square(p * g), params, grads)
+    grads = jax.grad(network.loss_fn)(network.params, batch)
+    return _map(lambda p, g: jnp.square(p * g), network.params, grads)
 
-  return _total(squared, batches)
+  return _total(squared, network.batches)
 
 
-def _grasp(loss_fn, params, batches, key):
-  del key  # Nothing is random.
-  grads = _gradient(loss_fn, params, batches)
-  direction = jax.tree.map(lambda p, g: g.astype(p.dtype), params, grads)
+def _grasp(network):
+  params = network.params
+  # The gradient flow of the weights that compete: both official codes leave
+  # biases and normalization out of the direction, and of the sum.
+  direction = trees.map_masked(
+    lambda mask, p, g: jnp.where(mask, g, 0).astype(p.dtype),
+    network.masks,
+    params,
+    _gradient(network),
+    dense=lambda p, g: jnp.zeros_like(p),
+  )
 
   def hessian_product(batch):
-    gradient = jax.grad(loss_fn)
-    return jax.jvp(lambda p: gradient(p, batch), (params,), (direction,))[1]
+    def gradient(params):
+      return jax.grad(network.loss_fn)(params, batch)
+
+    return jax.jvp(gradient, (params,), (direction,))[1]
 
   # The paper removes the highest of minus this.
-  return _map(lambda p, h: p * h, params, _total(hessian_product, batches))
+  total = _total(hessian_product, network.batches)
+  return _map(lambda p, h: p * h, params, total)
 
 
-def _synflow(loss_fn, params, batches, key):
-  del key  # Nothing is random.
+def _synflow(network):
   with jax.enable_x64(True):
 
     def wide(x):
@@ -150,12 +176,12 @@ def _synflow(loss_fn, params, batches, key):
       return lax.convert_element_type(x, jnp.float64) if floats else x
 
     def flow(params, batch):
-      return jnp.sum(loss_fn(params, batch), dtype=jnp.float64)
+      return jnp.sum(network.loss_fn(params, batch), dtype=jnp.float64)
 
-    positive = jax.tree.map(lambda p: jnp.abs(wide(p)), params)
+    positive = jax.tree.map(lambda p: jnp.abs(wide(p)), network.params)
     slopes = _total(
       lambda batch: jax.grad(flow)(positive, batch),
-      jax.tree.map(wide, batches),
+      jax.tree.map(wide, network.batches),
       jnp.float64,
     )
     scores = jax.tree.map(lambda p, g: jnp.abs(p * g), positive, slopes)
@@ -166,24 +192,22 @@ def _synflow(loss_fn, params, batches, key):
     )
 
 
-def _magnitude(loss_fn, params, batches, key):
-  del loss_fn, batches, key  # The weights alone decide.
-  return _map(jnp.abs, params)
+def _magnitude(network):
+  return _map(jnp.abs, network.params)
 
 
-def _random(loss_fn, params, batches, key):
-  del loss_fn, batches  # The key alone decides.
-  if key is None:
+def _random(network):
+  if network.key is None:
     raise ValueError(
       "`key` must be given for a random criterion, got None."
       " Pass key=jax.random.key(0)."
     )
 
   def bits(index, x):
-    leaf_key = random_bits.leaf_key(key, 0, index, random_bits.FIRST_MASKS)
-    return jax.random.bits(leaf_key, x.shape, jnp.uint32)
+    key = random_bits.leaf_key(network.key, 0, index, random_bits.FIRST_MASKS)
+    return jax.random.bits(key, x.shape, jnp.uint32)
 
-  arrays, treedef = jax.tree.flatten(params)
+  arrays, treedef = jax.tree.flatten(network.params)
   return treedef.unflatten(map(bits, range(len(arrays)), arrays))
 
 
@@ -212,10 +236,12 @@ References:
 grasp = NetworkCriterion(_grasp)
 """GraSP: `w (H g)` with `g = dL/dw`, to preserve the gradient flow.
 
-L is the sum of the loss over the batches, as the two halves of the paper's
-batch are summed. The paper's loss divides the logits by 200; do so in
-`loss_fn`. The paper's code scores dense layers at newly sampled weights
-(Xavier, normal), because PyTorch's are small; we score the weights that train.
+H and g are those of the weights that compete, without biases and other dense
+leaves, as in both official codes. L is the sum of the loss over the batches, as
+the two halves of the paper's batch are summed. The paper's loss divides the
+logits by 200; do so in `loss_fn`. The paper's code scores dense layers at newly
+sampled weights (Xavier, normal), because PyTorch's are small; we score the
+weights that train.
 
 References:
   Wang et al., `Picking winning tickets before training by preserving gradient
@@ -274,7 +300,10 @@ def _pruner(
     def one_round(index, carry):
       masks, finite = carry
       pruned = trees.where(layout.masked_tree(masks), params)
-      scores = layout.take(criterion.score(loss_fn, pruned, batches, key))
+      network = Network(
+        loss_fn, pruned, batches, layout.masked_tree(masks), key
+      )
+      scores = layout.take(criterion.score(network))
       pairs = zip(scores, masks, strict=True)
       finite &= jnp.stack([jnp.all(jnp.isfinite(s) | ~m) for s, m in pairs])
       packed = packing_for(layout, scores)
@@ -325,9 +354,12 @@ def _stacked(batches: PyTree | Iterator) -> PyTree:
   return batches
 
 
-def _gradient(loss_fn, params, batches) -> PyTree:
+def _gradient(network: Network) -> PyTree:
   """Returns the gradient of the loss summed over the batches."""
-  return _total(lambda batch: jax.grad(loss_fn)(params, batch), batches)
+  return _total(
+    lambda batch: jax.grad(network.loss_fn)(network.params, batch),
+    network.batches,
+  )
 
 
 def _total(f: Callable, batches: PyTree, dtype: Any = jnp.float32) -> PyTree:

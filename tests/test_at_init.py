@@ -12,7 +12,7 @@ from oracles import ranking
 import sparsejax
 from sparsejax import at_init
 from sparsejax.components import counts as counting
-from sparsejax.components import distributions
+from sparsejax.components import distributions, leaves, trees
 
 SIZES = (4, 5, 3)
 INPUTS = np.random.default_rng(1).normal(size=(2, 6, SIZES[0]))
@@ -70,6 +70,13 @@ def oracle_loss(weights, temperature=1.0):
   )
 
 
+def score(criterion, loss_fn, params, batches, key):
+  """Scores a dense network."""
+  layout = leaves.find_layout(params, None, None)
+  masks = layout.masked_tree([jnp.ones(x.shape, bool) for x in layout.leaves])
+  return criterion.score(at_init.Network(loss_fn, params, batches, masks, key))
+
+
 def kernels(tree):
   return [layer["kernel"] for layer in tree.values()]
 
@@ -80,7 +87,7 @@ CLOSE = {"rtol": 2e-4, "atol": 1e-6}
 
 def test_snip_is_the_change_of_the_loss():
   weights = float64_weights()
-  scores = at_init.snip.score(loss, as_params(weights), BATCHES, None)
+  scores = score(at_init.snip, loss, as_params(weights), BATCHES, None)
   want = oracle.snip(oracle_loss, weights)
   for got, expected in zip(kernels(scores), want, strict=True):
     np.testing.assert_allclose(got, expected, **CLOSE)
@@ -88,7 +95,7 @@ def test_snip_is_the_change_of_the_loss():
 
 def test_taylor_is_the_squared_change_of_each_batch():
   weights = float64_weights()
-  scores = at_init.taylor.score(loss, as_params(weights), BATCHES, None)
+  scores = score(at_init.taylor, loss, as_params(weights), BATCHES, None)
   each = [
     oracle.snip(lambda w, x=x, y=y: oracle.cross_entropy(w, x, y, 1.0), weights)
     for x, y in zip(INPUTS, LABELS, strict=True)
@@ -102,8 +109,12 @@ def test_grasp_is_the_change_of_the_gradient_norm(temperature):
   weights = float64_weights(sizes=(3, 4, 2))
   x, y = INPUTS[:, :4, :3], LABELS[:, :4] % 2
   batches = {"x": jnp.asarray(x, jnp.float32), "y": jnp.asarray(y, jnp.int32)}
-  scores = at_init.grasp.score(
-    lambda p, b: loss(p, b, temperature), as_params(weights), batches, None
+  scores = score(
+    at_init.grasp,
+    lambda p, b: loss(p, b, temperature),
+    as_params(weights),
+    batches,
+    None,
   )
 
   def total(at):  # The two halves are summed.
@@ -120,7 +131,7 @@ def test_grasp_is_the_change_of_the_gradient_norm(temperature):
 def test_synflow_is_the_change_of_the_flow():
   weights = float64_weights()
   ones = jnp.ones((1, 1, SIZES[0]))
-  scores = at_init.synflow.score(flow, as_params(weights), ones, None)
+  scores = score(at_init.synflow, flow, as_params(weights), ones, None)
   want = oracle.synflow(weights, np.ones((1, SIZES[0])))
   largest = max(score.max() for score in want)
   biases = [abs(b) for _, b in weights]
@@ -164,6 +175,45 @@ def test_masks_equal_the_oracles_round_by_round(name, rounds):
 # Worked numbers
 
 
+def test_worked_numbers_of_grasp():
+  # Both official codes leave the bias out of the direction.
+  params = {
+    "kernel": jnp.array([[1.0, 2.0], [3.0, -1.0]]),
+    "bias": jnp.array([0.5, -2.0]),
+  }
+
+  def cubed(p, x):
+    return jnp.sum(jnp.tanh(x @ p["kernel"] + p["bias"]) ** 3)
+
+  scores = score(at_init.grasp, cubed, params, jnp.array([[[0.3, -0.2]]]), None)
+  np.testing.assert_allclose(
+    scores["kernel"], [[0.0046, 0.0295], [-0.0092, 0.0098]], atol=5e-5
+  )
+
+
+def test_grasp_follows_the_flow_of_the_weights_that_compete():
+  params = as_params(float64_weights())
+  layout = leaves.find_layout(params, None, None)
+  active = [jnp.abs(x) > 0.3 for x in layout.take(params)]
+  masks = layout.masked_tree(active)
+  network = at_init.Network(loss, trees.where(masks, params), BATCHES, masks)
+
+  def norm(sparse):
+    def summed(sparse):
+      whole = layout.put(params, sparse)
+      return jnp.sum(jax.vmap(lambda batch: loss(whole, batch))(BATCHES))
+
+    grads = jax.grad(summed)(sparse)
+    pairs = zip(active, grads, strict=True)
+    return sum(jnp.sum(jnp.where(m, g, 0) ** 2) for m, g in pairs) / 2
+
+  sparse = layout.take(network.params)
+  want = [w * s for w, s in zip(sparse, jax.grad(norm)(sparse), strict=True)]
+  found = layout.take(at_init.grasp.score(network))
+  for one, other in zip(found, want, strict=True):
+    np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
 def test_worked_numbers_of_snip():
   w, g = (
     jnp.array([[2, -0.1], [0.5, -0.4]]),
@@ -171,8 +221,12 @@ def test_worked_numbers_of_snip():
   )
   params = {"kernel": w}
   batch = g[None]
-  scores = at_init.snip.score(
-    lambda p, slope: jnp.sum(p["kernel"] * slope), params, batch, None
+  scores = score(
+    at_init.snip,
+    lambda p, slope: jnp.sum(p["kernel"] * slope),
+    params,
+    batch,
+    None,
   )["kernel"]
   np.testing.assert_allclose(scores, [[0.2, 0.05], [0.01, 0.12]], rtol=1e-6)
   shares = scores / scores.sum()
@@ -184,11 +238,10 @@ def test_worked_numbers_of_snip():
 def test_worked_shares_of_synflow():
   active = []
 
-  def counting(loss_fn, params, batches, key):
-    del loss_fn, batches, key
-    left = jnp.sum(params["kernel"] != 0, dtype=jnp.int32)
+  def counting(network):
+    left = jnp.sum(network.params["kernel"] != 0, dtype=jnp.int32)
     jax.debug.callback(lambda n: active.append(int(n)), left, ordered=True)
-    return jax.tree.map(jnp.abs, params)
+    return jax.tree.map(jnp.abs, network.params)
 
   found = sparsejax.prune_at_init(
     None,
@@ -342,7 +395,7 @@ def test_half_precision_is_scored_in_float32():
     if criterion is not at_init.random:
       data = INPUTS.astype(np.float32)
       fn = lambda p, x: jnp.sum(flow(p, x)).astype(jnp.float32)  # noqa: E731
-      scores = criterion.score(fn, half, jnp.asarray(data), None)
+      scores = score(criterion, fn, half, jnp.asarray(data), None)
       assert {s.dtype for s in jax.tree.leaves(scores)} == {jnp.float32.dtype}
 
 

@@ -50,25 +50,6 @@ def slopes(loss, weights):
   return found
 
 
-def bias_slopes(loss, weights):
-  """The same for biases, which are part of GraSP's gradient."""
-  found = []
-  for layer, (kernel, bias) in enumerate(weights):
-    slope = np.zeros(bias.shape)
-    for place in np.ndindex(bias.shape):
-
-      def at(h, layer=layer, place=place, kernel=kernel, bias=bias):
-        shifted = bias.copy()
-        shifted[place] += h
-        return loss(
-          [*weights[:layer], (kernel, shifted), *weights[layer + 1 :]]
-        )
-
-      slope[place] = difference(at)
-    found.append(slope)
-  return found
-
-
 def difference(f, step=STEP):
   """Returns the slope at 0, with fourth-order error in the step."""
   near, far = f(step) - f(-step), f(2 * step) - f(-2 * step)
@@ -94,14 +75,13 @@ def snip(loss, weights):
 def grasp(loss, weights):
   """Scores by the slope in c of half the squared gradient norm.
 
-  The norm is over all parameters. Pruning a weight decreases the norm by its
-  score, so the smallest scores are pruned first.
+  The norm is over the kernels, which alone are pruned. Pruning a weight
+  decreases the norm by its score, so the smallest scores are pruned first.
   """
   step = 1e-2
 
   def half_squared_norm(at):
-    every = slopes(loss, at) + bias_slopes(loss, at)
-    return sum((slope**2).sum() for slope in every) / 2
+    return sum((slope**2).sum() for slope in slopes(loss, at)) / 2
 
   found = []
   for layer, (kernel, _) in enumerate(weights):
