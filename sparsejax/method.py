@@ -34,6 +34,7 @@ class Input(enum.Enum):
     WEIGHTS: the weights; latent ones where the storage keeps those.
     GRADIENT: the dense gradient, also at inactive weights.
     ACTIVE_GRADIENT: the gradient, at active weights only.
+    MOMENTUM: the momentum of the inner optimizer, at mask updates.
     MASK: which weights are active.
     POSITION: other positions of the leaf, as for neighbors. Scores that read it
       are computed leaf by leaf and not inside the search.
@@ -43,6 +44,7 @@ class Input(enum.Enum):
   WEIGHTS = "weights"
   GRADIENT = "gradient"
   ACTIVE_GRADIENT = "active gradient"
+  MOMENTUM = "momentum"
   MASK = "mask"
   POSITION = "position"
   KEY = "key"
@@ -168,6 +170,8 @@ class Leaf(NamedTuple):
       `Accumulator.of`.
     key: random key of the leaf, step and purpose; None without a key.
     sparse: name, shape and layer axis of the leaf; None for packed arrays.
+    momentum: like `weights`, of the inner optimizer; None where no part reads
+      it, and outside mask updates.
   """
 
   weights: Shaped[Array, "*dims"]
@@ -176,6 +180,7 @@ class Leaf(NamedTuple):
   accumulators: Mapping[str, Array]
   key: Key | None = None
   sparse: SparseLeaf | None = None
+  momentum: Float[Array, "*dims"] | None = None
 
   @property
   def axis(self) -> int | None:
@@ -468,8 +473,9 @@ class Storage(NamedTuple):
     gradient: (leaf) -> the gradient that the inner optimizer sees.
     emit: (params, step, change, accumulators) -> (updates for the user, the new
       latent tree), from an `InnerStep` and a `MaskChange`.
-    keeps_values: whether inactive weights keep their values and optimizer
-      state, and compete again at a mask update.
+    keeps_values: whether inactive weights keep their values, and compete again
+      at a mask update.
+    keeps_state: whether inactive weights keep their optimizer state.
     update: (leaf, inner update) -> the part of it that moves the weights.
     reads: what `gradient` and `update` read, and accumulators of the others.
   """
@@ -479,6 +485,7 @@ class Storage(NamedTuple):
   gradient: Callable[[Leaf], Array]
   emit: Callable[..., tuple[PyTree, PyTree]]
   keeps_values: bool
+  keeps_state: bool
   update: Callable[[Leaf, Array], Array] = lambda leaf, update: update
   reads: Reads = (Input.ACTIVE_GRADIENT, Input.MASK)
 
@@ -571,6 +578,11 @@ class Method:
     """Whether mask updates read no gradient, so that none has to be at hand."""
     gradients = {Input.GRADIENT, Input.ACTIVE_GRADIENT}
     return not any(gradients & set(reads) for reads in self._update_reads())
+
+  @property
+  def reads_momentum(self) -> bool:
+    """Whether mask updates read the momentum of the inner optimizer."""
+    return any(Input.MOMENTUM in reads for reads in self._update_reads())
 
   @property
   def dense_gradient(self) -> DenseGradient:

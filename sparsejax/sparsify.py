@@ -13,6 +13,7 @@ from sparsejax.method import Key, Masks, Method
 from sparsejax.selection import bitmasks
 from sparsejax.state import SparseState, map_sparse_states, sparse_states
 from sparsejax.updates import first_masks, orders
+from sparsejax.updates import inner_state as inner_states
 from sparsejax.updates.optimizer_step import Call
 
 _NO_PARAMS = (
@@ -168,13 +169,16 @@ def _init(
   first = _placed_like(layout.take(params), first)
   accumulators = first_masks.start_accumulators(method, layout, params, first)
   masks = layout.masked_tree(first)
+  inner_state = bound.inner.init(trees.where(masks, params))
+  if method.reads_momentum:
+    inner_states.momentum(inner_state, layout)  # Raises where there is none.
   state = SparseState(
     step=jnp.zeros((), jnp.int32),
     last_update=jnp.full((), -1, jnp.int32),
     masks=masks,
     requested=requested,
     axes=jnp.array([-1 if a is None else a for a in layout.axes], jnp.int32),
-    inner_state=bound.inner.init(trees.where(masks, params)),
+    inner_state=inner_state,
     latent=storage.init(params, masks, accumulators),
     accumulators=accumulators,
     key_data=jax.tree.map(jnp.array, bound.key_data),

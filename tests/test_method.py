@@ -57,6 +57,7 @@ METHODS = {
   "rigl": (methods.rigl(0.5, **RAMP), "at updates"),
   "rigl_itop": (methods.rigl_itop(0.5, **RUN), "at updates"),
   "snfs": (methods.snfs(0.5, **RUN), "every step"),
+  "snfs own": (methods.snfs(0.5, momentum=0.9, **RUN), "every step"),
   "dpf": (methods.dpf(0.5, **RAMP), "every step"),
   "dnw": (methods.dnw(0.5), "every step"),
   "sr_ste": (methods.sr_ste(n=2, m=4), "every step"),
@@ -100,6 +101,7 @@ def inputs(method):
     Input.GRADIENT: GRADIENT,
     Input.MASK: jnp.zeros(SHAPE, bool),
     Input.KEY: jax.random.key_data(jax.random.key(0)),
+    Input.MOMENTUM: OTHER,
     **{x: start(method)[x.name] for x in method.all_accumulators},
   }
 
@@ -113,6 +115,7 @@ def rebuild(method, read):
     read[Input.MASK],
     per_leaf(method, values),
     jax.random.wrap_key_data(read[Input.KEY]),
+    momentum=read[Input.MOMENTUM],
   )
   metric = jnp.float32(0.5)
   context = Context(LAYOUT, [leaf], jnp.int32(3), None, metric, values)

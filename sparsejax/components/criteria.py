@@ -56,6 +56,19 @@ momentum = accumulated_magnitude(accumulators.momentum)
 """Scores a position by `|v|`, v the momentum of the dense gradient."""
 
 
+def _optimizer_momentum(leaf: Leaf) -> Scores:
+  assert leaf.momentum is not None  # `sparsify` requires it.
+  return jnp.abs(leaf.momentum.astype(jnp.float32))
+
+
+optimizer_momentum = Criterion(_optimizer_momentum, reads=(Input.MOMENTUM,))
+"""Scores a position by the absolute momentum of the inner optimizer.
+
+At inactive positions there is some only where the storage keeps it, as
+`zeroed_with_momentum` does.
+"""
+
+
 def _random(leaf: Leaf) -> Scores:
   if leaf.key is None:
     raise ValueError(

@@ -9,22 +9,28 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from sparsejax.components import counts, criteria
-from sparsejax.components.accumulators import momentum
-from sparsejax.method import Accumulator, Context, Count, Fraction, Input
+from sparsejax.components import counts
+from sparsejax.method import (
+  Accumulator,
+  Context,
+  Count,
+  Criterion,
+  Fraction,
+  Input,
+)
 
 # SNFS prunes an important layer below this sparsity by no more than that.
 _CAREFUL = 0.2
 _FULL = 0.99  # share of a layer's free positions that are taken at first
 
 
-def momentum_shares(context: Context, active: Array) -> Array:
-  """Returns float64 shares: the mean |momentum| of each layer's active weights.
+def mean_shares(criterion: Criterion, context: Context, active: Array) -> Array:
+  """Returns float64 shares: the mean score of each layer's active weights.
 
-  They sum to 1, and are equal where all momentum is 0.
+  They sum to 1, and are equal where all scores are 0.
   """
   with jax.enable_x64(True):
-    totals = counts.sum_active(context, criteria.momentum)
+    totals = counts.sum_active(context, criterion)
     number = lax.convert_element_type(active, jnp.float64)
     means = jnp.where(number > 0, totals / jnp.maximum(number, 1.0), 0.0)
     sum_ = jnp.sum(means)
@@ -33,11 +39,15 @@ def momentum_shares(context: Context, active: Array) -> Array:
     return jnp.where(usable, shares, 1.0 / len(context.layout.sizes))
 
 
-def careful_fraction(fraction: Fraction) -> Count:
+def careful_fraction(fraction: Fraction, momentum: Criterion) -> Count:
   """Layers prune a fraction; nearly dense and important ones, their sparsity.
 
   Those are layers with a sparsity below 0.2 and more than the average momentum,
   where the sparsity is the lower of the two.
+
+  Args:
+    fraction: step -> fraction in [0, 1].
+    momentum: scores a weight by its |momentum|.
 
   References:
     Dettmers & Zettlemoyer, `Sparse networks from scratch
@@ -45,7 +55,8 @@ def careful_fraction(fraction: Fraction) -> Count:
   """
 
   def prune_count(context: Context, active: Array) -> Array:
-    shares, sizes = momentum_shares(context, active), context.layout.sizes
+    sizes = context.layout.sizes
+    shares = mean_shares(momentum, context, active)
     with jax.enable_x64(True):
       number = lax.convert_element_type(active, jnp.float64)
       total = jnp.asarray(sizes, jnp.float64)
@@ -56,29 +67,33 @@ def careful_fraction(fraction: Fraction) -> Count:
       pruned = jnp.where(careful, jnp.minimum(sparsity, pruned), pruned)
       return lax.convert_element_type(counts.ceil(pruned * number), jnp.int32)
 
-  return Count(prune_count, reads=(momentum, Input.MASK))
+  return Count(prune_count, reads=(*momentum.reads, Input.MASK))
 
 
-def _by_momentum(context: Context, active: Array, pruned: Array) -> Array:
-  free = jnp.asarray(context.layout.sizes, jnp.int32) - active + pruned
-  total = jnp.sum(pruned, dtype=jnp.int32)
-  return by_shares(momentum_shares(context, active), total, free)
+def by_momentum(momentum: Criterion) -> Count:
+  """Layers regrow what all pruned, in proportion to their mean |momentum|.
 
+  Each layer gets `ceil(share total)`, at most 0.99 of its free positions. If
+  the sum is too large, layers give back one each, from the last to the first,
+  until it fits. If it is too small, the rest is split equally among the layers
+  that have space, the first ones one more, until all is placed; where no layer
+  has space, the free positions are the limit.
 
-by_momentum = Count(_by_momentum, reads=(momentum, Input.MASK))
-"""Layers regrow what all pruned, in proportion to their mean |momentum|.
+  Args:
+    momentum: scores a weight by its |momentum|.
 
-Each layer gets `ceil(share total)`, at most 0.99 of its free positions. If the
-sum is too large, layers give back one each, from the last to the first, until
-it fits. If it is too small, the rest is split equally among the layers that
-have space, the first ones one more, until all is placed; where no layer has
-space, the free positions are the limit.
+  References:
+    Dettmers & Zettlemoyer, `Sparse networks from scratch
+    <https://arxiv.org/abs/1907.04840>`_, 2019, algorithm 1; the corrections
+    where the counts do not sum to the total are ours.
+  """
 
-References:
-  Dettmers & Zettlemoyer, `Sparse networks from scratch
-  <https://arxiv.org/abs/1907.04840>`_, 2019, algorithm 1; the corrections where
-  the counts do not sum to the total are ours.
-"""
+  def regrow_count(context: Context, active: Array, pruned: Array) -> Array:
+    free = jnp.asarray(context.layout.sizes, jnp.int32) - active + pruned
+    total = jnp.sum(pruned, dtype=jnp.int32)
+    return by_shares(mean_shares(momentum, context, active), total, free)
+
+  return Count(regrow_count, reads=(*momentum.reads, Input.MASK))
 
 
 def by_shares(

@@ -2,9 +2,9 @@
 
 The user always holds the sparse network. `zeroed` keeps nothing else: value and
 momentum of a pruned weight are gone (`updates/optimizer_step.py` resets the
-state). `kept` holds the dense latent weights in the optimizer state, lets the
-inner optimizer step those, momentum and all, and emits the updates of the
-sparse network.
+state); `zeroed_with_momentum` keeps the state. `kept` holds the dense latent
+weights in the optimizer state, lets the inner optimizer step those, momentum
+and all, and emits the updates of the sparse network.
 """
 
 from collections.abc import Mapping
@@ -105,11 +105,22 @@ zeroed = Storage(
   gradient=masked_gradient,
   emit=_emit_zeroed,
   keeps_values=False,
+  keeps_state=False,
 )
 """A pruned weight loses its value and optimizer state, and restarts at 0.
 
 Only a weight that is pruned and regrown in the same update keeps both, unless
 `PruneAndRegrow.restart` is set.
+"""
+
+
+zeroed_with_momentum = zeroed._replace(
+  gradient=straight_through, keeps_state=True, reads=(Input.GRADIENT,)
+)
+"""As `zeroed`, but the optimizer gets the dense gradient and keeps its state.
+
+So momentum is accumulated at all positions, and what regrows moves with it at
+once (SNFS).
 """
 
 
@@ -153,6 +164,7 @@ kept = Storage(
   gradient=masked_gradient,
   emit=_emit_kept,
   keeps_values=True,
+  keeps_state=True,
 )
 """A pruned weight keeps its latent value, which weight decay and momentum still
 move, and comes back with it (Zhu & Gupta, 2017)."""

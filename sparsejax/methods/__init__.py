@@ -68,6 +68,7 @@ REGROW_BY = {
   "random": criteria.random,
   "gradient": criteria.gradient_magnitude,
   "momentum": criteria.momentum,
+  "optimizer_momentum": criteria.optimizer_momentum,
   "near_active": criteria.near_active(),
   "near_active_hw": criteria.near_active("hw"),
   "near_active_flat": criteria.near_active("flat"),

@@ -35,13 +35,18 @@ def snfs(
   regrow_fraction: float = 0.5,
   final_regrow_fraction: float = 0.005,
   distribution: Distribution = distributions.uniform,
-  regrow_by: Criterion = criteria.momentum,
+  momentum: float | None = None,
+  regrow_by: Criterion | None = None,
 ) -> Method:
   """Sparse momentum: weights move to layers with much momentum.
 
   The smallest weights of each layer are pruned; as many are regrown in all,
   where the mean |v| over active weights is large, at the positions of the
-  largest |v|, v the momentum of the dense gradient.
+  largest |v|. As in the authors' code, v is the momentum of the optimizer,
+  which gets the dense gradient and keeps its state at all positions: what
+  regrows moves with it at once. For Adam v is divided by the root of its second
+  moment. There is no mask update at `total_steps`: what it regrows could not
+  train.
 
   Args:
     sparsity: fraction of zeros in [0, 1).
@@ -51,25 +56,35 @@ def snfs(
       cosine.
     final_regrow_fraction: the share at `total_steps`.
     distribution: first sparsity per layer.
-    regrow_by: what is regrown first inside a layer.
+    momentum: if given, v is a momentum of the dense gradient with this decay,
+      in [0, 1), next to the optimizer, whose state is that of active weights
+      alone; for optimizers without momentum.
+    regrow_by: what is regrown first inside a layer; |v| where it is None.
 
   References:
     Dettmers & Zettlemoyer, `Sparse networks from scratch
     <https://arxiv.org/abs/1907.04840>`_, 2019, algorithm 1.
   """
+  arguments.check_steps("total_steps", total_steps)
   fraction = schedules.cosine(
     regrow_fraction, total_steps, final_regrow_fraction
   )
+  score, storage = criteria.optimizer_momentum, storages.zeroed_with_momentum
+  if momentum is not None:
+    if not 0 <= momentum < 1:
+      raise ValueError(f"`momentum` must be in [0, 1), got {momentum}.")
+    trace = accumulators.gradient_trace("momentum", float(momentum))
+    score, storage = criteria.accumulated_magnitude(trace), storages.zeroed
   return Method(
     initial=initial(scopes.layerwise(distribution), sparsity),
     regrow=PruneAndRegrow(
-      by=regrow_by,
+      by=score if regrow_by is None else regrow_by,
       prune_by=criteria.magnitude,
-      prune_count=redistribution.careful_fraction(fraction),
-      regrow_count=redistribution.by_momentum,
-      when=schedules.every(every_steps, until=total_steps),
+      prune_count=redistribution.careful_fraction(fraction, score),
+      regrow_count=redistribution.by_momentum(score),
+      when=schedules.every(every_steps, until=total_steps - 1),
     ),
-    storage=storages.zeroed,
+    storage=storage,
     target_sparsity=sparsity,
   )
 

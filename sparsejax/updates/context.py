@@ -20,6 +20,7 @@ def leaves_of(
   gradients: Sequence[Array] | None,
   masks: Sequence[Array],
   accumulators: Mapping[str, PyTree],
+  momentum: Sequence[Array] | None = None,
 ) -> list[Leaf]:
   """Returns what parts see of each sparse leaf, in layout order, without keys.
 
@@ -30,6 +31,7 @@ def leaves_of(
     gradients: dense ones of each; None before the first step.
     masks: of each.
     accumulators: their values by name, as far as they exist.
+    momentum: of each; None where no part reads it.
   """
   by_leaf = {
     each.name: jax.tree.leaves(each.per_leaf(accumulators[each.name]))
@@ -43,6 +45,7 @@ def leaves_of(
       mask=masks[i],
       accumulators={name: leaves[i] for name, leaves in by_leaf.items()},
       sparse=sparse,
+      momentum=None if momentum is None else momentum[i],
     )
     for i, sparse in enumerate(layout.leaves)
   ]
@@ -65,6 +68,7 @@ class PackedLeaves(NamedTuple):
     packing: how they are packed.
     weights: packed.
     gradients: packed; None before the first step.
+    momentum: packed; None where no part reads it.
     masks: packed; after `with_masks` others than those of `context`.
     changed: whether they are others.
   """
@@ -73,6 +77,7 @@ class PackedLeaves(NamedTuple):
   packing: Packing
   weights: list[Array]
   gradients: list[Array] | None
+  momentum: list[Array] | None
   masks: list[Bool[Array, "..."]]
   changed: bool = False
 
@@ -138,6 +143,7 @@ class PackedLeaves(NamedTuple):
         gradient=None if self.gradients is None else self.gradients[i],
         mask=mask,
         accumulators={name: accumulators[name][i] for name in shaped},
+        momentum=None if self.momentum is None else self.momentum[i],
       )
       for i, mask in enumerate(self.masks)
     ]
@@ -147,10 +153,12 @@ def pack(context: Context, packing: Packing) -> PackedLeaves:
   """Packs the leaves of a context."""
   leaves = context.leaves
   gradients = [x.gradient for x in leaves if x.gradient is not None]
+  momentum = [x.momentum for x in leaves if x.momentum is not None]
   return PackedLeaves(
     context,
     packing,
     weights=packing.pack([leaf.weights for leaf in leaves]),
     gradients=packing.pack(gradients) if gradients else None,
+    momentum=packing.pack(momentum) if momentum else None,
     masks=packing.pack([leaf.mask for leaf in leaves]),
   )

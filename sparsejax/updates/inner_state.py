@@ -5,6 +5,7 @@
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ import optax
 from jaxtyping import Array, PyTree
 
 from sparsejax.components import trees
-from sparsejax.method import Masks
+from sparsejax.method import Layout, Masks
 
 _PROBE_STEPS = 3
 _PROBE_SCALES = (1e-3, 1e6)  # clipping acts on large gradients only
@@ -71,6 +72,42 @@ def reset_all(
     return jnp.where(when, start, value) if resets else value
 
   return jax.tree.map(reset_leaf, inner_state, initial, of_weights)
+
+
+def momentum(inner_state: optax.OptState, layout: Layout) -> list[Array]:
+  """Returns the momentum of each sparse leaf, in layout order.
+
+  That is `trace` of SGD, `mu` of others, and `mu / (sqrt(nu) + 1e-8)` where
+  they have a second moment as well, as in the code of SNFS.
+
+  Raises:
+    ValueError: if a sparse leaf has none.
+  """
+  nodes = jax.tree.leaves(inner_state, is_leaf=_has_momentum)
+  found: dict[int, Array] = {}
+  for node in filter(_has_momentum, nodes):
+    first = node.trace if "trace" in node._fields else node.mu
+    if "nu" in node._fields:
+      first = trees.map_masked(
+        lambda _, mu, nu: mu / (jnp.sqrt(nu) + 1e-8), first, first, node.nu
+      )
+    found |= {
+      index: x
+      for index, x in enumerate(layout.treedef.flatten_up_to(first))
+      if not trees.is_masked_node(x)
+    }
+  missing = [x.name for x in layout.leaves if x.index not in found]
+  if missing:
+    raise ValueError(
+      "`inner` must have momentum for a method that reads it, got none for"
+      f" {', '.join(missing)}. Use optax.sgd(..., momentum=0.9) or optax.adam,"
+      " or give `snfs` its own: momentum=0.9."
+    )
+  return [found[leaf.index] for leaf in layout.leaves]
+
+
+def _has_momentum(node: Any) -> bool:
+  return bool({"trace", "mu"} & set(getattr(node, "_fields", ())))
 
 
 def is_elementwise(inner: optax.GradientTransformation, params: PyTree) -> bool:

@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax import core, lax
 from jaxtyping import Array, Bool, Int, PyTree
 
@@ -29,6 +30,7 @@ from sparsejax.selection import packing as packings
 from sparsejax.state import SparseState
 from sparsejax.updates import context as contexts
 from sparsejax.updates import finite, pruning, regrowth, requested
+from sparsejax.updates import inner_state as inner_states
 from sparsejax.updates.optimizer_step import Call
 
 
@@ -63,7 +65,7 @@ def maybe_update(
   call: Call,
   accumulators: Mapping[str, PyTree],
   step: Int[Array, ""],
-  score: Callable[[Sequence[Array]], PyTree],
+  scored: Callable[[Sequence[Array]], tuple[PyTree, optax.OptState]],
 ) -> Updated:
   """Updates the masks if that is due at `step` and all numbers are finite.
 
@@ -71,7 +73,8 @@ def maybe_update(
     call: this call of `update`.
     accumulators: by name, as the mask update sees them.
     step: int32[].
-    score: makes the tree of weights to score, from the masks inside the branch.
+    scored: makes the tree of weights to score, and the state of the optimizer
+      that goes with them, from the masks inside the branch.
   """
   method, state, layout = call.method, call.state, call.layout
   if not layout.leaves or not (method.prune or method.regrow):
@@ -89,7 +92,7 @@ def maybe_update(
     return no, next_._replace(keep=None), call.bits, call.bits
 
   def update() -> tuple:
-    finite_, next_ = _search(call, accumulators, step, regrow_due, score)
+    finite_, next_ = _search(call, accumulators, step, regrow_due, scored)
     new = call.carrier.pack(next_.new)
     keep = new if next_.keep is None else call.carrier.pack(next_.keep)
     return finite_, next_._replace(keep=None), new, keep
@@ -145,13 +148,17 @@ def _unchanged(
 
 
 def _search(
-  call: Call, accumulators, step, regrow_due, score
+  call: Call, accumulators, step, regrow_due, scored
 ) -> tuple[Array, NextMasks]:
   """Returns whether all numbers are finite, and the masks of a due update."""
   method, state, layout = call.method, call.state, call.layout
   masks = jax.tree.leaves(state.masks)
-  weights = layout.take(score(masks))
+  tree, inner_state = scored(masks)
+  weights = layout.take(tree)
   gradients = None if call.grads is None else layout.take(call.grads)
+  momentum = None
+  if method.reads_momentum:
+    momentum = inner_states.momentum(inner_state, layout)
   arrays = [*weights, *(gradients or ())]
   sharded = bitmasks.is_sharded(arrays)
   packing = packings.packing_for(layout, arrays)
@@ -165,7 +172,7 @@ def _search(
 
   def update() -> NextMasks:
     leaves = contexts.leaves_of(
-      method, layout, weights, gradients, masks, accumulators
+      method, layout, weights, gradients, masks, accumulators, momentum
     )
     context = Context(layout, leaves, step, call.key, call.metric, accumulators)
     return next_masks(method, context, budgets, regrow_due, starts, sharded)

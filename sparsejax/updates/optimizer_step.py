@@ -2,7 +2,7 @@
 
 Here it is decided what the inner optimizer sees and what becomes of its state:
 zeroed storage resets the state of pruned weights (`Call.step_at_old_masks`,
-`Call.step_at_new_masks`), kept storage leaves it alone.
+`Call.step_at_new_masks`), other storage leaves it alone.
 """
 
 from collections.abc import Mapping, Sequence
@@ -109,17 +109,23 @@ class Call(NamedTuple):
       for each in self.method.all_accumulators
     }
 
-  def moved_weights(self, masks: Sequence[Array]) -> PyTree:
-    """Returns the weights after the inner step, for a mask update to score.
+  def before_step(
+    self, masks: Sequence[Array]
+  ) -> tuple[PyTree, optax.OptState]:
+    """Returns the weights and the inner state for a mask update to score.
 
     Args:
       masks: before, as the branch of the conditional has them.
     """
+    return self.weights(masks), self.state.inner_state
+
+  def after_step(self, masks: Sequence[Array]) -> tuple[PyTree, optax.OptState]:
+    """As `before_step`, but after the step of the inner optimizer."""
     weights = self.weights(masks)
     step = self._inner_step(
       masks, weights, weights, self.state.inner_state, self.state.accumulators
     )
-    return optax.apply_updates(weights, step.updates)
+    return optax.apply_updates(weights, step.updates), step.inner_state
 
   def step_at_old_masks(self, change: MaskChange) -> InnerStep:
     """Steps the inner optimizer with the gradient at the old masks.
@@ -132,7 +138,7 @@ class Call(NamedTuple):
     weights, state = self.weights(self.masks), self.state
     accumulators, masks = state.accumulators, self.masks
     entering, stepped = state.inner_state, weights
-    resets = not self.method.storage.keeps_values
+    resets = not self.method.storage.keeps_state
     early = resets and inner_states.is_elementwise(self.inner, self.params)
     if early:
       entering = self.reset(entering, change.keep)
@@ -163,8 +169,8 @@ class Call(NamedTuple):
       accumulators,
     )
     if not inner_states.is_elementwise(self.inner, self.params):
-      reset = self.reset(step.inner_state, change.new)
-      step = step._replace(inner_state=reset)
+      state = self.reset(step.inner_state, change.new)
+      step = step._replace(inner_state=state)
     updates = trees.map_masked(
       lambda keep, u, p: jnp.where(keep, u, u - p),
       change.keep,
@@ -175,7 +181,9 @@ class Call(NamedTuple):
     return step._replace(updates=updates)
 
   def reset(self, inner_state: optax.OptState, keep: Masks) -> optax.OptState:
-    """Resets the inner state outside a mask."""
+    """Resets the inner state outside a mask, unless the storage keeps it."""
+    if self.method.storage.keeps_state:
+      return inner_state
     return inner_states.reset(self.inner, inner_state, keep, self.params)
 
   def _inner_step(

@@ -36,7 +36,7 @@ def step_then_update(call: Call) -> Outcome:
   """Scores the moved weights with the gradient of the step (GraNet, ITOP)."""
   accumulators = call.accumulate(call.masks, call.state.accumulators)
   change, state = maybe_update(
-    call, accumulators, call.next_step, call.moved_weights
+    call, accumulators, call.next_step, call.after_step
   )
   step = call.step_at_old_masks(change)
   step = step._replace(
@@ -52,7 +52,7 @@ def update_then_step(call: Call) -> Outcome:
   `update_only` before it computes the gradient, no update is due here.
   """
   change, state = maybe_update(
-    call, call.state.accumulators, call.state.step, call.weights
+    call, call.state.accumulators, call.state.step, call.before_step
   )
   fresh = _reset_all(call, change.done, call.state.inner_state)
   call = call._replace(state=call.state._replace(inner_state=fresh))
@@ -70,12 +70,10 @@ def update_then_step(call: Call) -> Outcome:
 def update_instead_of_step(call: Call) -> Outcome:
   """Spends the step on a mask update where one is due (RigL)."""
   change, state = maybe_update(
-    call, call.state.accumulators, call.state.step, call.weights
+    call, call.state.accumulators, call.state.step, call.before_step
   )
   step = call.step_at_old_masks(change)
-  entering = call.state.inner_state
-  if not call.method.storage.keeps_values:
-    entering = call.reset(entering, change.keep)
+  entering = call.reset(call.state.inner_state, change.keep)
   zeros = optax.tree.zeros_like(step.updates)
   accumulators = call.accumulate(call.masks, state.accumulators)
   return Outcome(
@@ -94,12 +92,11 @@ def update_instead_of_step(call: Call) -> Outcome:
 def update_only(call: Call) -> Outcome:
   """Updates the masks without a step, by weights and accumulators alone."""
   change, state = maybe_update(
-    call, call.state.accumulators, call.state.step, call.weights
+    call, call.state.accumulators, call.state.step, call.before_step
   )
   weights, inner_state = call.weights(call.masks), call.state.inner_state
   inner_state = _reset_all(call, change.done, inner_state)
-  if not call.method.storage.keeps_values:
-    inner_state = call.reset(inner_state, change.keep)
+  inner_state = call.reset(inner_state, change.keep)
   step = InnerStep(weights, optax.tree.zeros_like(weights), inner_state)
   return Outcome(change, step, state)
 

@@ -424,10 +424,23 @@ def itop_by_momentum(key):
 
 
 def snfs(name, sparsity):
-  return step_first(
+  return Case(
     name,
     sparsejax.snfs(sparsity, **ITOP),
-    lambda key: redistribution.snfs(key=key, **SHARES),
+    lambda leaves, sgd, key: training.StepDenseThenUpdate(
+      leaves, sgd, redistribution.snfs(key=key, **SHARES)
+    ),
+    uniform(1 - sparsity),
+  )
+
+
+def snfs_with_own_momentum(name, sparsity, momentum):
+  return step_first(
+    name,
+    sparsejax.snfs(sparsity, momentum=momentum, **ITOP),
+    lambda key: redistribution.snfs_with_own_momentum(
+      mu=momentum, key=key, **SHARES
+    ),
     uniform(1 - sparsity),
   )
 
@@ -521,6 +534,7 @@ CASES = [
   ),
   snfs("snfs", 0.6),
   snfs("snfs, nearly dense", 0.05),
+  snfs_with_own_momentum("snfs, own momentum", 0.6, 0.8),
   dsr("dsr", 0.7, target=20, threshold=1e-2),
   dsr("dsr, nearly dense", 0.1, target=60, threshold=1e-1),
 ]

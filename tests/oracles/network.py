@@ -45,6 +45,10 @@ class Leaf:
       return gradient
     return np.where(self.mask, gradient, np.float32(0))
 
+  def zero(self, where):
+    """Sets weights to zero at the given positions, and keeps their state."""
+    self.weights = np.where(where, np.float32(0), self.weights)
+
   def reset(self, where):
     """Sets weights and their optimizer state to zero at the given positions."""
     self.weights = np.where(where, np.float32(0), self.weights)

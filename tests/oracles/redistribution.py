@@ -91,24 +91,48 @@ def _spread_equally(counts, total, limits):
       counts[layer] = min(counts[layer] + gets, limits[layer])
 
 
-def snfs(*, every, total_steps, first_fraction, last_fraction, mu=0.9, key):
-  """Prunes by magnitude, redistributes and regrows by the dense momentum.
+def snfs(*, every, total_steps, first_fraction, last_fraction, key):
+  """Prunes by magnitude, redistributes and regrows by the optimizer's momentum.
 
   Prunes the ceil_tol(r(t) a_l) smallest magnitudes per layer, then regrows the
   largest |buf| among all inactive weights. Just pruned ones may regrow and then
-  keep value and optimizer state, as in RigL. The inner optimizer gets the
-  masked gradient, as in any method; the dense momentum is a separate
-  accumulator.
+  keep their value, as in RigL. For `training.StepDenseThenUpdate`, whose
+  momentum is dense. Nothing is exchanged after the last epoch.
   """
-  momentum = growth.DenseMomentum(mu)
-  grow = momentum.grow_by(key)
 
   def due(t):
-    return t % every == 0 and 0 < t <= total_steps
+    return t % every == 0 and 0 < t < total_steps
+
+  return [(due, _mover(total_steps, first_fraction, last_fraction, key))]
+
+
+def snfs_with_own_momentum(
+  *, every, total_steps, first_fraction, last_fraction, mu, key
+):
+  """As `snfs`, with a momentum next to the optimizer, which is masked."""
+  momentum = growth.DenseMomentum(mu)
+
+  def due(t):
+    return t % every == 0 and 0 < t < total_steps
+
+  move = _mover(
+    total_steps, first_fraction, last_fraction, key, lambda: momentum.buffers
+  )
+  return [momentum.event, (due, move)]
+
+
+def _mover(total_steps, first_fraction, last_fraction, key, buffers_of=None):
+  momentum = growth.DenseMomentum()
+  grow = momentum.grow_by(key)
 
   def move(leaves, gradients, t):
     del gradients
     layers = sparse_leaves(leaves)
+    momentum.buffers = (
+      {leaf.index: leaf.inner_value("trace") for leaf in layers}
+      if buffers_of is None
+      else buffers_of()
+    )
     fraction = schedules.cosine_with_floor(
       first_fraction, last_fraction, t, total_steps
     )
@@ -129,7 +153,7 @@ def snfs(*, every, total_steps, first_fraction, last_fraction, mu=0.9, key):
     for leaf, stays, count in zip(layers, kept, counts, strict=True):
       leaf.mask = stays | grow(leaf, count, ~stays, t)
 
-  return [momentum.event, (due, move)]
+  return move
 
 
 # Dynamic sparse reparameterization

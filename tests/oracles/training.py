@@ -3,6 +3,38 @@
 from oracles import network
 
 
+class StepDenseThenUpdate:
+  """SNFS: the optimizer steps all weights, and inactive ones are zeroed.
+
+  The gradient is dense and the optimizer keeps its state, so that momentum is
+  accumulated at every position.
+
+  Args:
+    leaves: the network with its initial masks.
+    sgd: the optimizer.
+    events: as in `StepThenUpdate`.
+  """
+
+  def __init__(self, leaves, sgd, events):
+    self.leaves, self.sgd, self.events = leaves, sgd, events
+    self.t = 0
+    self.zero_inactive()
+
+  def zero_inactive(self):
+    for leaf in network.sparse_leaves(self.leaves):
+      leaf.zero(~leaf.mask)
+
+  def step(self, gradients):
+    for leaf, gradient in zip(self.leaves, gradients, strict=True):
+      self.sgd.move(leaf, gradient)
+    self.zero_inactive()
+    self.t += 1
+    for due, update in self.events:
+      if due(self.t):
+        update(self.leaves, gradients, self.t)
+        self.zero_inactive()
+
+
 def zero_inactive(leaves):
   for leaf in network.sparse_leaves(leaves):
     leaf.reset(~leaf.mask)

@@ -2,9 +2,12 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 
+import sparsejax
+from sparsejax.components import leaves
 from sparsejax.updates import inner_state
 
 PARAMS = {"kernel": jnp.ones((8, 6)), "bias": jnp.zeros(6)}
@@ -52,3 +55,69 @@ def test_reset_restores_the_initial_value_of_inactive_weights():
   assert (sums["kernel"][0] == 1.25).all()
   assert (sums["kernel"][1:] == 0.25).all()
   assert (sums["bias"] == 1.25).all()
+
+
+LEAVES = {"a": jnp.ones((2, 3)), "b": jnp.ones(3), "c": jnp.ones((3, 2))}
+GRADS = {
+  name: jnp.arange(1.0, 1 + x.size).reshape(x.shape)
+  for name, x in LEAVES.items()
+}
+
+
+@pytest.mark.parametrize(
+  "inner, expected",
+  [
+    (optax.sgd(0.1, momentum=0.9), lambda g: g),
+    (optax.chain(optax.clip(9.0), optax.trace(0.5)), lambda g: g),
+    (optax.lion(0.1), lambda g: 0.01 * g),
+    # With the second moment, as in the code of SNFS.
+    (optax.adam(0.1), lambda g: 0.1 * g / (np.sqrt(0.001 * g**2) + 1e-8)),
+    (optax.inject_hyperparams(optax.sgd)(0.1, momentum=0.9), lambda g: g),
+    (optax.masked(optax.trace(0.9), {"a": 1, "b": 0, "c": 1}), lambda g: g),
+    (
+      optax.partition(
+        {1: optax.sgd(0.1, momentum=0.9), 2: optax.trace(0.5)},
+        {"a": 1, "b": 1, "c": 2},
+      ),
+      lambda g: g,
+    ),
+  ],
+)
+def test_momentum_of_any_optimizer(inner, expected):
+  layout = leaves.find_layout(LEAVES, None, None)
+  _, state = inner.update(GRADS, inner.init(LEAVES), LEAVES)
+  found = inner_state.momentum(state, layout)
+  for x, name in zip(found, ("a", "c"), strict=True):
+    np.testing.assert_allclose(x, expected(np.asarray(GRADS[name])), rtol=1e-5)
+
+
+@pytest.mark.parametrize("inner", [optax.sgd(0.1), optax.adagrad(0.1)])
+def test_an_optimizer_without_momentum_is_refused(inner):
+  method = sparsejax.snfs(0.5, every_steps=2, total_steps=8)
+  tx = sparsejax.sparsify(inner, method, key=jax.random.key(0))
+  with pytest.raises(ValueError, match="got none for a, c"):
+    tx.init(LEAVES)
+  own = sparsejax.snfs(0.5, every_steps=2, total_steps=8, momentum=0.9)
+  sparsejax.sparsify(inner, own, key=jax.random.key(0)).init(LEAVES)
+
+
+def test_snfs_ends_with_trained_weights():
+  # The authors' code exchanges nothing after the last epoch.
+  params = {"kernel": jnp.linspace(-1, 1, 40).reshape(5, 8)}
+  method = sparsejax.snfs(0.5, every_steps=10, total_steps=20)
+  tx = sparsejax.sparsify(
+    optax.sgd(0.1, momentum=0.9), method, key=jax.random.key(0)
+  )
+  state = tx.init(params)
+  params = sparsejax.apply_masks(params, state)
+  for step in range(20):
+    grads = {"kernel": jax.random.normal(jax.random.key(step), (5, 8))}
+    updates, state = tx.update(grads, state, params)
+    params = optax.apply_updates(params, updates)
+    if step == 9:  # What regrew moves with its momentum at once.
+      fresh = sparsejax.get_masks(state)["kernel"] & (params["kernel"] == 0)
+      assert fresh.any()
+      trace = optax.tree.get(state.inner_state, "trace")["kernel"]
+      assert bool((trace[fresh] != 0).all())
+  assert int(state.last_update) == 10
+  assert int((params["kernel"] != 0).sum()) == 20
