@@ -56,7 +56,8 @@ def optg(
 
   Scores start at 0 and follow `-eta G w` at every position, with the dense
   gradient and the latent weights, so inactive weights compete as well. The
-  masks of epoch k, chosen before its first step, have the sparsity
+  masks of epoch k, chosen before its first step (call `update_masks` before its
+  first gradient), have the sparsity
   `P / (1 + exp(-alpha (k - epochs / 2)))`; the learning rate of the scores is
   that of the weights times the same factor. Epoch 0 trains the dense network:
   there are no scores yet.

@@ -87,9 +87,10 @@ def set_family(
     lag: an update is skipped where the last epoch was worse than that many
       before; first after `lag + 2` epochs. 3 is the paper's algorithm, 5 its
       text. None never skips.
-    masks_first: a mask update comes before the step that follows its due step,
-      and not after the due step itself. So an evaluation at the end of an
-      interval sees the masks that the interval trained with.
+    masks_first: a mask update comes before the step that follows its due step
+      (see `SparseTransformation.update_masks`), and not after the due step. So
+      an evaluation at the end of an interval sees the masks that the interval
+      trained with.
     reset_optimizer: a mask update resets the optimizer state of all weights, as
       the authors' code does.
 
@@ -222,11 +223,11 @@ accset = variant(
 
   After every epoch but the last each layer prunes a share of its connections,
   and regrows `1 - (p - p k) / (k - 2 k p + 1)` of what it then misses of its
-  first count. This happens in the first `update` of the next epoch, before its
-  step, and p is the `metric=` given to that: the accuracy of the last epoch, in
-  [0, 1]. Takes the arguments of `set_family` but `curve`,
-  `connectivity`, `drives`, `lag`, `masks_first` and `reset_optimizer`, with
-  `steps_per_epoch` for `every_steps`.
+  first count. This happens in `update_masks` between two epochs, or else in the
+  first `update` of the next one, before its step; p is the `metric=` given to
+  that: the accuracy of the last epoch, in [0, 1]. Takes the arguments of
+  `set_family` but `curve`, `connectivity`, `drives`, `lag`, `masks_first` and
+  `reset_optimizer`, with `steps_per_epoch` for `every_steps`.
 
   References:
     Scholte, Regrowing strategies for dynamic sparse training, Twente 2022,
