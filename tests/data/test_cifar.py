@@ -135,7 +135,9 @@ def test_validation_is_the_last_training_examples(archive, data_dir):
 def test_official_ids_restore_the_original_order(archive, tmp_path):
   folder = tmp_path / "cifar10" / "3.0.2"
   source = tfds_folders.open_split(
-    prepared(archive, tmp_path / "once"), "train", ["image"]
+    prepared(archive, tmp_path / "once"),
+    "train",
+    {"id": bytes, "image": bytes, "label": int},
   )
   order = np.random.default_rng(0).permutation(len(source))
   shuffled = [source[int(i)] for i in order]
@@ -265,7 +267,7 @@ def test_a_damaged_folder_raises(data_dir, tmp_path):
     if "array_record" in file.name:
       content = content[: len(content) // 2]
     (folder / file.name).write_bytes(content)
-  with pytest.raises(ValueError, match="cannot be read.*prepare it again"):
+  with pytest.raises(ValueError, match="cannot be read.*prepare the data set"):
     load(path=str(tmp_path))
 
 
