@@ -9,7 +9,8 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 from sparsejax import command_line
 
 REMEDY = (
-  "Replace the file, or prepare the data set again, and run the same command."
+  "Replace the file, or delete the folder and prepare the data set again; then"
+  " run the same command."
 )
 """What to do about a damaged file."""
 

@@ -1,7 +1,10 @@
 """CIFAR from the original archive to a `Dataset`, with generated archives."""
 
+import bz2
+import gzip
 import hashlib
 import io
+import lzma
 import pathlib
 import subprocess
 import sys
@@ -206,6 +209,49 @@ def test_a_truncated_archive_raises(tmp_path, capsys):
   argv = ["cifar10", f"--path={tmp_path / 'data'}", f"--sha256={half}"]
   assert prepare.main([*argv, f"--archive={archive.file}"]) == 2
   assert "has unexpected contents" in capsys.readouterr().err
+
+
+COMPRESSION = {
+  "gz": gzip.compress,
+  "bz2": bz2.compress,
+  "xz": lzma.compress,
+  "none": bytes,
+}
+
+
+@pytest.mark.parametrize("kind", COMPRESSION)
+@pytest.mark.parametrize("damage", ["cut", "overwritten", "empty"])
+def test_damaged_archives_end_in_one_line(
+  archive, tmp_path, capsys, kind, damage
+):
+  content = gzip.decompress(archive.file.read_bytes())
+  content = bytearray(COMPRESSION[kind](content))
+  if damage == "overwritten":
+    content[: len(content) // 2] = content[len(content) // 2 :]
+  else:
+    del content[len(content) // 2 if damage == "cut" else 0 :]
+  refuse(tmp_path, capsys, content, "has unexpected contents: ")
+
+
+def refuse(tmp_path, capsys, content, message):
+  """Checks that an archive whose checksum is right is refused."""
+  file = tmp_path / "archive"
+  file.write_bytes(content)
+  sha256 = hashlib.sha256(content).hexdigest()
+  argv = ["cifar10", f"--path={tmp_path / 'data'}", f"--sha256={sha256}"]
+  assert prepare.main([*argv, f"--archive={file}"]) == 2
+  error = capsys.readouterr().err
+  assert error.startswith(f"error: {file}") and error.count("\n") == 1
+  assert message in error
+  assert not list((tmp_path / "data").rglob("*"))
+
+
+def test_labels_beyond_the_names_of_the_archive_are_refused(tmp_path, capsys):
+  archive = Archive(tmp_path / "archive.tar.gz", "cifar10")
+  content = gzip.decompress(archive.file.read_bytes())
+  at = content.index(archive.rows["test"][3].tobytes())
+  changed = content[:at] + b"\x0a" + content[at + 1 :]
+  refuse(tmp_path, capsys, changed, "labels must be in [0, 10), got 10.")
 
 
 def test_an_incomplete_folder_is_not_found(archive, data_dir, tmp_path):

@@ -1,5 +1,6 @@
 """Records: one line names the record of a file, and what is wrong with it."""
 
+import os
 import pathlib
 
 import jax
@@ -98,9 +99,24 @@ def test_a_record_that_is_no_example_is_named(tmp_path, name):
   assert message.startswith(f"record 0 of {file}: it is not a `tf.train.Exam")
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("batches", ["train", "eval"])
-def test_errors_leave_threads_and_worker_processes(tmp_path, workers, batches):
+@pytest.mark.parametrize("damage", ["removed", "cut", "emptied"])
+def test_a_file_that_changes_after_it_was_opened_is_named(tmp_path, damage):
+  folder = data_folders.write(tmp_path, "imagenet2012")
+  dataset = imagenet(path=str(tmp_path), image_size=8, resize=8)
+  file = max(folder.glob("*-train.*"))
+  if damage == "removed":
+    file.unlink()
+  else:
+    os.truncate(file, file.stat().st_size // 2 if damage == "cut" else 0)
+  message = message_of(lambda: data_folders.contents(dataset))
+  assert f" of {file}: " in message and records.REMEDY in message
+
+
+# Worker processes take seconds to start.
+@pytest.mark.parametrize(
+  ("batches", "workers"), [("train", 0), ("eval", 0), ("train", 1)]
+)
+def test_errors_leave_threads_and_worker_processes(tmp_path, batches, workers):
   change = changing("train", 7, {"label": 1000})
   folder = data_folders.write(tmp_path, "imagenet2012", change)
   dataset = imagenet(
