@@ -74,10 +74,16 @@ def check_labels(dataset: Dataset) -> Dataset:
     The data set.
 
   Raises:
-    InputError: if a label is not in [0, K); the message names the example.
+    InputError: if a label is not in [0, K), of which the message names the
+      example, or if a stream has another K.
   """
   for name in ("train", "validation", "test"):
     split = getattr(dataset, name)
+    if isinstance(split, Stream) and split.classes != dataset.classes:
+      raise command_line.InputError(
+        f"`classes` of the stream {name!r} must be {dataset.classes}, as that"
+        f" of the data set, got {split.classes}."
+      )
     if isinstance(split, Split):
       labels = np.asarray(split.labels)
       valid = (labels >= 0) & (labels < dataset.classes)

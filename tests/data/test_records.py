@@ -1,7 +1,6 @@
 """Records: one line names the record of a file, and what is wrong with it."""
 
 import os
-import pathlib
 
 import jax
 import numpy as np
@@ -176,19 +175,35 @@ def test_labels_on_a_device_are_checked_as_well():
   assert "Example 2 of" in message_of(lambda: build.build(config, dataset))
 
 
-@BOTH
-def test_the_trainer_ends_with_one_line(tmp_path, capsys, name):
+def test_a_stream_has_the_classes_of_the_data_set():
+  dataset = synthetic(num_classes=3, size=8, train_examples=9, streamed=True)
+  dataset = dataset._replace(test=dataset.test._replace(classes=4))
+  config = command.parse([f"--config={streamed.CONFIG}:set"]).config
+  message = message_of(lambda: build.build(config, dataset))
+  assert "`classes` of the stream 'test' must be 3" in message
+
+
+@pytest.mark.parametrize(
+  ("name", "method", "prefix"),
+  [
+    ("cifar10", "dense", "`config.data` of 'cifar10': "),
+    ("imagenet2012", "dense", ""),
+    ("imagenet2012", "snip", ""),  # It reads examples for the first masks.
+  ],
+)
+def test_the_trainer_ends_with_one_line(tmp_path, capsys, name, method, prefix):
   change = changing("train", 7, {"label": 1000})
   folder = data_folders.write(tmp_path / "data", name, change)
   status = train.main(
     [
-      f"--config={pathlib.Path(streamed.CONFIG)}:dense",
+      f"--config={streamed.CONFIG}:{method}",
       f"--workdir={tmp_path / 'run'}",
       f"--config.data.name={name.removesuffix('2012')}",
       f"--config.data.path={tmp_path / 'data'}",
       "--config.batch_size=12",
       "--config.epochs=1",
       "--config.model.hidden=(4,)",
+      *(["--config.method.batch_size=12"] if method == "snip" else []),
       *{
         "cifar10": ["--config.data.train_examples=12"],
         "imagenet2012": [
@@ -200,5 +215,5 @@ def test_the_trainer_ends_with_one_line(tmp_path, capsys, name):
   )
   error = capsys.readouterr().err
   assert status == command_line.BAD_INPUT
-  assert error.startswith("error: ") and error.count("\n") == 1
-  assert f"record 1 of {folder}" in error and "got 1000" in error
+  assert error.startswith(f"error: {prefix}record 1 of {folder}")
+  assert "got 1000" in error and error.count("\n") == 1

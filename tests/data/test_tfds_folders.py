@@ -259,7 +259,7 @@ def test_only_versions_are_found(folder, name):
 @hypothesis.settings(
   suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
   deadline=None,
-  max_examples=60,
+  max_examples=30,
 )
 def test_random_damage_changes_nothing_or_names_the_file(whole, data):
   expected = data_folders.load(whole)
