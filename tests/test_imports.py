@@ -28,7 +28,7 @@ LEVELS = (
 # What others import of ours, besides their own folder.
 ASIDE = {
   "models": set(),
-  "data": {"command_line"},  # Of data/prepare.py, a command.
+  "data": {"command_line"},
   "plots": {"command_line"},
 }
 IMPORT_ASIDE = {"training", "study"}

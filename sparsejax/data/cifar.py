@@ -9,15 +9,16 @@ import functools
 import os
 import pathlib
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from sparsejax.data import augment as augments
-from sparsejax.data import tfds_folders
+from sparsejax.data import records, tfds_folders
 from sparsejax.data.dataset import Array, Dataset, Split, hold_out
 
-_SHAPE = (32, 32, 3)
+_SIZE = (32, 32)
+_FEATURES = {"id": bytes, "image": bytes, "label": int}
 # The ids of TensorFlow Datasets, which shuffles the examples when it writes.
 _OFFICIAL_ID = re.compile(rb"(?:train|test)_(\d+)")
 _CHUNK = 1000
@@ -191,25 +192,10 @@ def read(folder: pathlib.Path, split: str, classes: int) -> Split:
     the folder. The arrays are cached and read-only.
 
   Raises:
-    ValueError: if the folder is damaged or contains something else.
+    InputError: if a file is missing or damaged, or contains something else.
   """
-  source = tfds_folders.open_split(folder, split, raw=["image"])
-  if not len(source):
-    raise ValueError(f"The split {split!r} in {folder} is empty.")
-  try:
-    images, labels, ids = _decode(source)
-  except (OSError, RuntimeError, IndexError) as error:
-    raise ValueError(
-      f"{folder} cannot be read: {error}. Delete it and prepare it again."
-    ) from error
-  if images.shape[1:] != _SHAPE or not 0 <= labels.min() <= labels.max() < (
-    classes
-  ):
-    raise ValueError(
-      f"{folder} must contain images of {_SHAPE} and labels below {classes},"
-      f" got images of {images.shape[1:]} and labels in [{labels.min()},"
-      f" {labels.max()}]."
-    )
+  examples = tfds_folders.open_split(folder, split, _FEATURES)
+  images, labels, ids = _decode(examples, classes)
   order = _original_order(ids)
   images, labels = images[order], labels[order]
   images.flags.writeable = labels.flags.writeable = False
@@ -217,20 +203,21 @@ def read(folder: pathlib.Path, split: str, classes: int) -> Split:
 
 
 def _decode(
-  source: tfds_folders.Source,
+  examples: tfds_folders.Examples, classes: int
 ) -> tuple[np.ndarray, np.ndarray, list[bytes]]:
   """Returns images, labels and ids; Pillow decodes on all cores."""
   from sparsejax.data import images  # Needs Pillow, which digits do not.
 
+  def decode(example: dict[str, Any]) -> tuple[np.ndarray, int, bytes]:
+    label = records.check_label(example["label"], classes)
+    return images.decode(example["image"], _SIZE), label, example["id"]
+
   def decode_chunk(start: int) -> list[tuple[np.ndarray, int, bytes]]:
-    stop = min(start + _CHUNK, len(source))
-    return [
-      (images.decode(example["image"]), example["label"], example["id"])
-      for example in source.__getitems__(list(range(start, stop)))
-    ]
+    stop = min(start + _CHUNK, len(examples))
+    return [records.read(examples, i, decode) for i in range(start, stop)]
 
   with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-    chunks = list(pool.map(decode_chunk, range(0, len(source), _CHUNK)))
+    chunks = list(pool.map(decode_chunk, range(0, len(examples), _CHUNK)))
   pixels, labels, ids = zip(
     *(example for chunk in chunks for example in chunk), strict=True
   )

@@ -5,22 +5,26 @@ without TensorFlow, in the order of the archive.
 """
 
 import hashlib
+import lzma
 import os
 import pathlib
 import tarfile
 import urllib.request
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from sparsejax.data import tfds_writer
+from sparsejax.data import records, tfds_writer
 
 # The version number that TensorFlow Datasets gives the same data.
 VERSION = "3.0.2"
 _TIMEOUT_SECONDS = 60
 _BLOCK_BYTES = 1 << 20
 _SHAPE = (3, 32, 32)
+# What decompressors raise.
+_DAMAGED = (EOFError, OSError, lzma.LZMAError, zlib.error)
 
 
 class Archive(NamedTuple):
@@ -116,11 +120,12 @@ def convert(
       for label, member in archive.labels.items()
     }
     splits = {
-      split: list(_examples(split, [members[m] for m in names], list(classes)))
+      split: list(_examples(split, [members[m] for m in names], classes))
       for split, names in archive.files.items()
     }
-  except (tarfile.TarError, EOFError, ValueError, KeyError) as error:
-    raise ArchiveError(f"{file} has unexpected contents: {error}") from error
+  except (tarfile.TarError, *_DAMAGED, ValueError, KeyError) as error:
+    reason = " ".join(str(error).split())
+    raise ArchiveError(f"{file} has unexpected contents: {reason}") from error
   features = {
     "id": tfds_writer.Feature("text"),
     "image": tfds_writer.Feature("png", shape=(32, 32, 3)),
@@ -168,12 +173,12 @@ def _read_members(file: pathlib.Path, archive: Archive) -> dict[str, bytes]:
 
 
 def _examples(
-  split: str, contents: Sequence[bytes], labels: Sequence[str]
+  split: str, contents: Sequence[bytes], classes: Mapping[str, Sequence[str]]
 ) -> Iterator[dict[str, bytes | int]]:
   """Yields the examples of a split: label bytes, then the image by channel."""
   from sparsejax.data import images
 
-  size = len(labels) + int(np.prod(_SHAPE))
+  size = len(classes) + int(np.prod(_SHAPE))
   index = 0
   for content in contents:
     if len(content) % size:
@@ -181,11 +186,14 @@ def _examples(
         f"{len(content)} bytes are not a multiple of {size}-byte examples"
       )
     for row in np.frombuffer(content, np.uint8).reshape(-1, size):
-      pixels = row[len(labels) :].reshape(_SHAPE).transpose(1, 2, 0)
+      pixels = row[len(classes) :].reshape(_SHAPE).transpose(1, 2, 0)
       yield {
         # The id that TensorFlow Datasets gives it.
         "id": f"{split}_{index:05d}".encode(),
         "image": images.encode(np.ascontiguousarray(pixels)),
-        **dict(zip(labels, row[: len(labels)].tolist(), strict=True)),
+        **{
+          name: records.check_label(int(label), len(classes[name]))
+          for name, label in zip(classes, row, strict=False)
+        },
       }
       index += 1

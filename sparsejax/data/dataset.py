@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from sparsejax import command_line
 from sparsejax.data.augment import Augment
 from sparsejax.data.streams import Stream
 
@@ -61,6 +62,39 @@ class Dataset(NamedTuple):
   def example(self) -> np.ndarray:
     """A blank batch of one image, uint8[1, H, W, C], for shape inference."""
     return np.zeros((1, *self.train.image_shape), np.uint8)
+
+
+def check_labels(dataset: Dataset) -> Dataset:
+  """Check the labels in memory; a stream checks each label that it reads.
+
+  Args:
+    dataset: the splits to check.
+
+  Returns:
+    The data set.
+
+  Raises:
+    InputError: if a label is not in [0, K), of which the message names the
+      example, or if a stream has another K.
+  """
+  for name in ("train", "validation", "test"):
+    split = getattr(dataset, name)
+    if isinstance(split, Stream) and split.classes != dataset.classes:
+      raise command_line.InputError(
+        f"`classes` of the stream {name!r} must be {dataset.classes}, as that"
+        f" of the data set, got {split.classes}."
+      )
+    if isinstance(split, Split):
+      labels = np.asarray(split.labels)
+      valid = (labels >= 0) & (labels < dataset.classes)
+      if not valid.all():
+        first = valid.argmin()
+        raise command_line.InputError(
+          f"Example {first} of the split {name!r}: labels must be in [0,"
+          f" {dataset.classes}), got {labels[first]}. Correct the label, or"
+          " `classes`."
+        )
+  return dataset
 
 
 def hold_out(split: Split, count: int) -> tuple[Split, Split | None]:

@@ -16,6 +16,7 @@ from sparsejax.data.streams import Example, Stream
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _NAME, _CLASSES = "imagenet2012", 1000
+_FEATURES = {"image": bytes, "label": int}
 _HINT = (
   "On a machine with TensorFlow, `tfds build imagenet2012"
   " --file_format=array_record --manual_dir=DIR` prepares it from"
@@ -50,7 +51,8 @@ def imagenet(
     The data set, both splits streamed.
 
   Raises:
-    ValueError: if it is not on disk, or an argument is out of range.
+    ValueError: if it is not on disk, a file is missing or damaged, or an
+      argument is out of range.
   """
   if not 0 < image_size <= resize:
     raise ValueError(
@@ -65,16 +67,17 @@ def imagenet(
   stream = functools.partial(
     Stream,
     image_shape=(image_size, image_size, 3),
+    classes=_CLASSES,
     workers=workers,
     threads=threads,
   )
   return Dataset(
     train=stream(
-      tfds_folders.open_split(folder, "train", raw=["image"]),
+      tfds_folders.open_split(folder, "train", _FEATURES),
       functools.partial(random_crop, image_size),
     ),
     test=stream(
-      tfds_folders.open_split(folder, "validation", raw=["image"]),
+      tfds_folders.open_split(folder, "validation", _FEATURES),
       functools.partial(center_crop, resize, image_size),
     ),
     classes=_CLASSES,

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import flags
 
+from sparsejax.data import records
+
 Example = tuple[np.ndarray, int]
 
 
@@ -21,18 +23,20 @@ class Stream(NamedTuple):
   """Encoded examples, and the function that decodes one.
 
   Attributes:
-    records: a sequence of N encoded examples.
+    records: N encoded examples, such as a list.
     read: (record, random generator) -> uint8[H, W, C] image and label; splits
       for evaluation ignore the generator. `workers` need it, and the records,
       to be picklable.
     image_shape: H, W, C of the images that `read` returns.
+    classes: number of classes K; the labels that `read` returns are in [0, K).
     workers: decoding processes; 0 decodes in threads of this process.
     threads: threads per process; 0 is one per core, or one per worker.
   """
 
-  records: Sequence[Any]
+  records: records.Records
   read: Callable[[Any, np.random.Generator], Example]
   image_shape: tuple[int, ...]
+  classes: int
   workers: int = 0
   threads: int = 0
 
@@ -89,17 +93,18 @@ def train_batches(
     shard: the shard of this process.
 
   Returns:
-    The shards of this process, without padding.
+    The shards of this process, without padding. A damaged record raises
+    `InputError` when its batch is decoded.
   """
   import grain  # Imported here: small data sets do not need Grain.
 
   epoch = stream.examples // batch_size * batch_size
   examples = (
-    grain.MapDataset.source(stream.records)
+    grain.MapDataset.range(stream.examples)
     .seed(seed)
     .shuffle()[:epoch]
     .repeat()
-    .random_map(functools.partial(_read_valid, stream.read))
+    .random_map(functools.partial(_read_valid, stream))
   )
   local = examples[shard.process_index :: shard.process_count]
   size = batch_size // shard.process_count
@@ -118,7 +123,8 @@ def eval_batches(
 
   Returns:
     The shards of this process of ceil(N / B) batches; over all processes, each
-    example is valid exactly once.
+    example is valid exactly once. A damaged record raises as in
+    `train_batches`.
   """
   import grain
 
@@ -162,11 +168,13 @@ def _prefetch(
 
 
 def _read_valid(
-  read: Callable[[Any, np.random.Generator], Example],
-  record: Any,
-  random: np.random.Generator,
+  stream: Stream, position: int, random: np.random.Generator
 ) -> tuple[np.ndarray, int, bool]:
-  return *read(record, random), True
+  def decode(record: Any) -> Example:
+    image, label = stream.read(record, random)
+    return image, records.check_label(label, stream.classes)
+
+  return *records.read(stream.records, position, decode), True
 
 
 def _read_or_pad(stream: Stream, position: int) -> tuple[np.ndarray, int, bool]:
@@ -174,7 +182,7 @@ def _read_or_pad(stream: Stream, position: int) -> tuple[np.ndarray, int, bool]:
     return np.zeros(stream.image_shape, np.uint8), 0, False
   # Evaluation ignores the generator; if it did not, it would still be fixed.
   random = np.random.default_rng(position)
-  return *stream.read(stream.records[position], random), True
+  return _read_valid(stream, position, random)
 
 
 def _stack(examples: Sequence[tuple[np.ndarray, int, bool]]) -> PaddedBatch:

@@ -75,7 +75,7 @@ def synthetic(
   }
   splits: dict[str, Split | Stream] = dict(generated)
   if streamed:
-    splits = _streamed(generated, encoded_size, size)
+    splits = _streamed(generated, encoded_size, size, num_classes)
   return Dataset(
     train=splits["train"],
     test=splits["test"],
@@ -100,14 +100,17 @@ def _generate(
 
 
 def _streamed(
-  splits: dict[str, Split], resize: int, size: int
+  splits: dict[str, Split], resize: int, size: int, classes: int
 ) -> dict[str, Split | Stream]:
   """Returns the splits as streams of JPEG images, cropped like ImageNet's."""
   train = functools.partial(random_crop, size)
   test = functools.partial(center_crop, resize, size)
   return {
     name: Stream(
-      _encode(split), train if name == "train" else test, (size, size, 3)
+      _encode(split),
+      train if name == "train" else test,
+      (size, size, 3),
+      classes,
     )
     for name, split in splits.items()
   }

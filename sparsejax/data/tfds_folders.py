@@ -2,33 +2,85 @@
 
 No TensorFlow is needed. `dataset_info.json` is written last, so only complete
 folders are found.
+
+TensorFlow Datasets imports the module of each class that `features.json` names.
+So we read the records ourselves: of a folder, only `dataset_info.json`, which
+holds names and numbers, and the records are opened, and the features and their
+types are those that the caller expects.
 """
 
-import json
+import bisect
+import concurrent.futures
+import dataclasses
+import itertools
 import os
 import pathlib
-from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from sparsejax import command_line
+from sparsejax.data.records import REMEDY
 
 INFO = "dataset_info.json"
 FORMAT = "array_record"
+_VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)")
+_LISTS = {bytes: "bytes_list", int: "int64_list"}
+# Opening a file waits for the disk, most of all for one behind a network.
+_OPENING_THREADS = 64
 
 
-@runtime_checkable
-class Source(Protocol):
-  """Random access to examples; each is a dict of features."""
+@dataclasses.dataclass(frozen=True)
+class Examples:
+  """Random access to the examples of one split; picklable.
+
+  Attributes:
+    files: the record files, in order.
+    readers: what reads them.
+    ends: for each file, the number of records in it and those before.
+    features: the type, `bytes` or `int`, of each feature to read.
+  """
+
+  files: tuple[pathlib.Path, ...]
+  readers: tuple[Any, ...]
+  ends: tuple[int, ...]
+  features: Mapping[str, type]
 
   def __len__(self) -> int:
     """Returns the number of examples."""
-    ...
+    return self.ends[-1] if self.ends else 0
 
   def __getitem__(self, index: int) -> dict[str, Any]:
-    """Returns one example."""
-    ...
+    """Returns one example.
 
-  def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
-    """Returns several examples, faster than one by one."""
-    ...
+    Args:
+      index: in [0, N).
+
+    Returns:
+      The features by name.
+
+    Raises:
+      IndexError: if the index is out of range.
+      InputError: if the record is damaged or has other features.
+    """
+    file, record = self._position(index)
+    try:
+      data = self.readers[file][record]
+    except RuntimeError as error:
+      raise command_line.InputError(f"{_one_line(error)}.") from error
+    return _parse(data, self.features)
+
+  def where(self, index: int) -> str:
+    """Returns the file of a record, and the number of the record in it."""
+    file, record = self._position(index)
+    return f"record {record} of {self.files[file]}"
+
+  def _position(self, index: int) -> tuple[int, int]:
+    """Returns which file, and which of its records."""
+    if not 0 <= index < len(self):
+      raise IndexError(f"`index` must be in [0, {len(self)}), got {index}.")
+    file = bisect.bisect_right(self.ends, index)
+    return file, index - (self.ends[file - 1] if file else 0)
 
 
 def search_path(path: str) -> list[pathlib.Path]:
@@ -38,16 +90,18 @@ def search_path(path: str) -> list[pathlib.Path]:
     path: a folder of data sets; "" stands for the defaults of TensorFlow
       Datasets, $TFDS_DATA_DIR and ~/tensorflow_datasets.
   """
-  if path:
-    return [pathlib.Path(path).expanduser().resolve()]
   configured = os.environ.get("TFDS_DATA_DIR")
-  default = ["~/tensorflow_datasets"]
-  folders = [configured, *default] if configured else default
-  return [pathlib.Path(folder).expanduser().resolve() for folder in folders]
+  folders = [path] if path else [configured, "~/tensorflow_datasets"]
+  # Unlike pathlib's, these accept a link to itself and an unknown user.
+  return [
+    pathlib.Path(os.path.abspath(os.path.expanduser(folder)))
+    for folder in folders
+    if folder
+  ]
 
 
 def find(name: str, path: str, *, hint: str) -> pathlib.Path:
-  """Find the newest readable version of a data set.
+  """Find the newest version of a data set.
 
   Args:
     name: name of the data set, such as "cifar10".
@@ -58,65 +112,155 @@ def find(name: str, path: str, *, hint: str) -> pathlib.Path:
     The folder PATH/NAME/VERSION.
 
   Raises:
-    ValueError: if there is none, or none in array_record format.
+    InputError: if there is none, none in array_record format, or a folder
+      cannot be read.
   """
   searched = search_path(path)
   formats = {}
   for root in searched:
-    for info in (root / name).glob(f"*/{INFO}"):
-      formats[info.parent] = _file_format(info)
+    for folder in _versions(root / name):
+      formats[folder] = _read_info(folder).file_format or "no format"
     readable = [folder for folder in formats if formats[folder] == FORMAT]
     if readable:
       return max(readable, key=_version)
   if formats:
     others = ", ".join(f"{folder} ({kind})" for folder, kind in formats.items())
-    raise ValueError(
+    raise command_line.InputError(
       f"{name} is on disk, but in another format than {FORMAT}: {others}."
       f" {hint}"
     )
-  raise ValueError(
+  raise command_line.InputError(
     f"{name} is not on disk; searched for {name}/VERSION/{INFO} in "
     + " and ".join(str(root) for root in searched)
     + f". {hint}"
   )
 
 
-def open_split(folder: pathlib.Path, split: str, raw: Sequence[str]) -> Source:
+def open_split(
+  folder: pathlib.Path, split: str, features: Mapping[str, type]
+) -> Examples:
   """Open one split of a data set.
 
   Args:
     folder: as returned by `find`.
     split: "train", "test", ...
-    raw: features to return undecoded, as bytes.
+    features: the type, `bytes` or `int`, of each feature to read; others are
+      ignored.
 
   Returns:
-    The examples; picklable.
+    The examples, undecoded.
 
   Raises:
-    ValueError: if there is no such split.
+    InputError: if there is no such split, or one of its files is missing or
+      damaged.
   """
-  # Imported here: it takes half a second, and digits do not need it.
-  import tensorflow_datasets as tfds
-
-  builder: Any = tfds.builder_from_directory(folder)
-  if split not in builder.info.splits:
-    raise ValueError(
-      f"{folder} has no split {split!r}, only {', '.join(builder.info.splits)}."
+  lengths = {
+    info.name: list(info.shard_lengths) for info in _read_info(folder).splits
+  }
+  if not sum(lengths.get(split, [])):
+    others = ", ".join(repr(name) for name in lengths if sum(lengths[name]))
+    raise command_line.InputError(
+      f"{folder / INFO} lists no examples of the split {split!r}, only of"
+      f" {others or 'none'}. {REMEDY}"
     )
-  skip = tfds.decode.SkipDecoding()
-  return builder.as_data_source(
-    split=split, decoders={name: skip for name in raw}
-  )
+  files = [
+    folder / shard_name(folder.parent.name, split, shard, len(lengths[split]))
+    for shard in range(len(lengths[split]))
+  ]
+  with concurrent.futures.ThreadPoolExecutor(_OPENING_THREADS) as pool:
+    readers = list(pool.map(_open_file, files, lengths[split]))
+  ends = itertools.accumulate(lengths[split])
+  return Examples(tuple(files), tuple(readers), tuple(ends), features)
 
 
-def _file_format(info: pathlib.Path) -> str:
+def shard_name(name: str, split: str, shard: int, shards: int) -> str:
+  """Returns the file name of one of the shards of a split."""
+  return f"{name}-{split}.{FORMAT}-{shard:05d}-of-{shards:05d}"
+
+
+def _open_file(file: pathlib.Path, length: int) -> Any:
+  """Returns what reads a file; raises `InputError` unless it is complete."""
+  # Imported here: it takes half a second, and digits do not need it.
+  from array_record.python import array_record_data_source
+
   try:
-    return json.loads(info.read_text())["fileFormat"]
-  except (OSError, ValueError, KeyError):
-    return "unreadable"
+    with open(file, "rb"):  # array_record's message omits the reason.
+      pass
+    reader = array_record_data_source.ArrayRecordDataSource([str(file)])
+  except (OSError, RuntimeError) as error:
+    raise _unreadable(file, error) from error
+  if len(reader) != length:
+    raise command_line.InputError(
+      f"{file} must contain {length} records according to {INFO}, and contains"
+      f" {len(reader)}. {REMEDY}"
+    )
+  return reader
+
+
+def _parse(data: bytes, features: Mapping[str, type]) -> dict[str, Any]:
+  """Returns the features of a serialized `tf.train.Example`."""
+  from google.protobuf import message
+  from tensorflow_datasets.proto import tf_example_pb2
+
+  proto: Any = tf_example_pb2
+  try:
+    found = proto.Example.FromString(data).features.feature
+  except message.DecodeError as error:
+    problem = f"it is not a `tf.train.Example`: {error}."
+    raise command_line.InputError(problem) from error
+  example = {}
+  for name, kind in features.items():
+    values = getattr(found[name], _LISTS[kind]).value
+    if len(values) != 1:
+      raise command_line.InputError(
+        f"the feature {name!r} must be one {kind.__name__}, got {len(values)}."
+      )
+    example[name] = values[0]
+  return example
+
+
+def _versions(folder: pathlib.Path) -> list[pathlib.Path]:
+  """Returns the complete versions of a data set."""
+  try:
+    return [
+      version
+      for version in sorted(folder.iterdir())
+      if _VERSION.fullmatch(version.name) and (version / INFO).is_file()
+    ]
+  except FileNotFoundError:
+    return []
+  except (OSError, ValueError) as error:
+    raise _unreadable(folder, error) from error
+
+
+def _read_info(folder: pathlib.Path) -> Any:
+  """Returns the `DatasetInfo`, a message of names and numbers."""
+  from google.protobuf import json_format
+  from tensorflow_datasets.core.proto import dataset_info_pb2
+
+  file, messages = folder / INFO, dataset_info_pb2
+  try:
+    return json_format.Parse(
+      file.read_text(), messages.DatasetInfo(), ignore_unknown_fields=True
+    )
+  # A file that nests deeply ends in a RecursionError.
+  except (OSError, ValueError, RecursionError, json_format.Error) as error:
+    raise _unreadable(file, error) from error
+
+
+def _unreadable(
+  path: str | pathlib.Path, error: Exception
+) -> command_line.InputError:
+  if isinstance(error, OSError) and error.filename:
+    path = error.filename  # More precise, as in a folder without rights.
+  reason = getattr(error, "strerror", None) or _one_line(error)
+  return command_line.InputError(f"{path} cannot be read: {reason}. {REMEDY}")
+
+
+def _one_line(error: Exception) -> str:
+  return " ".join(str(error).split()).rstrip(".")
 
 
 def _version(folder: pathlib.Path) -> tuple[int, ...]:
   """Returns the version as numbers, since 10.0.0 is newer than 9.0.0."""
-  numbers = folder.name.split(".")
-  return tuple(int(number) if number.isdigit() else -1 for number in numbers)
+  return tuple(int(number) for number in folder.name.split("."))

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sparsejax.data.tfds_folders import FORMAT
+from sparsejax.data.tfds_folders import FORMAT, shard_name
 
 
 class Feature(NamedTuple):
@@ -76,7 +76,7 @@ def _write_split(
   serialized = [_serialize(example) for example in examples]
   edges = [len(serialized) * i // shards for i in range(shards + 1)]
   for shard in range(shards):
-    file = partial / f"{name}-{split}.{FORMAT}-{shard:05d}-of-{shards:05d}"
+    file = partial / shard_name(name, split, shard, shards)
     # Groups of one allow random access; TensorFlow Datasets writes them too.
     writer = writers.ArrayRecordWriter(str(file), "group_size:1")
     for record in serialized[edges[shard] : edges[shard + 1]]:

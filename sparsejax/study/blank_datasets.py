@@ -42,7 +42,7 @@ def _dataset(
   train: int, test: int, validation: int, classes: int, size: int
 ) -> Dataset:
   def part(examples: int) -> Stream:
-    return Stream(range(examples), _refuse_to_read, (size, size, 3))
+    return Stream(range(examples), _refuse_to_read, (size, size, 3), classes)
 
   return Dataset(
     train=part(train),

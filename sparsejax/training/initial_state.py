@@ -127,6 +127,8 @@ def _initial_masks(
   )
   try:
     masks = jax.tree.map(np.asarray, initial_masks(inputs))
+  except command_line.InputError:
+    raise  # It says what is wrong, such as a damaged record of the data set.
   except ValueError as error:
     raise command_line.InputError(
       f"`config.method` cannot compute its initial masks: {error}"

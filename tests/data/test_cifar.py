@@ -1,7 +1,10 @@
 """CIFAR from the original archive to a `Dataset`, with generated archives."""
 
+import bz2
+import gzip
 import hashlib
 import io
+import lzma
 import pathlib
 import subprocess
 import sys
@@ -135,7 +138,9 @@ def test_validation_is_the_last_training_examples(archive, data_dir):
 def test_official_ids_restore_the_original_order(archive, tmp_path):
   folder = tmp_path / "cifar10" / "3.0.2"
   source = tfds_folders.open_split(
-    prepared(archive, tmp_path / "once"), "train", ["image"]
+    prepared(archive, tmp_path / "once"),
+    "train",
+    {"id": bytes, "image": bytes, "label": int},
   )
   order = np.random.default_rng(0).permutation(len(source))
   shuffled = [source[int(i)] for i in order]
@@ -206,6 +211,49 @@ def test_a_truncated_archive_raises(tmp_path, capsys):
   assert "has unexpected contents" in capsys.readouterr().err
 
 
+COMPRESSION = {
+  "gz": gzip.compress,
+  "bz2": bz2.compress,
+  "xz": lzma.compress,
+  "none": bytes,
+}
+
+
+@pytest.mark.parametrize("kind", COMPRESSION)
+@pytest.mark.parametrize("damage", ["cut", "overwritten", "empty"])
+def test_damaged_archives_end_in_one_line(
+  archive, tmp_path, capsys, kind, damage
+):
+  content = gzip.decompress(archive.file.read_bytes())
+  content = bytearray(COMPRESSION[kind](content))
+  if damage == "overwritten":
+    content[: len(content) // 2] = content[len(content) // 2 :]
+  else:
+    del content[len(content) // 2 if damage == "cut" else 0 :]
+  refuse(tmp_path, capsys, content, "has unexpected contents: ")
+
+
+def refuse(tmp_path, capsys, content, message):
+  """Checks that an archive whose checksum is right is refused."""
+  file = tmp_path / "archive"
+  file.write_bytes(content)
+  sha256 = hashlib.sha256(content).hexdigest()
+  argv = ["cifar10", f"--path={tmp_path / 'data'}", f"--sha256={sha256}"]
+  assert prepare.main([*argv, f"--archive={file}"]) == 2
+  error = capsys.readouterr().err
+  assert error.startswith(f"error: {file}") and error.count("\n") == 1
+  assert message in error
+  assert not list((tmp_path / "data").rglob("*"))
+
+
+def test_labels_beyond_the_names_of_the_archive_are_refused(tmp_path, capsys):
+  archive = Archive(tmp_path / "archive.tar.gz", "cifar10")
+  content = gzip.decompress(archive.file.read_bytes())
+  at = content.index(archive.rows["test"][3].tobytes())
+  changed = content[:at] + b"\x0a" + content[at + 1 :]
+  refuse(tmp_path, capsys, changed, "labels must be in [0, 10), got 10.")
+
+
 def test_an_incomplete_folder_is_not_found(archive, data_dir, tmp_path):
   whole = data_dir / "cifar10" / "3.0.2"
   partial = tmp_path / "cifar10" / ".3.0.2.incomplete-1"
@@ -265,7 +313,7 @@ def test_a_damaged_folder_raises(data_dir, tmp_path):
     if "array_record" in file.name:
       content = content[: len(content) // 2]
     (folder / file.name).write_bytes(content)
-  with pytest.raises(ValueError, match="cannot be read.*prepare it again"):
+  with pytest.raises(ValueError, match="cannot be read.*prepare the data set"):
     load(path=str(tmp_path))
 
 

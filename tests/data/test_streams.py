@@ -230,11 +230,3 @@ def test_half_of_the_random_crops_are_flipped():
   for crop in crops:
     assert crop.shape == (12, 12, 3)
     assert (np.diff(crop[..., 1].astype(int), axis=0) >= 0).all()
-
-
-@pytest.mark.parametrize("mode", ["L", "CMYK", "RGBA", "P"])
-def test_every_color_mode_decodes_to_three_channels(mode, tmp_path):
-  kind = {"RGBA": "png", "P": "png"}.get(mode, "jpeg")
-  file = tmp_path / f"picture.{kind}"
-  Image.fromarray(gradient(30, 20)).convert(mode).save(file, kind)
-  assert images.decode(file.read_bytes()).shape == (30, 20, 3)

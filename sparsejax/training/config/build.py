@@ -16,6 +16,7 @@ import sparsejax
 from sparsejax import command_line
 from sparsejax.components import leaves
 from sparsejax.data import Dataset
+from sparsejax.data.dataset import check_labels
 from sparsejax.training import (
   metric,
   optimizers,
@@ -49,7 +50,7 @@ def build(config: ConfigDict, data: Dataset | None = None) -> Experiment:
   resolved = keys.resolved(config)
   keys.check(resolved)
   extended = when.extended(resolved)
-  dataset = data or _call("data", resolved, {})
+  dataset = check_labels(data or _call("data", resolved, {}))
   steps = when.steps(extended, dataset.train.examples)
   provided = _provided(dataset, steps)
   inner = _call("optimizer", resolved, provided)
