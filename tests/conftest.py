@@ -25,6 +25,7 @@ os.environ.setdefault("XLA_FLAGS", QUICK)
 # What passes today passes tomorrow.
 hypothesis.settings.register_profile("same_cases", derandomize=True)
 hypothesis.settings.load_profile("same_cases")
+hypothesis.settings.register_profile("many", max_examples=1000, deadline=None)
 
 
 # Files that take longest, though they have few tests: they begin first, so that

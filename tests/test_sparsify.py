@@ -466,3 +466,83 @@ def test_set_can_reset_the_optimizer_state_of_all_weights(masks_first):
         trace["kernel"], jnp.where(mask, expected, 0)
       )
   assert int(optax.tree.get(state.inner_state, "count")) == 5
+
+
+def test_requested_counts_at_step_0_are_those_of_the_first_masks():
+  # ERK first, a uniform sparsity from the first mask update on.
+  method = sparsejax.gmp(
+    0.8,
+    initial_sparsity=0.5,
+    end_step=9,
+    every_steps=3,
+    scope=sparsejax.layerwise(sparsejax.uniform),
+  )
+  tx = sparsejax.sparsify(optax.sgd(0.1), method, key=jax.random.key(0))
+  params = {"a": jnp.ones((6, 40)), "c": jnp.ones((9, 9))}
+  counted = sparsejax.summary(params, tx.init(params))
+  assert [x.requested for x in counted.layers] == [
+    x.active for x in counted.layers
+  ]
+  assert counted.layers[0].sparsity != counted.layers[1].sparsity
+
+
+BETWEEN = {
+  "optg": sparsejax.optg(
+    0.8, steps_per_epoch=3, epochs=4, score_learning_rate=0.1
+  ),
+  "dynset": sparsejax.dynset(sparsity=0.5, steps_per_epoch=3, total_steps=12),
+}
+
+
+@pytest.mark.parametrize("name", BETWEEN)
+def test_masks_are_updated_between_steps_where_an_update_is_due(name):
+  tx = sparsejax.sparsify(optax.adam(0.1), BETWEEN[name], key=jax.random.key(0))
+  params = {"kernel": jnp.linspace(-1, 1, 40).reshape(5, 8)}
+  outer = optax.chain(optax.clip(1.0), tx)  # The state is found inside.
+  state = outer.init(params)
+  params = sparsejax.apply_masks(params, state)
+  update_masks = jax.jit(tx.update_masks)
+  for step in range(7):
+    before = (params, state)
+    params, state = update_masks(params, state, metric=0.1)
+    again = update_masks(params, state, metric=0.1)
+    changed = (
+      sparsejax.stats(state)["last_update"]
+      != sparsejax.stats(before[1])["last_update"]
+    )
+    assert bool(changed) == (step in (3, 6))
+    jax.tree.map(np.testing.assert_array_equal, again, (params, state))
+    if not changed:
+      jax.tree.map(np.testing.assert_array_equal, before, (params, state))
+    sparsejax.assert_sparse(params, state)
+    grads = {"kernel": jnp.cos(9 * params["kernel"] + step)}
+    updates, new_state = outer.update(grads, state, params, metric=0.1)
+    jax.tree.map(  # The step has nothing left to update.
+      np.testing.assert_array_equal,
+      sparsejax.get_masks(state),
+      sparsejax.get_masks(new_state),
+    )
+    params, state = optax.apply_updates(params, updates), new_state
+
+
+def test_masks_that_need_a_gradient_are_not_updated_between_steps():
+  params = {"kernel": jnp.ones((5, 8))}
+  tx = sparsejax.sparsify(
+    optax.sgd(0.1),
+    sparsejax.granet(0.5, end_step=6, every_steps=3, total_steps=12),
+    key=jax.random.key(0),
+  )
+  with pytest.raises(ValueError, match="mask updates read no gradient"):
+    tx.update_masks(params, tx.init(params))
+
+
+def test_masks_between_steps_need_their_metric_and_one_state():
+  params = {"a": jnp.ones((5, 8)), "c": jnp.ones((5, 8))}
+  tx = sparsejax.sparsify(
+    optax.sgd(0.1), BETWEEN["dynset"], key=jax.random.key(0)
+  )
+  with pytest.raises(ValueError, match="`metric` must be given"):
+    tx.update_masks(params, tx.init(params))
+  both = optax.partition({1: tx, 2: tx}, {"a": 1, "c": 2})
+  with pytest.raises(ValueError, match="must hold one `SparseState`, got 2"):
+    tx.update_masks(params, both.init(params), metric=0.5)

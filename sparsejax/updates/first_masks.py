@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Int, PyTree
 
 from sparsejax.components import criteria
@@ -37,7 +36,7 @@ def begin(
   """
   if not layout.leaves:
     return [], jnp.zeros(1, jnp.int32)
-  table = _requested_table(method, layout)  # Checks all budgets.
+  _check_budgets(method, layout)
   if given is not None:
     nodes = layout.treedef.flatten_up_to(given)
     first = [jnp.array(nodes[leaf.index], bool) for leaf in layout.leaves]
@@ -48,19 +47,17 @@ def begin(
       " key=jax.random.key(0) to `sparsify`."
     )
   first = first_masks(method, layout, key, layout.take(params))
-  if table is None:
+  pattern = method.initial.pattern
+  if pattern is not None and pattern.sets_counts:
     return first, requested.as_found(layout, first)
-  return first, jnp.array(table[0])
+  return first, jnp.array(requested.first_requested(method, layout))
 
 
-def _requested_table(method: Method, layout: Layout) -> np.ndarray | None:
-  """Returns the counts of every update; None where a pattern sets them."""
-  prune = method.prune
-  if prune is None:
-    return requested.first_requested(method, layout)[None]
-  if prune.pattern is not None and prune.pattern.sets_counts:
-    return None
-  return requested.requested_table(method, layout)
+def _check_budgets(method: Method, layout: Layout) -> None:
+  """Raises ValueError if budgets at step 0 or later contradict each other."""
+  pattern = method.prune and method.prune.pattern
+  if method.prune is not None and not (pattern and pattern.sets_counts):
+    requested.requested_table(method, layout)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

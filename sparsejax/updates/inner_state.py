@@ -161,6 +161,8 @@ def _steps_alone(inner, params) -> bool:
 
   def random_like(leaf, scales):
     values = rng.normal(size=2**leaf.ndim) * scales[:, None]
+    most = float(jnp.finfo(leaf.dtype).max)  # of float16 it is 65504
+    values = values.clip(-most, most)
     values[2::2, 0] = 0
     return values.reshape(-1, *(2,) * leaf.ndim).astype(leaf.dtype)
 

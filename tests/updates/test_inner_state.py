@@ -121,3 +121,10 @@ def test_snfs_ends_with_trained_weights():
       assert bool((trace[fresh] != 0).all())
   assert int(state.last_update) == 10
   assert int((params["kernel"] != 0).sum()) == 20
+
+
+def test_the_probe_fits_into_half_precision():
+  # Warnings are errors, and so is an overflow.
+  for inner in (optax.sgd(0.1, momentum=0.9), optax.adam(0.1)):
+    half = jax.tree.map(lambda x: x.astype(jnp.float16), LEAVES)
+    inner_state.is_elementwise(optax.with_extra_args_support(inner), half)
