@@ -35,7 +35,8 @@ def join(
       within this time; losing process 0 ends them at once.
 
   Raises:
-    InputError: if only some arguments are given, or joining fails.
+    InputError: if only some arguments are given, one is out of range, or
+      joining fails.
   """
   given = (coordinator_address, num_processes, process_id)
   if None in given and given != (None, None, None):
@@ -43,6 +44,8 @@ def join(
       "`--coordinator_address`, `--num_processes` and `--process_id` go"
       f" together, got {given}."
     )
+  if None not in given:
+    _check(*given)
   try:
     jax.distributed.initialize(
       coordinator_address=coordinator_address,
@@ -60,6 +63,24 @@ def join(
     ) from error
   # jax replaces the C-level handler, which disables Python's; install it again.
   signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
+
+
+def _check(address: str, processes: int, index: int) -> None:
+  host, _, port = address.rpartition(":")
+  if not (host and port.isdecimal() and 0 < int(port) < 2**16):
+    raise command_line.InputError(
+      "`--coordinator_address` must be HOST:PORT of process 0, such as"
+      f" 10.0.0.1:1234, got {address!r}."
+    )
+  if processes < 1:
+    raise command_line.InputError(
+      f"`--num_processes` must be at least 1, got {processes}."
+    )
+  if not 0 <= index < processes:
+    raise command_line.InputError(
+      f"`--process_id` must be in [0, {processes}), `--num_processes`, got"
+      f" {index}."
+    )
 
 
 def is_first() -> bool:
