@@ -288,7 +288,7 @@ NINETY = ("--workdir=x", "--sparsity=0.9")
     (["--workdir=x", "--sparsity=.9", "--init_mode=reinit"], "`--init_mode`"),
     (["--workdir=", "--sparsity=0.9"], "the path must not be empty"),
     (["--workdir", "--sparsity=0.9"], "expected one argument"),
-    ([*NINETY, "--prune_fraction=1e-12"], "takes 2302585092994 rounds"),
+    ([*NINETY, "--prune_fraction=1e-12"], "takes 2302585092993 rounds"),
     ([*NINETY, "--prune_fraction=1e-320"], "takes inf rounds to a sparsity"),
     ([*NINETY, "--init_mod=rewind"], "Did you mean '--config.init_mode'"),
     ([*NINETY, "--config.seed"], "Missing value for flag --config.seed"),
@@ -413,7 +413,7 @@ def _size(path):
   return path.stat().st_size
 
 
-@pytest.mark.parametrize("steps", ["(5,)", "(33,)", "(-11,)", "(1.5,)"])
+@pytest.mark.parametrize("steps", ["(5,)", "(33,)", "(-11,)"])
 def test_invalid_keep_steps_are_refused(steps):
   error = refused(BASE, f"--config.keep_steps={steps}")
   assert "`config.keep_steps` must hold multiples of 11" in error
@@ -442,7 +442,10 @@ def test_extended_training_stretches_durations_but_not_intervals():
   assert longer.steps.eval_every == plain.steps.eval_every
 
 
-@pytest.mark.parametrize("value", ["0", "-1", "inf"])
-def test_invalid_multiplier_is_refused(value):
+@pytest.mark.parametrize(
+  ("value", "rule"),
+  [("0", "above 0"), ("-1", "above 0"), ("inf", "a finite float32")],
+)
+def test_invalid_multiplier_is_refused(value, rule):
   error = refused(BASE, f"--config.epochs_multiplier={value}")
-  assert "`config.epochs_multiplier` must be above 0 and finite" in error
+  assert f"`config.epochs_multiplier` must be {rule}" in error
