@@ -44,8 +44,10 @@ def join(
       "`--coordinator_address`, `--num_processes` and `--process_id` go"
       f" together, got {given}."
     )
-  if None not in given:
-    _check(*given)
+  if coordinator_address is not None:
+    _check_address(coordinator_address)
+  if num_processes is not None and process_id is not None:
+    _check_index(process_id, num_processes)
   try:
     jax.distributed.initialize(
       coordinator_address=coordinator_address,
@@ -65,13 +67,16 @@ def join(
   signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
 
 
-def _check(address: str, processes: int, index: int) -> None:
+def _check_address(address: str) -> None:
   host, _, port = address.rpartition(":")
   if not (host and port.isdecimal() and 0 < int(port) < 2**16):
     raise command_line.InputError(
       "`--coordinator_address` must be HOST:PORT of process 0, such as"
       f" 10.0.0.1:1234, got {address!r}."
     )
+
+
+def _check_index(index: int, processes: int) -> None:
   if processes < 1:
     raise command_line.InputError(
       f"`--num_processes` must be at least 1, got {processes}."

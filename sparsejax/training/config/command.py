@@ -125,10 +125,11 @@ def _split(argv: Sequence[str]) -> tuple[str, list[str]]:
 def _load(file: str, options: str) -> ConfigDict:
   """Returns the locked config that a file makes for an option string."""
   path = files.find("`--config`", file)
-  get_config = getattr(files.load(path), "get_config", None)
+  module = files.load(path)
   try:
+    get_config = module.get_config
     inspect.signature(get_config).bind(options)
-  except (TypeError, ValueError) as error:
+  except (AttributeError, TypeError, ValueError) as error:
     raise command_line.InputError(
       f"`--config` {path} must define a function `get_config(arg=None)`, which"
       " takes the option string."
