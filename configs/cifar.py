@@ -59,9 +59,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
   )
   # Ten batches hold every class twice.
   small = max(16, _CLASSES[chosen["data"]] // 5)
-  batch_size = chosen["batch_size"] or (
-    small if runlocal else recipe["batch_size"]
-  )
+  batch_size = small if runlocal else recipe["batch_size"]
+  if chosen["batch_size"] is not None:
+    batch_size = chosen["batch_size"]
   return ConfigDict(
     {
       "seed": chosen["seed"],

@@ -122,12 +122,13 @@ def get_config(arg: str | None = None) -> ConfigDict:
   if chosen["model"] == "mobilenet_v1":
     recipe = _for_mobilenet(recipe, _MOBILENET[name])
   runlocal = chosen["runlocal"]
+  usual = 2.0 if runlocal else recipe["epochs"]
   epochs = FieldReference(
-    chosen["epochs"] or (2.0 if runlocal else recipe["epochs"])
+    usual if chosen["epochs"] is None else chosen["epochs"]
   )
-  batch_size = chosen["batch_size"] or (
-    16 if runlocal else recipe["batch_size"]
-  )
+  batch_size = 16 if runlocal else recipe["batch_size"]
+  if chosen["batch_size"] is not None:
+    batch_size = chosen["batch_size"]
   return ConfigDict(
     {
       "seed": chosen["seed"],

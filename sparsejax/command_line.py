@@ -6,6 +6,8 @@ install when a library is missing.
 
 import argparse
 import difflib
+import pathlib
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import NoReturn
@@ -14,6 +16,7 @@ DONE, BAD_INPUT, INTERRUPTED = 0, 2, 130
 RESUME = "Saved checkpoints are intact: the same command resumes."
 """What a command that trains says after an interruption or a full disk."""
 
+_OUT_OF_MEMORY = "out of memory"  # What jax says, in its own exceptions.
 _MAX_LISTED, _MAX_SUGGESTED = 40, 5
 
 
@@ -37,6 +40,34 @@ class Parser(argparse.ArgumentParser):
   def error(self, message: str) -> NoReturn:
     """Raises `InputError`."""
     raise InputError(message)
+
+
+def join_values(argv: Iterable[str]) -> list[str]:
+  """Writes each `--name value` as `--name=value`.
+
+  Examples:
+    >>> join_values(["--workdir", "runs/1", "--list", "--config.seed=3"])
+    ['--workdir=runs/1', '--list', '--config.seed=3']
+  """
+  joined: list[str] = []
+  for arg in argv:
+    follows = joined and re.fullmatch(r"--?[A-Za-z][\w.]*", joined[-1])
+    if follows and not re.match(r"--?[A-Za-z]", arg):
+      joined[-1] += f"={arg}"
+    else:
+      joined.append(arg)
+  return joined
+
+
+def path(text: str) -> pathlib.Path:
+  """Parse the path of a file or folder, as a type for `Parser`.
+
+  Raises:
+    ArgumentTypeError: if it is empty, which would be the current folder.
+  """
+  if not text:
+    raise argparse.ArgumentTypeError("the path must not be empty")
+  return pathlib.Path(text)
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> InputError:
@@ -128,6 +159,12 @@ def _message(error: BaseException, name: str, hint: str) -> str | None:
   if isinstance(error, OSError):  # Most of all a full disk.
     path = f"{error.filename}: " if error.filename else ""
     return f"{path}{error.strerror or error}. {hint}".strip()
+  reason = " ".join(str(error).split()).rstrip(".")
+  if isinstance(error, MemoryError) or _OUT_OF_MEMORY in reason.lower():
+    return (
+      f"Out of memory: {reason or 'an allocation failed'}. Use a smaller model,"
+      f" batch or data set. {hint}".strip()
+    )
   return None
 
 

@@ -62,7 +62,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
   parser = command_line.Parser()
   parser.add_argument("name", metavar="NAME")
   source = parser.add_mutually_exclusive_group(required=True)
-  source.add_argument("--archive", type=pathlib.Path)
+  source.add_argument("--archive", type=command_line.path)
   source.add_argument("--download", action="store_true")
   parser.add_argument("--path", default="")
   parser.add_argument("--url")

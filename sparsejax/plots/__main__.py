@@ -39,8 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _plot(argv: list[str]) -> int:
   parser = command_line.Parser()
   parser.add_argument("figure", metavar="budgets|flops")
-  parser.add_argument("workdirs", nargs="+", type=pathlib.Path)
-  parser.add_argument("--out", type=pathlib.Path)
+  parser.add_argument("workdirs", nargs="+", type=command_line.path)
+  parser.add_argument("--out", type=command_line.path)
   parsed = parser.parse_args(argv)
   if parsed.figure not in _FIGURES:
     raise command_line.unknown("The figure", parsed.figure, _FIGURES)

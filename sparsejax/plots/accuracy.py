@@ -22,7 +22,8 @@ def plot_accuracy(averages: Sequence[Average], path: pathlib.Path) -> None:
 
   Dense networks are horizontal lines. Both axes are logarithmic, in the error
   and in the fraction of active weights: 98 and 99 % are as far apart as 80 and
-  90 %.
+  90 %. A network without active weights, of sparsity 1, has no position and is
+  left out.
 
   Args:
     averages: as returned by `results.average_seeds`.
@@ -35,7 +36,7 @@ def plot_accuracy(averages: Sequence[Average], path: pathlib.Path) -> None:
   for average in averages:
     if not average.sparsity:
       _horizontal_line(axes, average)
-  sparse = [a for a in averages if a.sparsity]
+  sparse = [a for a in averages if 0 < a.sparsity < 1]
   positions = {
     s: -math.log10(1 - s) for s in sorted({a.sparsity for a in sparse})
   }
@@ -46,7 +47,8 @@ def plot_accuracy(averages: Sequence[Average], path: pathlib.Path) -> None:
   axes.set_xlabel("sparsity")
   axes.set_ylabel("test accuracy (%), log of the error")
   style.finish_axes(axes, grid="y")
-  figure.legend(loc="outside right upper", frameon=False, fontsize=8)
+  if axes.get_legend_handles_labels()[0]:
+    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
   figure.savefig(path)
 
 

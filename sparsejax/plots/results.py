@@ -72,8 +72,8 @@ def read_results(workdirs: Iterable[pathlib.Path]) -> list[Result]:
     Result(
       workdir=workdir,
       label=label,
-      sparsity=_sparsity(summary),
-      accuracy=summary["test_accuracy"],
+      sparsity=_sparsity(workdir, summary),
+      accuracy=_fraction(workdir, summary, "test_accuracy"),
       seed=summary["seed"],
       summary=summary,
     )
@@ -182,8 +182,19 @@ def _read_json(path: pathlib.Path) -> Any:
     raise ValueError(f"{path} cannot be read: {error}") from error
 
 
-def _sparsity(summary: dict[str, Any]) -> float:
-  requested = summary["target_sparsity"]
-  if requested is None:
-    requested = summary.get("equivalent_sparsity")
-  return round(summary["sparsity"] if requested is None else requested, 6)
+def _sparsity(workdir: pathlib.Path, summary: dict[str, Any]) -> float:
+  keys = ("target_sparsity", "equivalent_sparsity", "sparsity")
+  key = next(key for key in keys if summary.get(key) is not None)
+  return round(_fraction(workdir, summary, key), 9)
+
+
+def _fraction(
+  workdir: pathlib.Path, summary: dict[str, Any], key: str
+) -> float:
+  value = summary[key]
+  if not isinstance(value, int | float) or not 0 <= value <= 1:
+    raise ValueError(
+      f"{workdir / 'summary.json'} is damaged: `{key}` must be in [0, 1], got"
+      f" {value!r}"
+    )
+  return value

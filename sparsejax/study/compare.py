@@ -13,6 +13,7 @@ Exit status: 0 done, 2 bad input.
 """
 
 import glob
+import os
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -39,8 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _compare(argv: list[str]) -> int:
   parser = command_line.Parser()
   parser.add_argument("runs", nargs="*")
-  parser.add_argument("--csv", type=pathlib.Path)
-  parser.add_argument("--plot", type=pathlib.Path)
+  parser.add_argument("--csv", type=command_line.path)
+  parser.add_argument("--plot", type=command_line.path)
   parsed = parser.parse_args(argv)
   if parsed.plot is not None and not plots.has_matplotlib():
     raise command_line.InputError(
@@ -62,6 +63,9 @@ def _compare(argv: list[str]) -> int:
     tables.write_csv(list(map(_record, results)), parsed.csv)
   if parsed.plot is not None:
     plots.plot_accuracy(averages, parsed.plot)
+    for average in averages:
+      if average.sparsity == 1:
+        print(f"note: {average.label} has no active weights to plot.")
   return command_line.DONE
 
 
@@ -85,7 +89,9 @@ def find(
     )
   workdirs: dict[pathlib.Path, None] = {}
   for pattern in patterns:
-    paths = [pathlib.Path(name) for name in sorted(glob.glob(pattern))]
+    # A name that exists may have characters of a glob in it.
+    names = [pattern] if os.path.exists(pattern) else glob.glob(pattern)
+    paths = [pathlib.Path(name) for name in sorted(names)]
     runs = [run for path in paths for run in _runs_in(path)]
     if not runs:
       raise command_line.InputError(

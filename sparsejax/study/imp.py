@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from sparsejax import command_line, train
 
 _MODES = ("rewind", "lr_rewind")
+_MOST_ROUNDS = 1000
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,7 +46,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _train_rounds(argv: list[str]) -> int:
+  from sparsejax.training.config import command, keys
+
   rounds = commands(argv)
+  for arguments in rounds:  # Before the first one trains.
+    keys.resolved(command.parse(arguments).config)
   titles = [
     f"Round {number} of {len(rounds) - 1}" for number in range(len(rounds))
   ]
@@ -99,12 +104,13 @@ def commands(argv: Sequence[str]) -> list[list[str]]:
 def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
   """Returns our own arguments, and those of the trainer."""
   parser = command_line.Parser()
-  parser.add_argument("--workdir", type=pathlib.Path, required=True)
+  parser.add_argument("--workdir", type=command_line.path, required=True)
   parser.add_argument("--sparsity", type=float, required=True)
   parser.add_argument("--prune_fraction", type=float, default=0.2)
   parser.add_argument("--init_mode", default="rewind")
   parser.add_argument("--init_step", type=int, default=0)
   parsed, rest = parser.parse_known_args(argv)
+  rest = command_line.join_values(rest)
   if parsed.init_mode not in _MODES:
     raise command_line.unknown("`--init_mode`", parsed.init_mode, _MODES)
   return parsed, rest
@@ -130,7 +136,13 @@ def sparsities(last: float, prune_fraction: float) -> list[float]:
         f"`--{name}` must be in (0, 1), got {value}."
       )
   remaining = 1 - prune_fraction
-  rounds = math.ceil(math.log(1 - last) / math.log(remaining) - 1e-9)
+  rounds = math.log1p(-last) / math.log1p(-prune_fraction)
+  if rounds > _MOST_ROUNDS:
+    raise command_line.InputError(
+      f"`--prune_fraction` of {prune_fraction} takes {rounds:.0f} rounds to a"
+      f" sparsity of {last}, and at most {_MOST_ROUNDS} are trained. Raise it."
+    )
+  rounds = math.ceil(rounds - 1e-9)
   # Rounded, because the last bits of a power differ between machines.
   return [*(round(1 - remaining**i, 12) for i in range(1, rounds)), last]
 

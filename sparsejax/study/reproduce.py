@@ -105,12 +105,13 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
   parser.add_argument("--seeds", type=int, default=1)
   parser.add_argument("--epochs", type=float)
   parser.add_argument(
-    "--workdir", type=pathlib.Path, default=pathlib.Path("runs/reproduce")
+    "--workdir", type=command_line.path, default=pathlib.Path("runs/reproduce")
   )
-  parser.add_argument("--csv", type=pathlib.Path)
+  parser.add_argument("--csv", type=command_line.path)
   parser.add_argument("--list", action="store_true")
   parser.add_argument("--runlocal", action="store_true")
   parsed, rest = parser.parse_known_args(argv)
+  rest = command_line.join_values(rest)
   known = [f"--{name}" for name in command.FLAGS]
   for arg in rest:
     name = arg.partition("=")[0]
@@ -143,7 +144,20 @@ def load(name: str) -> tuple[papers.Table, pathlib.Path]:
     raise command_line.InputError(
       f"{path} has no `TABLE` of `sparsejax.study.papers`."
     )
+  _check_order(table, path)
   return table, path
+
+
+def _check_order(table: papers.Table, path: pathlib.Path) -> None:
+  """Raises `InputError` unless rows come after those that they start from."""
+  seen = set()
+  for row in table.rows:
+    if row.after is not None and row.after not in seen:
+      raise command_line.InputError(
+        f"The row {row.name!r} of {path} starts from {row.after!r}, which is no"
+        " row before it. Correct `after`, or the order."
+      )
+    seen.add(row.name)
 
 
 def select(table: papers.Table, globs: Sequence[str]) -> list[papers.Row]:

@@ -35,7 +35,8 @@ def join(
       within this time; losing process 0 ends them at once.
 
   Raises:
-    InputError: if only some arguments are given, or joining fails.
+    InputError: if only some arguments are given, one is out of range, or
+      joining fails.
   """
   given = (coordinator_address, num_processes, process_id)
   if None in given and given != (None, None, None):
@@ -43,6 +44,10 @@ def join(
       "`--coordinator_address`, `--num_processes` and `--process_id` go"
       f" together, got {given}."
     )
+  if coordinator_address is not None:
+    _check_address(coordinator_address)
+  if num_processes is not None and process_id is not None:
+    _check_index(process_id, num_processes)
   try:
     jax.distributed.initialize(
       coordinator_address=coordinator_address,
@@ -60,6 +65,27 @@ def join(
     ) from error
   # jax replaces the C-level handler, which disables Python's; install it again.
   signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
+
+
+def _check_address(address: str) -> None:
+  host, _, port = address.rpartition(":")
+  if not (host and port.isdecimal() and 0 < int(port) < 2**16):
+    raise command_line.InputError(
+      "`--coordinator_address` must be HOST:PORT of process 0, such as"
+      f" 10.0.0.1:1234, got {address!r}."
+    )
+
+
+def _check_index(index: int, processes: int) -> None:
+  if processes < 1:
+    raise command_line.InputError(
+      f"`--num_processes` must be at least 1, got {processes}."
+    )
+  if not 0 <= index < processes:
+    raise command_line.InputError(
+      f"`--process_id` must be in [0, {processes}), `--num_processes`, got"
+      f" {index}."
+    )
 
 
 def is_first() -> bool:

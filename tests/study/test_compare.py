@@ -186,6 +186,47 @@ def test_errors_are_one_line(runs, capsys, args, message):
   assert message in output
 
 
+@pytest.mark.parametrize("name", ["we[ir]d", "a*b", "what?", "[!x]"])
+def test_names_with_characters_of_a_glob(tmp_path, capsys, name):
+  record(tmp_path / name / "run", "gmp", 0.9)
+  for path in (tmp_path / name, tmp_path / name / "run"):
+    assert compare.main([str(path)]) == 0
+    assert "90.00" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"target_sparsity": 5}, "`target_sparsity` must be in [0, 1], got 5"),
+    ({"target_sparsity": -1}, "`target_sparsity` must be in [0, 1], got -1"),
+    ({"sparsity": 5, "target_sparsity": None}, "`sparsity` must be in [0, 1]"),
+    ({"equivalent_sparsity": "a", "target_sparsity": None}, "got 'a'"),
+    ({"test_accuracy": 90}, "`test_accuracy` must be in [0, 1], got 90"),
+    ({"test_accuracy": None}, "`test_accuracy` must be in [0, 1], got None"),
+  ],
+)
+def test_shares_out_of_range_are_refused(tmp_path, capsys, changes, message):
+  record(tmp_path / "run", "gmp", 0.9, **changes)
+  plot = tmp_path / "x.png"
+  assert compare.main([str(tmp_path), "--plot", str(plot)]) == 2
+  assert message in capsys.readouterr().err
+  assert not plot.exists()
+
+
+def test_networks_without_active_weights(tmp_path, capsys):
+  pytest.importorskip("matplotlib")
+  record(tmp_path / "none", "str", 0.1, sparsity=None)
+  path = tmp_path / "none" / "summary.json"
+  path.write_text(json.dumps(json.loads(path.read_text()) | {"sparsity": 1.0}))
+  plot = tmp_path / "x.png"
+  for name in ("alone", "next to a very sparse one"):
+    assert compare.main([str(tmp_path), "--plot", str(plot)]) == 0
+    output = capsys.readouterr().out
+    assert "100%" in output and "gmp has no active" not in output
+    assert "note: str has no active weights to plot" in output
+    record(tmp_path / name, "gmp", 0.9, sparsity=0.9999999)
+
+
 def test_a_plot_without_matplotlib_raises(runs, capsys, monkeypatch):
   find_spec = importlib.util.find_spec
   monkeypatch.setattr(

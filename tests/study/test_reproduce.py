@@ -252,6 +252,10 @@ def test_the_best_evaluation_is_one_after_the_last_pruning(tmp_path):
     (["{table}", "--epochs=0", "--rows", "rigl*"], "config.epochs"),
     ([], "the following arguments are required: TABLE"),
     (["{digits}"], "has no `TABLE`"),
+    (["{table}", "--config.seed"], "Missing value for flag --config.seed"),
+    (["{table}", "--config.seed", "1.5"], "must be of type int, got '1.5'"),
+    (["{table}", "--csv="], "the path must not be empty"),
+    (["{table}", "--nodistributed", "--process_id=0"], "has no effect"),
     (["{table}", "--workdir={table}", "--rows=rigl*"], "Not a directory"),
   ],
 )
@@ -265,6 +269,33 @@ def test_errors_are_one_line(table, tmp_path, capsys, args, message):
   assert output.startswith("error: ")
   assert message in output
   assert output.count("error:") == 1
+
+
+@pytest.mark.parametrize(
+  ("text", "message"),
+  [
+    ("TABLE = 1 / 0", "line 3, cannot be run: ZeroDivisionError"),
+    ("import sys; sys.exit(1)", "cannot be run: SystemExit"),
+    ("TABLE = (", "line 3, cannot be run: SyntaxError"),
+    ("TABLE = papers.Table('', '', (), (row('b', after='a'),))", "is no row"),
+    (
+      "TABLE = papers.Table('', '', (), (row('a', after='a'),))",
+      "The row 'a' of",
+    ),
+  ],
+)
+def test_a_table_that_cannot_be_used(
+  tmp_path, monkeypatch, capsys, text, message
+):
+  head = "from sparsejax.study import papers\n"
+  head += "row = lambda n, after: papers.Row(n, 'digits', {}, after=after)\n"
+  (tmp_path / "mine.py").write_text(head + text)
+  monkeypatch.chdir(tmp_path)
+  for name in ("mine.py", str(tmp_path / "mine.py")):
+    assert reproduce.main([name, "--list"]) == command_line.BAD_INPUT
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1
+    assert message in error
 
 
 def test_help_is_the_docstring(capsys):

@@ -220,6 +220,7 @@ def test_temperature_divides_the_logits():
     ("snip,sparsity=90", "", "`sparsity` must be in [0, 1), got 90"),
     ("snip", "batches=0", "must be at least 1, got 0, 128"),
     ("grasp", "samples_per_class=5", "a positive multiple of 2, got 5"),
+    ("grasp", "temperature=0", "`temperature` must be above 0, got 0.0"),
     ("synflow", "rounds=0", "`rounds` must be at least 1, got 0"),
   ],
 )

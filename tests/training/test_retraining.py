@@ -277,19 +277,43 @@ def test_number_of_rounds_in_the_papers(sparsity, rounds):
   assert (len(found), found[-1]) == (rounds, sparsity)
 
 
+NINETY = ("--workdir=x", "--sparsity=0.9")
+
+
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
     (["--sparsity=0.9"], "the following arguments are required: --workdir"),
     (["--workdir=x", "--sparsity=90"], "`--sparsity` must be in (0, 1)"),
     (["--workdir=x", "--sparsity=.9", "--init_mode=reinit"], "`--init_mode`"),
+    (["--workdir=", "--sparsity=0.9"], "the path must not be empty"),
+    (["--workdir", "--sparsity=0.9"], "expected one argument"),
+    ([*NINETY, "--prune_fraction=1e-12"], "takes 2302585092993 rounds"),
+    ([*NINETY, "--prune_fraction=1e-320"], "takes inf rounds to a sparsity"),
+    ([*NINETY, "--init_mod=rewind"], "Did you mean '--config.init_mode'"),
+    ([*NINETY, "--config.seed"], "Missing value for flag --config.seed"),
+    # Only the second round has an argument that cannot work.
+    (["--workdir=x", "--sparsity=1e-300"], "must be a finite float32"),
+    ([*NINETY, f"--init_step={2**31}"], "must be an int32"),
   ],
 )
 def test_bad_arguments_of_imp_are_refused(arguments, message, capsys):
   assert imp.main([f"--config={CONFIG}", *arguments]) == command_line.BAD_INPUT
-  error = capsys.readouterr().err
-  assert error.startswith("error: ")
-  assert message in error
+  captured = capsys.readouterr()
+  assert captured.err.startswith("error: ") and captured.out == ""
+  assert message in captured.err
+
+
+def test_arguments_of_the_method_are_those_of_the_first_round():
+  for changes in (
+    ["--config.method.rounds=3"],
+    ["--config.method.rounds", "3"],
+  ):
+    first, second = imp.commands(
+      ["--config=digits", "--workdir=x", "--sparsity=0.1", *changes]
+    )
+    assert "--config.method.rounds=3" in first
+    assert not {"3", "--config.method.rounds=3"} & {*second}
 
 
 # Source runs that do not fit
@@ -389,7 +413,7 @@ def _size(path):
   return path.stat().st_size
 
 
-@pytest.mark.parametrize("steps", ["(5,)", "(33,)", "(-11,)", "(1.5,)"])
+@pytest.mark.parametrize("steps", ["(5,)", "(33,)", "(-11,)"])
 def test_invalid_keep_steps_are_refused(steps):
   error = refused(BASE, f"--config.keep_steps={steps}")
   assert "`config.keep_steps` must hold multiples of 11" in error
@@ -418,7 +442,10 @@ def test_extended_training_stretches_durations_but_not_intervals():
   assert longer.steps.eval_every == plain.steps.eval_every
 
 
-@pytest.mark.parametrize("value", ["0", "-1", "inf"])
-def test_invalid_multiplier_is_refused(value):
+@pytest.mark.parametrize(
+  ("value", "rule"),
+  [("0", "above 0"), ("-1", "above 0"), ("inf", "a finite float32")],
+)
+def test_invalid_multiplier_is_refused(value, rule):
   error = refused(BASE, f"--config.epochs_multiplier={value}")
-  assert "`config.epochs_multiplier` must be above 0 and finite" in error
+  assert f"`config.epochs_multiplier` must be {rule}" in error

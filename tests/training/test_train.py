@@ -25,6 +25,15 @@ def refused(capsys, tmp_path, options, *arguments):
   return captured.err
 
 
+def cluster(address, processes, index):
+  """Returns the flags that join a cluster."""
+  return [
+    f"--coordinator_address={address}",
+    f"--num_processes={processes}",
+    f"--process_id={index}",
+  ]
+
+
 @pytest.mark.parametrize(
   ("options", "message"),
   [
@@ -47,16 +56,25 @@ def test_bad_options(capsys, tmp_path, options, message):
     (["--config.method=rigl"], "'--config.method.name'?"),
     (["--workdr=x"], "Did you mean '--workdir'?"),
     (["config.seed=1"], "Did you mean --config.seed=1?"),
-    (["--config.seed=1.5"], "--config.seed=1.5: invalid literal for int"),
-    (["--config.optimizer.learning_rate=fast"], "learning_rate=fast: could"),
+    (["--config.seed=1.5"], "`config.seed` must be of type int, got '1.5'"),
+    (["--config.optimizer.learning_rate=fast"], "type float, got 'fast'"),
+    (["--config.forbid_warnings=3"], "must be of type bool, got '3'"),
     (["--config.seed"], "Missing value for flag --config.seed"),
+    (["--config.seed", "--config.epochs=1"], "value for flag --config.seed"),
+    (["--config.method.name"], "value for flag --config.method.name"),
+    (["--workdir"], "Missing value for flag --workdir. Write --workdir=VALUE"),
+    (["--workdir", "--config.seed=1"], "Missing value for flag --workdir"),
+    (["--workdir="], "`--workdir` must not be empty"),
+    (["--workdir", ""], "`--workdir` must not be empty"),
+    (["--distributed=maybe"], "--distributed=maybe"),
+    (["--config.seed", "-1"], "`config.seed` must be at least 0, got -1"),
     (["--config.model.name=mpl"], "`model` got 'mpl'. Did you mean 'mlp'?"),
     (["--config.data.name=mnist"], "`data` got 'mnist'. Valid: "),
     (["--config.method.name=granit"], "Did you mean 'granet'?"),
     (["--config.method.scope=glob"], "Did you mean 'global'?"),
     (["--config.seed=-1"], "`config.seed` must be at least 0, got -1"),
     (["--config.epochs=0"], "`config.epochs` must be above 0"),
-    (["--config.epochs=inf"], "`config.epochs` must be above 0 and finite"),
+    (["--config.epochs=inf"], "`config.epochs` must be a finite float32"),
     (["--config.batch_size=2000"], "must be at most 1438"),
     (["--config.batch_size=none"], "`config.batch_size` is missing"),
     (["--config.optimizer.learning_rate=-1"], "`learning_rate` must be in"),
@@ -72,10 +90,34 @@ def test_bad_options(capsys, tmp_path, options, message):
       "`config.forbid_warnings` is set: `config.method.end_step` is step",
     ),
     (["--process_id=0"], "go together, got (None, None, 0)"),
+    (["--num_processes=-1"], "go together, got (None, -1, None)"),
+    (["--nodistributed", "--process_id=0"], "so --process_id has no effect"),
+    (
+      ["--distributed=False", "--num_processes=-1"],
+      "so --num_processes has no effect",
+    ),
+    (
+      ["--distributed=False", "--coordinator_address=garbage"],
+      "so --coordinator_address has no effect",
+    ),
+    (cluster("garbage", 2, 0), "must be HOST:PORT of process 0, such as"),
+    (cluster("", 2, 0), "`--coordinator_address` must be HOST:PORT"),
+    (cluster("localhost:99999", 2, 1), "got 'localhost:99999'"),
+    (cluster("localhost:0x1", 2, 1), "got 'localhost:0x1'"),
+    (cluster("localhost:1234", -1, 0), "must be at least 1, got -1"),
+    (cluster("localhost:1234", 2, 2), "`--process_id` must be in [0, 2)"),
   ],
 )
 def test_bad_arguments(capsys, tmp_path, arguments, message):
   assert message in refused(capsys, tmp_path, "", *arguments)
+
+
+@pytest.mark.parametrize("name", ["cifar", "imagenet"])
+@pytest.mark.parametrize("option", ["epochs=0", "batch_size=0"])
+def test_an_option_of_0_is_not_the_default(capsys, name, option):
+  argv = [f"--config={name}:runlocal,{option}"]
+  assert train.main(argv) == command_line.BAD_INPUT
+  assert f"`config.{option[:-2]}` must be" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

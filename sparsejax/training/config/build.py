@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 import sparsejax
 from sparsejax import command_line
-from sparsejax.components import leaves
+from sparsejax.components import leaves, trees
 from sparsejax.data import Dataset
 from sparsejax.data.dataset import check_labels
 from sparsejax.training import (
@@ -32,6 +32,7 @@ from sparsejax.updates import orders, requested
 
 # One key per purpose, folded from the seed.
 _MODEL_KEY, _DATA_KEY, _MASK_KEY = range(3)
+_MOST_WEIGHTS = 2**31 - 1  # Counts are int32 on the device.
 
 
 def build(config: ConfigDict, data: Dataset | None = None) -> Experiment:
@@ -48,7 +49,6 @@ def build(config: ConfigDict, data: Dataset | None = None) -> Experiment:
     InputError: if the config cannot work.
   """
   resolved = keys.resolved(config)
-  keys.check(resolved)
   extended = when.extended(resolved)
   dataset = check_labels(data or _call("data", resolved, {}))
   steps = when.steps(extended, dataset.train.examples)
@@ -147,6 +147,12 @@ def _models(
     return sum(leaf.size for leaf in jax.tree.leaves(params_of(model)))
 
   configured = make()  # Checks `config.model` by itself.
+  for name, leaf in trees.named_leaves(params_of(configured)):
+    if leaf.size > _MOST_WEIGHTS:
+      raise command_line.InputError(
+        f"`config.model` has {leaf.size} weights in {name}, but counts on the"
+        f" device end at {_MOST_WEIGHTS}. Use a narrower model."
+      )
   try:
     size = recipes.ModelSize(sparse, parameters)
     return recipe.build_model(make, size), configured
@@ -242,10 +248,16 @@ def _model_costs(
     state = jax.eval_shape(
       functools.partial(train_state.init, setup), init_key, data_key, example
     )
+    masks = jax.eval_shape(sparsejax.get_masks, state.opt_state)
+    if not jax.tree.leaves(masks):
+      raise ValueError(
+        "`config.dense` leaves no sparse layer. Leave one out, or train the"
+        " method 'dense'."
+      )
     return run_flops.model_costs(
       setup.model,
       {"params": state.params, **state.model_state},
-      jax.eval_shape(sparsejax.get_masks, state.opt_state),
+      masks,
       image,
       batch_size=setup.batch_size,
     )

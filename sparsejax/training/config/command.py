@@ -1,6 +1,7 @@
 """The trainer's command line: flags, a config, and overrides of its values."""
 
 import functools
+import inspect
 import pathlib
 import re
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from sparsejax import command_line
-from sparsejax.training.config import files, sections
+from sparsejax.training.config import files, sections, value_types
 
 
 class Command(NamedTuple):
@@ -37,7 +38,12 @@ _CLUSTER = (
   "process_id",
   "heartbeat_timeout_seconds",
 )
-FLAGS = ("distributed", *_CLUSTER)
+_PARSERS: dict[type, flags.ArgumentParser] = {
+  bool: flags.BooleanParser(),
+  int: flags.IntegerParser(),
+  float: flags.FloatParser(),
+}
+FLAGS = ("distributed", "nodistributed", *_CLUSTER)
 """Flags that are the same for all runs of a command."""
 
 
@@ -54,7 +60,7 @@ def parse(argv: Sequence[str]) -> Command:
     InputError: if an argument is unknown, invalid or missing.
   """
   values = _flags()
-  source, changes = _split(argv)
+  source, changes = _split(command_line.join_values(argv))
   file, _, options = source.partition(":")
   config = _load(file, options)
   changes = _rename_sections(changes, config)
@@ -69,7 +75,13 @@ def parse(argv: Sequence[str]) -> Command:
     message = " ".join(str(error).split()).removeprefix("flag ")
     raise command_line.InputError(message) from error
   _refuse_rest(rest[1:])
+  _check_cluster(values)
   workdir = values.workdir
+  if workdir == "":
+    raise command_line.InputError(
+      "`--workdir` must not be empty. Give a folder, or leave the flag out for"
+      " a new one under runs/."
+    )
   return Command(
     config=values.config,
     workdir=None if workdir is None else pathlib.Path(workdir).resolve(),
@@ -96,13 +108,12 @@ def _flags() -> flags.FlagValues:
 def _split(argv: Sequence[str]) -> tuple[str, list[str]]:
   """Returns the value of `--config`, and all other arguments."""
   sources, others = [], []
-  rest = iter(argv)
-  for arg in rest:
-    if re.match(r"--?config(=|$)", arg) is None:
+  for arg in argv:
+    match = re.fullmatch(r"--?config(=(.*))?", arg, re.DOTALL)
+    if match is None:
       others.append(arg)
     else:
-      _, equals, value = arg.partition("=")
-      sources.append(value if equals else next(rest, ""))
+      sources.append(match[2])
   if len(sources) != 1 or not sources[0]:
     raise command_line.InputError(
       f"`--config=NAME[:OPTIONS]` must be given once, got {len(sources)}"
@@ -115,25 +126,61 @@ def _load(file: str, options: str) -> ConfigDict:
   """Returns the locked config that a file makes for an option string."""
   path = files.find("`--config`", file)
   module = files.load(path)
-  if not hasattr(module, "get_config"):
-    raise command_line.InputError(f"`--config` {path} has no `get_config`.")
-  config = module.get_config(options or None)
+  try:
+    get_config = module.get_config
+    inspect.signature(get_config).bind(options)
+  except (AttributeError, TypeError, ValueError) as error:
+    raise command_line.InputError(
+      f"`--config` {path} must define a function `get_config(arg=None)`, which"
+      " takes the option string."
+    ) from error
+  with files.running(path):
+    config = get_config(options or None)
+  if type(config) is not ConfigDict:
+    raise command_line.InputError(
+      f"`get_config` of {path} must return an `ml_collections.ConfigDict`, got"
+      f" {value_types.shown(config)}."
+    )
   return config.lock()
 
 
 def _check_flags(
   argv: Sequence[str], config: ConfigDict, values: flags.FlagValues
 ) -> None:
-  """Raises `InputError` for a flag that does not exist."""
-  paths = _paths(config)
-  known = {*values, *paths}
+  """Raises `InputError` for a flag that is unknown or cannot be parsed."""
+  kinds = _types(config)
+  switches = {name for name in values if values[name].boolean}
+  switches |= {path for path, kind in kinds.items() if kind is bool}
   for arg in argv:
-    match = re.match(r"--?(no)?([A-Za-z_][\w.]*)", arg)
-    if match is not None and not {match[2], f"{match[1]}{match[2]}"} & known:
-      name = f"--{match[1] or ''}{match[2]}"
-      raise command_line.unknown(
-        "The command line", name, [f"--{flag}" for flag in known]
+    match = re.match(r"--?((no)?([A-Za-z_][\w.]*))(?:=(.*))?$", arg, re.DOTALL)
+    if match is None:
+      continue
+    flag, _, name, text = match.groups()
+    if not {flag, name} & {*values, *kinds}:
+      known = [f"--{each}" for each in (*values, *kinds)]
+      raise command_line.unknown("The command line", f"--{flag}", known)
+    if text is None and not {flag, name} & switches:
+      raise command_line.InputError(
+        f"Missing value for flag --{flag}. Write --{flag}=VALUE."
       )
+    if text is not None and flag in kinds and text.lower() != "none":
+      _check_text(flag, text, kinds[flag])
+
+
+def _check_text(path: str, text: str, kind: type) -> None:
+  """Raises `InputError` for a value that is not of the type in the config."""
+  if kind is type(None):
+    raise command_line.InputError(
+      f"`{path}` is None in the config file, which does not tell its type."
+      " Write `config_dict.placeholder(TYPE)` there, or the value itself."
+    )
+  try:
+    if kind in _PARSERS:
+      _PARSERS[kind].parse(text)
+  except (TypeError, ValueError) as error:
+    raise command_line.InputError(
+      f"`{path}` must be of type {kind.__name__}, got {text!r}."
+    ) from error
 
 
 def _rename_sections(argv: Sequence[str], config: Any) -> list[str]:
@@ -143,7 +190,7 @@ def _rename_sections(argv: Sequence[str], config: Any) -> list[str]:
     match = re.fullmatch(r"--?config\.(\w+)\.name=(.*)", arg)
     if match is None or match[1] not in sections.KINDS:
       rest.append(arg)
-    elif match[2] != config[match[1]].name:
+    elif match[2] != dict(config.get(match[1]) or {}).get("name"):
       with config.unlocked():
         config[match[1]] = ConfigDict(sections.section(match[1], match[2]))
   config.lock()
@@ -164,16 +211,26 @@ def _clear(argv: Sequence[str], config: Any) -> list[str]:
   return rest
 
 
-def _paths(config: ConfigDict, prefix: str = "config.") -> list[str]:
-  """Returns the dotted path of every value of a config."""
-  paths = []
+def _types(config: ConfigDict, prefix: str = "config.") -> dict[str, type]:
+  """Returns the type of every value of a config, by its dotted path."""
+  found: dict[str, type] = {}
   for key in config:
     value = config[key]
     if isinstance(value, ConfigDict):
-      paths += _paths(value, f"{prefix}{key}.")
+      found |= _types(value, f"{prefix}{key}.")
     else:
-      paths.append(f"{prefix}{key}")
-  return paths
+      found[f"{prefix}{key}"] = config.get_type(key)
+  return found
+
+
+def _check_cluster(values: flags.FlagValues) -> None:
+  """Raises `InputError` for flags of a cluster that is not joined."""
+  given = [f"--{name}" for name in _CLUSTER if values[name].present]
+  if given and not values.distributed:
+    raise command_line.InputError(
+      f"`--distributed=False` trains in this process alone, so {given[0]} has"
+      " no effect. Leave one of them out."
+    )
 
 
 def _refuse_rest(rest: list[str]) -> None:

@@ -3,6 +3,7 @@
 from sparsejax import command_line
 
 _UNITS = ("step", "steps", "epochs")
+_MOST_STEPS = 2**31 - 1  # Steps are int32 on the device.
 
 
 def is_duration(key: str) -> bool:
@@ -35,10 +36,15 @@ def to_steps(where: str, epochs: float, steps_per_epoch: int) -> int:
     The nearest number of steps.
 
   Raises:
-    InputError: if the duration is negative.
+    InputError: if the duration is negative, or too long to count its steps.
   """
   if not epochs >= 0:
     raise command_line.InputError(
       f"`{where}` must not be negative, got {epochs}."
+    )
+  if epochs * steps_per_epoch > _MOST_STEPS:
+    raise command_line.InputError(
+      f"`{where}` must be at most {_MOST_STEPS // steps_per_epoch}, because"
+      f" steps are int32 and an epoch has {steps_per_epoch}, got {epochs}."
     )
   return max(round(epochs * steps_per_epoch), int(epochs > 0))

@@ -1,7 +1,10 @@
 """Where config files are: those of the package, and those of the user."""
 
+import contextlib
 import importlib.util
 import pathlib
+import traceback
+from collections.abc import Iterator
 from types import ModuleType
 
 from sparsejax import command_line
@@ -45,9 +48,40 @@ def load(path: pathlib.Path) -> ModuleType:
 
   Args:
     path: an existing `.py` file.
+
+  Raises:
+    InputError: if the file cannot be run.
   """
   spec = importlib.util.spec_from_file_location("_sparsejax_config", path)
   assert spec is not None and spec.loader is not None
   module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
+  with running(path):
+    spec.loader.exec_module(module)
   return module
+
+
+@contextlib.contextmanager
+def running(path: pathlib.Path) -> Iterator[None]:
+  """Turn what the code of a user's file raises into `InputError`.
+
+  Args:
+    path: the file, which the message names with the line.
+  """
+  try:
+    yield
+  except command_line.InputError:
+    raise
+  except (Exception, SystemExit) as error:
+    lines = [
+      frame.lineno
+      for frame in traceback.extract_tb(error.__traceback__)
+      if pathlib.Path(frame.filename) == path.absolute()
+    ]
+    if isinstance(error, SyntaxError):
+      lines = [error.lineno]
+    line = f", line {lines[-1]}," if lines and lines[-1] else ""
+    text = " ".join(traceback.format_exception_only(error)[-1].split())
+    text = text.rstrip(".")
+    raise command_line.InputError(
+      f"{path}{line} cannot be run: {text}. Correct the file."
+    ) from error

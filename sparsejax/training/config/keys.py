@@ -6,7 +6,7 @@ from typing import Any
 from ml_collections import ConfigDict, config_dict
 
 from sparsejax import command_line
-from sparsejax.training.config import sections
+from sparsejax.training.config import schema, sections, value_types
 
 _TYPES = {
   "seed": int,
@@ -21,12 +21,14 @@ _TYPES = {
   "forbid_warnings": bool,
   "label_smoothing": float,
   "ema_decay": float,
-  "select": list,
-  "dense": list,
-  "sparsities": list,
-  "keep_steps": list,
+  "select": tuple[str, ...],
+  "dense": tuple[str, ...],
+  "sparsities": tuple[str, ...],
+  "keep_steps": tuple[int, ...],
+  "init_from": str | None,
   "init_mode": str,
   "init_step": int,
+  "metric": str | None,
   "select_checkpoint": str,
 }
 _OPTIONAL = ("init_from", "metric")
@@ -36,6 +38,7 @@ _MINIMA = {
   "dispatch_steps": 1,
   "batch_size": 1,
   "microbatches": 1,
+  "init_step": 0,
 }
 _FRACTIONS = ("label_smoothing", "ema_decay")
 _DURATIONS = (
@@ -78,13 +81,17 @@ def defaults() -> dict[str, Any]:
 
 
 def resolved(config: ConfigDict) -> dict[str, Any]:
-  """Turn a config into what `config.json` holds.
+  """Turn a config into what `config.json` holds, and check it.
 
   Args:
     config: may hold references and placeholders.
 
   Returns:
     Nested dicts of plain values, keys sorted, tuples as lists.
+
+  Raises:
+    InputError: if a key is unknown or missing, or a value is of the wrong type
+      or out of range.
   """
 
   def plain(value: Any) -> Any:
@@ -92,33 +99,24 @@ def resolved(config: ConfigDict) -> dict[str, Any]:
       return {key: plain(value[key]) for key in sorted(value)}
     return list(value) if isinstance(value, tuple | list) else value
 
-  return plain(config.copy_and_resolve_references().to_dict())
+  found = plain(config.copy_and_resolve_references().to_dict())
+  _check(found)
+  return found
 
 
-def check(config: Mapping[str, Any]) -> None:
-  """Check the keys of a resolved config, except inside its sections.
-
-  Args:
-    config: as `resolved` returns it.
-
-  Raises:
-    InputError: if a key is unknown or missing, or a value is of the wrong type
-      or out of range.
-  """
+def _check(config: Mapping[str, Any]) -> None:
   _check_names(config)
-  for key, kind in _TYPES.items():
-    value = config[key]
-    if not isinstance(value, kind | int if kind is float else kind):
-      raise command_line.InputError(
-        f"`config.{key}` must be of type {kind.__name__}, got {value!r}."
-      )
+  for key, annotation in _TYPES.items():
+    if config[key] is not None:
+      value_types.check(f"config.{key}", config[key], annotation)
+  for title, kind in sections.KINDS.items():
+    schema.check(kind, f"config.{title}", config[title])
   for key, least in _MINIMA.items():
     _require(config, key, f"at least {least}", config[key] >= least)
   for key in _FRACTIONS:
     _require(config, key, "in [0, 1)", 0 <= config[key] < 1)
   for key in _DURATIONS:
-    finite = 0 < config[key] < float("inf")
-    _require(config, key, "above 0 and finite", finite)
+    _require(config, key, "above 0", config[key] > 0)
   selected = config["select_checkpoint"]
   if selected not in _CHECKPOINTS:
     raise command_line.unknown(
@@ -127,13 +125,12 @@ def check(config: Mapping[str, Any]) -> None:
 
 
 def _check_names(config: Mapping[str, Any]) -> None:
-  needed = [*_TYPES, *sections.KINDS]
-  known = [*needed, *_OPTIONAL]
+  known = [*_TYPES, *sections.KINDS]
   for key in config:
     if key not in known:
       raise command_line.unknown("The config", key, known)
   for key in known:
-    if key not in config or (config[key] is None and key in needed):
+    if config.get(key) is None and not (key in config and key in _OPTIONAL):
       raise command_line.InputError(f"`config.{key}` is missing.")
 
 

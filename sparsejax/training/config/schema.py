@@ -14,17 +14,13 @@ How a config writes a parameter follows from its name:
 """
 
 import inspect
-import types
-import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ml_collections import config_dict
 
 from sparsejax import command_line
-from sparsejax.training.config import durations
-
-_SCALARS = (bool, int, float, str, tuple)
+from sparsejax.training.config import durations, value_types
 
 PROVIDED = ("classes", "total_steps", "steps_per_epoch", "epochs")
 """Parameters that get their value from the run."""
@@ -102,6 +98,41 @@ def takes(kind: Kind, name: str, parameter: str) -> bool:
   return parameter in inspect.signature(kind.factories[name]).parameters
 
 
+def check(kind: Kind, where: str, values: Any) -> None:
+  """Check a section against the signature of its factory.
+
+  Args:
+    kind: the section's kind.
+    where: the section's path in the config, for messages.
+    values: the section; `None` leaves an argument unset.
+
+  Raises:
+    InputError: if a name is unknown, an argument is missing, or a value is of
+      the wrong type.
+  """
+  if not isinstance(values, Mapping):
+    raise command_line.InputError(
+      f"`{where}` must be a section, got {value_types.shown(values)}. Write one"
+      f" with `sections.section({kind.title!r}, NAME)`."
+    )
+  name = values.get("name")
+  value_types.check(f"{where}.name", name, str)
+  if name not in kind.factories:
+    raise command_line.unknown(f"`{where}.name`", str(name), kind.factories)
+  parameters = _parameters(kind, str(name))
+  _refuse_unknown(f"`{where}` of {name!r}", values, _keys(parameters))
+  for key, value in values.items():
+    if value is None or key == "name":
+      continue
+    if key in kind.choices:
+      _check_choice(f"{where}.{key}", value, kind.choices[key])
+    elif key in parameters:
+      value_types.check(f"{where}.{key}", value, parameters[key].annotation)
+    else:  # A duration in epochs.
+      value_types.check(f"{where}.{key}", value, float)
+  _refuse_missing(where, str(name), parameters, values)
+
+
 def arguments(
   kind: Kind,
   where: str,
@@ -123,19 +154,15 @@ def arguments(
   Raises:
     InputError: if the section does not fit the factory's signature.
   """
-  name = str(values.get("name"))
-  if name not in kind.factories:
-    raise command_line.unknown(f"`{where}.name`", name, kind.factories)
-  parameters = _parameters(kind, name)
-  _refuse_unknown(f"`{where}` of {name!r}", values, _keys(parameters))
+  check(kind, where, values)
+  name = values["name"]
   found: dict[str, Any] = {}
-  for key in parameters:
+  for key in _parameters(kind, name):
     value = _value(kind, where, key, values, provided)
     if value is None and key.endswith("_learning_rate"):
       value = provided.get("learning_rate")
     if value is not None:
       found[key] = value
-  _refuse_missing(where, name, parameters, found)
   return found | {
     key: provided[key]
     for key in PROVIDED
@@ -173,25 +200,9 @@ def _parameters(kind: Kind, name: str) -> dict[str, inspect.Parameter]:
   return {
     key: parameter
     for key, parameter in parameters.items()
-    if key not in PROVIDED and (key in kind.choices or _types(parameter))
+    if key not in PROVIDED
+    and (key in kind.choices or value_types.options(parameter.annotation))
   }
-
-
-def _types(parameter: inspect.Parameter) -> list[type]:
-  """Returns the scalar types that a parameter's annotation allows."""
-  annotation = parameter.annotation
-  union = typing.get_origin(annotation) in (types.UnionType, typing.Union)
-  options = typing.get_args(annotation) if union else (annotation,)
-  found = [_type(option) for option in options]
-  return [option for option in found if option in _SCALARS]
-
-
-def _type(annotation: Any) -> Any:
-  """Returns the type of an annotation without its parameters."""
-  origin = typing.get_origin(annotation)
-  if origin is typing.Literal:
-    return type(typing.get_args(annotation)[0])
-  return origin or annotation
 
 
 def _default(kind: Kind, name: str, parameter: inspect.Parameter) -> Any:
@@ -201,7 +212,7 @@ def _default(kind: Kind, name: str, parameter: inspect.Parameter) -> Any:
   if choice is not None:
     default = choice.defaults.get(name, choice.default)
     return config_dict.placeholder(str) if unset else default
-  scalar = _types(parameter)[0]
+  scalar = value_types.plain(value_types.options(parameter.annotation)[0])
   return config_dict.placeholder(scalar) if unset else scalar(parameter.default)
 
 
@@ -232,17 +243,22 @@ def _value(
   """Returns an argument as the factory takes it, `None` if it is not given."""
   value = values.get(key)
   if key in kind.choices and value is not None:
-    known = kind.choices[key].values
-    if value not in known:
-      raise command_line.unknown(f"`{where}.{key}`", str(value), known)
-    return known[value]
+    return kind.choices[key].values[value]
   if durations.is_duration(key) and value is None:
     epochs = values.get(durations.in_epochs(key))
     if epochs is not None:
       path = f"{where}.{durations.in_epochs(key)}"
       return durations.to_steps(path, epochs, provided["steps_per_epoch"])
-  # JSON has lists only; signatures have tuples.
-  return tuple(value) if isinstance(value, list) else value
+  if value is None:
+    return None
+  annotation = _parameters(kind, values["name"])[key].annotation
+  return value_types.convert(value, annotation)
+
+
+def _check_choice(where: str, value: Any, choice: Choice) -> None:
+  value_types.check(where, value, str)
+  if value not in choice.values:
+    raise command_line.unknown(f"`{where}`", value, choice.values)
 
 
 def _refuse_unknown(
@@ -257,11 +273,14 @@ def _refuse_missing(
   where: str,
   name: str,
   parameters: Mapping[str, inspect.Parameter],
-  found: Mapping[str, Any],
+  values: Mapping[str, Any],
 ) -> None:
   for key, parameter in parameters.items():
-    if parameter.default is parameter.empty and key not in found:
-      wanted = f"`{where}.{key}`"
-      if durations.is_duration(key):
-        wanted += f" or `{where}.{durations.in_epochs(key)}`"
+    keys = [key]
+    if durations.is_duration(key):
+      keys.append(durations.in_epochs(key))
+    needed = parameter.default is parameter.empty
+    follows = key.endswith("_learning_rate")  # That of the weights.
+    if needed and not follows and all(values.get(k) is None for k in keys):
+      wanted = " or ".join(f"`{where}.{key}`" for key in keys)
       raise command_line.InputError(f"{wanted} is missing: {name!r} needs it.")

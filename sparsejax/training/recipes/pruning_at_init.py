@@ -96,11 +96,13 @@ def grasp(
     classes: number of classes K of the data.
     scope: which weights compete with each other.
     samples_per_class: examples per class, in two halves; even.
-    temperature: divides the logits.
+    temperature: divides the logits; above 0.
 
   Returns:
     The recipe.
   """
+  if not temperature > 0:
+    raise ValueError(f"`temperature` must be above 0, got {temperature}.")
   scoring = _Scoring(
     at_init.grasp,
     scoring_data.balanced(classes, samples_per_class, batch_count=2),
