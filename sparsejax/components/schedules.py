@@ -17,6 +17,8 @@ from jaxtyping import Array, Int
 from sparsejax.components import arguments
 from sparsejax.method import Curve, Fraction, SparsitySchedule
 
+_MOST_UPDATES = 10_000_000  # Their sparsities are computed before the run.
+
 FOREVER = 2**31 - 1
 """A step that no run reaches."""
 
@@ -128,6 +130,11 @@ def ramp(
   first = begin_step // every_steps
   last_index = end_step // every_steps - first
   n = max(1, last_index)
+  if n > _MOST_UPDATES:
+    raise ValueError(
+      f"`every_steps` of {every_steps} makes {n} updates until `end_step`, more"
+      f" than {_MOST_UPDATES}. Raise `every_steps`, or lower `end_step`."
+    )
   rising = [initial + (final - initial) * curve(i, n) for i in range(1, n + 1)]
   if reach_target:
     rising[-1] = final

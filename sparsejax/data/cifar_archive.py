@@ -5,6 +5,7 @@ without TensorFlow, in the order of the archive.
 """
 
 import hashlib
+import http.client
 import lzma
 import os
 import pathlib
@@ -88,7 +89,7 @@ def download(url: str, file: pathlib.Path) -> None:
         while block := source.read(_BLOCK_BYTES):
           target.write(block)
   # Connection errors are OSErrors too; those of the disk have an `errno`.
-  except (OSError, ValueError) as error:
+  except (OSError, ValueError, http.client.HTTPException) as error:
     if getattr(error, "errno", None) is not None:
       raise
     raise ArchiveError(

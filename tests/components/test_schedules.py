@@ -178,3 +178,8 @@ def test_ramps_refuse_impossible_arguments(ramp):
     ramp(0.9, 0.5, end_step=100, every_steps=10)
   with pytest.raises(ValueError, match="begin_step"):
     ramp(0.0, 0.5, begin_step=100, end_step=100, every_steps=10)
+
+
+def test_a_schedule_of_too_many_updates_is_refused():
+  with pytest.raises(ValueError, match="makes 2147483647 updates"):
+    schedules.ramp(0.0, 0.9, end_step=2**31 - 1, every_steps=1)

@@ -182,6 +182,7 @@ def test_an_existing_folder_is_left_unchanged(archive, data_dir, capsys):
     (["--archive={file}", "--sha256=00"], "should be 00. Download it again"),
     (["--download", "--url={missing_url}"], "could not be downloaded"),
     (["--download", "--url=nonsense"], "could not be downloaded"),
+    (["--download", "--url=http://a b/"], "could not be downloaded"),
   ],
 )
 def test_bad_archives_exit_with_status_2_and_leave_nothing(
