@@ -92,6 +92,8 @@ def run(
       writer = stack.enter_context(
         metrics.Writer(workdir, start=start.resumed_from_step or 0)
       )
+      if writer.warning is not None:
+        reporter.message(f"warning: {writer.warning}")
     compiled = programs.compile(
       setup,
       experiment.dataset,

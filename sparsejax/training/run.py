@@ -12,6 +12,7 @@ import jax
 from absl import logging as absl_logging
 
 from sparsejax import command_line, plots
+from sparsejax.plots import records
 from sparsejax.training import loop, outcomes, preemption, processes
 from sparsejax.training.checkpointing import errors
 from sparsejax.training.config import build, command
@@ -55,7 +56,7 @@ def _run(parsed: command.Command, stop: preemption.StopRequest) -> int:
   console = reporting.Console(quiet=not processes.is_first())
   _warn(console, experiment, experiment.warnings)
   workdir = _workdir(parsed, experiment)
-  summary = workdirs.read_summary(workdir)
+  summary = records.read_summary(workdir)
   if summary is not None:
     reporting.line(console, f"{workdir} is finished; nothing was changed.")
     _report(workdir)
