@@ -4,9 +4,7 @@
 instead of twice.
 """
 
-import contextlib
 import os
-import pathlib
 import random
 import resource
 import shutil
@@ -17,6 +15,7 @@ import time
 
 import pytest
 from helpers import trainer
+from helpers.disks import fill, small_disk
 
 from sparsejax import train
 
@@ -131,25 +130,6 @@ def damage_the_newest_checkpoint(workdir) -> tuple[int, int]:
   data[len(data) // 2] ^= 1
   largest.write_bytes(bytes(data))
   return newest, older
-
-
-@contextlib.contextmanager
-def small_disk(folder: pathlib.Path, size_bytes: int):
-  """Mounts a file system of this size, or skips where that is not allowed."""
-  folder.mkdir()
-  mount = ["mount", "-t", "tmpfs", "-o", f"size={size_bytes}", "tmpfs"]
-  if subprocess.run([*mount, str(folder)], capture_output=True).returncode:
-    pytest.skip("mounting a small file system needs root")
-  try:
-    yield
-  finally:
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
-def fill(file: pathlib.Path) -> None:
-  with contextlib.suppress(OSError), open(file, "wb", buffering=0) as ballast:
-    while ballast.write(bytes(65536)):
-      pass
 
 
 def test_full_disk_stops_a_run_that_resumes_once_there_is_space(

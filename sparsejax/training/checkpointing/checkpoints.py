@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -329,7 +330,7 @@ class Checkpoints:
     if processes.is_first():
       for step in steps:
         target = self._directory.parent / _DAMAGED_FOLDER / str(step)
-        while target.exists():
+        while os.path.lexists(target):  # It may be a link to nowhere.
           target = target.with_name(target.name + "_again")
         target.parent.mkdir(exist_ok=True)
         (self._directory / str(step)).rename(target)
