@@ -425,7 +425,7 @@ def test_digest_of_any_dtype(dtype):
 def child(code: str, *args, devices: int = 1, **kwargs) -> subprocess.Popen:
   """Starts a Python process with the helpers of this module imported."""
   root = pathlib.Path(__file__).parent
-  setup = f"import sys; sys.path.insert(0, {str(root)!r})\n"
+  setup = f"import sys; sys.path[:0] = {[str(root), str(root.parent)]}\n"
   setup += "from test_checkpoints import *\n"
   return subprocess.Popen(
     [sys.executable, "-c", setup + code, *map(str, args)],

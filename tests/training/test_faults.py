@@ -154,6 +154,24 @@ def test_full_disk_stops_a_run_that_resumes_once_there_is_space(
     trainer.assert_same_run(workdir, uninterrupted)
 
 
+def test_second_run_on_a_workdir_is_refused_and_the_first_is_not_disturbed(
+  tmp_path, uninterrupted, cache
+):
+  workdir = tmp_path / "run"
+  first = trainer.start(workdir, *MANY_SAVES, cache=cache)
+  trainer.wait_for(first, lambda: trainer.saved_steps(workdir))
+  # Stopped, so that it is not done before the second one starts.
+  first.send_signal(signal.SIGSTOP)
+  status, _, err = trainer.run(workdir, *MANY_SAVES, cache=cache)
+  first.send_signal(signal.SIGCONT)
+  assert status == 2
+  assert f"{workdir} is in use by process {first.pid} on" in err
+  assert err.startswith("error: ") and err.count("\n") == 1
+  status, out, err = trainer.finish(first)
+  assert status == 0, out + err
+  trainer.assert_same_run(workdir, uninterrupted)
+
+
 def test_non_finite_loss_stops_the_run_and_keeps_its_checkpoint(
   tmp_path, cache
 ):

@@ -7,6 +7,7 @@
     weights/       dense weights of single steps, for later runs
     summary.json   the result; present only if the run is finished
     report.html    figures and tables
+    .lock          the process that writes here, see `training.workdir_lock`
 
 Keys that depend on the clock end in `_seconds` or `_per_second`.
 """
