@@ -213,7 +213,7 @@ def _train(run: _Run, state: TrainState) -> outcomes.Outcome:
     run.reporter.progress(step, rows[-1])
     if stopping:
       message = (
-        f"Stopped by SIGTERM after saving step {step}. Run the same command"
+        f"Stopped by a signal after saving step {step}. Run the same command"
         " to resume."
       )
       return _outcome(run, outcomes.TERMINATED, state, step, timings, message)

@@ -35,7 +35,8 @@ def run(
 
   Args:
     argv: arguments of `sparsejax.train`.
-    stop: checked after each dispatch; by default one that SIGTERM sets.
+    stop: checked after each dispatch; by default one that SIGTERM and SIGHUP
+      set.
 
   Returns:
     The exit status.
@@ -48,7 +49,7 @@ def run(
   with contextlib.ExitStack() as stack:
     stack.enter_context(_exit_alone())
     if stop is None:
-      stop = stack.enter_context(preemption.stop_on_sigterm())
+      stop = stack.enter_context(preemption.stop_on_signals())
     try:
       return _run(command.parse(argv), stop)
     except errors.CheckpointError as error:
