@@ -167,9 +167,10 @@ def _message(error: BaseException, name: str, hint: str) -> str | None:
   if isinstance(error, OSError):  # Most of all a full disk.
     path = f"{error.filename}: " if error.filename else ""
     return f"{path}{error.strerror or error}. {hint}".strip()
-  if isinstance(error, RuntimeError) and _LINK_LOOP in str(error):
-    return f"{error}: a link in this path leads back to itself."
-  if isinstance(error, MemoryError) or _NO_MEMORY in str(error):
+  text = str(error) if isinstance(error, RuntimeError) else ""
+  if _LINK_LOOP in text:
+    return f"{text}: a link in this path leads back to itself."
+  if isinstance(error, MemoryError) or _NO_MEMORY in text:
     return (
       "There is not enough memory. Lower `--config.batch_size`, use a smaller"
       f" model, or raise the limit of the process. {hint}".strip()

@@ -28,6 +28,17 @@ def small_disk(folder: pathlib.Path, size_bytes: int, *, inodes: int = 0):
     folder.rmdir()
 
 
+def resize(folder: pathlib.Path, size_bytes: int, *, inodes: int) -> None:
+  """Changes the size of a mounted disk."""
+  remount(folder, f"size={size_bytes},nr_inodes={inodes}")
+
+
+def remount(folder: pathlib.Path, options: str) -> None:
+  """Mounts a disk again, with other options such as `ro`."""
+  mount = ["mount", "-o", f"remount,{options}", str(folder)]
+  subprocess.run(mount, check=True)
+
+
 def fill(file: pathlib.Path) -> None:
   """Writes zeros to a file until the disk is full."""
   with contextlib.suppress(OSError), open(file, "wb", buffering=0) as ballast:

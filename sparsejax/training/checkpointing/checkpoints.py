@@ -278,7 +278,7 @@ class Checkpoints:
     """Reopens the manager, and returns the error to raise."""
     step, self._pending = self._pending, None
     self._reopen()
-    orbax_stderr.wait()
+    orbax_stderr.wait(error)
     newest = self._manager.latest_step()
     older = (
       "There is no older checkpoint."
