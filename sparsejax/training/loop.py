@@ -95,7 +95,11 @@ def run(
     writer = None
     if processes.is_first():
       writer = stack.enter_context(
-        metrics.Writer(workdir, start=start.resumed_from_step or 0)
+        metrics.Writer(
+          workdir,
+          start=start.resumed_from_step or 0,
+          log_every=experiment.steps.log_every,
+        )
       )
       if writer.warning is not None:
         reporter.message(f"warning: {writer.warning}")

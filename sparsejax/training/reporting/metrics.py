@@ -79,28 +79,31 @@ class Writer:
   """Appends rows to `metrics.jsonl` and to TensorBoard events.
 
   Attributes:
-    warning: says which rows are lost, if the file was damaged.
+    warning: says which rows are lost, if the file was damaged; else None.
   """
 
-  def __init__(self, workdir: pathlib.Path, *, start: int):
+  def __init__(self, workdir: pathlib.Path, *, start: int, log_every: int = 1):
     """Truncates and opens the files.
 
     Args:
       workdir: exists.
       start: completed steps of the state that the run starts from; rows of
         later steps are removed, since those steps are repeated.
+      log_every: steps between rows that are always written.
     """
     path = workdir / records.METRICS
     found = records.read_metrics(workdir)
     kept = [row for row in found.rows if row["step"] <= start]
     self.warning = None
-    if found.damage is not None and kept == found.rows:
+    last = kept[-1]["step"] if kept else 0
+    if last < start // log_every * log_every:
+      why = found.damage or f"{path} is cut off"
       copy = path.with_name(f"{path.stem}_damaged_{start}{path.suffix}")
-      shutil.copyfile(path, copy)
-      last = kept[-1]["step"] if kept else 0
+      if path.exists():
+        shutil.copyfile(path, copy)
       self.warning = (
-        f"{found.damage}. Rows of steps {last + 1} to {start} are removed;"
-        f" {copy.name} has a copy of the file."
+        f"{why}. Rows of steps {last + 1} to {start} are lost; {copy.name} has"
+        " a copy of what was there."
       )
     workdirs.write_text(path, "".join(map(_line, kept)))
     self._file = open(path, "a", encoding="utf-8")
