@@ -1,6 +1,6 @@
 """Random damage: after each, a run ends in the bytes of one without faults.
 
-    python -m pytest -m faults -n 2
+    python -m pytest -o addopts= -m faults -n 2 tests/training
 
 Damaged files, full disks, and folders that cannot be written; not part of the
 ordinary tests. `SPARSEJAX_FAULTS_SEED=N` repeats the faults of the seed that is
@@ -46,6 +46,7 @@ def half(tmp_path_factory):
   workdir = tmp_path_factory.mktemp("runs") / "half"
   assert train.main(command(workdir), stop=StopAfter(NEWEST // 11)) == 143
   assert trainer.saved_steps(workdir)[-2:] == [OLDER, NEWEST]
+  (workdir / "report.html").touch()  # It exists, so no figures are drawn.
   return workdir
 
 
@@ -138,7 +139,7 @@ def workdir(half, tmp_path):
   return shutil.copytree(half, tmp_path / "run")
 
 
-@pytest.mark.parametrize("number", range(50))
+@pytest.mark.parametrize("number", range(40))
 def test_damaged_newest_checkpoint(workdir, whole, rng, run, number):
   damage_checkpoint(rng, workdir / "checkpoints" / str(NEWEST))
   result = run(workdir)
@@ -163,7 +164,7 @@ def test_copied_checkpoint(workdir, whole, rng, run, number):
   assert_finishes(result, workdir, whole)
 
 
-@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("number", range(2))
 def test_all_checkpoints_damaged(workdir, whole, rng, run, number):
   folder = workdir / "checkpoints"
   for step in trainer.saved_steps(workdir):
@@ -176,7 +177,7 @@ def test_all_checkpoints_damaged(workdir, whole, rng, run, number):
   assert_finishes(run(workdir), workdir, whole)
 
 
-@pytest.mark.parametrize("number", range(10))
+@pytest.mark.parametrize("number", range(8))
 @pytest.mark.parametrize("name", ["config.json", "summary.json"])
 def test_damaged_record(workdir, whole, rng, run, name, number):
   if name == "summary.json":
@@ -196,7 +197,7 @@ def test_damaged_record(workdir, whole, rng, run, name, number):
     assert_finishes(result, workdir, whole)
 
 
-@pytest.mark.parametrize("number", range(20))
+@pytest.mark.parametrize("number", range(14))
 def test_damaged_metrics(workdir, whole, rng, run, number):
   path = workdir / "metrics.jsonl"
   damage(rng, path)
@@ -230,7 +231,7 @@ def assert_no_thread_waits() -> None:
       assert not thread.is_alive(), thread
 
 
-@pytest.mark.parametrize("number", range(30))
+@pytest.mark.parametrize("number", range(20))
 def test_full_disk(whole, tmp_path, rng, run, number):
   """A disk that is too small, until it is made larger."""
   workdir = tmp_path / "disk" / "run"
@@ -256,7 +257,7 @@ def test_full_disk(whole, tmp_path, rng, run, number):
 # What cannot be written.
 
 
-@pytest.mark.parametrize("number", range(6))
+@pytest.mark.parametrize("number", range(4))
 def test_disk_that_cannot_be_written(half, whole, tmp_path, rng, run, number):
   disk = tmp_path / "disk"
   workdir = disk / "run"

@@ -1,6 +1,6 @@
 """Random kills: after each, a run ends in the bytes of one without faults.
 
-    python -m pytest -m faults -n 2
+    python -m pytest -o addopts= -m faults -n 2 tests/training
 
 Not part of the ordinary tests. `SPARSEJAX_FAULTS_SEED=N` repeats the kills of
 the seed that is printed, as far as their moments can be repeated.
@@ -22,7 +22,7 @@ from helpers.faults import CHANGES, STEPS
 
 pytestmark = pytest.mark.faults
 
-CHAINS, KILLS = 6, 10
+CHAINS, KILLS = 8, 10
 OPTIONS = "set,sparsity=0.9"
 
 
