@@ -142,7 +142,7 @@ def _interrupts(hint: str) -> Iterator[None]:
 
   def end(number: int, frame: types.FrameType | None) -> None:
     del number, frame  # Nothing is left to do.
-    os.write(sys.__stderr__.fileno(), f"{_interrupted(hint)}\n".encode())
+    os.write(2, f"{_interrupted(hint)}\n".encode())
     os._exit(INTERRUPTED)
 
   def interrupt(number: int, frame: types.FrameType | None) -> None:
