@@ -5,11 +5,15 @@ install when a library is missing.
 """
 
 import argparse
+import contextlib
 import difflib
+import os
 import pathlib
 import re
+import signal
 import sys
-from collections.abc import Callable, Iterable, Sequence
+import types
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NoReturn
 
 DONE, BAD_INPUT, INTERRUPTED = 0, 2, 130
@@ -18,6 +22,7 @@ RESUME = "Saved checkpoints are intact: the same command resumes."
 
 _OUT_OF_MEMORY = "out of memory"  # What jax says, in its own exceptions.
 _MAX_LISTED, _MAX_SUGGESTED = 40, 5
+_LINK_LOOP = "Symlink loop"  # Of pathlib before Python 3.13, no `OSError`.
 
 
 class InputError(ValueError):
@@ -121,13 +126,15 @@ def run(
   if {"--help", "-h", "--helpfull"} & set(arguments):
     print(doc)
     return DONE
-  try:
-    return command(arguments)
-  except (Exception, KeyboardInterrupt) as error:
-    status = report(error, name=name, hint=hint)
-    if status is None:
-      raise
-    return status
+  # Who calls a command from Python decides what Ctrl-C does.
+  with _interrupts(hint) if argv is None else contextlib.nullcontext():
+    try:
+      return command(arguments)
+    except (Exception, KeyboardInterrupt) as error:
+      status = report(error, name=name, hint=hint)
+      if status is None:
+        raise
+      return status
 
 
 def report(error: BaseException, *, name: str, hint: str = "") -> int | None:
@@ -142,13 +149,44 @@ def report(error: BaseException, *, name: str, hint: str = "") -> int | None:
     The exit status; `None` for a bug, of which nothing is printed.
   """
   if isinstance(error, KeyboardInterrupt):
-    print(" ".join(["Interrupted.", hint]).strip(), file=sys.stderr)
+    print(_interrupted(hint), file=sys.stderr)
     return INTERRUPTED
   message = _message(error, name, hint)
   if message is None:
     return None
   print(f"error: {message}", file=sys.stderr)
   return BAD_INPUT
+
+
+@contextlib.contextmanager
+def _interrupts(hint: str) -> Iterator[None]:
+  """Lets a second Ctrl-C end the process at once.
+
+  After the first, threads and open files may take long to finish; a second
+  exception anywhere in there would print a traceback.
+  """
+  before = signal.getsignal(signal.SIGINT)
+  if before is not signal.default_int_handler:
+    yield  # Ignored, for example.
+    return
+
+  def end(number: int, frame: types.FrameType | None) -> None:
+    del number, frame  # Nothing is left to do.
+    os.write(2, f"{_interrupted(hint)}\n".encode())
+    os._exit(INTERRUPTED)
+
+  def interrupt(number: int, frame: types.FrameType | None) -> None:
+    signal.signal(signal.SIGINT, end)
+    signal.default_int_handler(number, frame)
+
+  signal.signal(signal.SIGINT, interrupt)
+  yield
+  if signal.getsignal(signal.SIGINT) is interrupt:
+    signal.signal(signal.SIGINT, before)
+
+
+def _interrupted(hint: str) -> str:
+  return f"Interrupted. {hint}".strip()
 
 
 def _message(error: BaseException, name: str, hint: str) -> str | None:
@@ -159,11 +197,13 @@ def _message(error: BaseException, name: str, hint: str) -> str | None:
   if isinstance(error, OSError):  # Most of all a full disk.
     path = f"{error.filename}: " if error.filename else ""
     return f"{path}{error.strerror or error}. {hint}".strip()
+  if isinstance(error, RuntimeError) and _LINK_LOOP in str(error):
+    return f"{error}: a link in this path leads back to itself."
   reason = " ".join(str(error).split()).rstrip(".")
   if isinstance(error, MemoryError) or _OUT_OF_MEMORY in reason.lower():
     return (
       f"Out of memory: {reason or 'an allocation failed'}. Use a smaller model,"
-      f" batch or data set. {hint}".strip()
+      f" batch or data set, or raise the limit of the process. {hint}".strip()
     )
   return None
 

@@ -16,7 +16,10 @@ Several processes that train together:
                           (default: 100)
 
 Exit status: 0 done, 2 bad input, 3 a value was not finite, 130 interrupted,
-143 stopped by SIGTERM after saving.
+143 stopped by SIGTERM, or SIGHUP of a closed terminal, after saving. A run that
+ends in another way, by `kill -9` or because a library aborts where the address
+space is limited (`ulimit -v`, std::bad_alloc), loses the steps since the last
+checkpoint; the same command resumes.
 """
 
 import sys
@@ -37,7 +40,8 @@ def main(
 
   Args:
     argv: arguments without the program's name; `sys.argv` by default.
-    stop: checked after each dispatch; by default one that SIGTERM sets.
+    stop: checked after each dispatch; by default one that SIGTERM and SIGHUP
+      set.
 
   Returns:
     The exit status.
@@ -60,7 +64,7 @@ def main(
 def each(runs: Iterable[tuple[str, Sequence[str]]]) -> Iterator[int]:
   """Run command lines one after another, in this process.
 
-  SIGTERM stops the current run, and every later one as it begins.
+  SIGTERM or SIGHUP stops the current run, and every later one as it begins.
 
   Args:
     runs: a title to print and the arguments, for each run.
@@ -68,7 +72,7 @@ def each(runs: Iterable[tuple[str, Sequence[str]]]) -> Iterator[int]:
   Yields:
     The exit status of each run, before the next one starts.
   """
-  with preemption.stop_on_sigterm() as stop:
+  with preemption.stop_on_signals() as stop:
     for title, argv in runs:
       print(title, flush=True)
       yield main(argv, stop=stop)

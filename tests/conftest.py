@@ -9,10 +9,12 @@ users do, and so do all with
 """
 
 import os
+import time
 
 import hypothesis
 import jax
 import pytest
+from helpers import faults
 from jax.experimental.compilation_cache import compilation_cache
 
 QUICK = "--xla_backend_optimization_level=0"
@@ -26,6 +28,16 @@ os.environ.setdefault("XLA_FLAGS", QUICK)
 hypothesis.settings.register_profile("same_cases", derandomize=True)
 hypothesis.settings.load_profile("same_cases")
 hypothesis.settings.register_profile("many", max_examples=1000, deadline=None)
+
+
+# The seed of random faults, also for the processes of xdist.
+os.environ.setdefault(faults.SEED, str(time.time_ns() % 2**32))
+
+
+def pytest_report_header(config):
+  if config.option.markexpr == "faults":
+    return f"{faults.SEED}={os.environ[faults.SEED]}"
+  return None
 
 
 # Files that take longest, though they have few tests: they begin first, so that

@@ -1,4 +1,8 @@
-"""What users see of an error, and what they do not."""
+"""What all commands do with errors and Ctrl-C."""
+
+import signal
+import subprocess
+import sys
 
 import jax
 import pytest
@@ -13,11 +17,64 @@ def run(error):
   return command_line.run(command, [], name="x", doc=None, hint="Try again.")
 
 
+LEAVES_SLOWLY = """
+import sys, time
+from sparsejax import command_line
+
+def command(argv):
+  try:
+    print("running", flush=True)
+    time.sleep(600)
+  finally:
+    print("leaving", flush=True)
+    {leave}
+
+sys.exit(command_line.run(command, name="x", doc="", hint="Run it again."))
+"""
+
+
+@pytest.mark.parametrize(
+  "leave",
+  [
+    "time.sleep(600)",
+    # The interpreter waits for this thread.
+    "import threading; threading.Thread(target=time.sleep, args=[600]).start()",
+  ],
+)
+def test_second_interrupt_ends_the_process_without_a_traceback(leave):
+  process = subprocess.Popen(
+    [sys.executable, "-c", LEAVES_SLOWLY.format(leave=leave)],
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+  assert process.stdout is not None and process.stderr is not None
+  with process:
+    assert process.stdout.readline() == "running\n"
+    process.send_signal(signal.SIGINT)
+    assert process.stdout.readline() == "leaving\n"
+    if "thread" in leave:
+      assert process.stderr.readline() == "Interrupted. Run it again.\n"
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+  assert process.returncode == command_line.INTERRUPTED
+  assert err == "Interrupted. Run it again.\n"
+
+
+def test_interrupts_are_as_before_afterwards(monkeypatch):
+  monkeypatch.setattr(sys, "argv", ["x"])
+  before = signal.getsignal(signal.SIGINT)
+  for argv in (None, []):
+    assert command_line.run(lambda argv: 7, argv, name="x", doc="") == 7
+    assert signal.getsignal(signal.SIGINT) is before
+
+
 @pytest.mark.parametrize(
   "error",
   [
     MemoryError(),
     MemoryError("Unable to allocate 1.73 PiB"),
+    MemoryError("std::bad_alloc"),
     jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory: 9 bytes."),
     jax.errors.JaxRuntimeError("INTERNAL: Out of memory allocating\n9 bytes."),
   ],
@@ -26,7 +83,7 @@ def test_too_little_memory_is_one_line(capsys, error):
   assert run(error) == command_line.BAD_INPUT
   output = capsys.readouterr().err
   assert output.startswith("error: Out of memory: ")
-  assert output.endswith("Use a smaller model, batch or data set. Try again.\n")
+  assert output.endswith(" raise the limit of the process. Try again.\n")
   assert output.count("\n") == 1 and ".." not in output
 
 

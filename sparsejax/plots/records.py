@@ -1,8 +1,32 @@
-"""Read the records of a run from its workdir."""
+"""Read the records of a run from its workdir, and check them.
+
+Whoever reads `config.json`, `metrics.jsonl` or `summary.json` does it here: the
+trainer when it resumes, `config.init_from`, comparisons, reports and figures.
+A record that a run could not have written is damaged. A damaged config or
+summary is one error; of damaged metrics, the rows before the first damaged line
+are used.
+"""
 
 import json
 import pathlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
+
+from sparsejax import command_line
+
+CONFIG, METRICS, SUMMARY = "config.json", "metrics.jsonl", "summary.json"
+
+
+class Metrics(NamedTuple):
+  """The rows of `metrics.jsonl`.
+
+  Attributes:
+    rows: one per logged step, by ascending step.
+    damage: why rows after these are not used; `None` if all are.
+  """
+
+  rows: list[dict[str, Any]]
+  damage: str | None
 
 
 class Run(NamedTuple):
@@ -12,11 +36,13 @@ class Run(NamedTuple):
     config: contents of `config.json`.
     rows: lines of `metrics.jsonl`, by ascending step.
     summary: contents of `summary.json`; empty for an unfinished run.
+    damage: why later rows are missing; `None` if none are.
   """
 
   config: dict[str, Any]
   rows: list[dict[str, Any]]
   summary: dict[str, Any]
+  damage: str | None = None
 
 
 def read_run(workdir: pathlib.Path) -> Run:
@@ -30,14 +56,232 @@ def read_run(workdir: pathlib.Path) -> Run:
 
   Raises:
     FileNotFoundError: if it is not the workdir of a run.
+    InputError: if its config or summary is damaged.
   """
-  summary = workdir / "summary.json"
-  lines = (workdir / "metrics.jsonl").read_text(encoding="utf-8").split("\n")
-  return Run(
-    config=json.loads((workdir / "config.json").read_text(encoding="utf-8")),
-    # A last line without a newline is still being written.
-    rows=[json.loads(line) for line in lines[:-1]],
-    summary=json.loads(summary.read_text(encoding="utf-8"))
-    if summary.exists()
-    else {},
+  config = read_config(workdir)
+  found = read_metrics(workdir)
+  return Run(config, found.rows, read_summary(workdir) or {}, found.damage)
+
+
+def read_config(workdir: pathlib.Path) -> dict[str, Any]:
+  """Returns the config of a run.
+
+  Raises:
+    FileNotFoundError: if it is not the workdir of a run.
+    InputError: if the config is damaged.
+  """
+  return _read(
+    workdir / CONFIG,
+    _CONFIG,
+    "Remove it, and the command of the run writes it again; checkpoints have a"
+    " copy that they are compared with.",
   )
+
+
+def read_summary(workdir: pathlib.Path) -> dict[str, Any] | None:
+  """Returns the result of a run, `None` if the run is not finished.
+
+  Raises:
+    InputError: if the summary is damaged.
+  """
+  path = workdir / SUMMARY
+  if not path.exists():
+    return None
+  return _read(
+    path,
+    _SUMMARY,
+    "Remove it, and the command of the run writes it again from the newest"
+    " checkpoint.",
+  )
+
+
+def read_metrics(workdir: pathlib.Path) -> Metrics:
+  """Returns the rows before the first damaged line; none if there is no file.
+
+  A last line without a newline is still being written, or was when the run was
+  killed: rows reach the disk before the checkpoint that relies on them.
+  """
+  path = workdir / METRICS
+  if not path.exists():
+    return Metrics([], None)
+  rows: list[dict[str, Any]] = []
+  for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
+    row, fault = _parse(line, _ROW)
+    last = rows[-1]["step"] if rows else -1
+    fault = fault or _row_fault(row, last)
+    if fault is not None:
+      return Metrics(rows, f"line {number} of {path} is damaged: {fault}")
+    rows.append(row)
+  return Metrics(rows, None)
+
+
+class _Kind(NamedTuple):
+  """What a value may be: in words, and as a function."""
+
+  text: str
+  fits: Callable[[Any], bool]
+
+
+_MISSING = object()
+_MAX_FLOAT = 1.7976931348623157e308
+_MAX_LEVELS = 16
+
+
+def _is_number(value: Any) -> bool:
+  plain = isinstance(value, int | float) and not isinstance(value, bool)
+  return plain and -_MAX_FLOAT <= value <= _MAX_FLOAT  # Neither inf nor NaN.
+
+
+def _is_count(value: Any) -> bool:
+  plain = isinstance(value, int) and not isinstance(value, bool)
+  return plain and 0 <= value < 2**63
+
+
+def _or_null(kind: _Kind) -> _Kind:
+  return _Kind(f"{kind.text} or null", lambda x: x is None or kind.fits(x))
+
+
+def _optional(kind: _Kind) -> _Kind:
+  return _Kind(kind.text, lambda x: x is _MISSING or kind.fits(x))
+
+
+_TEXT = _Kind(
+  "printable text", lambda x: isinstance(x, str) and x.isprintable()
+)
+_COUNT = _Kind("an integer of at least 0", _is_count)
+_NUMBER = _Kind("a number", _is_number)
+_FRACTION = _Kind("in [0, 1]", lambda x: _is_number(x) and 0 <= x <= 1)
+_SPARSITY = _Kind("in [0, 1)", lambda x: _is_number(x) and 0 <= x < 1)
+# A number that is not finite is recorded as null.
+_MEASURED = _or_null(_NUMBER)
+
+_CONTAINERS = {
+  dict: _Kind("an object", lambda x: isinstance(x, dict)),
+  list: _Kind("an array", lambda x: isinstance(x, list)),
+}
+# Every value that some reader uses. A dict describes an object, and a list the
+# items of an array.
+_CONFIG = {
+  "seed": _COUNT,
+  "epochs_multiplier": _optional(_NUMBER),
+  **{name: {"name": _TEXT} for name in ("data", "model", "method")},
+}
+_ROW = {
+  "step": _COUNT,
+  "active": _optional(_COUNT),
+  "test_accuracy": _optional(_FRACTION),
+}
+_LAYER = {
+  "name": _TEXT,
+  "position": _optional(_COUNT),
+  "macs": _optional(_or_null(_NUMBER)),
+  "shape": [_COUNT],
+  "total": _COUNT,
+  "active": _COUNT,
+  "sparsity": _FRACTION,
+}
+_SUMMARY = {
+  **dict.fromkeys(("method", "model", "data"), _TEXT),
+  **dict.fromkeys(("init_method", "init_mode"), _optional(_or_null(_TEXT))),
+  **dict.fromkeys(
+    (
+      "seed",
+      "steps",
+      "active",
+      "requested",
+      "total",
+      "mask_updates",
+    ),
+    _COUNT,
+  ),
+  "selected_step": _optional(_COUNT),
+  **dict.fromkeys(("init_step", "resumed_from_step"), _or_null(_COUNT)),
+  **dict.fromkeys(("test_accuracy", "sparsity"), _FRACTION),
+  "target_sparsity": _or_null(_SPARSITY),
+  "equivalent_sparsity": _optional(_or_null(_SPARSITY)),
+  "itop_rate": _or_null(_FRACTION),
+  **dict.fromkeys(
+    (
+      "epochs_multiplier",
+      "inference_macs",
+      "dense_inference_macs",
+      "inference_flops",
+      "inference_flops_ratio",
+      "training_flops",
+      "training_flops_ratio",
+      "compile_seconds",
+      "train_seconds",
+    ),
+    _NUMBER,
+  ),
+  **dict.fromkeys(("test_loss", "mask_update_seconds"), _MEASURED),
+  "layers": [_LAYER],
+}
+
+
+def _read(
+  path: pathlib.Path, wanted: Mapping[str, Any], way_out: str
+) -> dict[str, Any]:
+  """Returns the object in a file, or raises the one error of its kind."""
+  value, fault = _parse(path.read_bytes(), wanted)
+  if fault is not None:
+    raise command_line.InputError(f"{path} is damaged: {fault}. {way_out}")
+  return value
+
+
+def _parse(data: bytes, wanted: Mapping[str, Any]) -> tuple[Any, str | None]:
+  """Returns the value of JSON text, and what is wrong with it."""
+  try:
+    value = json.loads(data, parse_constant=_refuse)
+  except (ValueError, RecursionError) as error:
+    return None, f"it is not JSON ({str(error)[:80]})"
+  if not _is_plain(value, _MAX_LEVELS):
+    return None, "it is nested too deeply, or has a key that is not printable"
+  return value, next(_faults(value, wanted), None)
+
+
+def _refuse(name: str) -> Any:
+  raise ValueError(f"{name} is no number")
+
+
+def _is_plain(value: Any, levels: int) -> bool:
+  """Returns whether keys can be printed, and recursion cannot overflow."""
+  if not isinstance(value, dict | list):
+    return True
+  keys, items = (
+    (value, value.values()) if isinstance(value, dict) else ((), value)
+  )
+  return (
+    levels > 0
+    and all(key.isprintable() for key in keys)
+    and all(_is_plain(item, levels - 1) for item in items)
+  )
+
+
+def _faults(value: Any, wanted: Any, name: str = "") -> Iterator[str]:
+  """Yields how a value differs from what is wanted."""
+  kind = wanted if isinstance(wanted, _Kind) else _CONTAINERS[type(wanted)]
+  if not kind.fits(value):
+    found = (
+      "is missing"
+      if value is _MISSING
+      else f"must be {kind.text}, got {json.dumps(value)[:60]}"
+    )
+    yield f"`{name}` {found}" if name else f"it {found}"
+  elif isinstance(wanted, list):
+    for index, item in enumerate(value):
+      yield from _faults(item, wanted[0], f"{name}[{index}]")
+  elif isinstance(wanted, dict):
+    for key, item in wanted.items():
+      path = f"{name}.{key}" if name else key
+      yield from _faults(value.get(key, _MISSING), item, path)
+
+
+def _row_fault(row: Mapping[str, Any], last: int) -> str | None:
+  """Returns what is wrong with a row beyond the values that readers use."""
+  if row["step"] <= last:
+    return f"`step` must be above {last}, got {row['step']}"
+  for name, value in row.items():
+    if not isinstance(value, bool) and not _MEASURED.fits(value):
+      return f"`{name}` must be a number, got {json.dumps(value)[:60]}"
+  return None

@@ -65,6 +65,7 @@ def write_report(workdir: pathlib.Path) -> pathlib.Path:
     _figures(run),
     _layers(run),
     _evaluations(run),
+    f"<p>{html.escape(run.damage)}</p>" if run.damage else "",
     "<h2>Config</h2>",
     f"<pre>{html.escape(json.dumps(run.config, indent=2))}</pre>",
   ]

@@ -1,16 +1,12 @@
 """Results of finished runs: read, labeled and averaged over seeds."""
 
-import json
 import pathlib
 import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from sparsejax.plots import labels
-
-_REQUIRED = frozenset(
-  {"method", "seed", "test_accuracy", "sparsity", "target_sparsity"}
-)
+from sparsejax import command_line
+from sparsejax.plots import labels, records
 
 
 class Result(NamedTuple):
@@ -64,10 +60,10 @@ def read_results(workdirs: Iterable[pathlib.Path]) -> list[Result]:
     One result per workdir, in order; see `labels.label_runs` for the labels.
 
   Raises:
-    ValueError: if a file cannot be read or is not one that a run writes.
+    InputError: if a run is not finished, or a record is damaged.
   """
   workdirs = list(workdirs)
-  records = [_read(workdir) for workdir in workdirs]
+  found = [_read(workdir) for workdir in workdirs]
   return [
     Result(
       workdir=workdir,
@@ -78,7 +74,7 @@ def read_results(workdirs: Iterable[pathlib.Path]) -> list[Result]:
       summary=summary,
     )
     for workdir, label, (_, summary) in zip(
-      workdirs, labels.label_runs(records), records, strict=True
+      workdirs, labels.label_runs(found), found, strict=True
     )
   ]
 
@@ -167,19 +163,10 @@ def _text(average: Average) -> str:
 
 
 def _read(workdir: pathlib.Path) -> labels.Records:
-  config, summary = (
-    _read_json(workdir / name) for name in ("config.json", "summary.json")
-  )
-  if not isinstance(summary, dict) or _REQUIRED - summary.keys():
-    raise ValueError(f"{workdir / 'summary.json'} is not a run's summary")
-  return labels.Records(config, summary)
-
-
-def _read_json(path: pathlib.Path) -> Any:
-  try:
-    return json.loads(path.read_text(encoding="utf-8"))
-  except (OSError, ValueError) as error:
-    raise ValueError(f"{path} cannot be read: {error}") from error
+  summary = records.read_summary(workdir)
+  if summary is None:
+    raise command_line.InputError(f"{workdir} is a run that is not finished.")
+  return labels.Records(records.read_config(workdir), summary)
 
 
 def _sparsity(workdir: pathlib.Path, summary: dict[str, Any]) -> float:

@@ -48,10 +48,7 @@ def _compare(argv: list[str]) -> int:
       "`--plot` needs matplotlib: pip install 'sparsejax[plots]'."
     )
   done, unfinished = find(parsed.runs)
-  try:
-    results = plots.read_results(done)
-  except ValueError as error:
-    raise command_line.InputError(str(error)) from error
+  results = plots.read_results(done)
   averages = plots.average_seeds(results)
   tables.print_table(plots.accuracy_table(averages))
   for line in plots.duplicate_seeds(results):

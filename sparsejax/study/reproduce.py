@@ -22,7 +22,7 @@ evaluation after the last pruning, which is what GraNet's tables report. FLOPs
 are ratios to the dense network. A star marks a cost that was computed without a
 run, which works if the method fixes the number of active weights per layer.
 
-Exit status: as for sparsejax.train. After SIGTERM (143) the same command
+Exit status: as for sparsejax.train. After a signal (143) the same command
 resumes. A run that ends with 3, a value not finite, does not stop the others.
 """
 

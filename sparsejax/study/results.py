@@ -1,12 +1,14 @@
 """Our results next to the published ones."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from sparsejax.plots import records
 from sparsejax.study import forecast, papers, tables
 from sparsejax.study.runs import Run
 from sparsejax.training.config import command
-from sparsejax.training.reporting import metrics, workdirs
+from sparsejax.training.reporting import workdirs
 
 
 class Result(NamedTuple):
@@ -109,13 +111,14 @@ def read(run: Run) -> Result:
     InputError: if the workdir belongs to another run.
   """
   workdirs.claim(run.workdir, run.config)
-  summary = workdirs.read_summary(run.workdir)
+  summary = records.read_summary(run.workdir)
   assert summary is not None
   accuracies = [
     row["test_accuracy"]
-    for row in metrics.read(run.workdir)
+    for row in records.read_metrics(run.workdir).rows
     # Before the last pruning more weights are active.
-    if "test_accuracy" in row and row["active"] <= summary["active"]
+    if "test_accuracy" in row
+    and row.get("active", math.inf) <= summary["active"]
   ]
   return Result(run, summary, max([*accuracies, summary["test_accuracy"]]))
 

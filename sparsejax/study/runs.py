@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sparsejax import train
+from sparsejax.plots import records
 from sparsejax.study import papers
 from sparsejax.training import outcomes
 from sparsejax.training.config import command, keys
-from sparsejax.training.reporting import workdirs
 
 
 class Run(NamedTuple):
@@ -43,7 +43,7 @@ class Run(NamedTuple):
   @property
   def done(self) -> bool:
     """Whether its workdir holds a summary."""
-    return workdirs.read_summary(self.workdir) is not None
+    return records.read_summary(self.workdir) is not None
 
 
 def plan(

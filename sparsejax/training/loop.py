@@ -19,6 +19,7 @@ from sparsejax.training import (
   processes,
   programs,
   sharding,
+  workdir_lock,
 )
 from sparsejax.training.checkpointing import best, checkpoints, weights
 from sparsejax.training.config.experiment import Experiment
@@ -36,6 +37,7 @@ class _Run(NamedTuple):
   checkpoints: checkpoints.Checkpoints
   writer: metrics.Writer | None
   stop: preemption.StopRequest
+  lock: workdir_lock.Lock | None
   reporter: Reporter
   resumed_from_step: int | None
   compile_seconds: float
@@ -64,6 +66,7 @@ def run(
   *,
   stop: preemption.StopRequest,
   reporter: Reporter,
+  lock: workdir_lock.Lock | None = None,
 ) -> outcomes.Outcome:
   """Train until the last step, a request to stop, or a non-finite loss.
 
@@ -72,12 +75,14 @@ def run(
     workdir: holds the run's config; shared by all processes.
     stop: checked after each dispatch.
     reporter: where progress is reported.
+    lock: of the workdir, if this process holds it; checked after each dispatch.
 
   Returns:
     How the run ended. Metrics and checkpoints are in the workdir.
 
   Raises:
     CheckpointError: if the state could not be saved or restored.
+    InputError: if another run took the workdir over.
   """
   mesh = sharding.data_mesh()
   setup = experiment.setup._replace(shard=sharding.batch_sharder(mesh))
@@ -90,8 +95,14 @@ def run(
     writer = None
     if processes.is_first():
       writer = stack.enter_context(
-        metrics.Writer(workdir, start=start.resumed_from_step or 0)
+        metrics.Writer(
+          workdir,
+          start=start.resumed_from_step or 0,
+          log_every=experiment.steps.log_every,
+        )
       )
+      if writer.warning is not None:
+        reporter.message(f"warning: {writer.warning}")
     compiled = programs.compile(
       setup,
       experiment.dataset,
@@ -108,6 +119,7 @@ def run(
       checkpoints=saved,
       writer=writer,
       stop=stop,
+      lock=lock,
       reporter=reporter,
       resumed_from_step=start.resumed_from_step,
       compile_seconds=seconds,
@@ -162,14 +174,15 @@ def _train(run: _Run, state: TrainState) -> outcomes.Outcome:
   gradient of an epoch is that of its own masks. After a dispatch, events have a
   fixed order, which an exact resume relies on:
 
-  1. Stop if the loss or the gradient is not finite.
-  2. At the end of an epoch, update the metric that the method follows.
-  3. Evaluate, if due.
-  4. Write metrics.
-  5. Save weights for later runs, if configured.
-  6. Save a checkpoint, if due or if the run has to stop.
-  7. Report progress, at multiples of `dispatch_steps` and at the end.
-  8. Stop on SIGTERM.
+  1. End if another run took the workdir over.
+  2. Stop if the loss or the gradient is not finite.
+  3. At the end of an epoch, update the metric that the method follows.
+  4. Evaluate, if due.
+  5. Write metrics.
+  6. Save weights for later runs, if configured.
+  7. Save a checkpoint, if due or if the run has to stop.
+  8. Report progress, at multiples of `dispatch_steps` and at the end.
+  9. Stop if a signal requested it.
   """
   steps = run.experiment.steps
   step, last_saved = run.resumed_from_step or 0, run.resumed_from_step
@@ -178,6 +191,8 @@ def _train(run: _Run, state: TrainState) -> outcomes.Outcome:
     first = step
     state, step, rows, timed = _dispatch(run, state, first)
     timings.append(timed)
+    if run.lock is not None:
+      run.lock.check()
     bad = next((row["step"] for row in rows if not row["finite"]), None)
     if bad is not None:
       _write(run, rows, end=bad)
@@ -206,7 +221,7 @@ def _train(run: _Run, state: TrainState) -> outcomes.Outcome:
       run.reporter.progress(step, rows[-1])
     if stopping:
       message = (
-        f"Stopped by SIGTERM after saving step {step}. Run the same command"
+        f"Stopped by a signal after saving step {step}. Run the same command"
         " to resume."
       )
       return _outcome(run, outcomes.TERMINATED, state, step, timings, message)

@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import functools
 import os
 import pathlib
 import sys
@@ -12,7 +13,14 @@ import jax
 from absl import logging as absl_logging
 
 from sparsejax import command_line, plots
-from sparsejax.training import loop, outcomes, preemption, processes
+from sparsejax.plots import records
+from sparsejax.training import (
+  loop,
+  outcomes,
+  preemption,
+  processes,
+  workdir_lock,
+)
 from sparsejax.training.checkpointing import errors
 from sparsejax.training.config import build, command
 from sparsejax.training.config.experiment import Experiment
@@ -27,7 +35,8 @@ def run(
 
   Args:
     argv: arguments of `sparsejax.train`.
-    stop: checked after each dispatch; by default one that SIGTERM sets.
+    stop: checked after each dispatch; by default one that SIGTERM and SIGHUP
+      set.
 
   Returns:
     The exit status.
@@ -40,7 +49,7 @@ def run(
   with contextlib.ExitStack() as stack:
     stack.enter_context(_exit_alone())
     if stop is None:
-      stop = stack.enter_context(preemption.stop_on_sigterm())
+      stop = stack.enter_context(preemption.stop_on_signals())
     try:
       return _run(command.parse(argv), stop)
     except errors.CheckpointError as error:
@@ -54,14 +63,14 @@ def _run(parsed: command.Command, stop: preemption.StopRequest) -> int:
   experiment = build.build(parsed.config)
   console = reporting.Console(quiet=not processes.is_first())
   _warn(console, experiment, experiment.warnings)
-  workdir = _workdir(parsed, experiment)
-  summary = workdirs.read_summary(workdir)
-  if summary is not None:
+  with _workdir(parsed, experiment, console) as (workdir, lock):
+    summary = records.read_summary(workdir)
+    if summary is None:
+      return _train(console, experiment, workdir, stop, lock)
     reporting.line(console, f"{workdir} is finished; nothing was changed.")
     _report(workdir)
     reporting.result(console, summary, workdir)
     return outcomes.DONE
-  return _train(console, experiment, workdir, stop)
 
 
 def _train(
@@ -69,11 +78,14 @@ def _train(
   experiment: Experiment,
   workdir: pathlib.Path,
   stop: preemption.StopRequest,
+  lock: workdir_lock.Lock | None,
 ) -> int:
   """Trains from the newest checkpoint, and writes the result at the end."""
   reporting.line(console, f"Results go to {workdir}")
   with reporting.progress(console, total=experiment.steps.total) as reporter:
-    outcome = loop.run(experiment, workdir, stop=stop, reporter=reporter)
+    outcome = loop.run(
+      experiment, workdir, stop=stop, reporter=reporter, lock=lock
+    )
   if outcome.status != outcomes.DONE:
     if processes.is_first():
       failed = outcome.status == outcomes.NOT_FINITE
@@ -90,8 +102,15 @@ def _train(
   return outcomes.DONE
 
 
-def _workdir(parsed: command.Command, experiment: Experiment) -> pathlib.Path:
-  """Returns the run's folder, made and claimed by the first process."""
+@contextlib.contextmanager
+def _workdir(
+  parsed: command.Command, experiment: Experiment, console: reporting.Console
+) -> Iterator[tuple[pathlib.Path, workdir_lock.Lock | None]]:
+  """Yields the run's folder and its lock.
+
+  The first process makes, locks and claims it. Nothing is written to the folder
+  of a finished run, so it is not locked.
+  """
   workdir = parsed.workdir
   if workdir is None:
     if jax.process_count() > 1:
@@ -99,17 +118,24 @@ def _workdir(parsed: command.Command, experiment: Experiment) -> pathlib.Path:
         "`--workdir` is required when several processes train together."
       )
     workdir = _new_folder(parsed.name, experiment)
-  if processes.is_first():
-    try:
-      workdir.mkdir(parents=True, exist_ok=True)
-      workdirs.claim(workdir, experiment.config)
-    except OSError as error:
-      raise command_line.InputError(
-        f"`--workdir` {workdir} cannot be used: {error.strerror}."
-      ) from error
-  processes.barrier("workdir")
-  processes.check_shared(workdir)
-  return workdir
+  lock = None
+  with contextlib.ExitStack() as stack:
+    if processes.is_first():
+      try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        if not (workdir / records.SUMMARY).exists():
+          message = functools.partial(reporting.line, console)
+          lock = stack.enter_context(
+            workdir_lock.hold(workdir, message=message)
+          )
+        workdirs.claim(workdir, experiment.config)
+      except OSError as error:
+        raise command_line.InputError(
+          f"`--workdir` {workdir} cannot be used: {error.strerror}."
+        ) from error
+    processes.barrier("workdir")
+    processes.check_shared(workdir)
+    yield workdir, lock
 
 
 def _new_folder(name: str, experiment: Experiment) -> pathlib.Path:

@@ -1,4 +1,4 @@
-"""Requests to stop, as SIGTERM makes them."""
+"""Requests to stop, as signals make them."""
 
 from sparsejax.training import preemption
 

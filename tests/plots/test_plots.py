@@ -4,24 +4,12 @@ import importlib.util
 import json
 
 import pytest
+from helpers import records
 
 from sparsejax import plots
 from sparsejax.plots.__main__ import main
 
-SUMMARY = {
-  "method": "granet",
-  "test_accuracy": 0.975,
-  "itop_rate": None,
-  "layers": [
-    {
-      "name": "Dense_0/<kernel>",
-      "shape": [4, 5],
-      "total": 20,
-      "active": 2,
-      "sparsity": 0.9,
-    }
-  ],
-}
+LAYER = records.SUMMARY["layers"][0] | {"name": "Dense_0/<kernel>"}
 
 
 @pytest.fixture
@@ -29,12 +17,11 @@ def workdir(tmp_path):
   rows = [
     {"step": 1, "loss": 2.0, "accuracy": 0.1, "sparsity": 0.0},
     {"step": 2, "loss": None, "accuracy": 0.5, "sparsity": 0.5},
-    {"step": 2, "test_accuracy": 0.6, "test_loss": 1.0, "sparsity": 0.5},
+    {"step": 3, "test_accuracy": 0.6, "test_loss": 1.0, "sparsity": 0.5},
   ]
-  lines = "".join(json.dumps(row) + "\n" for row in rows)
-  (tmp_path / "metrics.jsonl").write_text(lines + '{"step": 3, "lo')
-  (tmp_path / "config.json").write_text('{"seed": 7}')
-  (tmp_path / "summary.json").write_text(json.dumps(SUMMARY))
+  records.write(tmp_path, summary={"layers": [LAYER]}, rows=rows)
+  with open(tmp_path / "metrics.jsonl", "a") as file:
+    file.write('{"step": 4, "lo')
   return tmp_path
 
 
@@ -154,8 +141,7 @@ def test_command_line_prints_the_table_and_writes_the_figure(
   workdir, tmp_path, capsys
 ):
   pytest.importorskip("matplotlib")
-  summary = run_of([0.9, 0.5]).summary
-  (workdir / "summary.json").write_text(json.dumps(summary))
+  records.write(workdir, summary=run_of([0.9, 0.5]).summary)
   figure = tmp_path / "budgets.svg"
   assert main(["budgets", str(workdir), "--out", str(figure)]) == 0
   assert "| stem | 2x5 | 10 | 200 | 50.00 |" in capsys.readouterr().out

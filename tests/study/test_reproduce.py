@@ -9,13 +9,14 @@ import threading
 import time
 
 import pytest
+from helpers import records as written
 
 from sparsejax import command_line, train
+from sparsejax.plots import records
 from sparsejax.study import forecast, papers, reproduce, results
 from sparsejax.study import runs as study_runs
 from sparsejax.training import outcomes
 from sparsejax.training.config import command
-from sparsejax.training.reporting import workdirs
 
 DIGITS = pathlib.Path(__file__).parents[2] / "configs" / "digits.py"
 TABLE = """
@@ -199,7 +200,7 @@ def test_predicted_costs_are_those_of_the_run(table, tmp_path, row):
   (run,) = plan(table, tmp_path, row)
   known = forecast.forecast(command.parse(run.argv).config)
   assert train.main(run.argv) == outcomes.DONE
-  summary = workdirs.read_summary(run.workdir)
+  summary = records.read_summary(run.workdir)
   for name in ("inference_flops_ratio", "training_flops_ratio"):
     assert getattr(known, name) == pytest.approx(summary[name], rel=1e-12)
   layers = {layer["name"]: layer["sparsity"] for layer in summary["layers"]}
@@ -230,13 +231,11 @@ def test_the_best_evaluation_is_one_after_the_last_pruning(tmp_path):
     {"step": 3, "active": 10},
     {"step": 4, "active": 10, "test_accuracy": 0.7},
   ]
-  text = "".join(json.dumps(row) + "\n" for row in rows)
-  (tmp_path / "metrics.jsonl").write_text(text)
-  (tmp_path / "config.json").write_text("{}")
   summary = {"active": 10, "test_accuracy": 0.7}
-  (tmp_path / "summary.json").write_text(json.dumps(summary))
+  written.write(tmp_path, summary=summary, rows=rows)
   row = papers.Row("a", "digits:gmp", {})
-  result = results.read(study_runs.Run(row, 0, (), {}, tmp_path))
+  run = study_runs.Run(row, 0, (), written.CONFIG, tmp_path)
+  result = results.read(run)
   assert result.best_accuracy == 0.8
 
 

@@ -14,11 +14,11 @@ from helpers import tables
 from helpers.stopping import StopAfter
 
 from sparsejax import train
+from sparsejax.plots import records
 from sparsejax.study import blank_datasets, forecast, papers, reproduce, results
 from sparsejax.training import outcomes
 from sparsejax.training.checkpointing import reading
 from sparsejax.training.config import build, command
-from sparsejax.training.reporting import workdirs
 
 KINDS = tables.kinds()
 # Together they cover batch norm, streams, kept values, accumulators, a metric,
@@ -111,7 +111,7 @@ def test_a_row_starts_stops_and_resumes(kind, tmp_path, compile_once):
       assert reading.saved_steps(run.workdir)[-1] == 4
       return
     assert train.main(run.argv) == outcomes.DONE
-    summary = workdirs.read_summary(run.workdir)
+    summary = records.read_summary(run.workdir)
     assert summary["resumed_from_step"] == 2
     assert summary["steps"] > 2
     jax.clear_caches()

@@ -14,6 +14,7 @@ from helpers.stopping import StopAfter
 
 import sparsejax
 from sparsejax import command_line, train
+from sparsejax.plots import records
 from sparsejax.training import (
   initial_state,
   loop,
@@ -28,7 +29,7 @@ from sparsejax.training.checkpointing import (
   reading,
 )
 from sparsejax.training.config import build, command
-from sparsejax.training.reporting import metrics, results, workdirs
+from sparsejax.training.reporting import results
 from sparsejax.training.reporting.reporter import Reporter
 
 CONFIG = pathlib.Path(__file__).parents[2] / "configs" / "digits.py"
@@ -156,7 +157,9 @@ def run(workdir, *changes, stop=None):
 
 def evaluations(workdir):
   return {
-    row["step"]: row for row in metrics.read(workdir) if "test_accuracy" in row
+    row["step"]: row
+    for row in records.read_metrics(workdir).rows
+    if "test_accuracy" in row
   }
 
 
@@ -300,7 +303,7 @@ def test_retraining_starts_from_the_selected_checkpoint(tmp_path, capsys):
     kernel = first.params[name]["kernel"]
     np.testing.assert_array_equal(kernel, saved["params"][name]["kernel"])
   # A summary without a selected step describes the last one.
-  summary = json.loads((workdir / workdirs.SUMMARY).read_text())
+  summary = json.loads((workdir / records.SUMMARY).read_text())
   del summary["selected_step"]
   source = init_from.SourceRun(workdir, {}, summary)
   assert source.selected_step == 66
@@ -310,7 +313,7 @@ def test_console_has_the_time_of_mask_updates(tmp_path, capsys):
   # The second and the fourth of five dispatches have one.
   changes = "--config.method.every_steps=30", f"--workdir={tmp_path}"
   assert train.main([*FALLING, *changes]) == 0
-  summary = workdirs.read_summary(tmp_path)
+  summary = records.read_summary(tmp_path)
   assert summary["mask_updates"] == 2
   assert 0 <= summary["mask_update_seconds"] < summary["train_seconds"]
   out = capsys.readouterr().out

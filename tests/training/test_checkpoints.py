@@ -1,6 +1,7 @@
 """Checkpoints: round trips, retention, refusal, damage, crashes."""
 
 import contextlib
+import gc
 import json
 import logging
 import os
@@ -8,6 +9,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from typing import Any, NamedTuple
 
@@ -17,6 +19,7 @@ import numpy as np
 import optax
 import pytest
 from flax import struct
+from helpers.disks import small_disk
 from jax.sharding import SingleDeviceSharding
 
 import sparsejax
@@ -25,6 +28,7 @@ from sparsejax.training.checkpointing import (
   digests,
   errors,
   orbax_stderr,
+  reading,
 )
 
 CONFIG = {"seed": 0, "model": {"name": "mlp", "widths": [8, 8]}, "epochs": 3}
@@ -345,6 +349,48 @@ def test_flipped_bit_that_orbax_reads_is_detected(tmp_path):
   assert (tmp_path / "checkpoints_damaged" / "2").is_dir()
 
 
+COPIES = {
+  "copy": shutil.copytree,
+  "link": lambda old, new: new.symlink_to(old),
+  "relative link": lambda old, new: new.symlink_to(old.name),
+  "renamed": lambda old, new: shutil.copytree(old, new) and shutil.rmtree(old),
+}
+
+
+@pytest.mark.parametrize("copy", COPIES.values(), ids=COPIES)
+def test_checkpoint_under_the_number_of_another_is_damaged(tmp_path, copy):
+  states = {step: train_state(step) for step in (1, 2)}
+  save_all(tmp_path, states)
+  folder = tmp_path / "checkpoints"
+  copy(folder / "2", folder / "3")
+  intact = 2 if (folder / "2").exists() else 1
+  restored = restore(tmp_path, states[1])
+  assert restored.step == intact
+  assert_same_bits(restored.state, states[intact])
+  assert restored.skipped == (
+    "checkpoint 3 is damaged: it is a copy of step 2",
+  )
+  # The step can be saved again.
+  save_all(tmp_path, {3: states[2]})
+  assert restore(tmp_path, states[1]).step == 3
+
+
+def test_read_refuses_a_copy_of_another_step(tmp_path):
+  save_all(tmp_path, {1: train_state()})
+  shutil.copytree(tmp_path / "checkpoints" / "1", tmp_path / "checkpoints/5")
+  assert reading.saved_steps(tmp_path) == [1, 5]
+  with pytest.raises(errors.CheckpointError, match="is a copy of step 1"):
+    reading.read(tmp_path, 5)
+
+
+@pytest.mark.parametrize("name", ["007", "²", "٣", "-1", "1_0", "1.0", " 1"])
+def test_folders_that_are_no_steps_are_ignored(tmp_path, name):
+  save_all(tmp_path, {1: train_state()})
+  (tmp_path / "checkpoints" / name).mkdir()
+  assert reading.saved_steps(tmp_path) == [1]
+  assert restore(tmp_path, train_state()).step == 1
+
+
 def test_run_with_only_damaged_checkpoints_is_refused(tmp_path):
   save_all(tmp_path, {1: train_state(), 2: train_state()})
   for step in (1, 2):
@@ -379,7 +425,7 @@ def test_digest_of_any_dtype(dtype):
 def child(code: str, *args, devices: int = 1, **kwargs) -> subprocess.Popen:
   """Starts a Python process with the helpers of this module imported."""
   root = pathlib.Path(__file__).parent
-  setup = f"import sys; sys.path.insert(0, {str(root)!r})\n"
+  setup = f"import sys; sys.path[:0] = {[str(root), str(root.parent)]}\n"
   setup += "from test_checkpoints import *\n"
   return subprocess.Popen(
     [sys.executable, "-c", setup + code, *map(str, args)],
@@ -458,19 +504,6 @@ def test_kill_during_a_save_leaves_the_previous_checkpoint(tmp_path):
   assert steps_on_disk(workdir)[-1] == restored.step + 1
 
 
-@contextlib.contextmanager
-def small_disk(folder: pathlib.Path, size_bytes: int):
-  """Mounts a file system of this size, or skips where that is not allowed."""
-  folder.mkdir()
-  mount = ["mount", "-t", "tmpfs", "-o", f"size={size_bytes}", "tmpfs"]
-  if subprocess.run([*mount, str(folder)], capture_output=True).returncode:
-    pytest.skip("mounting a small file system needs root")
-  try:
-    yield
-  finally:
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
 def test_full_disk_is_reported_and_loses_nothing(tmp_path):
   disk = tmp_path / "disk"
   first = {"w": jax.random.normal(jax.random.key(0), (100_000,))}
@@ -494,6 +527,28 @@ def test_full_disk_is_reported_and_loses_nothing(tmp_path):
     assert restored.step == 3
     assert_same_bits(restored.state, large)
     assert steps_on_disk(disk) == [1, 3]
+
+
+@pytest.mark.parametrize("inodes", range(3, 24))
+def test_no_thread_waits_for_a_save_that_a_full_disk_stopped(tmp_path, inodes):
+  """One that did would keep the process from ending for 20 minutes."""
+  state = train_state()
+  saved = []
+  with small_disk(tmp_path / "disk", 2_000_000, inodes=inodes):
+    with (
+      contextlib.suppress(errors.CheckpointError),
+      contextlib.closing(open_run(tmp_path / "disk" / "run")) as run,
+    ):
+      for step in (1, 2, 3):
+        run.save(step, state, metrics={})
+        saved.append(step)
+    gc.collect()  # Ends the idle threads of pools.
+    for thread in threading.enumerate():
+      if thread is not threading.main_thread() and not thread.daemon:
+        thread.join(timeout=10)
+        assert not thread.is_alive(), thread
+    if saved[2:]:
+      assert_same_bits(restore(tmp_path / "disk" / "run", state).state, state)
 
 
 TOO_LARGE = """

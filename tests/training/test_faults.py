@@ -4,9 +4,7 @@
 instead of twice.
 """
 
-import contextlib
 import os
-import pathlib
 import random
 import resource
 import shutil
@@ -17,6 +15,7 @@ import time
 
 import pytest
 from helpers import trainer
+from helpers.disks import fill, small_disk
 
 from sparsejax import train
 
@@ -133,25 +132,6 @@ def damage_the_newest_checkpoint(workdir) -> tuple[int, int]:
   return newest, older
 
 
-@contextlib.contextmanager
-def small_disk(folder: pathlib.Path, size_bytes: int):
-  """Mounts a file system of this size, or skips where that is not allowed."""
-  folder.mkdir()
-  mount = ["mount", "-t", "tmpfs", "-o", f"size={size_bytes}", "tmpfs"]
-  if subprocess.run([*mount, str(folder)], capture_output=True).returncode:
-    pytest.skip("mounting a small file system needs root")
-  try:
-    yield
-  finally:
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
-def fill(file: pathlib.Path) -> None:
-  with contextlib.suppress(OSError), open(file, "wb", buffering=0) as ballast:
-    while ballast.write(bytes(65536)):
-      pass
-
-
 def test_full_disk_stops_a_run_that_resumes_once_there_is_space(
   tmp_path, uninterrupted, cache
 ):
@@ -172,6 +152,24 @@ def test_full_disk_stops_a_run_that_resumes_once_there_is_space(
     assert f"Resuming from step {newest}" in out
     assert "damaged" not in out
     trainer.assert_same_run(workdir, uninterrupted)
+
+
+def test_second_run_on_a_workdir_is_refused_and_the_first_is_not_disturbed(
+  tmp_path, uninterrupted, cache
+):
+  workdir = tmp_path / "run"
+  first = trainer.start(workdir, *MANY_SAVES, cache=cache)
+  trainer.wait_for(first, lambda: trainer.saved_steps(workdir))
+  # Stopped, so that it is not done before the second one starts.
+  first.send_signal(signal.SIGSTOP)
+  status, _, err = trainer.run(workdir, *MANY_SAVES, cache=cache)
+  first.send_signal(signal.SIGCONT)
+  assert status == 2
+  assert f"{workdir} is in use by process {first.pid} on" in err
+  assert err.startswith("error: ") and err.count("\n") == 1
+  status, out, err = trainer.finish(first)
+  assert status == 0, out + err
+  trainer.assert_same_run(workdir, uninterrupted)
 
 
 def test_non_finite_loss_stops_the_run_and_keeps_its_checkpoint(

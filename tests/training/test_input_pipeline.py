@@ -15,6 +15,7 @@ from helpers import streamed
 from helpers.stopping import StopAfter
 
 from sparsejax.data import Split, streams
+from sparsejax.plots import records
 from sparsejax.training import (
   evaluation,
   initial_state,
@@ -24,7 +25,6 @@ from sparsejax.training import (
   sharding,
   train_step,
 )
-from sparsejax.training.reporting import metrics
 from sparsejax.training.reporting.reporter import Reporter
 
 SCRIPT = pathlib.Path(streamed.__file__)
@@ -45,7 +45,7 @@ def run(workdir, stop=None):
 def rows(workdir):
   return [
     {key: row[key] for key in row if not key.endswith("_per_second")}
-    for row in metrics.read(workdir)
+    for row in records.read_metrics(workdir).rows
   ]
 
 

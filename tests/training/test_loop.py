@@ -11,6 +11,7 @@ from helpers.stopping import StopAfter
 
 import sparsejax
 from sparsejax.data import Split
+from sparsejax.plots import records
 from sparsejax.training import (
   evaluation,
   initial_state,
@@ -22,7 +23,7 @@ from sparsejax.training import (
 )
 from sparsejax.training.checkpointing import errors
 from sparsejax.training.config import build, command
-from sparsejax.training.reporting import metrics, results
+from sparsejax.training.reporting import results
 from sparsejax.training.reporting.reporter import Reporter
 
 CONFIG = pathlib.Path(__file__).parents[2] / "configs" / "digits.py"
@@ -61,7 +62,7 @@ def run(chosen, workdir, *, stop=None):
 def rows(workdir):
   return [
     {key: row[key] for key in row if not key.endswith("_per_second")}
-    for row in metrics.read(workdir)
+    for row in records.read_metrics(workdir).rows
   ]
 
 
@@ -136,7 +137,7 @@ def test_resumed_run_equals_an_uninterrupted_one(whole, tmp_path, dispatches):
   assert stopped.status == outcomes.TERMINATED
   assert stopped.step == 15 * dispatches
   # A complete and a partial line of steps that are repeated.
-  with open(tmp_path / metrics.FILE, "a") as file:
+  with open(tmp_path / records.METRICS, "a") as file:
     file.write(json.dumps({"step": 65}) + '\n{"step": 66, "lo')
   resumed, lines = run(chosen, tmp_path)
   assert resumed.status == outcomes.DONE

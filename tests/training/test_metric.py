@@ -10,6 +10,7 @@ from helpers.stopping import StopAfter
 
 import sparsejax
 from sparsejax import command_line
+from sparsejax.plots import records
 from sparsejax.training import (
   dispatches,
   loop,
@@ -19,7 +20,6 @@ from sparsejax.training import (
   train_step,
 )
 from sparsejax.training.config import build, command
-from sparsejax.training.reporting import metrics
 from sparsejax.training.reporting.reporter import Reporter
 
 CONFIG = pathlib.Path(__file__).parents[2] / "configs" / "digits.py"
@@ -59,7 +59,7 @@ def run(chosen, workdir, *, stop=None):
 def rows(workdir):
   return [
     {key: row[key] for key in row if not key.endswith("_per_second")}
-    for row in metrics.read(workdir)
+    for row in records.read_metrics(workdir).rows
   ]
 
 

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 
+from sparsejax.plots import records
 from sparsejax.training.reporting import metrics
 
 
@@ -16,7 +17,7 @@ def write(workdir, steps, *, start=0):
 
 
 def steps(workdir):
-  return [row["step"] for row in metrics.read(workdir)]
+  return [row["step"] for row in records.read_metrics(workdir).rows]
 
 
 def test_resume_truncates_to_its_first_step(tmp_path):
@@ -27,9 +28,9 @@ def test_resume_truncates_to_its_first_step(tmp_path):
 
 def test_truncating_keeps_earlier_lines_byte_for_byte(tmp_path):
   write(tmp_path, [1, 2])
-  before = (tmp_path / metrics.FILE).read_bytes()
+  before = (tmp_path / records.METRICS).read_bytes()
   write(tmp_path, [], start=2)
-  assert (tmp_path / metrics.FILE).read_bytes() == before
+  assert (tmp_path / records.METRICS).read_bytes() == before
 
 
 def test_new_run_truncates_everything(tmp_path):
@@ -41,17 +42,39 @@ def test_new_run_truncates_everything(tmp_path):
 @pytest.mark.parametrize("tail", [b'{"step": 3, "lo', b"\0\0\0\n", b"x\n{}\n"])
 def test_damaged_last_lines_are_dropped(tmp_path, tail):
   write(tmp_path, [1, 2])
-  with open(tmp_path / metrics.FILE, "ab") as file:
+  with open(tmp_path / records.METRICS, "ab") as file:
     file.write(tail)
   assert steps(tmp_path) == [1, 2]
   write(tmp_path, [3], start=2)
   assert steps(tmp_path) == [1, 2, 3]
 
 
+def test_rows_lost_to_damage_are_reported_and_a_copy_remains(tmp_path):
+  write(tmp_path, [1, 2, 3, 4])
+  path = tmp_path / records.METRICS
+  before = path.read_bytes().replace(b'"step": 2', b'"step": [', 1)
+  path.write_bytes(before)
+  with metrics.Writer(tmp_path, start=3) as writer:
+    assert writer.warning is not None
+    assert "line 2 of" in writer.warning and "steps 2 to 3" in writer.warning
+    writer.write([{"step": 4}])
+  assert steps(tmp_path) == [1, 4]
+  assert (tmp_path / "metrics_damaged_3.jsonl").read_bytes() == before
+
+
+def test_damage_in_steps_that_are_repeated_is_not_reported(tmp_path):
+  write(tmp_path, [1, 2, 3])
+  with open(tmp_path / records.METRICS, "a") as file:
+    file.write("[]\n")
+  with metrics.Writer(tmp_path, start=2) as writer:
+    assert writer.warning is None
+  assert steps(tmp_path) == [1, 2]
+
+
 def test_non_finite_numbers_are_null(tmp_path):
   with metrics.Writer(tmp_path, start=0) as writer:
     writer.write([{"step": 1, "loss": math.nan, "grad_norm": math.inf}])
-  text = (tmp_path / metrics.FILE).read_text()
+  text = (tmp_path / records.METRICS).read_text()
   assert json.loads(text) == {"step": 1, "loss": None, "grad_norm": None}
 
 

@@ -140,6 +140,16 @@ def test_workdir_that_cannot_be_created_is_refused(capsys, tmp_path):
   assert "Not a directory" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["loop", "loop/run"])
+def test_workdir_that_is_a_link_to_itself_is_refused(capsys, tmp_path, name):
+  (tmp_path / "loop").symlink_to("loop")
+  argv = [f"--config={CONFIG}", f"--workdir={tmp_path / name}"]
+  assert train.main(argv) == command_line.BAD_INPUT
+  err = capsys.readouterr().err
+  assert err.startswith("error: ") and err.count("\n") == 1
+  assert f"{tmp_path / name}" in err and "link" in err
+
+
 def test_help_is_not_an_error(capsys):
   assert train.main(["--help"]) == 0
   assert "--workdir" in capsys.readouterr().out

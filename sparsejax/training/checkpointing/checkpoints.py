@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -277,7 +278,7 @@ class Checkpoints:
     """Reopens the manager, and returns the error to raise."""
     step, self._pending = self._pending, None
     self._reopen()
-    orbax_stderr.wait()
+    orbax_stderr.wait(error)
     newest = self._manager.latest_step()
     older = (
       "There is no older checkpoint."
@@ -329,7 +330,7 @@ class Checkpoints:
     if processes.is_first():
       for step in steps:
         target = self._directory.parent / _DAMAGED_FOLDER / str(step)
-        while target.exists():
+        while os.path.lexists(target):  # It may be a link to nowhere.
           target = target.with_name(target.name + "_again")
         target.parent.mkdir(exist_ok=True)
         (self._directory / str(step)).rename(target)

@@ -3,6 +3,7 @@
 The record is a JSON object with at least:
 
 - `format`: `FORMAT`,
+- `step`: completed steps, as in the name of the checkpoint's folder,
 - `config`: the resolved config of the run,
 - `sparse_leaves`: sorted names of the parameters that have a mask,
 - `leaves`: leaf name -> dtype and shape, such as `float32[64,10]`.
@@ -44,7 +45,13 @@ def unseal(data: bytes) -> Record:
     sealed = json.loads(data)
     text, checksum = sealed["record"], sealed["crc32"]
     intact = zlib.crc32(text.encode()) == checksum
-  except (ValueError, TypeError, KeyError, AttributeError) as error:
+  except (
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    RecursionError,
+  ) as error:
     raise ValueError("it is not what was written") from error
   if not intact:
     raise ValueError("its checksum does not match")

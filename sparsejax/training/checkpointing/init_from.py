@@ -9,7 +9,6 @@
 In every mode the optimizer and its schedule start from scratch.
 """
 
-import json
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -19,9 +18,9 @@ import optax
 
 from sparsejax import command_line
 from sparsejax.components import counts, leaves
+from sparsejax.plots import records
 from sparsejax.training import recipes
 from sparsejax.training.checkpointing import identity, reading, weights
-from sparsejax.training.reporting import workdirs
 from sparsejax.training.train_state import Weights
 
 # The config keys that determine which parameters exist, and which are sparse.
@@ -161,19 +160,18 @@ def load(run: SourceRun, mode: str, step: int, new: Weights) -> Loaded:
 
 def _read_run(workdir: pathlib.Path) -> SourceRun:
   """Reads the config and the summary of a finished run."""
-  if not (workdir / workdirs.CONFIG).is_file():
+  if not (workdir / records.CONFIG).is_file():
     raise command_line.InputError(
       f"`config.init_from` {workdir} is not the workdir of a run: there is no"
-      f" {workdirs.CONFIG}."
+      f" {records.CONFIG}."
     )
-  summary = workdirs.read_summary(workdir)
+  summary = records.read_summary(workdir)
   if summary is None:
     raise command_line.InputError(
       f"`config.init_from` {workdir} is a run that is not finished. Run its"
       " command again to finish it."
     )
-  text = (workdir / workdirs.CONFIG).read_text(encoding="utf-8")
-  return SourceRun(workdir, json.loads(text), summary)
+  return SourceRun(workdir, records.read_config(workdir), summary)
 
 
 def _shared(config: Mapping[str, Any]) -> dict[str, Any]:

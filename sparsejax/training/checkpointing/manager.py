@@ -69,7 +69,12 @@ def make_manager(
         # Otherwise it reads files of every step here, and a damaged one would
         # raise.
         lightweight_initialize=True,
-        async_options=ocp.AsyncOptions(barrier_sync_fn=_barrier),
+        async_options=ocp.AsyncOptions(
+          barrier_sync_fn=_barrier,
+          # Otherwise a thread makes the folders, and if it fails, others wait
+          # 20 minutes for its signal, and the interpreter for them.
+          create_directories_asynchronously=False,
+        ),
       ),
     )
   except OSError as error:

@@ -11,6 +11,7 @@ import gc
 import logging
 import sys
 import time
+import traceback
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -45,8 +46,16 @@ def silenced() -> Iterator[None]:
     sys.unraisablehook = previous
 
 
-def wait() -> None:
-  """Gives duplicates of an error time to arrive while they are silenced."""
+def wait(error: BaseException | None = None) -> None:
+  """Gives duplicates of an error time to arrive while they are silenced.
+
+  Args:
+    error: what was raised. The variables in its traceback are deleted: some are
+      futures that log an error when they are deleted, otherwise at the end.
+  """
+  while error is not None:
+    traceback.clear_frames(error.__traceback__)
+    error = error.__cause__ or error.__context__
   with warnings.catch_warnings():
     warnings.filterwarnings("ignore", _NEVER_AWAITED, RuntimeWarning)
     time.sleep(0.05)  # For reads and writes in progress.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,6 +19,8 @@ PyTree = Any
 FOLDER = "checkpoints"
 """The default folder of checkpoints in a workdir."""
 
+_STEP = re.compile("0|[1-9][0-9]*")
+
 
 def saved_steps(workdir: pathlib.Path, *, folder: str = FOLDER) -> list[int]:
   """Returns the saved steps, ascending; none if there is no folder.
@@ -28,7 +31,7 @@ def saved_steps(workdir: pathlib.Path, *, folder: str = FOLDER) -> list[int]:
   """
   directory = workdir / folder
   names = [p.name for p in directory.iterdir()] if directory.is_dir() else []
-  return sorted(int(name) for name in names if name.isdigit())
+  return sorted(int(name) for name in names if _STEP.fullmatch(name))
 
 
 def read(workdir: pathlib.Path, step: int, *, folder: str = FOLDER) -> PyTree:
@@ -91,14 +94,18 @@ def read_record(path: pathlib.Path) -> identity.Record:
   """Returns the record of a checkpoint.
 
   Raises:
-    DamagedError: if it cannot be read.
+    DamagedError: if it cannot be read, or is that of another step.
   """
   # Not with Orbax: preservation policies call this on a thread where Orbax's
   # barriers do not work.
   try:
-    return identity.unseal((path / "record" / "metadata").read_bytes())
+    record = identity.unseal((path / "record" / "metadata").read_bytes())
   except (OSError, ValueError) as error:
     raise errors.DamagedError(f"its record cannot be read ({error})") from error
+  step = record.get("step")
+  if record["format"] == identity.FORMAT and str(step) != path.name:
+    raise errors.DamagedError(f"it is a copy of step {step}")
+  return record
 
 
 def in_agreement(read: Callable[[], Any]) -> Any:

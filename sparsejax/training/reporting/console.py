@@ -118,11 +118,12 @@ def _result_lines(
   summary: Mapping[str, Any], workdir: pathlib.Path
 ) -> Iterator[tuple[str, str]]:
   """Yields the label and the text of each line."""
-  if summary["selected_step"] != summary["steps"]:
-    best = f"{summary['selected_step']} of {summary['steps']} (best)"
-    yield "selected step", best
+  selected = summary.get("selected_step", summary["steps"])
+  if selected != summary["steps"]:
+    yield "selected step", f"{selected} of {summary['steps']} (best)"
   yield "test accuracy", f"{summary['test_accuracy']:.2%}"
-  yield "test loss", f"{summary['test_loss']:.4f}"
+  loss = summary["test_loss"]
+  yield "test loss", "not finite" if loss is None else f"{loss:.4f}"
   target = summary["target_sparsity"]
   yield "requested sparsity", "none" if target is None else f"{target:.4%}"
   yield "achieved sparsity", f"{summary['sparsity']:.4%}"
@@ -151,7 +152,7 @@ def _mask_updates(summary: Mapping[str, Any]) -> str:
   text = f"{count:,}, {seconds:.2g} s each"
   # Times are of this start only: after a resume, earlier ones are missing.
   if summary["resumed_from_step"] is None:
-    share = count * seconds / summary["train_seconds"]
+    share = count * seconds / max(summary["train_seconds"], 1e-9)
     text += f", {share:.1%} of the training time"
   return text
 

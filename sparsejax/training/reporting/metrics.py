@@ -3,32 +3,14 @@
 import json
 import os
 import pathlib
+import shutil
 from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Any
 
+from sparsejax.plots import records
 from sparsejax.training import run_flops
 from sparsejax.training.reporting import tensorboard, workdirs
-
-FILE = "metrics.jsonl"
-
-
-def read(workdir: pathlib.Path) -> list[dict[str, Any]]:
-  """Returns the complete rows of `metrics.jsonl`; none if there is no file.
-
-  Stops at a line that was only partly written: rows reach the disk before the
-  checkpoint that relies on them.
-  """
-  path = workdir / FILE
-  if not path.exists():
-    return []
-  found = []
-  for line in path.read_bytes().split(b"\n")[:-1]:
-    try:
-      found.append(json.loads(line))
-    except ValueError:
-      break
-  return found
 
 
 def rows(
@@ -94,18 +76,35 @@ def sparsity_row(stats: Mapping[str, int]) -> dict[str, Any]:
 
 
 class Writer:
-  """Appends rows to `metrics.jsonl` and to TensorBoard events."""
+  """Appends rows to `metrics.jsonl` and to TensorBoard events.
 
-  def __init__(self, workdir: pathlib.Path, *, start: int):
+  Attributes:
+    warning: says which rows are lost, if the file was damaged; else None.
+  """
+
+  def __init__(self, workdir: pathlib.Path, *, start: int, log_every: int = 1):
     """Truncates and opens the files.
 
     Args:
       workdir: exists.
       start: completed steps of the state that the run starts from; rows of
         later steps are removed, since those steps are repeated.
+      log_every: steps between rows that are always written.
     """
-    path = workdir / FILE
-    kept = [row for row in read(workdir) if row["step"] <= start]
+    path = workdir / records.METRICS
+    found = records.read_metrics(workdir)
+    kept = [row for row in found.rows if row["step"] <= start]
+    self.warning = None
+    last = kept[-1]["step"] if kept else 0
+    if last < start // log_every * log_every:
+      why = found.damage or f"{path} is cut off"
+      copy = path.with_name(f"{path.stem}_damaged_{start}{path.suffix}")
+      if path.exists():
+        shutil.copyfile(path, copy)
+      self.warning = (
+        f"{why}. Rows of steps {last + 1} to {start} are lost; {copy.name} has"
+        " a copy of what was there."
+      )
     workdirs.write_text(path, "".join(map(_line, kept)))
     self._file = open(path, "a", encoding="utf-8")
     self._events = tensorboard.Writer(workdir, start=start)

@@ -7,6 +7,7 @@
     weights/       dense weights of single steps, for later runs
     summary.json   the result; present only if the run is finished
     report.html    figures and tables
+    .lock          the process that writes here, see `training.workdir_lock`
 
 Keys that depend on the clock end in `_seconds` or `_per_second`.
 """
@@ -19,9 +20,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from sparsejax import command_line
+from sparsejax.plots import records
 from sparsejax.training.checkpointing import identity
 
-CONFIG, SUMMARY = "config.json", "summary.json"
+CONFIG, SUMMARY = records.CONFIG, records.SUMMARY
 
 
 def claim(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
@@ -32,25 +34,20 @@ def claim(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
     config: the resolved config.
 
   Raises:
-    InputError: if the workdir belongs to a run with another config.
+    InputError: if the workdir belongs to a run with another config, or its
+      config is damaged.
   """
   path = workdir / CONFIG
   if not path.exists():
     write_json(path, config)
     return
-  differ = identity.config_differences(_read_json(path), config)
+  differ = identity.config_differences(records.read_config(workdir), config)
   if differ:
     raise command_line.InputError(
       f"`--workdir` {workdir} belongs to a run with another config: "
       + identity.join(differ)
       + ". Use another workdir, or the config of that run."
     )
-
-
-def read_summary(workdir: pathlib.Path) -> dict[str, Any] | None:
-  """Returns the summary of a finished run, `None` if it is not finished."""
-  path = workdir / SUMMARY
-  return _read_json(path) if path.exists() else None
 
 
 def write_json(path: pathlib.Path, value: Mapping[str, Any]) -> None:
@@ -83,12 +80,3 @@ def strict(value: Any) -> Any:
   if isinstance(value, float) and not math.isfinite(value):
     return None
   return value
-
-
-def _read_json(path: pathlib.Path) -> dict[str, Any]:
-  try:
-    return json.loads(path.read_text(encoding="utf-8"))
-  except ValueError as error:
-    raise command_line.InputError(
-      f"{path} is not JSON: {error}. Remove it, or use another workdir."
-    ) from error
