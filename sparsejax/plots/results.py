@@ -68,8 +68,8 @@ def read_results(workdirs: Iterable[pathlib.Path]) -> list[Result]:
     Result(
       workdir=workdir,
       label=label,
-      sparsity=_sparsity(workdir, summary),
-      accuracy=_fraction(workdir, summary, "test_accuracy"),
+      sparsity=_sparsity(summary),
+      accuracy=summary["test_accuracy"],
       seed=summary["seed"],
       summary=summary,
     )
@@ -169,19 +169,7 @@ def _read(workdir: pathlib.Path) -> labels.Records:
   return labels.Records(records.read_config(workdir), summary)
 
 
-def _sparsity(workdir: pathlib.Path, summary: dict[str, Any]) -> float:
+def _sparsity(summary: dict[str, Any]) -> float:
   keys = ("target_sparsity", "equivalent_sparsity", "sparsity")
   key = next(key for key in keys if summary.get(key) is not None)
-  return round(_fraction(workdir, summary, key), 9)
-
-
-def _fraction(
-  workdir: pathlib.Path, summary: dict[str, Any], key: str
-) -> float:
-  value = summary[key]
-  if not isinstance(value, int | float) or not 0 <= value <= 1:
-    raise ValueError(
-      f"{workdir / 'summary.json'} is damaged: `{key}` must be in [0, 1], got"
-      f" {value!r}"
-    )
-  return value
+  return round(summary[key], 9)

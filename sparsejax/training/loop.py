@@ -206,8 +206,8 @@ def _train(run: _Run, state: TrainState) -> outcomes.Outcome:
       speed = {"steps_per_second": timed.steps / timed.seconds}
       rows[-1] |= evaluation | speed
     _write(run, rows, end=step if evaluation else steps.total)
-    dense = Weights(state.params, state.model_state)
-    _save_weights(run.experiment, run.workdir, step, dense)
+    network = Weights(state.params, state.model_state)
+    _save_weights(run.experiment, run.workdir, step, network)
     stopping = run.stop.agreed()
     if last or _due(steps.checkpoint_every, first, step):
       evaluation = evaluation or _evaluate(run, state)
@@ -291,11 +291,11 @@ def _save_weights(
   experiment: Experiment,
   workdir: pathlib.Path,
   step: int,
-  dense: Weights,
+  network: Weights,
 ) -> None:
   """Saves the weights of a step for later runs, if configured."""
   if step in experiment.steps.kept:
-    weights.save(workdir, step, dense, config=experiment.config)
+    weights.save(workdir, step, network, config=experiment.config)
 
 
 def _select(

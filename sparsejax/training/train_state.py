@@ -76,10 +76,10 @@ class Setup(NamedTuple):
 
 
 class Weights(NamedTuple):
-  """A dense network, before any mask.
+  """A network: dense before any mask, or the sparse one of a later step.
 
   Attributes:
-    params: dense parameters.
+    params: parameters.
     model_state: the other Flax collections.
   """
 
@@ -94,7 +94,8 @@ class TrainState(NamedTuple):
     step: int32[], completed steps of the trainer.
     params: the sparse network: exact zeros where a mask is False.
     model_state: the other Flax collections, such as batch statistics.
-    opt_state: masks and the state of the inner optimizer.
+    opt_state: everything in `state.SparseState`: masks, inner optimizer state,
+      latent weights, accumulators and key.
     key: key data of the typed key for data order, augmentation and dropout.
     average: exponential moving average of the parameters; `()` without one.
     counters: what FLOPs are computed from.

@@ -12,7 +12,8 @@ number. This module adds what Orbax does not do:
   the shape and dtype of each leaf; all are compared before restoring.
 
 What is saved and restored is a whole `training.train_state.TrainState`;
-`training.loop` restores the newest intact one at the start of a run.
+`training.loop` restores the newest intact one at the start of a run, and drops
+the rows of `metrics.jsonl` after its step, which are written again.
 """
 
 from __future__ import annotations
@@ -215,8 +216,8 @@ class Checkpoints:
       last: the newest step and its state, which need not be read.
 
     Returns:
-      The state, its step and what was skipped; `last` itself if it is the best,
-      or if no other checkpoint has a rank.
+      The state, its step and what was skipped; those of `last` if it is the
+      best, or if no other checkpoint has a rank.
 
     Raises:
       CheckpointError: if the last save failed, or as in `restore_newest`.
