@@ -195,12 +195,12 @@ def test_names_with_characters_of_a_glob(tmp_path, capsys, name):
 @pytest.mark.parametrize(
   ("changes", "message"),
   [
-    ({"target_sparsity": 5}, "`target_sparsity` must be in [0, 1], got 5"),
-    ({"target_sparsity": -1}, "`target_sparsity` must be in [0, 1], got -1"),
+    ({"target_sparsity": 5}, "`target_sparsity` must be in [0, 1) or null"),
+    ({"target_sparsity": -1}, "in [0, 1) or null, got -1"),
     ({"sparsity": 5, "target_sparsity": None}, "`sparsity` must be in [0, 1]"),
-    ({"equivalent_sparsity": "a", "target_sparsity": None}, "got 'a'"),
+    ({"equivalent_sparsity": "a", "target_sparsity": None}, 'got "a"'),
     ({"test_accuracy": 90}, "`test_accuracy` must be in [0, 1], got 90"),
-    ({"test_accuracy": None}, "`test_accuracy` must be in [0, 1], got None"),
+    ({"test_accuracy": None}, "`test_accuracy` must be in [0, 1], got null"),
   ],
 )
 def test_shares_out_of_range_are_refused(tmp_path, capsys, changes, message):
