@@ -12,8 +12,7 @@ from sparsejax.components.leaves import Overrides, Select
 from sparsejax.method import Key, Masks, Method
 from sparsejax.selection import bitmasks
 from sparsejax.state import SparseState, map_sparse_states, sparse_states
-from sparsejax.updates import first_masks, orders
-from sparsejax.updates import inner_state as inner_states
+from sparsejax.updates import first_masks, inner_state as inner_states, orders
 from sparsejax.updates.optimizer_step import Call
 
 _NO_PARAMS = (

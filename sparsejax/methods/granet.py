@@ -4,8 +4,6 @@ from sparsejax.components import (
   criteria,
   schedules,
   scopes,
-)
-from sparsejax.components import (
   storage as storages,
 )
 from sparsejax.method import Criterion, Curve, Initial, Method, Prune, Scope

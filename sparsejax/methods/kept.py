@@ -17,8 +17,6 @@ from sparsejax.components import (
   patterns,
   schedules,
   scopes,
-)
-from sparsejax.components import (
   storage as storages,
 )
 from sparsejax.method import (

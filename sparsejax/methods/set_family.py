@@ -10,15 +10,11 @@ import functools
 from sparsejax.components import (
   accumulators,
   arguments,
+  connectivity as rules,
   criteria,
   distributions,
   schedules,
   scopes,
-)
-from sparsejax.components import (
-  connectivity as rules,
-)
-from sparsejax.components import (
   storage as storages,
 )
 from sparsejax.components.connectivity import Connectivity

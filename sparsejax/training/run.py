@@ -16,8 +16,7 @@ from sparsejax.training import loop, outcomes, preemption, processes
 from sparsejax.training.checkpointing import errors
 from sparsejax.training.config import build, command
 from sparsejax.training.config.experiment import Experiment
-from sparsejax.training.reporting import console as reporting
-from sparsejax.training.reporting import results, workdirs
+from sparsejax.training.reporting import console as reporting, results, workdirs
 
 
 def run(

@@ -9,10 +9,8 @@ from jaxtyping import Array, Bool, Int, PyTree
 
 from sparsejax.components import criteria
 from sparsejax.method import Context, Key, Layout, Masks, Method
-from sparsejax.selection import packing as packings
-from sparsejax.selection import random_bits, search
-from sparsejax.updates import context as contexts
-from sparsejax.updates import requested
+from sparsejax.selection import packing as packings, random_bits, search
+from sparsejax.updates import context as contexts, requested
 
 
 def begin(

@@ -25,12 +25,16 @@ from jax import core, lax
 from jaxtyping import Array, Bool, Int, PyTree
 
 from sparsejax.method import Context, MaskChange, Method
-from sparsejax.selection import bitmasks
-from sparsejax.selection import packing as packings
+from sparsejax.selection import bitmasks, packing as packings
 from sparsejax.state import SparseState
-from sparsejax.updates import context as contexts
-from sparsejax.updates import finite, pruning, regrowth, requested
-from sparsejax.updates import inner_state as inner_states
+from sparsejax.updates import (
+  context as contexts,
+  finite,
+  inner_state as inner_states,
+  pruning,
+  regrowth,
+  requested,
+)
 from sparsejax.updates.optimizer_step import Call
 
 

@@ -27,8 +27,7 @@ from sparsejax.method import (
 from sparsejax.selection import random_bits
 from sparsejax.selection.bitmasks import Carrier
 from sparsejax.state import SparseState
-from sparsejax.updates import context as contexts
-from sparsejax.updates import inner_state as inner_states
+from sparsejax.updates import context as contexts, inner_state as inner_states
 
 
 class Call(NamedTuple):

@@ -11,8 +11,13 @@ import time
 import pytest
 
 from sparsejax import command_line, train
-from sparsejax.study import forecast, papers, reproduce, results
-from sparsejax.study import runs as study_runs
+from sparsejax.study import (
+  forecast,
+  papers,
+  reproduce,
+  results,
+  runs as study_runs,
+)
 from sparsejax.training import outcomes
 from sparsejax.training.config import command
 from sparsejax.training.reporting import workdirs
