@@ -19,8 +19,7 @@ import sparsejax
 from sparsejax.components import leaves
 from sparsejax.method import Context
 from sparsejax.selection import search
-from sparsejax.updates import context as contexts
-from sparsejax.updates import mask_update, requested
+from sparsejax.updates import context as contexts, mask_update, requested
 
 METHODS = {
   "global magnitude": sparsejax.gmp(0.9, end_step=1, every_steps=1),

@@ -43,23 +43,17 @@ class Network(NamedTuple):
   key: Key | None = None
 
 
-NetworkScore = Callable[[Network], PyTree]
-"""(network) -> a tree like its parameters; higher survives.
-
-Per weight a float, or a uint32 rank.
-"""
-
-
 class NetworkCriterion(NamedTuple):
   """How pruning at initialization scores, and how often.
 
   Attributes:
-    score: scores the network pruned so far.
+    score: (network pruned so far) -> a tree like its parameters, per weight a
+      float or a uint32 rank; higher survives.
     rounds: round i of n leaves the fraction (1 - s)^(i / n) of the weights,
       where s is the sparsity.
   """
 
-  score: NetworkScore
+  score: Callable[[Network], PyTree]
   rounds: int = 1
 
 

@@ -12,14 +12,8 @@ from sparsejax.components.leaves import Overrides, Select
 from sparsejax.method import Key, Masks, Method
 from sparsejax.selection import bitmasks
 from sparsejax.state import SparseState, map_sparse_states, sparse_states
-from sparsejax.updates import first_masks, orders
-from sparsejax.updates import inner_state as inner_states
+from sparsejax.updates import first_masks, inner_state as inner_states, orders
 from sparsejax.updates.optimizer_step import Call
-
-_NO_PARAMS = (
-  "`params` must be given to `update`, got None: a pruned weight moves to 0"
-  " from its present value. Call tx.update(grads, opt_state, params)."
-)
 
 
 def sparsify(
@@ -100,7 +94,14 @@ def sparsify(
     params: PyTree | None = None,
     **extra_args: Any,
   ) -> tuple[PyTree, SparseState]:
-    return _update(bound, updates, state, params, extra_args)
+    if params is None:
+      raise ValueError(
+        "`params` must be given to `update`, got None: a pruned weight moves to"
+        " 0 from its present value. Call tx.update(grads, opt_state, params)."
+      )
+    call = _call(bound, updates, state, params, extra_args)
+    order = method.order or orders.step_then_update
+    return _emitted(call, order(call))
 
   tx = SparseTransformation(init_fn, update_fn)
   tx._bound = bound
@@ -139,7 +140,22 @@ class SparseTransformation(optax.GradientTransformationExtraArgs):
       ValueError: if mask updates of the method read the gradient, `metric` is
         missing, or `opt_state` does not hold one `SparseState`.
     """
-    return _update_masks(self._bound, params, opt_state, metric)
+    if not self._bound.method.updates_without_gradient:
+      raise ValueError(
+        "`update_masks` needs a method whose mask updates read no gradient."
+        " Call `update`: it updates the masks of this method at the due steps."
+      )
+    state, *others = sparse_states(opt_state)
+    if others:
+      raise ValueError(
+        f"`opt_state` must hold one `SparseState`, got {1 + len(others)}. Call"
+        " the `update_masks` of each transformation with its own state."
+      )
+    call = _call(self._bound, None, state, params, {"metric": metric})
+    updates, state = _emitted(call, orders.update_only(call))
+    return optax.apply_updates(params, updates), map_sparse_states(
+      lambda _: state, opt_state
+    )
 
 
 class _Bound(NamedTuple):
@@ -186,43 +202,6 @@ def _init(
   return _without_aliases(state, params)
 
 
-def _update(
-  bound: _Bound,
-  grads: PyTree,
-  state: SparseState,
-  params: PyTree | None,
-  extra_args: dict[str, Any],
-) -> tuple[PyTree, SparseState]:
-  """Returns the updates of the sparse network, and the state after the call."""
-  if params is None:
-    raise ValueError(_NO_PARAMS)
-  call = _call(bound, grads, state, params, extra_args)
-  order = bound.method.order or orders.step_then_update
-  return _emitted(call, order(call))
-
-
-def _update_masks(
-  bound: _Bound, params: PyTree, opt_state: optax.OptState, metric: Any
-) -> tuple[PyTree, optax.OptState]:
-  """Returns the network and the state after a mask update without a step."""
-  if not bound.method.updates_without_gradient:
-    raise ValueError(
-      "`update_masks` needs a method whose mask updates read no gradient. Call"
-      " `update`: it updates the masks of this method at the due steps."
-    )
-  state, *others = sparse_states(opt_state)
-  if others:
-    raise ValueError(
-      f"`opt_state` must hold one `SparseState`, got {1 + len(others)}. Call"
-      " the `update_masks` of each transformation with its own state."
-    )
-  call = _call(bound, None, state, params, {"metric": metric})
-  updates, state = _emitted(call, orders.update_only(call))
-  return optax.apply_updates(params, updates), map_sparse_states(
-    lambda _: state, opt_state
-  )
-
-
 def _call(
   bound: _Bound,
   grads: PyTree | None,
@@ -230,9 +209,7 @@ def _call(
   params: PyTree,
   extra_args: dict[str, Any],
 ) -> Call:
-  layout = leaves.layout(
-    params, leaves.sparse_flags(params, state.masks), bound.overrides
-  )
+  layout = leaves.find_layout(params, None, bound.overrides, state.masks)
   carrier = bitmasks.carrier(layout.take(params))
   bits = carrier.pack(jax.tree.leaves(state.masks))
   return Call(

@@ -111,8 +111,7 @@ def apply_masks(params: PyTree, opt_state: optax.OptState) -> PyTree:
 def freeze(opt_state: optax.OptState) -> optax.OptState:
   """Returns the state with masks that never change again, for fine-tuning.
 
-  Args:
-    opt_state: holds at least one `SparseState`.
+  Raises ValueError if it holds no `SparseState`.
   """
   return map_sparse_states(
     lambda state: state._replace(last_update=state.last_update * 0 + _FROZEN),
@@ -133,7 +132,7 @@ def masks_from_params(params: PyTree, select: leaves.Select = None) -> Masks:
   Returns:
     A tree of bool for `sparsify(..., masks=)`.
   """
-  layout = leaves.layout(params, leaves.select_leaves(params, select))
+  layout = leaves.find_layout(params, select, None)
   return layout.masked_tree([leaf != 0 for leaf in layout.take(params)])
 
 

@@ -6,13 +6,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from oracles import at_init as oracle
-from oracles import ranking
+from oracles import at_init as oracle, ranking
 
 import sparsejax
 from sparsejax import at_init
-from sparsejax.components import counts as counting
-from sparsejax.components import distributions, leaves, trees
+from sparsejax.components import (
+  counts as counting,
+  distributions,
+  leaves,
+  trees,
+)
 
 SIZES = (4, 5, 3)
 INPUTS = np.random.default_rng(1).normal(size=(2, 6, SIZES[0]))

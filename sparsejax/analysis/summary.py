@@ -268,7 +268,7 @@ def _active(masks: PyTree) -> Int[Array, ""]:
 
 def _layout(params: PyTree, state: SparseState) -> Layout:
   """Returns the layout of a state, with the layer axes that it records."""
-  layout = leaves.layout(params, leaves.sparse_flags(params, state.masks))
+  layout = leaves.find_layout(params, None, None, state.masks)
   pairs = zip(layout.leaves, np.asarray(state.axes).tolist(), strict=True)
   with_axes = [
     dataclasses.replace(leaf, axis=axis if axis >= 0 else None)

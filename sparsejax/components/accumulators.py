@@ -23,10 +23,6 @@ def _itself(value: PyTree) -> PyTree:
   return value
 
 
-def _like(tree: PyTree, leaves: list[Array]) -> PyTree:
-  return jax.tree.unflatten(jax.tree.structure(tree), leaves)
-
-
 def _per_weight(context: Context, f: Callable[[Leaf], Array]) -> PyTree:
   """Returns a tree like the masks, with one array per sparse leaf."""
   return context.layout.masked_tree([f(leaf) for leaf in context.leaves])
@@ -34,8 +30,8 @@ def _per_weight(context: Context, f: Callable[[Leaf], Array]) -> PyTree:
 
 def _union(value: PyTree, context: Context, pruned: Array) -> PyTree:
   del pruned  # The masks say it all.
-  pairs = zip(jax.tree.leaves(value), context.leaves, strict=True)
-  return _like(value, [ever | leaf.mask for ever, leaf in pairs])
+  masks = _per_weight(context, lambda leaf: leaf.mask)
+  return jax.tree.map(jnp.bitwise_or, value, masks)
 
 
 ever_active = Accumulator(
@@ -54,12 +50,7 @@ References:
 
 
 class Learned(NamedTuple):
-  """Numbers that an optimizer learns, next to the weights.
-
-  Attributes:
-    values: tree like the masks.
-    opt_state: the state of their optimizer.
-  """
+  """Numbers that an optimizer learns, in a tree like the masks."""
 
   values: PyTree
   opt_state: optax.OptState
@@ -72,37 +63,26 @@ def learned(
   gradient: Callable[[Leaf, Array], Array],
   reads: Reads,
 ) -> Accumulator:
-  """Numbers that their own optimizer steps, once per step of the weights.
+  """Numbers that their own optimizer `tx` steps, once per step of the weights.
 
-  Args:
-    name: of the accumulator.
-    tx: their optimizer.
-    first: (leaf, its weights) -> the first numbers of the leaf.
-    gradient: (leaf, its numbers) -> the gradient of the numbers.
-    reads: what `gradient` reads.
+  `first` makes those of a leaf from its weights, `gradient` their gradient from
+  the leaf and the numbers.
   """
 
   def init(context: Context) -> Learned:
-    numbers = [
-      first(sparse, leaf.weights)
-      for sparse, leaf in zip(
-        context.layout.leaves, context.leaves, strict=True
-      )
-    ]
+    pairs = zip(context.layout.leaves, context.leaves, strict=True)
+    numbers = [first(sparse, leaf.weights) for sparse, leaf in pairs]
     values = context.layout.masked_tree(numbers)
     return Learned(values, tx.init(values))
 
   def after_step(value: Learned, context: Context) -> Learned:
-    grads = [
-      gradient(leaf, numbers).astype(numbers.dtype)
-      for leaf, numbers in zip(
-        context.leaves, jax.tree.leaves(value.values), strict=True
-      )
-    ]
-    updates, opt_state = tx.update(
-      _like(value.values, grads), value.opt_state, value.values
+    values, opt_state = value
+    pairs = zip(context.leaves, jax.tree.leaves(values), strict=True)
+    grads = context.layout.masked_tree(
+      [gradient(leaf, x).astype(x.dtype) for leaf, x in pairs]
     )
-    return Learned(optax.apply_updates(value.values, updates), opt_state)
+    updates, opt_state = tx.update(grads, opt_state, values)
+    return Learned(optax.apply_updates(values, updates), opt_state)
 
   return Accumulator(
     name,
@@ -116,15 +96,14 @@ def learned(
 def gradient_trace(name: str, decay: float) -> Accumulator:
   """Momentum of the dense gradient, `v <- decay v + G`, in float32.
 
-  Args:
-    name: of the accumulator.
-    decay: in [0, 1).
+  The decay is in [0, 1).
   """
 
   def after_step(value: PyTree, context: Context) -> PyTree:
-    grads = [x.gradient for x in context.leaves if x.gradient is not None]
-    pairs = zip(jax.tree.leaves(value), grads, strict=True)
-    return _like(value, [decay * v + g.astype(jnp.float32) for v, g in pairs])
+    grads = context.layout.masked_tree([x.gradient for x in context.leaves])
+    return jax.tree.map(
+      lambda v, g: decay * v + g.astype(jnp.float32), value, grads
+    )
 
   return Accumulator(
     name,
@@ -165,11 +144,7 @@ class History(NamedTuple):
 
 
 def metric_history(lag: int) -> Accumulator:
-  """The metrics that `update` got at its mask updates.
-
-  Args:
-    lag: how many epochs back the oldest one is, at least 0.
-  """
+  """The metrics that `update` got at its mask updates, the last `lag + 1`."""
   return Accumulator(
     "metric_history",
     init=lambda context: History(
@@ -202,11 +177,8 @@ first_signs = Accumulator(
 def adaptive_threshold(first: float, prune_count: int) -> Accumulator:
   """A threshold that is halved where it pruned too many, doubled at too few.
 
-  Too many are above 1.1 times the count, too few below 0.9 times.
-
-  Args:
-    first: the threshold of the first update, above 0.
-    prune_count: how many weights an update is to prune.
+  Too many are above 1.1 times `prune_count`, too few below 0.9 times. The first
+  update has the threshold `first`, above 0.
 
   References:
     Mostafa & Wang, `Parameter efficient training of deep convolutional neural

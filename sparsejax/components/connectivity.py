@@ -51,13 +51,8 @@ def constant(fraction: float) -> Connectivity:
   """The same fraction always; it may exceed 1.
 
   A layer that prunes the fraction z of its connections and regrows x of its
-  missing ones settles at `x / (z + x (1 - z))` of its first count.
-
-  Args:
-    fraction: x, at least 0; 1 brings every layer back to its first count.
-
-  Raises:
-    ValueError: if it is negative or not finite.
+  missing ones settles at `x / (z + x (1 - z))` of its first count; x = 1 brings
+  it back to that. Raises ValueError if it is negative or not finite.
   """
   if not 0 <= fraction < float("inf"):
     raise ValueError(
@@ -69,8 +64,7 @@ def constant(fraction: float) -> Connectivity:
 def by_accuracy(k: float = 0.0) -> Connectivity:
   """The tunable sigmoid of an accuracy in [0, 1]; NaN regrows all (AccSET).
 
-  Args:
-    k: bend of the sigmoid, in (-1, 1).
+  Raises ValueError for a bend k outside (-1, 1).
   """
   _check_bend(k)
   return Connectivity(
@@ -81,11 +75,8 @@ def by_accuracy(k: float = 0.0) -> Connectivity:
 def by_loss(history: Accumulator, k: float = 0.0) -> Connectivity:
   """The tunable sigmoid of `1 - L / L_0`, L_0 the loss of epoch 0 (LSET).
 
-  At k = 0 it is L / L_0, at most 1. An L_0 that is not above 0 regrows all.
-
-  Args:
-    history: a `metric_history`.
-    k: bend of the sigmoid, in (-1, 1).
+  At k = 0 it is L / L_0, at most 1. An L_0 that is not above 0 regrows all. The
+  history is a `metric_history`. Raises ValueError for k outside (-1, 1).
   """
   _check_bend(k)
 
@@ -102,9 +93,6 @@ def towards_first_count(connectivity: Connectivity) -> Count:
 
   `ceil(fraction (first - left))`, computed in float64, where `left` are the
   connections after pruning.
-
-  Args:
-    connectivity: the fraction.
   """
 
   def regrow_count(context: Context, active: Array, pruned: Array) -> Array:
@@ -123,13 +111,9 @@ def pause_when_worse(
 ) -> Gate:
   """Skips an update where the last epoch was worse than one before (DynSET).
 
-  It acts from the epoch `lag + 2` on. Equal metrics, and those that cannot be
-  compared, do not pause.
-
-  Args:
-    history: a `metric_history` with at least this lag.
-    lag: how many epochs before.
-    higher_is_better: whether the metric is an accuracy, and not a loss.
+  It compares with the epoch `lag` before, in a `metric_history` of at least
+  that lag, and acts from the epoch `lag + 2` on. Equal metrics, and those that
+  cannot be compared, do not pause.
   """
 
   def opens(context: Context) -> Array:

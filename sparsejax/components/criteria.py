@@ -35,11 +35,7 @@ gradient_magnitude = Criterion(_gradient_magnitude, reads=(Input.GRADIENT,))
 
 @functools.cache
 def accumulated(accumulator: Accumulator) -> Criterion:
-  """Scores a position by the number accumulated there, in float32.
-
-  Args:
-    accumulator: its leaves have the shapes of the weights.
-  """
+  """Scores a position by the number accumulated there, in float32."""
   return Criterion(
     lambda leaf: accumulator.of(leaf).astype(jnp.float32), reads=(accumulator,)
   )
@@ -104,10 +100,8 @@ def near_active(plane: Plane = "out") -> Criterion:
 
   Positions with an active neighbor among the 8 around them come first; then
   their neighbors, as if they were active, and so on for 8 rounds; all others
-  come last. There is nothing beyond the edges.
-
-  Args:
-    plane: the plane of the neighbors, see `active_neighbors`.
+  come last. There is nothing beyond the edges. For planes see
+  `active_neighbors`.
 
   References:
     Scholte, Regrowing strategies for dynamic sparse training, Twente 2022,
@@ -132,12 +126,7 @@ def near_active(plane: Plane = "out") -> Criterion:
 def most_active_neighbors(plane: Plane = "out") -> Criterion:
   """Ranks positions by how many of the 8 around are active, ties at random.
 
-  Args:
-    plane: the plane of the neighbors, see `active_neighbors`.
-
-  References:
-    Scholte, Regrowing strategies for dynamic sparse training, Twente 2022,
-    regrowth by most activated neighbors.
+  As `near_active`, from the same thesis: regrowth by most activated neighbors.
   """
   checked = _plane(plane)
 

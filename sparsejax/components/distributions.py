@@ -6,7 +6,7 @@ output dimension last: (in, out) or (height, width, in, out).
 
 import fnmatch
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -71,8 +71,8 @@ def er(
   References:
     Mocanu et al., `SET <https://arxiv.org/abs/1707.04780>`_, 2018.
   """
-  raw = {name: _connectivity(shape[-2:]) for name, shape in shapes.items()}
-  return _erdos_renyi(shapes, sparsity, raw, power, dense)
+  kernels = {name: shape[-2:] for name, shape in shapes.items()}
+  return _erdos_renyi(shapes, kernels, sparsity, power, dense)
 
 
 def erk(
@@ -99,8 +99,7 @@ def erk(
     Evci et al., `Rigging the Lottery <https://arxiv.org/abs/1911.11134>`_,
     2020, section 3.
   """
-  raw = {name: _connectivity(shape) for name, shape in shapes.items()}
-  return _erdos_renyi(shapes, sparsity, raw, power, dense)
+  return _erdos_renyi(shapes, shapes, sparsity, power, dense)
 
 
 def er_epsilon(
@@ -133,10 +132,6 @@ def n_of_m(
   }
 
 
-def _connectivity(shape: Sequence[int]) -> float:
-  return sum(shape) / math.prod(shape)
-
-
 def _matching(shapes: Shapes, glob: str | None, argument: str) -> set[str]:
   if not glob:
     return set()
@@ -149,9 +144,10 @@ def _matching(shapes: Shapes, glob: str | None, argument: str) -> set[str]:
   return names
 
 
-def _erdos_renyi(shapes, sparsity, raw, power, dense_glob):
+def _erdos_renyi(shapes, kernels, sparsity, power, dense_glob):
+  """Scales the raw densities of the kernels to the budget."""
   size = {name: math.prod(shape) for name, shape in shapes.items()}
-  raw = {name: value**power for name, value in raw.items()}
+  raw = {n: (sum(s) / math.prod(s)) ** power for n, s in kernels.items()}
   dense = _matching(shapes, dense_glob, "dense")
   density, scale = 1 - sparsity, 0.0
   while True:

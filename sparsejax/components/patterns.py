@@ -19,10 +19,6 @@ def n_of_m(n: int, m: int) -> Pattern:
   lower index stays. A leaf whose number of inputs is not a multiple of m stays
   dense.
 
-  Args:
-    n: weights that stay, at least 1.
-    m: weights in a block, above n.
-
   Raises:
     ValueError: if n is not in [1, m).
 
@@ -54,8 +50,7 @@ def n_of_m(n: int, m: int) -> Pattern:
 def above_threshold(threshold: Accumulator) -> Pattern:
   """Keeps the weights whose score exceeds `sigmoid(s)`; at first all but zeros.
 
-  Args:
-    threshold: holds s, which broadcasts over the leaf.
+  `threshold` holds s, which broadcasts over the leaf.
 
   References:
     Kusupati et al., `Soft threshold weight reparameterization

@@ -42,16 +42,9 @@ def mean_shares(criterion: Criterion, context: Context, active: Array) -> Array:
 def careful_fraction(fraction: Fraction, momentum: Criterion) -> Count:
   """Layers prune a fraction; nearly dense and important ones, their sparsity.
 
-  Those are layers with a sparsity below 0.2 and more than the average momentum,
-  where the sparsity is the lower of the two.
-
-  Args:
-    fraction: step -> fraction in [0, 1].
-    momentum: scores a weight by its |momentum|.
-
-  References:
-    Dettmers & Zettlemoyer, `Sparse networks from scratch
-    <https://arxiv.org/abs/1907.04840>`_, 2019, code.
+  Those are layers with a sparsity below 0.2 and more than the average
+  |momentum|, where the sparsity is the lower of the two; as in the code of SNFS
+  (see `by_momentum`).
   """
 
   def prune_count(context: Context, active: Array) -> Array:
@@ -78,9 +71,6 @@ def by_momentum(momentum: Criterion) -> Count:
   until it fits. If it is too small, the rest is split equally among the layers
   that have space, the first ones one more, until all is placed; where no layer
   has space, the free positions are the limit.
-
-  Args:
-    momentum: scores a weight by its |momentum|.
 
   References:
     Dettmers & Zettlemoyer, `Sparse networks from scratch

@@ -50,13 +50,9 @@ class Every:
 def every(
   every_steps: int, *, until: int, begin_step: int = 0, at_zero: bool = False
 ) -> Every:
-  """Due at the multiples of `every_steps` in (begin_step, until].
+  """Returns `Every`, for an interval of at least 1 optimizer step.
 
-  Args:
-    every_steps: the interval, at least 1 optimizer step.
-    until: the last step at which something may be due.
-    begin_step: nothing is due at or before it.
-    at_zero: whether step 0 is due as well.
+  Raises ValueError if it is shorter, or `begin_step` is below 0.
   """
   arguments.check_steps("every_steps", every_steps)
   arguments.check_steps("begin_step", begin_step, least=0)
@@ -68,9 +64,8 @@ def constant_sparsity(
 ) -> SparsitySchedule:
   """A constant sparsity whose weights compete again to the end of the run.
 
-  Args:
-    sparsity: in [0, 1); None where a distribution or a pattern sets it.
-    every_steps: the interval, at least 1 optimizer step.
+  It is in [0, 1), or None where a distribution or a pattern sets it. The
+  interval is at least 1 optimizer step.
   """
   if sparsity is not None:
     arguments.check_sparsity(sparsity)

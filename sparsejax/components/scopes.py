@@ -65,9 +65,6 @@ def layerwise(distribution: Distribution) -> Scope:
   Counts are rounded by largest remainder, so that they sum to the requested
   total. Layers whose override sets a sparsity have that one, and the
   distribution is solved over the others for the rest of the budget.
-
-  Args:
-    distribution: (shapes, sparsity) -> sparsity per layer.
   """
 
   def budgets(layout: Layout, sparsity, progress, limits) -> np.ndarray:
@@ -164,15 +161,11 @@ def budget_table(
   shrinking: bool = False,
   first: np.ndarray | None = None,
 ) -> np.ndarray:
-  """Returns int32[len(sparsities), groups]: the counts at each update.
+  """Returns int32[len(sparsities), groups]: the counts at each sparsity.
 
-  Args:
-    scope: sets the budgets.
-    layout: the sparse leaves.
-    sparsities: before the first update and after each one.
-    shrinking: whether counts may not rise, because no weight is ever regrown;
-      rounded independently, they would fall and rise.
-    first: int[groups], the counts at the start; None for the requested ones.
+  No count rises where they are `shrinking`, because no weight is ever regrown;
+  rounded independently, they would fall and rise. At the start they are
+  `first`, int[groups], or else the requested ones.
   """
   if not layout.leaves:
     return np.zeros((len(sparsities), 1), np.int32)

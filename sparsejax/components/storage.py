@@ -129,12 +129,8 @@ def zeroed_with_noise(
 ) -> Storage:
   """As `zeroed`; active weights are pulled to 0 and moved at random.
 
-  The gradient becomes `G + penalty sign - noise n`, n standard normal.
-
-  Args:
-    signs: which weights have positive sign.
-    penalty: of the L1 norm, at least 0.
-    noise: standard deviation, at least 0.
+  The gradient becomes `G + penalty sign - noise n`, n standard normal; the sign
+  is positive where `signs` holds True. Both numbers are at least 0.
 
   References:
     Bellec et al., `Deep rewiring <https://arxiv.org/abs/1711.05136>`_, 2018,
@@ -178,8 +174,7 @@ kept_straight_through = kept._replace(
 def kept_decayed(decay: float) -> Storage:
   """As `kept_straight_through`, and inactive weights decay faster.
 
-  Args:
-    decay: added to their gradient per unit of weight, at least 0.
+  Their gradient becomes `G + decay w`; the decay is at least 0.
 
   References:
     Zhou et al., `Learning N:M fine-grained structured sparse neural networks
@@ -200,13 +195,10 @@ def kept_decayed(decay: float) -> Storage:
 def kept_within(backward: Accumulator, penalty: float) -> Storage:
   """As `kept`, but only the weights in a wider set learn.
 
-  Active weights, and inactive ones in the set, get the gradient of the sparse
-  network and of a penalty `c (|w_active| + |w_inactive| / D)` on the Euclidean
-  norms of the two in each layer, where D is the active fraction.
-
-  Args:
-    backward: the set, a mask that includes the active weights.
-    penalty: c, at least 0.
+  Active weights, and inactive ones in the set `backward`, a mask that includes
+  both, get the gradient of the sparse network and of a penalty
+  `c (|w_active| + |w_inactive| / D)` on the Euclidean norms of the two in each
+  layer, where D is the active fraction and c is at least 0.
 
   References:
     Jayakumar et al., `Top-KAST <https://arxiv.org/abs/2106.03517>`_, 2021.
@@ -243,10 +235,8 @@ def kept_within(backward: Accumulator, penalty: float) -> Storage:
 def soft_thresholded(threshold: Accumulator) -> Storage:
   """The user holds `sign(w) max(|w| - sigmoid(s), 0)` of the latent weights.
 
-  Those start so that the user holds the parameters given to `init`.
-
-  Args:
-    threshold: a `learned` accumulator with s, which broadcasts over a leaf.
+  Those start so that the user holds the parameters given to `init`. `threshold`
+  is a `learned` accumulator with s, which broadcasts over a leaf.
 
   References:
     Kusupati et al., `Soft threshold weight reparameterization

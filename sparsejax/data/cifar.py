@@ -13,8 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sparsejax.data import augment as augments
-from sparsejax.data import records, tfds_folders
+from sparsejax.data import augment as augments, records, tfds_folders
 from sparsejax.data.dataset import Array, Dataset, Split, hold_out
 
 _SIZE = (32, 32)

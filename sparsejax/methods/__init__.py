@@ -8,8 +8,6 @@ from sparsejax.components import (
   distributions,
   schedules,
   scopes,
-)
-from sparsejax.components import (
   storage as storages,
 )
 from sparsejax.methods.compositions import track_ever_active
@@ -25,12 +23,7 @@ from sparsejax.methods.kept import (
 from sparsejax.methods.pruning import dense, gmp, one_shot, static
 from sparsejax.methods.redistribution import deep_r, dsr, snfs
 from sparsejax.methods.rigl import rigl, rigl_itop, set_itop
-from sparsejax.methods.set_family import (
-  accset,
-  dynset,
-  lset,
-  sparse_evolution,
-)
+from sparsejax.methods.set_family import accset, dynset, lset, sparse_evolution
 
 METHODS = {
   "dense": dense,

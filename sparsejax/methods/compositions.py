@@ -33,30 +33,9 @@ from sparsejax.method import (
 ERK = scopes.layerwise(distributions.erk)
 
 
-def signs(
-  weights: Shaped[Array, "*dims"],
-) -> Sequence[Bool[Array, "*dims"]]:
+def signs(weights: Shaped[Array, "*dims"]) -> Sequence[Bool[Array, "*dims"]]:
   """Two parts: weights at or above 0, and below."""
   return (weights >= 0, weights < 0)
-
-
-def fraction_of_active(
-  fraction: Fraction,
-  rounding: Callable[[Float[Array, "..."]], Float[Array, "..."]] = counts.ceil,
-) -> Count:
-  """Every layer prunes a fraction of its active weights.
-
-  Args:
-    fraction: step -> fraction in [0, 1].
-    rounding: to a number of weights, in float64: `ceil` or `floor` of `counts`.
-  """
-
-  def prune_count(
-    context: Context, active: Int[Array, " layers"]
-  ) -> Int[Array, " layers"]:
-    return counts.share(active, fraction, context.step, rounding)
-
-  return Count(prune_count)
 
 
 def prune_and_regrow(
@@ -71,15 +50,22 @@ def prune_and_regrow(
 
   Args:
     by: what is regrown first.
-    fraction: share of the layer's active weights, as a function of the step.
+    fraction: step -> share of the layer's active weights, in [0, 1].
     when: the steps at which it is due.
-    rounding: of the share, to a number of weights.
+    rounding: of the share, to a number of weights, in float64: `ceil` or
+      `floor` of `counts`.
     **changes: other fields of `PruneAndRegrow`.
   """
+
+  def prune_count(
+    context: Context, active: Int[Array, " layers"]
+  ) -> Int[Array, " layers"]:
+    return counts.share(active, fraction, context.step, rounding)
+
   return PruneAndRegrow(
     by=by,
     prune_by=criteria.magnitude,
-    prune_count=fraction_of_active(fraction, rounding),
+    prune_count=Count(prune_count),
     when=when,
     **changes,
   )
@@ -95,12 +81,8 @@ def constant_or_rising(
 ) -> dict[str, Any]:
   """Fields of a method at constant sparsity, or of one that starts dense.
 
-  Args:
-    scope: which weights compete.
-    sparsity: final fraction of zeros in [0, 1); None where the scope sets it.
-    curve: how the sparsity rises from 0; None keeps it constant.
-    every_steps: interval of the updates.
-    end_step: the sparsity rises until this step.
+  That is where a curve is given, along which the sparsity rises until
+  `end_step`. Without a sparsity the scope sets one, and it is constant.
   """
   if curve is None or sparsity is None:
     return {"initial": initial(scope, sparsity), "target_sparsity": sparsity}
@@ -115,12 +97,7 @@ def constant_or_rising(
 
 
 def initial(scope: Scope, sparsity: float | None) -> Initial:
-  """Random first masks at a sparsity that never changes.
-
-  Args:
-    scope: which weights compete.
-    sparsity: fraction of zeros in [0, 1); None where the scope sets it.
-  """
+  """Random first masks at a sparsity in [0, 1), or at that of the scope."""
   if sparsity is not None:
     arguments.check_sparsity(sparsity)
   return Initial(scope, sparsity=sparsity)

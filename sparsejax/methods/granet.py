@@ -1,13 +1,6 @@
 """GraNet: gradual pruning with zero-cost neuroregeneration."""
 
-from sparsejax.components import (
-  criteria,
-  schedules,
-  scopes,
-)
-from sparsejax.components import (
-  storage as storages,
-)
+from sparsejax.components import criteria, schedules, scopes, storage
 from sparsejax.method import Criterion, Curve, Initial, Method, Prune, Scope
 from sparsejax.methods.compositions import ERK, prune_and_regrow
 
@@ -68,6 +61,6 @@ def granet(
       schedules.cosine(regrow_fraction, total_steps, final_regrow_fraction),
       schedules.every(every_steps, begin_step=begin_step, until=total_steps),
     ),
-    storage=storages.zeroed,
+    storage=storage.zeroed,
     target_sparsity=sparsity,
   )

@@ -17,8 +17,6 @@ from sparsejax.components import (
   patterns,
   schedules,
   scopes,
-)
-from sparsejax.components import (
   storage as storages,
 )
 from sparsejax.method import (
@@ -29,6 +27,7 @@ from sparsejax.method import (
   Initial,
   Input,
   Leaf,
+  Masks,
   Method,
   Pattern,
   Prune,
@@ -128,14 +127,11 @@ def _score_learning_rate(
   steps_per_epoch: int,
 ) -> optax.Schedule:
   """That of the weights times the sigmoid of the epoch (equation 17)."""
-  if callable(of_weights):
-    schedule = of_weights
-  else:
-    schedule = optax.constant_schedule(of_weights)
 
   def learning_rate(step: ArrayLike) -> ArrayLike:
     epoch = jnp.minimum(jnp.asarray(step) // steps_per_epoch, epochs - 1)
-    return schedule(step) * jax.nn.sigmoid(alpha * (epoch - epochs / 2))
+    rate = of_weights(step) if callable(of_weights) else of_weights
+    return rate * jax.nn.sigmoid(alpha * (epoch - epochs / 2))
 
   return learning_rate
 
@@ -399,13 +395,9 @@ def _largest_set(distribution: Distribution, sparsity: float) -> Accumulator:
 
   All active weights belong to the set. When the two sparsities are close,
   budgets of whole weights may leave a layer with one more than its budget.
-
-  Args:
-    distribution: sparsity per layer.
-    sparsity: fraction of the weights outside the set, in [0, 1).
   """
 
-  def largest(context: Context) -> list[Array]:
+  def largest(context: Context) -> Masks:
     layout = context.layout
     scope = scopes.layerwise(distribution)
     budget = scope.budgets(layout, sparsity, 1.0, None)
@@ -419,14 +411,12 @@ def _largest_set(distribution: Distribution, sparsity: float) -> Accumulator:
       valid=packed.is_weight(),
     )
     pairs = zip(packed.unpack(chosen), context.leaves, strict=True)
-    return [wide | leaf.mask for wide, leaf in pairs]
+    return layout.masked_tree([wide | leaf.mask for wide, leaf in pairs])
 
   return Accumulator(
     "backward",
-    init=lambda context: context.layout.masked_tree(largest(context)),
-    after_update=lambda value, context, pruned: jax.tree.unflatten(
-      jax.tree.structure(value), largest(context)
-    ),
+    init=largest,
+    after_update=lambda value, context, pruned: largest(context),
     per_leaf=lambda value: value,
     reads=(Input.WEIGHTS, Input.MASK),
   )

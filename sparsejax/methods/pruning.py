@@ -5,8 +5,6 @@ from sparsejax.components import (
   distributions,
   schedules,
   scopes,
-)
-from sparsejax.components import (
   storage as storages,
 )
 from sparsejax.method import (

@@ -11,8 +11,6 @@ from sparsejax.components import (
   redistribution,
   schedules,
   scopes,
-)
-from sparsejax.components import (
   storage as storages,
 )
 from sparsejax.method import (

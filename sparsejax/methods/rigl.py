@@ -8,8 +8,6 @@ from sparsejax.components import (
   distributions,
   schedules,
   scopes,
-)
-from sparsejax.components import (
   storage as storages,
 )
 from sparsejax.method import Criterion, Curve, Distribution, Method

@@ -10,15 +10,11 @@ import functools
 from sparsejax.components import (
   accumulators,
   arguments,
+  connectivity as rules,
   criteria,
   distributions,
   schedules,
   scopes,
-)
-from sparsejax.components import (
-  connectivity as rules,
-)
-from sparsejax.components import (
   storage as storages,
 )
 from sparsejax.components.connectivity import Connectivity
@@ -26,7 +22,6 @@ from sparsejax.method import (
   Criterion,
   Curve,
   Distribution,
-  Gate,
   Method,
   MetricKind,
   as_pruned,
@@ -114,8 +109,12 @@ def set_family(
   if curve is not None and connectivity is not None:
     raise ValueError("`curve` and `connectivity` both say how many stay.")
   arguments.check_steps("total_steps", total_steps)
-  follows = _metric_kind(drives)
-  history = accumulators.metric_history(_checked_lag(lag) or 0)
+  follows, lag, gate = _metric_kind(drives), _checked_lag(lag), None
+  history = accumulators.metric_history(lag or 0)
+  if lag is not None:
+    gate = rules.pause_when_worse(
+      history, lag, higher_is_better=follows == "accuracy"
+    )
   rule = _connectivity(connectivity, follows, k, history)
   composed = constant_or_rising(
     scopes.layerwise(distribution),
@@ -139,7 +138,7 @@ def set_family(
     storage=storages.zeroed,
     accumulators=() if follows is None else (history,),
     order=orders.update_then_step if masks_first else orders.step_then_update,
-    gate=_gate(history, lag, follows),
+    gate=gate,
     metric=follows,
     reset_optimizer=reset_optimizer,
   )
@@ -190,16 +189,6 @@ def _connectivity(
   return None if drives is None else rules.by_loss(history, float(k))
 
 
-def _gate(
-  history: accumulators.Accumulator, lag: int | None, drives: str | None
-) -> Gate | None:
-  if lag is None:
-    return None
-  return rules.pause_when_worse(
-    history, int(lag), higher_is_better=drives == "accuracy"
-  )
-
-
 _PER_EPOCH = {"every_steps": "steps_per_epoch"}
 _FOLLOWING = {"curve": None, "masks_first": True, "reset_optimizer": False}
 
@@ -207,12 +196,8 @@ sparse_evolution = variant(
   set_family,
   """SET: prunes the weights closest to zero and regrows random ones.
 
-  Takes the arguments of `set_family` but `drives`, `k` and
-  `lag`.
-
-  References:
-    Mocanu et al., `Scalable training of artificial neural networks with
-    adaptive sparse connectivity <https://arxiv.org/abs/1707.04780>`_, 2018.
+  Mocanu et al., 2018: https://arxiv.org/abs/1707.04780. Takes the arguments of
+  `set_family` but `drives`, `k` and `lag`.
   """,
   fixed={"drives": None, "k": 0.0, "lag": None},
 )
@@ -231,7 +216,7 @@ accset = variant(
 
   References:
     Scholte, Regrowing strategies for dynamic sparse training, Twente 2022,
-    algorithm 1.
+    algorithm 1 (`lset`: section 4.2, `dynset`: algorithm 2).
   """,
   fixed={**_FOLLOWING, "connectivity": None, "drives": "accuracy", "lag": None},
   renamed=_PER_EPOCH,
@@ -244,10 +229,6 @@ lset = variant(
   As `accset`, with `p = 1 - L / L_0`: L is the loss of the last epoch, given as
   `metric=`, and L_0 that of the first one. The paper only says that the share
   is based on the loss; this reading gives its counts.
-
-  References:
-    Scholte, Regrowing strategies for dynamic sparse training, Twente 2022,
-    section 4.2.
   """,
   fixed={**_FOLLOWING, "connectivity": None, "drives": "loss", "lag": None},
   renamed=_PER_EPOCH,
@@ -261,10 +242,6 @@ dynset = variant(
   `connectivity`, `drives` and `lag` as well. The paper's three variants give
   the training loss, the validation loss and the validation accuracy as
   `metric=`.
-
-  References:
-    Scholte, Regrowing strategies for dynamic sparse training, Twente 2022,
-    algorithm 2.
   """,
   fixed=_FOLLOWING,
   defaults={"drives": "loss", "lag": 3},

@@ -68,9 +68,7 @@ def unpack(
 class Carrier(NamedTuple):
   """How masks travel from where they are computed to where they are read.
 
-  Attributes:
-    pack: masks -> arrays that hold them.
-    unpack: (such arrays, objects with the masks' shapes) -> the masks.
+  `unpack` makes them from what `pack` returned and objects of their shapes.
   """
 
   pack: Callable[[Sequence[Array]], list[Array]]
@@ -89,21 +87,15 @@ _AS_BOOLS = Carrier(pack=list, unpack=lambda packed, like: list(packed))
 def carrier(arrays: Sequence[Array]) -> Carrier:
   """Returns bits inside jit on one device, and else the masks as they are.
 
-  Packing reads along an axis, which may be sharded over several devices.
-
-  Args:
-    arrays: those that the masks belong to; their types name the mesh.
+  Packing reads along an axis, which may be sharded over several devices. The
+  masks belong to `arrays`.
   """
   traced = any(isinstance(array, core.Tracer) for array in arrays)
   return _AS_BITS if traced and not is_sharded(arrays) else _AS_BOOLS
 
 
 def is_sharded(arrays: Sequence[Array]) -> bool:
-  """Whether arrays may be sharded over devices: their types name a mesh.
-
-  Args:
-    arrays: also inside jit.
-  """
+  """Whether arrays may be sharded: their types name a mesh, also inside jit."""
   meshes = [jax.typeof(array).sharding.mesh for array in arrays]
   return any(not mesh.empty and mesh.size > 1 for mesh in meshes)
 

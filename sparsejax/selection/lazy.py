@@ -23,14 +23,7 @@ from jaxtyping import Array
 )
 @dataclasses.dataclass(frozen=True)
 class LazyArray:
-  """A function and its inputs, in place of the array that it returns.
-
-  Attributes:
-    make: inputs -> the array.
-    inputs: arrays.
-    shape: of the array.
-    dtype: of the array.
-  """
+  """A function and its inputs, in place of the array that it returns."""
 
   make: Callable[..., Array]
   inputs: tuple[Any, ...]

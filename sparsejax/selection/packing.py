@@ -68,10 +68,8 @@ class Packing:
   ) -> list[Any]:
     """Returns the leaves in layout order.
 
-    Args:
-      arrays: packed.
-      starts: the values of `self.starts` as operands of a branch and not as
-        constants, so that one kernel slices out all leaves of a shape.
+    Give the values of `self.starts` as operands of a branch, and one kernel
+    slices out all leaves of a shape; constants make one for each leaf.
     """
     return self.slice(arrays, self.starts if starts is None else starts)
 
@@ -81,11 +79,7 @@ class Packing:
     return self.groups(np.arange(len(self.sizes)))
 
   def groups(self, of_layer: Sequence[int] | np.ndarray) -> Groups:
-    """Returns groups of layers as groups of slices.
-
-    Args:
-      of_layer: int[layers]; the group of each layer.
-    """
+    """Returns groups of layers, int[layers], as groups of slices."""
     of_layer, size = np.asarray(of_layer), np.asarray(self.sizes)
     before = np.zeros_like(size)
     for group in range(of_layer.max(initial=-1) + 1):

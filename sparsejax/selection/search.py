@@ -153,11 +153,9 @@ def select(
 
 
 class _Field(NamedTuple):
-  """What a search reads.
+  """What a search reads: scores, and the positions that take part.
 
-  Attributes:
-    scores: floats or uint32 ranks, arrays or lazy arrays.
-    valid: the positions that take part; None where all do.
+  Scores are floats or uint32 ranks; where `valid` has None, all take part.
   """
 
   scores: Sequence[Array | LazyArray]
@@ -171,8 +169,7 @@ class _Field(NamedTuple):
   def reaching(self, bounds: list[list[Array]]) -> list[list[Array]]:
     """Returns, for each array, which elements reach each of its bounds.
 
-    Args:
-      bounds: for each array, ranks that broadcast over it.
+    The bounds are ranks that broadcast over the array.
     """
     return [
       _reaching(materialize(score), materialize(valid), few)
@@ -308,12 +305,9 @@ def _kth_highest(field, counts, groups, first):
   Otherwise the largest bound that at least k reach. The module docstring
   derives the probes.
 
-  Args:
-    field: what is searched. It goes through a barrier at every pass, or XLA
-      hoists the scores out of the loop and writes them to memory.
-    counts: int32[groups], k.
-    groups: which elements compete.
-    first: uint32[probes], the probes of the first pass.
+  `first`, uint32[probes], are the probes of the first pass. The field goes
+  through a barrier at every pass, or XLA hoists the scores out of the loop and
+  writes them to memory.
 
   Returns:
     uint32[groups], the bound; int32[groups], how many are known to exceed it;
@@ -473,10 +467,7 @@ def _slices(shapes, groups):
 def _spread(values, shapes, groups):
   """Returns, for each array, its groups' values in a shape that broadcasts.
 
-  Args:
-    values: [groups], or [n, groups], which gives n arrays for each array.
-    shapes: of the arrays.
-    groups: of the arrays.
+  Values of shape [n, groups], and not [groups], give n arrays for each array.
   """
   if values.shape[-1] == 1:  # or XLA computes what uses it once per element
     values = jnp.pad(values, [(0, 0)] * (values.ndim - 1) + [(0, 1)])

@@ -12,8 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from sparsejax import command_line
-from sparsejax.method import Method
-from sparsejax.method import MetricKind as Kind
+from sparsejax.method import Method, MetricKind as Kind
 
 SOURCES: dict[str, Kind] = {
   "train_loss": "loss",

@@ -24,8 +24,7 @@ from sparsejax.training import (
 from sparsejax.training.checkpointing import errors
 from sparsejax.training.config import build, command
 from sparsejax.training.config.experiment import Experiment
-from sparsejax.training.reporting import console as reporting
-from sparsejax.training.reporting import results, workdirs
+from sparsejax.training.reporting import console as reporting, results, workdirs
 
 
 def run(

@@ -24,14 +24,8 @@ def leaves_of(
 ) -> list[Leaf]:
   """Returns what parts see of each sparse leaf, in layout order, without keys.
 
-  Args:
-    method: its accumulators say what of their values belongs to a leaf.
-    layout: the sparse leaves.
-    weights: of each.
-    gradients: dense ones of each; None before the first step.
-    masks: of each.
-    accumulators: their values by name, as far as they exist.
-    momentum: of each; None where no part reads it.
+  There are no dense gradients before the first step, no momentum where no part
+  reads it, and only the accumulators that exist by then.
   """
   by_leaf = {
     each.name: jax.tree.leaves(each.per_leaf(accumulators[each.name]))
@@ -63,14 +57,7 @@ def with_keys(
 class PackedLeaves(NamedTuple):
   """The sparse leaves of a context, packed once for all that search them.
 
-  Attributes:
-    context: the leaves as they are, with the masks before.
-    packing: how they are packed.
-    weights: packed.
-    gradients: packed; None before the first step.
-    momentum: packed; None where no part reads it.
-    masks: packed; after `with_masks` others than those of `context`.
-    changed: whether they are others.
+  `context` has the masks before; once `changed`, `masks` are others.
   """
 
   context: Context
@@ -99,12 +86,7 @@ class PackedLeaves(NamedTuple):
   def score(
     self, criterion: Criterion, purpose: int
   ) -> Sequence[Array | LazyArray]:
-    """Scores all weights, packed; elementwise criteria as lazy arrays.
-
-    Args:
-      criterion: the score.
-      purpose: of the random bits, one of `random_bits`.
-    """
+    """Scores all weights, packed; elementwise criteria as lazy arrays."""
     if criterion.is_elementwise:
       return [lazy(criterion, leaf) for leaf in self._packed_leaves()]
     if criterion is criteria.random and self.context.key is not None:

@@ -9,10 +9,8 @@ from jaxtyping import Array, Bool, Int, PyTree
 
 from sparsejax.components import criteria
 from sparsejax.method import Context, Key, Layout, Masks, Method
-from sparsejax.selection import packing as packings
-from sparsejax.selection import random_bits, search
-from sparsejax.updates import context as contexts
-from sparsejax.updates import requested
+from sparsejax.selection import packing as packings, random_bits, search
+from sparsejax.updates import context as contexts, requested
 
 
 def begin(
@@ -24,19 +22,17 @@ def begin(
 ) -> tuple[list[Bool[Array, "..."]], Int[Array, " counts"]]:
   """Returns the first masks, in layout order, and the requested counts.
 
-  Args:
-    method: sets the masks, and is checked at every later sparsity.
-    layout: the sparse leaves.
-    key: may be None where nothing is drawn.
-    params: the weights at step 0.
-    given: masks to start from instead, or None.
+  Masks that are `given` take the place of the method's own.
 
   Raises:
-    ValueError: for a missing key, and budgets that contradict each other.
+    ValueError: for a missing key, and budgets that contradict each other, at
+      step 0 or later.
   """
   if not layout.leaves:
     return [], jnp.zeros(1, jnp.int32)
-  _check_budgets(method, layout)
+  prune = method.prune
+  if prune is not None and not (prune.pattern and prune.pattern.sets_counts):
+    requested.requested_table(method, layout)  # Raises where they contradict.
   if given is not None:
     nodes = layout.treedef.flatten_up_to(given)
     first = [jnp.array(nodes[leaf.index], bool) for leaf in layout.leaves]
@@ -53,13 +49,6 @@ def begin(
   return first, jnp.array(requested.first_requested(method, layout))
 
 
-def _check_budgets(method: Method, layout: Layout) -> None:
-  """Raises ValueError if budgets at step 0 or later contradict each other."""
-  pattern = method.prune and method.prune.pattern
-  if method.prune is not None and not (pattern and pattern.sets_counts):
-    requested.requested_table(method, layout)
-
-
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def first_masks(
   method: Method,
@@ -67,14 +56,7 @@ def first_masks(
   key: Key | None,
   weights: Sequence[Array],
 ) -> list[Bool[Array, "..."]]:
-  """Returns the masks of step 0: dense, by pattern, or by exact counts.
-
-  Args:
-    method: its `initial` and first sparsity decide.
-    layout: the sparse leaves.
-    key: may be None where nothing is drawn.
-    weights: at step 0, in layout order.
-  """
+  """Returns the masks of step 0: dense, by pattern, or by exact counts."""
   initial = method.initial
   active = [jnp.ones(leaf.shape, bool) for leaf in layout.leaves]
   leaves = contexts.leaves_of(method, layout, weights, None, active, {})
@@ -106,14 +88,7 @@ def first_masks(
 def start_accumulators(
   method: Method, layout: Layout, params: PyTree, masks: Sequence[Array]
 ) -> dict[str, PyTree]:
-  """Returns by name what the accumulators of a method hold at step 0.
-
-  Args:
-    method: has them.
-    layout: the sparse leaves.
-    params: the weights at step 0.
-    masks: the first ones, in layout order.
-  """
+  """Returns by name what the accumulators of a method hold at step 0."""
   weights = layout.take(params)
   leaves = contexts.leaves_of(method, layout, weights, None, masks, {})
   zero = jnp.zeros((), jnp.int32)

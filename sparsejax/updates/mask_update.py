@@ -25,12 +25,16 @@ from jax import core, lax
 from jaxtyping import Array, Bool, Int, PyTree
 
 from sparsejax.method import Context, MaskChange, Method
-from sparsejax.selection import bitmasks
-from sparsejax.selection import packing as packings
+from sparsejax.selection import bitmasks, packing as packings
 from sparsejax.state import SparseState
-from sparsejax.updates import context as contexts
-from sparsejax.updates import finite, pruning, regrowth, requested
-from sparsejax.updates import inner_state as inner_states
+from sparsejax.updates import (
+  context as contexts,
+  finite,
+  inner_state as inner_states,
+  pruning,
+  regrowth,
+  requested,
+)
 from sparsejax.updates.optimizer_step import Call
 
 
@@ -54,33 +58,22 @@ class NextMasks(NamedTuple):
   accumulators: dict[str, PyTree]
 
 
-class Updated(NamedTuple):
-  """The masks and the state after a call, changed or not."""
-
-  change: MaskChange
-  state: SparseState
-
-
 def maybe_update(
   call: Call,
   accumulators: Mapping[str, PyTree],
   step: Int[Array, ""],
   scored: Callable[[Sequence[Array]], tuple[PyTree, optax.OptState]],
-) -> Updated:
+) -> tuple[MaskChange, SparseState]:
   """Updates the masks if that is due at `step` and all numbers are finite.
 
-  Args:
-    call: this call of `update`.
-    accumulators: by name, as the mask update sees them.
-    step: int32[].
-    scored: makes the tree of weights to score, and the state of the optimizer
-      that goes with them, from the masks inside the branch.
+  From the masks inside the branch, `scored` makes the tree of weights to score
+  and the state of the optimizer that goes with them.
   """
   method, state, layout = call.method, call.state, call.layout
   if not layout.leaves or not (method.prune or method.regrow):
-    masks = call.tree(call.masks)
+    masks = layout.masked_tree(call.masks)
     change = MaskChange(jnp.asarray(False), masks, masks, masks)
-    return Updated(change, state._replace(accumulators=dict(accumulators)))
+    return change, state._replace(accumulators=dict(accumulators))
   schedule = method.prune and method.prune.schedule
   regrow_due = _is_due(method.regrow, state, step)
   due = regrow_due | _is_due(schedule, state, step)
@@ -100,18 +93,15 @@ def maybe_update(
   done, next_, new, keep = _cond(due, update, same)
   change = MaskChange(
     done,
-    old=call.tree(call.masks),
-    new=call.tree(call.carrier.unpack(new, layout.leaves)),
-    keep=call.tree(call.carrier.unpack(keep, layout.leaves)),
+    old=layout.masked_tree(call.masks),
+    new=layout.masked_tree(call.carrier.unpack(new, layout.leaves)),
+    keep=layout.masked_tree(call.carrier.unpack(keep, layout.leaves)),
   )
-  return Updated(
-    change,
-    state._replace(
-      last_update=jnp.where(done, step, state.last_update),
-      masks=jax.tree.unflatten(jax.tree.structure(state.masks), next_.new),
-      requested=_requested(call, next_, step),
-      accumulators={**accumulators, **next_.accumulators},
-    ),
+  return change, state._replace(
+    last_update=jnp.where(done, step, state.last_update),
+    masks=jax.tree.unflatten(jax.tree.structure(state.masks), next_.new),
+    requested=_requested(call, next_, step),
+    accumulators={**accumulators, **next_.accumulators},
   )
 
 
@@ -196,13 +186,8 @@ def next_masks(
 ) -> NextMasks:
   """Returns the masks after one update.
 
-  Args:
-    method: what is pruned and regrown.
-    context: the weights that are scored, gradients and the masks before.
-    budgets: int32[groups] of `method.prune`; None where it needs none.
-    regrow_due: whether `method.regrow` is due; otherwise it is skipped.
-    starts: for `Packing.unpack`.
-    sharded: whether leaves may be sharded over devices.
+  Budgets are those of `method.prune`, starts those of `Packing.unpack`; leaves
+  that are `sharded` may be so over devices.
   """
   layout = context.layout
   packing = packings.leaves(layout) if sharded else packings.rows(layout)
@@ -231,7 +216,7 @@ def next_masks(
     opened,
     new,
     keep,
-    _counts_found(method, found),
+    requested.with_no_shared(found.counts) if method.counts_as_found else None,
     {
       name: after_update(context.accumulators[name], after, found.pruned)
       for name, after_update in _observing(method).items()
@@ -249,12 +234,6 @@ def _regrow(method: Method, leaves, due) -> regrowth.Regrown:
     lambda: regrowth.prune_and_regrow(part, leaves),
     lambda: regrowth.only_counted(leaves),
   )
-
-
-def _counts_found(method: Method, found) -> Int[Array, " counts"] | None:
-  if not method.counts_as_found:
-    return None
-  return requested.with_no_shared(found.counts)
 
 
 def _observing(method: Method) -> dict[str, Callable]:

@@ -27,28 +27,16 @@ from sparsejax.method import (
 from sparsejax.selection import random_bits
 from sparsejax.selection.bitmasks import Carrier
 from sparsejax.state import SparseState
-from sparsejax.updates import context as contexts
-from sparsejax.updates import inner_state as inner_states
+from sparsejax.updates import context as contexts, inner_state as inner_states
 
 
 class Call(NamedTuple):
-  """One call of `update`.
+  """One call of `update`, with the sparse network and the state before it.
 
-  Attributes:
-    method: the parts.
-    inner: the inner transformation.
-    layout: the sparse leaves; lists below are in its order.
-    params: tree that the user holds, before the step.
-    grads: tree of dense gradients; None for a mask update without a step.
-    state: before the call.
-    carrier: packs masks into bits, and unpacks them.
-    bits: the masks before, packed.
-    masks: the masks before, unpacked from `bits`. Use these and not those of
-      `state`: a second reader of the stored masks makes XLA copy them at every
-      step.
-    key: typed key of the run, or None.
-    metric: float32[], or None.
-    extra_args: for the inner optimizer.
+  Gradients are dense, and None for a mask update without a step. `bits` are the
+  masks before, packed by `carrier`, and `masks` the same, unpacked again. Use
+  these and not those of `state`: a second reader of the stored masks makes XLA
+  copy them at every step. `extra_args` are for the inner optimizer.
   """
 
   method: Method
@@ -69,14 +57,10 @@ class Call(NamedTuple):
     """int32[], the number of completed steps after this one."""
     return jnp.asarray(optax.safe_increment(self.state.step))
 
-  def tree(self, masks: Sequence[Array]) -> Masks:
-    """Returns masks in layout order as a tree like the parameters."""
-    return self.layout.masked_tree(masks)
-
   def weights(self, masks: Sequence[Array]) -> PyTree:
     """Returns the tree that the inner optimizer steps, given the old masks."""
     return self.method.storage.weights(
-      self.params, self.state.latent, self.tree(masks)
+      self.params, self.state.latent, self.layout.masked_tree(masks)
     )
 
   def context(self, masks, weights, accumulators) -> Context:
@@ -114,8 +98,7 @@ class Call(NamedTuple):
   ) -> tuple[PyTree, optax.OptState]:
     """Returns the weights and the inner state for a mask update to score.
 
-    Args:
-      masks: before, as the branch of the conditional has them.
+    The masks before are those that the branch of the conditional has.
     """
     return self.weights(masks), self.state.inner_state
 
@@ -189,14 +172,9 @@ class Call(NamedTuple):
   def _inner_step(
     self, masks, weights, stepped, inner_state, accumulators
   ) -> InnerStep:
-    """Steps the inner optimizer.
+    """Steps the inner optimizer on `stepped`, the gradient masked by `masks`.
 
-    Args:
-      masks: of the gradient.
-      weights: tree that the storage sees.
-      stepped: tree that the inner optimizer steps.
-      inner_state: its state before the step.
-      accumulators: by name.
+    The storage sees `weights`.
     """
     storage, layout = self.method.storage, self.layout
     leaves = self.context(masks, weights, accumulators).leaves

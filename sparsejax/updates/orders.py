@@ -19,13 +19,7 @@ from sparsejax.updates.optimizer_step import Call
 
 
 class Outcome(NamedTuple):
-  """What a call leaves.
-
-  Attributes:
-    change: the masks before and after.
-    step: the step of the inner optimizer.
-    state: after the call, but for its `inner_state` and `latent`.
-  """
+  """What a call leaves; the state, but for its `inner_state` and `latent`."""
 
   change: MaskChange
   step: InnerStep

@@ -21,12 +21,8 @@ def prune(
 ) -> list[Array]:
   """Returns the masks after pruning, packed.
 
-  Args:
-    part: scope, criterion and pattern.
-    leaves: with the masks before.
-    budgets: int32[groups], the weights that each group keeps; None where a
-      pattern decides.
-    revives: whether inactive weights compete too, as kept storage has it.
+  Each group keeps as many weights as `budgets` say, or a pattern decides. With
+  `revives`, inactive weights compete too, as kept storage has it.
   """
   if part.pattern is not None:
     scores = leaves.score_leaves(part.criterion, random_bits.PRUNE)
@@ -48,13 +44,8 @@ def keep_highest(
 ) -> list[Array]:
   """Returns masks of the highest scores of each group, packed.
 
-  Args:
-    scope: the groups, and the least number of weights of a layer.
-    layout: the sparse leaves.
-    packing: how scores are packed.
-    scores: packed.
-    budgets: int32[groups].
-    valid: positions that compete, packed.
+  Scores, and the `valid` positions, which compete, are packed as well; budgets
+  are int32[groups].
   """
   groups = packing.groups(scope.groups(layout))
   if scope.min_active_per_layer:

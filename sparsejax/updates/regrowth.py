@@ -27,12 +27,7 @@ class Regrown(NamedTuple):
 
 
 def prune_and_regrow(part: PruneAndRegrow, leaves: PackedLeaves) -> Regrown:
-  """Prunes active weights of each layer and regrows others.
-
-  Args:
-    part: the scores and counts.
-    leaves: with the masks before.
-  """
+  """Prunes active weights of each layer and regrows others."""
   left, active, pruned = _prune(part, leaves)
   context, before = leaves.current, leaves.masks
   free = jnp.asarray(context.layout.sizes, jnp.int32) - active

@@ -5,13 +5,11 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from oracles import distributions as oracle
 
 import sparsejax
-from sparsejax.components import distributions
-from sparsejax.components import leaves as leaves_lib
+from sparsejax.components import distributions, leaves as leaves_lib
 
 kernels = st.one_of(
   st.tuples(st.integers(2, 300), st.integers(2, 300)),

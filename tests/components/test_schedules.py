@@ -8,12 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from oracles import pruning, ranking
 
-from sparsejax.components import counts as counting
-from sparsejax.components import schedules
+from sparsejax.components import counts as counting, schedules
 
 times = st.tuples(
   st.integers(0, 60), st.integers(1, 60), st.integers(1, 25)

@@ -16,8 +16,7 @@ import numpy as np
 import optax
 import pytest
 from helpers.side_by_side import ROUND_EACH_OPERATION
-from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, Phase, given, settings, strategies as st
 
 import sparsejax
 from sparsejax.components import (

@@ -10,8 +10,7 @@ import pytest
 from oracles import architectures, network, prune_and_regrow, pruning, ranking
 
 import sparsejax
-from sparsejax.components import counts as counting
-from sparsejax.components import distributions, schedules
+from sparsejax.components import counts as counting, distributions, schedules
 
 RESNET50 = architectures.resnet50_imagenet()
 RESNET50_C10 = architectures.resnet50_cifar(10)

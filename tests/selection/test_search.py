@@ -7,12 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers.sorting import select_by_sorting
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from hypothesis.extra import numpy as hnp
 
-from sparsejax.components import counts as counting
-from sparsejax.components import ranking
+from sparsejax.components import counts as counting, ranking
 from sparsejax.selection import search
 
 ADVERSARIAL = st.sampled_from(

@@ -13,8 +13,13 @@ from helpers import records as written
 
 from sparsejax import command_line, train
 from sparsejax.plots import records
-from sparsejax.study import forecast, papers, reproduce, results
-from sparsejax.study import runs as study_runs
+from sparsejax.study import (
+  forecast,
+  papers,
+  reproduce,
+  results,
+  runs as study_runs,
+)
 from sparsejax.training import outcomes
 from sparsejax.training.config import command
 

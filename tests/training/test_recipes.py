@@ -11,9 +11,7 @@ import pytest
 
 import sparsejax
 from sparsejax import at_init, command_line, models
-from sparsejax.components import counts as counting
-from sparsejax.components import leaves as leaves_lib
-from sparsejax.components import trees
+from sparsejax.components import counts as counting, leaves as leaves_lib, trees
 from sparsejax.data import Split
 from sparsejax.training import (
   forward,

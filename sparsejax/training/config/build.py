@@ -25,8 +25,7 @@ from sparsejax.training import (
   train_state,
 )
 from sparsejax.training.checkpointing import init_from
-from sparsejax.training.config import keys, schema, sections
-from sparsejax.training.config import steps as when
+from sparsejax.training.config import keys, schema, sections, steps as when
 from sparsejax.training.config.experiment import Experiment, overrides
 from sparsejax.updates import orders, requested
 
