@@ -34,10 +34,11 @@ hypothesis.settings.register_profile("many", max_examples=1000, deadline=None)
 os.environ.setdefault(faults.SEED, str(time.time_ns() % 2**32))
 
 
-def pytest_report_header(config):
+def pytest_terminal_summary(terminalreporter, config):
+  """Prints the seed."""
   if config.option.markexpr == "faults":
-    return f"{faults.SEED}={os.environ[faults.SEED]}"
-  return None
+    seed = os.environ[faults.SEED]
+    terminalreporter.write_line(f"{faults.SEED}={seed}")
 
 
 # Files that take longest, though they have few tests: they begin first, so that

@@ -97,14 +97,12 @@ class Writer:
     self.warning = None
     last = kept[-1]["step"] if kept else 0
     if last < start // log_every * log_every:
-      why = found.damage or f"{path} is cut off"
-      copy = path.with_name(f"{path.stem}_damaged_{start}{path.suffix}")
+      why = found.damage or f"{path} is missing or cut off"
+      self.warning = f"{why}. Rows of steps {last + 1} to {start} are lost."
       if path.exists():
+        copy = path.with_name(f"{path.stem}_damaged_{start}{path.suffix}")
         shutil.copyfile(path, copy)
-      self.warning = (
-        f"{why}. Rows of steps {last + 1} to {start} are lost; {copy.name} has"
-        " a copy of what was there."
-      )
+        self.warning += f" {copy.name} is a copy of the damaged file."
     workdirs.write_text(path, "".join(map(_line, kept)))
     self._file = open(path, "a", encoding="utf-8")
     self._events = tensorboard.Writer(workdir, start=start)
