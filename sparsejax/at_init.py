@@ -186,10 +186,6 @@ def _synflow(network):
     )
 
 
-def _magnitude(network):
-  return _map(jnp.abs, network.params)
-
-
 def _random(network):
   if network.key is None:
     raise ValueError(
@@ -258,7 +254,7 @@ References:
   Algorithm 1.
 """
 
-magnitude = NetworkCriterion(_magnitude)
+magnitude = NetworkCriterion(lambda network: _map(jnp.abs, network.params))
 """`|w|` at initialization."""
 
 random = NetworkCriterion(_random)

@@ -28,35 +28,28 @@ class Every:
   """Due at the multiples of `every_steps` in (begin_step, until].
 
   Attributes:
-    every_steps: the interval.
-    begin_step: nothing is due at or before it, except step 0 with `at_zero`.
+    every_steps: the interval, at least 1 optimizer step.
     until: the last step at which something may be due.
+    begin_step: nothing is due at or before it, except step 0 with `at_zero`.
     at_zero: whether step 0 is due as well (RigL's own order).
   """
 
   every_steps: int
-  begin_step: int
   until: int
+  begin_step: int = 0
   at_zero: bool = False
+
+  def __post_init__(self) -> None:
+    """Raises ValueError for numbers out of range."""
+    arguments.check_steps("every_steps", self.every_steps)
+    arguments.check_steps("begin_step", self.begin_step, least=0)
 
   def __call__(self, step: Int[Array, ""]) -> Int[Array, ""]:
     """Returns the latest due step up to `step`, -1 where there was none."""
-    latest = _intervals(jnp.minimum(step, self.until), self.every_steps)
-    latest *= self.every_steps
-    first = 0 if self.at_zero else self.begin_step + 1
+    latest = _intervals(jnp.minimum(step, int(self.until)), self.every_steps)
+    latest *= int(self.every_steps)
+    first = 0 if self.at_zero else int(self.begin_step) + 1
     return jnp.where(latest >= first, latest, -1)
-
-
-def every(
-  every_steps: int, *, until: int, begin_step: int = 0, at_zero: bool = False
-) -> Every:
-  """Returns `Every`, for an interval of at least 1 optimizer step.
-
-  Raises ValueError if it is shorter, or `begin_step` is below 0.
-  """
-  arguments.check_steps("every_steps", every_steps)
-  arguments.check_steps("begin_step", begin_step, least=0)
-  return Every(int(every_steps), int(begin_step), int(until), at_zero)
 
 
 def constant_sparsity(
@@ -70,7 +63,7 @@ def constant_sparsity(
   if sparsity is not None:
     arguments.check_sparsity(sparsity)
     sparsity = float(sparsity)
-  when = every(every_steps, until=FOREVER)
+  when = Every(every_steps, until=FOREVER)
   return SparsitySchedule((sparsity,), jnp.zeros_like, when)
 
 
@@ -139,9 +132,9 @@ def ramp(
       return (step >= end_step).astype(jnp.int32)
     return jnp.clip(_intervals(step, every_steps) - first, 0, last_index)
 
-  when = Every(int(every_steps), int(begin_step), int(until or end_step))
+  when = Every(every_steps, until or end_step, begin_step)
   if last_index < 1 and until is None:
-    when = Every(int(end_step), 0, int(end_step))
+    when = Every(end_step, until=end_step)
   return SparsitySchedule((initial, *rising), index, when)
 
 
@@ -174,18 +167,6 @@ def sigmoid_curve(alpha: float = 0.5, centre: float | None = None) -> Curve:
     return 1 / (1 + math.exp(-alpha * (i - middle)))
 
   return curve
-
-
-def jump(sparsity: float, *, at_step: int) -> SparsitySchedule:
-  """Dense before `at_step`, at `sparsity` from then on."""
-  arguments.check_steps("at_step", at_step)
-  return ramp(
-    0.0,
-    sparsity,
-    curve=lambda i, n: 1.0,
-    end_step=at_step,
-    every_steps=at_step,
-  )
 
 
 def constant(value: float) -> Fraction:

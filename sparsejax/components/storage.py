@@ -109,8 +109,8 @@ zeroed = Storage(
 )
 """A pruned weight loses its value and optimizer state, and restarts at 0.
 
-Only a weight that is pruned and regrown in the same update keeps both, unless
-`PruneAndRegrow.restart` is set.
+Only a weight that prune-and-regrow drops and regrows in the same update keeps
+both, unless `PruneAndRegrow.restart` is set.
 """
 
 

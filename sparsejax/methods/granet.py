@@ -1,4 +1,8 @@
-"""GraNet: gradual pruning with zero-cost neuroregeneration."""
+"""GraNet: gradual pruning with zero-cost neuroregeneration.
+
+`updates/mask_update.py` runs it after a step: `pruning.prune` prunes to the
+schedule, then `regrowth.prune_and_regrow` exchanges weights in each layer.
+"""
 
 from sparsejax.components import criteria, schedules, scopes, storage
 from sparsejax.method import Criterion, Curve, Initial, Method, Prune, Scope
@@ -21,11 +25,12 @@ def granet(
 ) -> Method:
   """Gradual pruning with zero-cost neuroregeneration.
 
-  Every update prunes all layers together to the sparsity of the schedule, then
-  prunes the smallest weights of each layer and regrows as many with the largest
+  Every update prunes all layers jointly to the scheduled sparsity, then prunes
+  the smallest weights of each layer and regrows the same number by largest
   gradient. Pruning ends at `end_step`, prune-and-regrow continues to the end,
   as in the paper's section 4.2 and code (its Algorithm 1 ends both). Counts are
-  rounded up; a weight that is pruned and regrown in one update keeps its value.
+  rounded up. A weight that prune-and-regrow drops and regrows in one update
+  keeps its value; one that was dropped by the schedule and regrown restarts.
 
   Args:
     sparsity: final fraction of zeros in [0, 1).
@@ -59,7 +64,7 @@ def granet(
     regrow=prune_and_regrow(
       regrow_by,
       schedules.cosine(regrow_fraction, total_steps, final_regrow_fraction),
-      schedules.every(every_steps, begin_step=begin_step, until=total_steps),
+      schedules.Every(every_steps, begin_step=begin_step, until=total_steps),
     ),
     storage=storage.zeroed,
     target_sparsity=sparsity,

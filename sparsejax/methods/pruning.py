@@ -1,6 +1,7 @@
 """Static masks, and methods that prune once or gradually."""
 
 from sparsejax.components import (
+  arguments,
   criteria,
   distributions,
   schedules,
@@ -49,21 +50,15 @@ def one_shot(
   at_step: int,
   scope: Scope = scopes.global_scope,
 ) -> Method:
-  """Magnitude pruning at one step; the masks stay from then on.
+  """Magnitude pruning at one step: `gmp` with a single update.
 
   Args:
     sparsity: fraction of zeros in [0, 1).
     at_step: the optimizer step after which it happens, at least 1.
     scope: which weights compete.
   """
-  return Method(
-    initial=Initial(ERK),
-    prune=Prune(
-      schedules.jump(sparsity, at_step=at_step), scope, criteria.magnitude
-    ),
-    storage=storages.zeroed,
-    target_sparsity=sparsity,
-  )
+  arguments.check_steps("at_step", at_step)
+  return gmp(sparsity, end_step=at_step, every_steps=at_step, scope=scope)
 
 
 def gmp(

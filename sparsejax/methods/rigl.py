@@ -65,7 +65,7 @@ def rigl(
     regrow=prune_and_regrow(
       regrow_by,
       schedules.cosine(regrow_fraction, end_step),
-      schedules.every(
+      schedules.Every(
         every_steps, until=end_step - 1, at_zero=skip_step_on_update
       ),
       rounding=counts.floor,
@@ -106,7 +106,7 @@ def itop(
     regrow=prune_and_regrow(
       regrow_by,
       schedules.cosine(regrow_fraction, total_steps, final_regrow_fraction),
-      schedules.every(every_steps, until=total_steps),
+      schedules.Every(every_steps, until=total_steps),
     ),
     storage=storages.zeroed,
     accumulators=(accumulators.ever_active,),

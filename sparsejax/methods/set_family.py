@@ -130,7 +130,7 @@ def set_family(
     regrow=prune_and_regrow(
       regrow_by,
       schedules.constant(regrow_fraction),
-      schedules.every(every_steps, until=total_steps - 1),
+      schedules.Every(every_steps, until=total_steps - 1),
       parts=signs if by_sign else None,
       regrow_count=rules.towards_first_count(rule) if rule else as_pruned,
       restart=True,

@@ -70,7 +70,7 @@ _FIRST_OF_FLOATS = np.concatenate(
     | SIGN,
   ]
 )
-_MOST_OF_ZEROS = np.uint32(0x807FFFFF)  # bits of the float just above -2^-126
+_LOWEST_ZERO_BITS = np.uint32(0x807FFFFF)  # of the float just above -2^-126
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,8 +84,8 @@ class Groups:
       array order, then along the axis.
     offsets: int[slices]; what is added to the row-major index in the slice to
       give the place of an element among equal scores of its group.
-    min_count: number of groups at least; the last may be empty. Where searches
-      have as many groups, XLA compiles their kernels once.
+    min_count: minimum number of groups; the last ones may be empty. XLA
+      compiles the kernels of searches with as many groups once.
   """
 
   axes: tuple[int | None, ...]
@@ -295,12 +295,12 @@ def _score_of(rank: UInt32[Array, "*dims"]) -> Float32[Array, "*dims"]:
   gap = _ZERO_RANK - rank <= np.uint32(0x00800000)
   rank = jnp.where(gap & (rank < _ZERO_RANK), _ZERO_RANK, rank)
   bits = jnp.where(rank & SIGN != 0, rank & ~SIGN, ~rank)
-  bits = jnp.where(rank == _ZERO_RANK, _MOST_OF_ZEROS, bits)
+  bits = jnp.where(rank == _ZERO_RANK, _LOWEST_ZERO_BITS, bits)
   return lax.bitcast_convert_type(bits, jnp.float32)
 
 
 def _kth_highest(field, counts, groups, first):
-  """Finds, in each group, a bound that exactly k elements reach, if there is.
+  """Finds, in each group, a bound that exactly k elements reach, if one exists.
 
   Otherwise the largest bound that at least k reach. The module docstring
   derives the probes.

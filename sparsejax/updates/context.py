@@ -57,7 +57,8 @@ def with_keys(
 class PackedLeaves(NamedTuple):
   """The sparse leaves of a context, packed once for all that search them.
 
-  `context` has the masks before; once `changed`, `masks` are others.
+  `context` has the masks before the update; `masks` may differ from them, as
+  `changed` says, after `with_masks`.
   """
 
   context: Context
@@ -70,7 +71,7 @@ class PackedLeaves(NamedTuple):
 
   @property
   def current(self) -> Context:
-    """The context with the masks of this moment."""
+    """The context with the current masks."""
     if not self.changed:
       return self.context
     masks = self.packing.unpack(self.masks)

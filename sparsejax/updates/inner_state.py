@@ -1,7 +1,7 @@
 """Resets of the inner optimizer's state (momentum) of pruned weights.
 
 `updates/optimizer_step.py` calls `reset` for the weights outside
-`MaskChange.keep`, where the storage keeps no values.
+`MaskChange.keep`, where the storage has `keeps_state=False`.
 """
 
 import functools
@@ -28,7 +28,7 @@ def reset(
 ) -> optax.OptState:
   """Resets the state of weights outside a mask to that of a zero weight.
 
-  That is 0 for momentum and Adam, but not for adagrad, rmsprop or rprop. Leaves
+  That is 0 for momentum and Adam, but not for adagrad or rprop. Leaves
   of another shape than the weight's (factored or scalar state) belong to no
   single weight and stay. `keep` is a tree of bool like the parameters, `True`
   where the state stays, `MaskedNode` at dense leaves.
@@ -175,7 +175,7 @@ def _steps_alone(inner, params) -> bool:
     updates, state = step(grads, state, weights)
     found += map(np.asarray, jax.tree.leaves(updates))
   if not any(update.any() for update in found):
-    return False  # Accumulated steps reveal nothing.
+    return False  # Gradients are accumulated; there is nothing to compare.
   last = _of_weights(inner, state)
   pairs = [x.reshape(len(x), -1)[1:, 1:] for x in found + last]
   return all(

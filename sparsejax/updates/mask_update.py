@@ -1,6 +1,6 @@
 """One mask update: is it due, and what are the masks after it.
 
-Everything stands inside one `lax.cond`, so that a step without a mask update
+Everything runs inside one `lax.cond`, so that a step without a mask update
 pays nothing for it. What passes through the conditional is written to
 memory at every step, so only masks and a few numbers do. The branch computes
 the moved weights again for its scores, instead of taking them as an operand:
@@ -186,8 +186,8 @@ def next_masks(
 ) -> NextMasks:
   """Returns the masks after one update.
 
-  Budgets are those of `method.prune`, starts those of `Packing.unpack`; leaves
-  that are `sharded` may be so over devices.
+  `budgets` are those of `method.prune`, None where it needs none; `starts` are
+  for `Packing.unpack`; `sharded` says whether leaves may be sharded.
   """
   layout = context.layout
   packing = packings.leaves(layout) if sharded else packings.rows(layout)

@@ -1,7 +1,7 @@
 """One call of `update`: what goes in, and the optimizer step.
 
-Here it is decided what the inner optimizer sees and what becomes of its state:
-zeroed storage resets the state of pruned weights (`Call.step_at_old_masks`,
+Decides what the inner optimizer sees and what happens to its state: `zeroed`
+storage resets the state of pruned weights (`Call.step_at_old_masks`,
 `Call.step_at_new_masks`), other storage leaves it alone.
 """
 
@@ -31,12 +31,23 @@ from sparsejax.updates import context as contexts, inner_state as inner_states
 
 
 class Call(NamedTuple):
-  """One call of `update`, with the sparse network and the state before it.
+  """One call of `update`.
 
-  Gradients are dense, and None for a mask update without a step. `bits` are the
-  masks before, packed by `carrier`, and `masks` the same, unpacked again. Use
-  these and not those of `state`: a second reader of the stored masks makes XLA
-  copy them at every step. `extra_args` are for the inner optimizer.
+  Attributes:
+    method: the parts.
+    inner: the inner transformation.
+    layout: the sparse leaves; lists below are in its order.
+    params: tree that the user holds, before the step.
+    grads: tree of dense gradients; None for a mask update without a step.
+    state: before the call.
+    carrier: packs masks into bits, and unpacks them.
+    bits: the masks before, packed.
+    masks: the masks before, unpacked from `bits`. Use these and not those of
+      `state`: a second reader of the stored masks makes XLA copy them at every
+      step.
+    key: typed key of the run, or None.
+    metric: float32[], or None.
+    extra_args: for the inner optimizer.
   """
 
   method: Method
@@ -115,7 +126,7 @@ class Call(NamedTuple):
 
     Weights that do not keep their value are at 0 after the step, and their
     optimizer state is reset. Where the optimizer acts elementwise the reset
-    stands before the step, where XLA writes the state once and in place: after
+    comes before the step, where XLA writes the state once and in place: after
     the step it costs a copy of it.
     """
     weights, state = self.weights(self.masks), self.state
@@ -172,10 +183,7 @@ class Call(NamedTuple):
   def _inner_step(
     self, masks, weights, stepped, inner_state, accumulators
   ) -> InnerStep:
-    """Steps the inner optimizer on `stepped`, the gradient masked by `masks`.
-
-    The storage sees `weights`.
-    """
+    """Steps the inner optimizer at `stepped`; the storage sees `weights`."""
     storage, layout = self.method.storage, self.layout
     leaves = self.context(masks, weights, accumulators).leaves
     grads = layout.put(self.grads, [storage.gradient(leaf) for leaf in leaves])

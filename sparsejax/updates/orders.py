@@ -1,4 +1,4 @@
-"""Orders: how a mask update and the optimizer step of one call follow.
+"""Orders of the mask update and the optimizer step within one call.
 
 Each is one function of a `Call`. `update_only` is a mask update without a step,
 for loops that update masks before they compute the gradient.
@@ -19,7 +19,7 @@ from sparsejax.updates.optimizer_step import Call
 
 
 class Outcome(NamedTuple):
-  """What a call leaves; the state, but for its `inner_state` and `latent`."""
+  """The result of a call; the state, but for its `inner_state` and `latent`."""
 
   change: MaskChange
   step: InnerStep

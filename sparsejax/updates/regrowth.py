@@ -44,7 +44,7 @@ def prune_and_regrow(part: PruneAndRegrow, leaves: PackedLeaves) -> Regrown:
     regrown,
     leaves.packing.each_layer,
     valid=inactive,
-    # A score of exactly 0 says nothing, so those are regrown at random.
+    # A score of exactly 0 carries no information: those regrow at random.
     shuffle=lambda: leaves.bits(random_bits.REGROW),
   )
   new = [x | y for x, y in zip(left, grown, strict=True)]
@@ -69,11 +69,11 @@ def _prune(
   left: list[Array] = []
   pruned = active = jnp.zeros(groups.count, jnp.int32)
   for valid in _parts(part, leaves):
-    there = search.count_active(valid, groups)
-    gone = jnp.clip(part.prune_count(context, there), 0, there)
-    stay = search.select(scores, there - gone, groups, valid=valid)
-    left = [x | y for x, y in zip(left, stay, strict=True)] if left else stay
-    pruned, active = pruned + gone, active + there
+    count = search.count_active(valid, groups)
+    fewer = jnp.clip(part.prune_count(context, count), 0, count)
+    kept = search.select(scores, count - fewer, groups, valid=valid)
+    left = [x | y for x, y in zip(left, kept, strict=True)] if left else kept
+    pruned, active = pruned + fewer, active + count
   return left, active, pruned
 
 

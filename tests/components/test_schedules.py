@@ -83,7 +83,7 @@ def test_ramps_change_at_the_updates_of_the_oracle(times):
 def test_every_returns_the_latest_multiple(every, begin, until, at_zero):
   if at_zero:
     begin = 0
-  when = schedules.Every(every, begin, until, at_zero)
+  when = schedules.Every(every, until, begin, at_zero)
   latest = at_steps(when, 130)
   due = -1
   for t in range(130):
@@ -92,8 +92,8 @@ def test_every_returns_the_latest_multiple(every, begin, until, at_zero):
     assert latest[t] == due
 
 
-def test_a_jump_is_one_update():
-  jump = schedules.jump(0.7, at_step=9)
+def test_one_interval_is_one_update():
+  jump = schedules.ramp(0.0, 0.7, end_step=9, every_steps=9)
   assert jump.sparsities == (0.0, 0.7)
   assert at_steps(jump.index, 12).tolist() == [0] * 9 + [1] * 3
   assert at_steps(jump.when, 12).tolist() == [-1] * 9 + [9] * 3

@@ -122,7 +122,7 @@ def draw_regrowth(draw, every):
   regrow = prune_and_regrow(
     draw(st.sampled_from(REGROW_BY)),
     schedules.constant(draw(st.sampled_from([0.0, 0.3, 1.0]))),
-    schedules.every(every, until=STEPS, at_zero=draw(st.booleans())),
+    schedules.Every(every, until=STEPS, at_zero=draw(st.booleans())),
     **changes,
   )
   return regrow, gate, held
