@@ -68,7 +68,7 @@ def unpack(
 class Carrier(NamedTuple):
   """How masks travel from where they are computed to where they are read.
 
-  `unpack` makes them from what `pack` returned and objects of their shapes.
+  `unpack` takes what `pack` returned, and objects with the masks' shapes.
   """
 
   pack: Callable[[Sequence[Array]], list[Array]]

@@ -109,7 +109,7 @@ class Call(NamedTuple):
   ) -> tuple[PyTree, optax.OptState]:
     """Returns the weights and the inner state for a mask update to score.
 
-    The masks before are those that the branch of the conditional has.
+    The masks are those before, as the branch of the conditional has them.
     """
     return self.weights(masks), self.state.inner_state
 
