@@ -106,7 +106,7 @@ _RECIPES: dict[str, dict[str, Any]] = {
 _MOBILENET: dict[str, dict[str, Any]] = {
   "granet": {"optimizer": {"undecayed": ("*_norm/*",)}},
   "rigl": {},
-  "optg": {"epochs": 180.0},
+  "optg": {"epochs": 180.0, "optimizer": {"weight_decay": 4e-5}},
   "str": {"threshold": -12800.0, "optimizer": {"weight_decay": 3.751757813e-5}},
   "dnw": {},
 }
