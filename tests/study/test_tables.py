@@ -151,6 +151,25 @@ def test_gmp_costs_are_those_of_rigl_s_paper(tmp_path):
   assert ratios == pytest.approx([0.5588, 0.5037], abs=0.011)
 
 
+@pytest.mark.parametrize("line", ["gmp-uniform", "granet-0-uniform"])
+@pytest.mark.parametrize(
+  ("model", "first"), [("vgg19", "conv0"), ("resnet50_cifar", "stem")]
+)
+@pytest.mark.parametrize("sparsity", [0.9, 0.98])
+def test_uniform_pruning_spares_the_first_layer_and_the_classifier(
+  line, model, first, sparsity, tmp_path
+):
+  row = f"{line}/{model}/cifar100/{sparsity}"
+  rows = reproduce.select(tables.table("granet_9"), [row])
+  (run,) = tables.plan("granet_9", rows, tmp_path)
+  found = dict(forecast.forecast(command.parse(run.argv).config).sparsities)
+  assert f"{first}/kernel" not in found
+  assert found.pop("classifier/kernel") == pytest.approx(0.8, abs=1e-4)
+  low, high = min(found.values()), max(found.values())
+  # The others make up for the classifier.
+  assert high - low < 1e-4 and sparsity < low < sparsity + 0.002
+
+
 def test_a_line_with_missing_numbers_raises():
   cells = papers.across(("a", "b"), ("sparsity=0.9",))
   assert [cell.name for cell in cells] == ["a/0.9", "b/0.9"]
