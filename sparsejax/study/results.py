@@ -75,6 +75,12 @@ COLUMNS: dict[str, Column] = {
     0,
     predicted=lambda found, longer: found.inference_macs / 1e6,
   ),
+  "million_parameters": Column(
+    "parameters of kernels in millions",
+    lambda result: _kernel_parameters(result.summary) / 1e6,
+    2,
+    predicted=lambda found, longer: found.kernel_parameters / 1e6,
+  ),
   "loss": Column("loss", lambda result: result.summary["test_loss"], 4),
   "connections": Column(
     "connections", lambda result: result.summary["active"], 0
@@ -86,6 +92,13 @@ COLUMNS: dict[str, Column] = {
 def column(name: str) -> Column:
   """Returns a column by name; any other name is that of a layer."""
   return COLUMNS[name] if name in COLUMNS else _layer_sparsity(name)
+
+
+def _kernel_parameters(summary: Mapping[str, Any]) -> int:
+  """Returns the active weights of all kernels."""
+  # Summaries of earlier versions count the sparse kernels only.
+  total = summary.get("kernel_parameters", summary["total"])
+  return total - summary["total"] + summary["active"]
 
 
 def _layer_sparsity(name: str) -> Column:

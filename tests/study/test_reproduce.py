@@ -203,6 +203,8 @@ def test_predicted_costs_are_those_of_the_run(table, tmp_path, row):
   summary = records.read_summary(run.workdir)
   for name in ("inference_flops_ratio", "training_flops_ratio"):
     assert getattr(known, name) == pytest.approx(summary[name], rel=1e-12)
+  sparse = summary["kernel_parameters"] - summary["total"]
+  assert known.kernel_parameters == sparse + summary["active"]
   layers = {layer["name"]: layer["sparsity"] for layer in summary["layers"]}
   assert known.sparsities == pytest.approx(layers)
 

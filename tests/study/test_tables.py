@@ -52,7 +52,8 @@ def test_every_row_has_figures_and_a_config_or_a_note(name):
         "accuracy": (40, 100),
         "training": (0.1, 2.1),
         "inference": (0.05, 1),
-        "million_macs": (80, 4090),
+        "million_parameters": (0.25, 25.6),
+        "million_macs": (40, 4090),
         "loss": (0.9, 1.0),
         "connections": (200_000, 350_000),
       }.get(column, (0, 99.5))
@@ -69,12 +70,18 @@ def test_a_row_requests_the_sparsity_of_its_name(name):
       requested and re.fullmatch(r"0\.\d+", last) and "initial" not in row.name
     ):
       free = "initial_sparsity" in row.config.rpartition(",")[2]
-      assert free or float(requested[1]) == pytest.approx(float(last), abs=4e-3)
+      # Layers that stay dense are not counted.
+      spared = any(x.startswith("--config.dense=") for x in row.changes)
+      assert (
+        free
+        or (spared and float(requested[1]) > float(last))
+        or float(requested[1]) == pytest.approx(float(last), abs=4e-3)
+      )
 
 
 def test_number_of_rows_is_that_of_the_papers():
   trained = [row for n in tables.NAMES for row in tables.table(n).rows]
-  assert len(trained) == 304
+  assert len(trained) == 383
   assert sum(row.config is None for row in trained) == 12 + 2  # SIS; VD and GS
 
 
@@ -128,7 +135,9 @@ def test_a_row_starts_stops_and_resumes(kind, tmp_path, compile_once):
     ("granet_5", "rigl/resnet50/0.965"),
     ("granet_8", "small_dense-5x/resnet50/0.9"),
     ("granet_8", "rigl-5x/resnet50/0.8"),
-    ("optg_5", "optg-uniform/resnet50/0.9"),
+    ("optg_2", "dnw/resnet50/0.95"),
+    ("optg_3", "gmp/mobilenet_v1/0.7411"),
+    ("optg_3", "gmp/mobilenet_v1/0.8903"),
   ],
 )
 def test_published_costs_are_predicted(name, row, tmp_path):
@@ -138,7 +147,9 @@ def test_published_costs_are_predicted(name, row, tmp_path):
   found = results.predict(table, runs)[row]
   for column, number in found.items():
     figure = rows[0].published[column].value
-    assert number == pytest.approx(figure, abs=0.0151, rel=2e-3), column
+    # Rounded in print; FLOP ratios are also rounded down.
+    close = 0.51 if column == "million_macs" else 0.0151
+    assert number == pytest.approx(figure, abs=close), column
 
 
 def test_gmp_costs_are_those_of_rigl_s_paper(tmp_path):
