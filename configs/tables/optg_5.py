@@ -27,7 +27,7 @@ def _budgets(name: str) -> str:
   shares = tuple(
     f"{layer}={figure.value / 100:.4f}"
     for layer, figure in rows[name].published.items()
-    if layer != _FREE
+    if layer.endswith("/kernel") and layer != _FREE
   )
   return f"--config.sparsities={shares}"
 

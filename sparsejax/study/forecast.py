@@ -33,6 +33,7 @@ class Forecast(NamedTuple):
     kernel_parameters: weights of all kernels that are active in the final
       network; biases and norms are not counted.
     sparsities: layer -> final sparsity.
+    sizes: layer -> number of weights.
   """
 
   inference_flops_ratio: float
@@ -40,6 +41,7 @@ class Forecast(NamedTuple):
   inference_macs: float
   kernel_parameters: int
   sparsities: dict[str, float]
+  sizes: dict[str, int]
 
 
 def forecast(config: ConfigDict) -> Forecast | None:
@@ -87,6 +89,7 @@ def forecast(config: ConfigDict) -> Forecast | None:
       name: float(1 - share)
       for name, share in zip(layout.shapes, density[last], strict=True)
     },
+    sizes=dict(zip(layout.shapes, layout.sizes, strict=True)),
   )
 
 

@@ -46,6 +46,29 @@ class Column(NamedTuple):
   predicted: Callable[[forecast.Forecast, float], float] | None = None
 
 
+def _total_sparsity(title: str, without: str | None = None) -> Column:
+  """Returns the column of the sparsity of all layers, or all but one."""
+
+  def sparsity(zeros: Mapping[str, float], sizes: Mapping[str, int]) -> float:
+    names = [name for name in sizes if name.partition("/")[0] != without]
+    total = sum(sizes[name] for name in names)
+    return 100 * sum(zeros[name] for name in names) / total
+
+  def ours(result: Result) -> float:
+    layers = result.summary["layers"]
+    return sparsity(
+      {layer["name"]: layer["total"] - layer["active"] for layer in layers},
+      {layer["name"]: layer["total"] for layer in layers},
+    )
+
+  def predicted(found: forecast.Forecast, longer: float) -> float:
+    del longer  # It changes no sparsity.
+    zeros = {n: s * found.sizes[n] for n, s in found.sparsities.items()}
+    return sparsity(zeros, found.sizes)
+
+  return Column(title, ours, 2, predicted=predicted)
+
+
 COLUMNS: dict[str, Column] = {
   "accuracy": Column(
     "accuracy in %",
@@ -81,6 +104,8 @@ COLUMNS: dict[str, Column] = {
     2,
     predicted=lambda found, longer: found.kernel_parameters / 1e6,
   ),
+  "overall": _total_sparsity("sparsity in %"),
+  "backbone": _total_sparsity("sparsity in % without classifier", "classifier"),
   "loss": Column("loss", lambda result: result.summary["test_loss"], 4),
   "connections": Column(
     "connections", lambda result: result.summary["active"], 0

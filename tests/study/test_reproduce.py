@@ -205,6 +205,9 @@ def test_predicted_costs_are_those_of_the_run(table, tmp_path, row):
     assert getattr(known, name) == pytest.approx(summary[name], rel=1e-12)
   sparse = summary["kernel_parameters"] - summary["total"]
   assert known.kernel_parameters == sparse + summary["active"]
+  overall = results.column("overall")
+  for number in overall.ours(results.read(run)), overall.predicted(known, 1.0):
+    assert number == pytest.approx(100 * summary["sparsity"])
   layers = {layer["name"]: layer["sparsity"] for layer in summary["layers"]}
   assert known.sparsities == pytest.approx(layers)
 
