@@ -37,6 +37,8 @@ class Column(NamedTuple):
       one number.
     predicted: (forecast, epochs multiplier) -> our number without a run; `None`
       if it cannot be known.
+    is_cost: whether it follows from the method alone, so that a prediction must
+      be what the paper prints.
   """
 
   title: str
@@ -44,6 +46,7 @@ class Column(NamedTuple):
   digits: int
   best: Callable[[Result], float] | None = None
   predicted: Callable[[forecast.Forecast, float], float] | None = None
+  is_cost: bool = False
 
 
 def _total_sparsity(title: str, without: str | None = None) -> Column:
@@ -85,24 +88,28 @@ COLUMNS: dict[str, Column] = {
     ),
     2,
     predicted=lambda found, longer: found.training_flops_ratio * longer,
+    is_cost=True,
   ),
   "inference": Column(
     "inference FLOPs",
     lambda result: result.summary["inference_flops_ratio"],
     2,
     predicted=lambda found, longer: found.inference_flops_ratio,
+    is_cost=True,
   ),
   "million_macs": Column(
     "MACs in millions",
     lambda result: result.summary["inference_macs"] / 1e6,
     0,
     predicted=lambda found, longer: found.inference_macs / 1e6,
+    is_cost=True,
   ),
   "million_parameters": Column(
     "parameters of kernels in millions",
     lambda result: _kernel_parameters(result.summary) / 1e6,
     2,
     predicted=lambda found, longer: found.kernel_parameters / 1e6,
+    is_cost=True,
   ),
   "overall": _total_sparsity("sparsity in %"),
   "backbone": _total_sparsity("sparsity in % without classifier", "classifier"),
@@ -207,7 +214,7 @@ def side_by_side(
     rows: those to list.
     results: results of any of them.
     predicted: row -> column -> number, marked with a star where there is no
-      result.
+      result, and with an exclamation mark if it `differs` from the paper's.
 
   Returns:
     The header and one line per row, transposed if the columns are layers.
@@ -224,19 +231,42 @@ def side_by_side(
     cells = [row.name]
     for name, each in columns.items():
       known = predicted.get(row.name, {}).get(name)
-      cells.append(_published(row.published.get(name), each.digits))
-      cells += _ours(each, ours, known)
+      figure = row.published.get(name)
+      cells.append(_published(figure, each.digits))
+      cells += _ours(each, ours, known, figure)
     lines.append(tuple(cells))
   if len(columns) > len(COLUMNS):
     return list(zip(*lines, strict=True))
   return lines
 
 
+def differs(column: Column, figure: papers.Figure, predicted: float) -> bool:
+  """Says whether a predicted cost is not the printed one.
+
+  Args:
+    column: what the numbers are.
+    figure: the printed number, rounded to the column's digits.
+    predicted: ours.
+
+  Returns:
+    Whether the numbers are costs and differ by more than 2 % and the rounding.
+  """
+  rounding = 0.5 * 10**-column.digits
+  apart = abs(predicted - figure.value)
+  return column.is_cost and apart > 0.02 * figure.value + rounding
+
+
 def _ours(
-  column: Column, results: Sequence[Result], predicted: float | None
+  column: Column,
+  results: Sequence[Result],
+  predicted: float | None,
+  figure: papers.Figure | None,
 ) -> list[str]:
   """Returns our cells of a column: mean over runs, or a prediction."""
-  star = "" if predicted is None else f"{predicted:.{column.digits}f}*"
+  star = ""
+  if predicted is not None:
+    flag = "!" * (figure is not None and differs(column, figure, predicted))
+    star = f"{predicted:.{column.digits}f}*{flag}"
   return [
     tables.mean([number(result) for result in results], column.digits)
     if results

@@ -131,30 +131,46 @@ def test_a_row_starts_stops_and_resumes(kind, tmp_path, compile_once):
   assert result.best_accuracy >= result.summary["test_accuracy"]
 
 
-# FLOP ratios that the papers print and a forecast gives without a run.
+# Costs that the papers print and a forecast gives without a run; the last item
+# has those that differ, for the reason in the note or the docstring, or `None` if
+# there is no forecast.
 @pytest.mark.parametrize(
-  ("name", "row"),
+  ("name", "row", "off"),
   [
-    ("granet_3", "static/resnet50/0.8"),
-    ("granet_3", "rigl/resnet50/0.9"),
-    ("granet_5", "rigl/resnet50/0.965"),
-    ("granet_3", "small_dense-5x/resnet50/0.9"),
-    ("granet_3", "rigl-5x/resnet50/0.8"),
-    ("optg_2", "dnw/resnet50/0.95"),
-    ("optg_3", "gmp/mobilenet_v1/0.7411"),
-    ("optg_3", "gmp/mobilenet_v1/0.8903"),
+    ("granet_3", "static/resnet50/0.8", ""),
+    ("granet_3", "snip/resnet50/0.9", None),
+    ("granet_3", "set/resnet50/0.9", "inference training"),
+    ("granet_3", "rigl/resnet50/0.9", ""),
+    ("granet_3", "small_dense-5x/resnet50/0.9", ""),
+    ("granet_3", "rigl-5x/resnet50/0.8", ""),
+    ("granet_5", "rigl/resnet50/0.965", ""),
+    ("optg_2", "gmp/resnet50/0.9", ""),
+    ("optg_2", "gmp/resnet50/0.99", ""),
+    ("optg_2", "dnw/resnet50/0.95", ""),
+    ("optg_2", "rigl/resnet50/0.9", "million_macs"),
+    ("optg_3", "gmp/mobilenet_v1/0.7411", ""),
+    ("optg_3", "gmp/mobilenet_v1/0.8903", ""),
+    ("optg_4", "set/resnet50/0.9", "million_parameters"),
+    ("optg_4", "gmp/resnet50/0.9", "million_parameters"),
+    ("optg_4", "rigl/resnet50/0.9", "million_macs million_parameters"),
+    ("optg_4", "optg/resnet50/0.9", None),
+    ("optg_5", "optg-uniform/resnet50/0.9", "million_parameters"),
   ],
 )
-def test_published_costs_are_predicted(name, row, tmp_path):
+def test_published_costs_are_predicted(name, row, off, tmp_path):
   table = tables.table(name)
   rows = reproduce.select(table, [row])
-  runs = tables.plan(name, rows, tmp_path)
-  found = results.predict(table, runs)[row]
-  for column, number in found.items():
-    figure = rows[0].published[column].value
-    # Rounded in print; FLOP ratios are also rounded down.
-    close = 0.51 if column == "million_macs" else 0.0151
-    assert number == pytest.approx(figure, abs=close), column
+  found = results.predict(table, tables.plan(name, rows, tmp_path))
+  if off is None:
+    assert not found
+    return
+  published = rows[0].published
+  differing = {
+    column
+    for column, number in found[row].items()
+    if results.differs(results.column(column), published[column], number)
+  }
+  assert differing == set(off.split())
 
 
 def test_sizes_of_table_10_are_those_of_resnet50():
