@@ -49,20 +49,6 @@ def test_every_row_has_figures_and_a_config_or_a_note(name):
     assert row.published and row.published.keys() <= set(table.columns)
     assert row.config is not None or (row.note and row.source)
     assert row.after is None or row.after in names[:index]
-    for column, figure in row.published.items():
-      if name == "granet_10" and row.config is None and "of the" in row.source:
-        continue  # Sizes, in rows of their own; a test below has them.
-      low, high = {
-        "accuracy": (40, 100),
-        "training": (0.1, 2.1),
-        "inference": (0.05, 1),
-        "million_parameters": (0.25, 25.6),
-        "million_macs": (40, 4090),
-        "loss": (0.9, 1.0),
-        "connections": (200_000, 350_000),
-      }.get(column, (0, 99.5))
-      assert low <= figure.value <= high, (row.name, column)
-      assert figure.deviation is None or 0 < figure.deviation < 0.6
 
 
 @pytest.mark.parametrize("name", tables.NAMES)
@@ -83,11 +69,10 @@ def test_a_row_requests_the_sparsity_of_its_name(name):
       )
 
 
-def test_number_of_rows_is_that_of_the_papers():
-  trained = [row for n in tables.NAMES for row in tables.table(n).rows]
-  assert len(trained) == 401
-  # SIS; in Table 10 VD, GS, and the sizes of the layers.
-  assert sum(row.config is None for row in trained) == 12 + 2 + 2
+def test_what_is_not_trained():
+  rows = [row for name in tables.NAMES for row in tables.table(name).rows]
+  names = {row.name.partition("/")[0] for row in rows if row.config is None}
+  assert names == {"sis", "vd", "gs", "parameters", "flops"}
 
 
 @pytest.mark.parametrize("kind", BUILT, ids=lambda kind: kind.name)
@@ -132,7 +117,7 @@ def test_a_row_starts_stops_and_resumes(kind, tmp_path, compile_once):
 
 
 # Costs that the papers print and a forecast gives without a run; the last item
-# has those that differ, for the reason in the note or the docstring, or `None` if
+# has those that differ, for the reason in the note or the docstring; `None` if
 # there is no forecast.
 @pytest.mark.parametrize(
   ("name", "row", "off"),
