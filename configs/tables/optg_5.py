@@ -60,6 +60,7 @@ TABLE = papers.Table(
       _CELLS,
       "74.39/5.12/960",
       columns=_COLUMNS,
+      note="ERK has 989 million FLOPs",
     ),
     *papers.line(
       "optg",
