@@ -52,7 +52,9 @@ class Column(NamedTuple):
 def _total_sparsity(title: str, without: str | None = None) -> Column:
   """Returns the column of the sparsity of all layers, or all but one."""
 
-  def sparsity(zeros: Mapping[str, float], sizes: Mapping[str, int]) -> float:
+  def sparsity(
+    zeros: Mapping[str, int | float], sizes: Mapping[str, int]
+  ) -> float:
     names = [name for name in sizes if name.partition("/")[0] != without]
     total = sum(sizes[name] for name in names)
     return 100 * sum(zeros[name] for name in names) / total
