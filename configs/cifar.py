@@ -14,7 +14,8 @@ synthetic images.
 Recipes: `granet` (GraNet's code: 160 epochs, batches of 128, drops at epochs 80
 and 120), `itop` (250 epochs), `rigl` (250 epochs, drops to a fifth) and `optg`
 (cosine, batches of 256, all 50,000 images). The default is `optg` for OptG and
-`granet`, as in GraNet's tables, for all other methods. The MLP of SET is in
+`granet`, as in GraNet's tables, for all other methods. Epochs of OptG count
+from 0, as in its code; Algorithm 1 counts from 1. The MLP of SET is in
 `configs/set_mlp.py`.
 
 `python -m sparsejax.data.prepare cifar10 --download` prepares the data.

@@ -15,7 +15,9 @@ Recipes: `granet` (100 epochs, batches of 128, drops at epochs 30, 60 and 90),
 `rigl` (32,000 steps of 4,096, drops at 30, 70 and 90), `optg` (cosine, batches
 of 256), `str` and `dnw` (cosine from a higher rate, batches of 256). The
 defaults are `optg`, `str` and `dnw` for the methods of these names, and
-`granet` for all others.
+`granet` for all others. GraNet's paper prints a batch of 64, which its code has
+on each of two GPUs. Epochs of OptG count from 0, as in its code; Algorithm 1
+counts from 1.
 
 The data is a folder that TensorFlow Datasets has prepared in the format
 array_record, in $TFDS_DATA_DIR or `--config.data.path`.
@@ -106,7 +108,7 @@ _RECIPES: dict[str, dict[str, Any]] = {
 _MOBILENET: dict[str, dict[str, Any]] = {
   "granet": {"optimizer": {"undecayed": ("*_norm/*",)}},
   "rigl": {},
-  "optg": {"epochs": 180.0},
+  "optg": {"epochs": 180.0, "optimizer": {"weight_decay": 4e-5}},
   "str": {"threshold": -12800.0, "optimizer": {"weight_decay": 3.751757813e-5}},
   "dnw": {},
 }

@@ -34,7 +34,7 @@ TABLE = papers.Table(
       "rigl",
       f"{_IMAGENET}:rigl,recipe=rigl",
       papers.across(("resnet50",), ("sparsity=0.9",)),
-      "73.0/-/-",
+      "73.0/.25/.24",
       columns=_COLUMNS,
       source="quoted from RigL",
     ),

@@ -22,6 +22,7 @@ def granet(
   scope: Scope = scopes.global_scope,
   curve: Curve = schedules.cubic_curve,
   regrow_by: Criterion = criteria.gradient_magnitude,
+  restart: bool = False,
 ) -> Method:
   """Gradual pruning with zero-cost neuroregeneration.
 
@@ -40,11 +41,15 @@ def granet(
     every_steps: interval of the updates, in optimizer steps.
     total_steps: length of the run, in optimizer steps.
     regrow_fraction: share of a layer's active weights that is pruned and
-      regrown, at step 0; falls along a cosine.
+      regrown, at step 0; falls along a cosine. So it is in the code; the paper
+      defines it as a share of all connections.
     final_regrow_fraction: the share at `total_steps`.
     scope: which weights compete when the network is pruned.
     curve: how the sparsity rises.
     regrow_by: what is regrown first (the paper: largest gradients).
+    restart: whether a weight that is pruned and regrown in one update restarts
+      at 0, as the paper says of pruned weights, or keeps its value and
+      optimizer state, as in its code.
 
   References:
     Liu et al., `Sparse training via boosting pruning plasticity with
@@ -65,6 +70,7 @@ def granet(
       regrow_by,
       schedules.cosine(regrow_fraction, total_steps, final_regrow_fraction),
       schedules.Every(every_steps, begin_step=begin_step, until=total_steps),
+      restart=restart,
     ),
     storage=storage.zeroed,
     target_sparsity=sparsity,

@@ -194,7 +194,7 @@ _SUMMARY = {
     ),
     _COUNT,
   ),
-  "selected_step": _optional(_COUNT),
+  **dict.fromkeys(("selected_step", "kernel_parameters"), _optional(_COUNT)),
   **dict.fromkeys(("init_step", "resumed_from_step"), _or_null(_COUNT)),
   **dict.fromkeys(("test_accuracy", "sparsity"), _FRACTION),
   "target_sparsity": _or_null(_SPARSITY),

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
 from sparsejax.analysis import flops
@@ -29,13 +30,18 @@ class Forecast(NamedTuple):
     inference_flops_ratio: final network / dense network.
     training_flops_ratio: all steps / as many steps of the dense network.
     inference_macs: multiply-adds per example of the final network.
+    kernel_parameters: weights of all kernels that are active in the final
+      network; biases and norms are not counted.
     sparsities: layer -> final sparsity.
+    sizes: layer -> number of weights.
   """
 
   inference_flops_ratio: float
   training_flops_ratio: float
   inference_macs: float
+  kernel_parameters: int
   sparsities: dict[str, float]
+  sizes: dict[str, int]
 
 
 def forecast(config: ConfigDict) -> Forecast | None:
@@ -55,7 +61,8 @@ def forecast(config: ConfigDict) -> Forecast | None:
   experiment = build.build(
     config, blank_datasets.blank(keys.resolved(config)["data"])
   )
-  layout = _layout(experiment)
+  params = _params(experiment)
+  layout = _layout(experiment, params)
   by_index = _counts(experiment.recipe, layout)
   if by_index is None:
     return None
@@ -75,10 +82,14 @@ def forecast(config: ConfigDict) -> Forecast | None:
     inference_flops_ratio=float(macs[last]) / costs.reference_macs,
     training_flops_ratio=spent / (3 * costs.reference_macs * total),
     inference_macs=float(macs[last]),
+    kernel_parameters=_kernel_parameters(params)
+    + int(by_index[last].sum())
+    - sum(layout.sizes),
     sparsities={
       name: float(1 - share)
       for name, share in zip(layout.shapes, density[last], strict=True)
     },
+    sizes=dict(zip(layout.shapes, layout.sizes, strict=True)),
   )
 
 
@@ -108,9 +119,9 @@ def _dense_gradients(experiment: Experiment, calls: "_Calls") -> np.ndarray:
   )
 
 
-def _layout(experiment: Experiment) -> Layout:
-  """Returns the layout of the sparse leaves, from shapes alone."""
-  params = jax.eval_shape(
+def _params(experiment: Experiment) -> PyTree:
+  """Returns the shapes of the parameters."""
+  return jax.eval_shape(
     functools.partial(
       train_state.init_weights,
       experiment.setup,
@@ -118,6 +129,15 @@ def _layout(experiment: Experiment) -> Layout:
       experiment.dataset.example,
     )
   ).params
+
+
+def _kernel_parameters(params: PyTree) -> int:
+  """Returns the number of weights of all kernels."""
+  return sum(leaf.size for leaf in jax.tree.leaves(params) if leaf.ndim > 1)
+
+
+def _layout(experiment: Experiment, params: PyTree) -> Layout:
+  """Returns the layout of the sparse leaves, from shapes alone."""
   chosen = leaves.select_leaves(params, experiment.select)
   return leaves.layout(params, chosen, experiment.overrides)
 

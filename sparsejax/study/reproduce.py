@@ -20,7 +20,8 @@ Accuracies are test accuracies in %: ours after the last step (or of the
 selected checkpoint, with --config.select_checkpoint=best), followed by the best
 evaluation after the last pruning, which is what GraNet's tables report. FLOPs
 are ratios to the dense network. A star marks a cost that was computed without a
-run, which works if the method fixes the number of active weights per layer.
+run, which works if the method fixes the number of active weights per layer; an
+exclamation mark, that it differs from the printed one by more than 2 %.
 
 Exit status: as for sparsejax.train. After a signal (143) the same command
 resumes. A run that ends with 3, a value not finite, does not stop the others.

@@ -37,6 +37,8 @@ class Column(NamedTuple):
       one number.
     predicted: (forecast, epochs multiplier) -> our number without a run; `None`
       if it cannot be known.
+    is_cost: whether it follows from the method alone, so that a prediction must
+      be what the paper prints.
   """
 
   title: str
@@ -44,6 +46,32 @@ class Column(NamedTuple):
   digits: int
   best: Callable[[Result], float] | None = None
   predicted: Callable[[forecast.Forecast, float], float] | None = None
+  is_cost: bool = False
+
+
+def _total_sparsity(title: str, without: str | None = None) -> Column:
+  """Returns the column of the sparsity of all layers, or all but one."""
+
+  def sparsity(
+    zeros: Mapping[str, int | float], sizes: Mapping[str, int]
+  ) -> float:
+    names = [name for name in sizes if name.partition("/")[0] != without]
+    total = sum(sizes[name] for name in names)
+    return 100 * sum(zeros[name] for name in names) / total
+
+  def ours(result: Result) -> float:
+    layers = result.summary["layers"]
+    return sparsity(
+      {layer["name"]: layer["total"] - layer["active"] for layer in layers},
+      {layer["name"]: layer["total"] for layer in layers},
+    )
+
+  def predicted(found: forecast.Forecast, longer: float) -> float:
+    del longer  # It changes no sparsity.
+    zeros = {n: s * found.sizes[n] for n, s in found.sparsities.items()}
+    return sparsity(zeros, found.sizes)
+
+  return Column(title, ours, 2, predicted=predicted)
 
 
 COLUMNS: dict[str, Column] = {
@@ -62,19 +90,31 @@ COLUMNS: dict[str, Column] = {
     ),
     2,
     predicted=lambda found, longer: found.training_flops_ratio * longer,
+    is_cost=True,
   ),
   "inference": Column(
     "inference FLOPs",
     lambda result: result.summary["inference_flops_ratio"],
     2,
     predicted=lambda found, longer: found.inference_flops_ratio,
+    is_cost=True,
   ),
   "million_macs": Column(
     "MACs in millions",
     lambda result: result.summary["inference_macs"] / 1e6,
     0,
     predicted=lambda found, longer: found.inference_macs / 1e6,
+    is_cost=True,
   ),
+  "million_parameters": Column(
+    "parameters of kernels in millions",
+    lambda result: _kernel_parameters(result.summary) / 1e6,
+    2,
+    predicted=lambda found, longer: found.kernel_parameters / 1e6,
+    is_cost=True,
+  ),
+  "overall": _total_sparsity("sparsity in %"),
+  "backbone": _total_sparsity("sparsity in % without classifier", "classifier"),
   "loss": Column("loss", lambda result: result.summary["test_loss"], 4),
   "connections": Column(
     "connections", lambda result: result.summary["active"], 0
@@ -86,6 +126,13 @@ COLUMNS: dict[str, Column] = {
 def column(name: str) -> Column:
   """Returns a column by name; any other name is that of a layer."""
   return COLUMNS[name] if name in COLUMNS else _layer_sparsity(name)
+
+
+def _kernel_parameters(summary: Mapping[str, Any]) -> int:
+  """Returns the active weights of all kernels."""
+  # Summaries of earlier versions count the sparse kernels only.
+  total = summary.get("kernel_parameters", summary["total"])
+  return total - summary["total"] + summary["active"]
 
 
 def _layer_sparsity(name: str) -> Column:
@@ -169,7 +216,7 @@ def side_by_side(
     rows: those to list.
     results: results of any of them.
     predicted: row -> column -> number, marked with a star where there is no
-      result.
+      result, and with an exclamation mark if it `differs` from the paper's.
 
   Returns:
     The header and one line per row, transposed if the columns are layers.
@@ -186,19 +233,42 @@ def side_by_side(
     cells = [row.name]
     for name, each in columns.items():
       known = predicted.get(row.name, {}).get(name)
-      cells.append(_published(row.published.get(name), each.digits))
-      cells += _ours(each, ours, known)
+      figure = row.published.get(name)
+      cells.append(_published(figure, each.digits))
+      cells += _ours(each, ours, known, figure)
     lines.append(tuple(cells))
   if len(columns) > len(COLUMNS):
     return list(zip(*lines, strict=True))
   return lines
 
 
+def differs(column: Column, figure: papers.Figure, predicted: float) -> bool:
+  """Says whether a predicted cost is not the printed one.
+
+  Args:
+    column: what the numbers are.
+    figure: the printed number, rounded to the column's digits.
+    predicted: ours.
+
+  Returns:
+    Whether the numbers are costs and differ by more than 2 % and the rounding.
+  """
+  rounding = 0.5 * 10**-column.digits
+  apart = abs(predicted - figure.value)
+  return column.is_cost and apart > 0.02 * figure.value + rounding
+
+
 def _ours(
-  column: Column, results: Sequence[Result], predicted: float | None
+  column: Column,
+  results: Sequence[Result],
+  predicted: float | None,
+  figure: papers.Figure | None,
 ) -> list[str]:
   """Returns our cells of a column: mean over runs, or a prediction."""
-  star = "" if predicted is None else f"{predicted:.{column.digits}f}*"
+  star = ""
+  if predicted is not None:
+    flag = "!" * (figure is not None and differs(column, figure, predicted))
+    star = f"{predicted:.{column.digits}f}*{flag}"
   return [
     tables.mean([number(result) for result in results], column.digits)
     if results

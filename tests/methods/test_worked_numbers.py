@@ -520,7 +520,8 @@ def test_one_shot_keeps_the_largest_of_all_leaves():
     np.testing.assert_array_equal(sparse_weights[1], float32([0.9, -4], [0, 0]))
 
 
-def test_prune_and_regrow_of_granet():
+@pytest.mark.parametrize(("restart", "value"), [(False, -0.1), (True, 0.0)])
+def test_prune_and_regrow_of_granet(restart, value):
   weights = [float32([0.9, -0.1, 0.3, 0], [0, -0.5, 0.05, 0])]
   first = [bools([1, 1, 1, 0], [0, 1, 1, 0])]
   gradients = [float32([0.1, 0.8, -0.2, 0.5], [-0.9, 0.05, 0.6, 0.3])]
@@ -530,6 +531,7 @@ def test_prune_and_regrow_of_granet():
     initial_sparsity=0.375,
     regrow_fraction=0.4,
     final_regrow_fraction=0.4,
+    restart=restart,
     **times,
   )
   events = prune_and_regrow.granet(
@@ -539,13 +541,13 @@ def test_prune_and_regrow_of_granet():
     last_fraction=0.4,
     key=jax.random.key(0),
   )
-  for sparse_weights, mask in [
-    one_update(method, weights, gradients, first),
-    one_oracle_update(events, weights, gradients, first),
-  ]:
+  found = [one_update(method, weights, gradients, first)]
+  if not restart:
+    found.append(one_oracle_update(events, weights, gradients, first))
+  for sparse_weights, mask in found:
     np.testing.assert_array_equal(mask, [[[1, 1, 1, 0], [1, 1, 0, 0]]])
     np.testing.assert_array_equal(
-      sparse_weights, [float32([0.9, -0.1, 0.3, 0], [0, -0.5, 0, 0])]
+      sparse_weights, [float32([0.9, value, 0.3, 0], [0, -0.5, 0, 0])]
     )
 
 

@@ -38,7 +38,7 @@ TABLE = papers.Table(
     row
     for name, config, published, changes, after in (
       ("granet", "granet", "97.5±.3/.5/.4", (), None),
-      ("rigl", "rigl", "96.1/-/-", (), None),
+      ("rigl", "rigl", "96.1/-/.5", (), None),
       ("gmp", "gmp", "96.2/-/.3", ("--config.method.scope=uniform",), None),
       ("narrow", "small_dense", "94/-/-", (), None),
       ("set", "set", "95/-/-", ("--config.method.masks_first=True",), None),
@@ -208,6 +208,11 @@ def test_predicted_costs_are_those_of_the_run(table, tmp_path, row):
   summary = records.read_summary(run.workdir)
   for name in ("inference_flops_ratio", "training_flops_ratio"):
     assert getattr(known, name) == pytest.approx(summary[name], rel=1e-12)
+  sparse = summary["kernel_parameters"] - summary["total"]
+  assert known.kernel_parameters == sparse + summary["active"]
+  overall = results.column("overall")
+  for number in overall.ours(results.read(run)), overall.predicted(known, 1.0):
+    assert number == pytest.approx(100 * summary["sparsity"])
   layers = {layer["name"]: layer["sparsity"] for layer in summary["layers"]}
   assert known.sparsities == pytest.approx(layers)
 
@@ -226,7 +231,8 @@ def test_list_trains_nothing(table, tmp_path, capsys):
   assert "--config=digits:rigl,sparsity=0.7" in output
   assert "after granet/0.7" in output
   assert "other/0.7: not trained here" in output
-  assert lines(output)["gmp/0.7"][-1].endswith("*")
+  assert lines(output)["gmp/0.7"][-2:] == ["0.30", "0.30*"]
+  assert lines(output)["rigl/0.7"][-2:] == ["0.50", "0.30*!"]
 
 
 def test_the_best_evaluation_is_one_after_the_last_pruning(tmp_path):

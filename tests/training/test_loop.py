@@ -127,6 +127,8 @@ def test_summary_has_the_flops_of_the_run(whole):
   assert macs == {"Dense_0/kernel": 64 * 32, "Dense_1/kernel": 32 * 10}
   assert [layer["position"] for layer in found["layers"]] == [0, 1]
   assert found["dense_inference_macs"] == sum(macs.values())
+  assert found["kernel_parameters"] == found["total"] == sum(macs.values())
+  assert found["parameters"] == found["total"] + 32 + 10
 
 
 @pytest.mark.parametrize("dispatches", [1, 4])

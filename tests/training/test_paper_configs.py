@@ -100,12 +100,15 @@ def test_rigl_on_imagenet():
 
 
 @pytest.mark.parametrize(
-  ("model", "epochs"), [("resnet50", 100), ("mobilenet_v1", 180)]
+  ("model", "epochs", "decay"),
+  [("resnet50", 100, 5e-4), ("mobilenet_v1", 180, 4e-5)],
 )
-def test_optg_on_imagenet(model, epochs):
-  row, optimizer, _, _ = parts("imagenet", f"{model},optg,sparsity=0.8")
+@pytest.mark.parametrize("method", ["optg,sparsity=0.8", "dense,recipe=optg"])
+def test_optg_on_imagenet(model, epochs, decay, method):
+  row, optimizer, _, _ = parts("imagenet", f"{model},{method}")
   assert (row["epochs"], row["batch_size"]) == (epochs, 256)
-  assert optimizer["weight_decay"] == 5e-4 and optimizer["warmup_epochs"] == 5
+  assert optimizer["weight_decay"] == decay and optimizer["warmup_epochs"] == 5
+  assert optimizer["learning_rate"] == 0.1 and row["label_smoothing"] == 0.1
 
 
 @pytest.mark.parametrize("config", ["cifar", "imagenet"])

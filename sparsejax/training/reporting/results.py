@@ -34,6 +34,7 @@ def summarize(
   found = sparsejax.summary(state.params, state.opt_state, costs=costs.table)
   order = {name: index for index, name in enumerate(costs.table.kernels)}
   config, source = experiment.config, experiment.source_run
+  leaves = jax.tree.leaves(state.params)
   return {
     "method": config["method"]["name"],
     "model": config["model"]["name"],
@@ -52,7 +53,8 @@ def summarize(
     "active": found.active,
     "requested": found.requested,
     "total": found.total,
-    "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
+    "parameters": sum(leaf.size for leaf in leaves),
+    "kernel_parameters": sum(leaf.size for leaf in leaves if leaf.ndim > 1),
     "itop_rate": found.itop_rate,
     "inference_macs": found.macs,
     "dense_inference_macs": found.dense_macs,
