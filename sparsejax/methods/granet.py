@@ -1,7 +1,7 @@
 """GraNet: gradual pruning with zero-cost neuroregeneration.
 
 `updates/mask_update.py` runs it after a step: `pruning.prune` prunes to the
-schedule, then `regrowth.prune_and_regrow` exchanges weights in each layer.
+schedule, then `regrowth.prune_and_regrow` prunes and regrows in each layer.
 """
 
 from sparsejax.components import criteria, schedules, scopes, storage

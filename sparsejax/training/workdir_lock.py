@@ -114,7 +114,7 @@ def _acquire(
   if not text or (exact and _parse(text).get("boot") == _boot() != ""):
     return
   message(
-    f"{path.parent} was left locked by {_owner(text)}, which cannot be asked"
+    f"{path.parent} was left locked by {_owner(text)}, which cannot be reached"
     f" from here. Waiting {_WATCH_SECONDS:.0f} s for a sign of it."
   )
   before = _heartbeat(path)

@@ -37,13 +37,18 @@ from sparsejax.updates import orders
 
 STEPS, RISES_UNTIL = 7, 4
 
-saliency = Criterion(
+weight_times_gradient = Criterion(
   lambda leaf: jnp.abs(
     leaf.weights.astype(jnp.float32) * leaf.gradient.astype(jnp.float32)
   ),
   reads=(Input.WEIGHTS, Input.GRADIENT),
 )
-PRUNE_BY = (criteria.magnitude, criteria.random, criteria.momentum, saliency)
+PRUNE_BY = (
+  criteria.magnitude,
+  criteria.random,
+  criteria.momentum,
+  weight_times_gradient,
+)
 REGROW_BY = (
   *PRUNE_BY,
   criteria.gradient_magnitude,

@@ -245,7 +245,7 @@ def test_planes_of_a_kernel():
   )
 
 
-EXCHANGES = [
+UPDATES = [
   lambda by: sparsejax.rigl(0.8, end_step=9, every_steps=2, regrow_by=by),
   lambda by: sparsejax.granet(
     0.8, end_step=6, every_steps=2, total_steps=9, regrow_by=by
@@ -258,7 +258,7 @@ EXCHANGES = [
 
 @pytest.mark.parametrize(
   "make, name",
-  [(EXCHANGES[i % 3], name) for i, name in enumerate(methods.REGROW_BY)],
+  [(UPDATES[i % 3], name) for i, name in enumerate(methods.REGROW_BY)],
   ids=list(methods.REGROW_BY),
 )
 def test_prune_and_regrow_takes_any_criterion(make, name):

@@ -97,7 +97,7 @@ def snfs(*, every, total_steps, first_fraction, last_fraction, key):
   Prunes the ceil_tol(r(t) a_l) smallest magnitudes per layer, then regrows the
   largest |buf| among all inactive weights. Just pruned ones may regrow and then
   keep their value, as in RigL. For `training.StepDenseThenUpdate`, whose
-  momentum is dense. Nothing is exchanged after the last epoch.
+  momentum is dense. No mask is updated after the last epoch.
   """
 
   def due(t):

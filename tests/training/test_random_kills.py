@@ -60,7 +60,7 @@ class Chain:
     while len(self.events) < KILLS:
       newest = max(trainer.saved_steps(self.workdir), default=0)
       self.kill(newest)
-      # Whatever was saved is still there.
+      # All that was saved is still there.
       assert max(trainer.saved_steps(self.workdir), default=0) >= newest, self
       if (self.workdir / "summary.json").exists():
         self.assert_same()

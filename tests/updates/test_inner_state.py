@@ -102,7 +102,7 @@ def test_an_optimizer_without_momentum_is_refused(inner):
 
 
 def test_snfs_ends_with_trained_weights():
-  # The authors' code exchanges nothing after the last epoch.
+  # The authors' code updates no masks after the last epoch.
   params = {"kernel": jnp.linspace(-1, 1, 40).reshape(5, 8)}
   method = sparsejax.snfs(0.5, every_steps=10, total_steps=20)
   tx = sparsejax.sparsify(
