@@ -20,12 +20,11 @@ def leaves_of(
   gradients: Sequence[Array] | None,
   masks: Sequence[Array],
   accumulators: Mapping[str, PyTree],
-  momentum: Sequence[Array] | None = None,
 ) -> list[Leaf]:
   """Returns what parts see of each sparse leaf, in layout order, without keys.
 
-  There are no dense gradients before the first step, no momentum where no part
-  reads it, and only the accumulators that exist by then.
+  There are no dense gradients before the first step, and only the accumulators
+  that exist by then.
   """
   by_leaf = {
     each.name: jax.tree.leaves(each.per_leaf(accumulators[each.name]))
@@ -39,7 +38,6 @@ def leaves_of(
       mask=masks[i],
       accumulators={name: leaves[i] for name, leaves in by_leaf.items()},
       sparse=sparse,
-      momentum=None if momentum is None else momentum[i],
     )
     for i, sparse in enumerate(layout.leaves)
   ]

@@ -146,7 +146,7 @@ def _search(
   tree, inner_state = scored(masks)
   weights = layout.take(tree)
   gradients = None if call.grads is None else layout.take(call.grads)
-  momentum = None
+  momentum = [None] * len(weights)
   if method.reads_momentum:
     momentum = inner_states.momentum(inner_state, layout)
   arrays = [*weights, *(gradients or ())]
@@ -162,8 +162,10 @@ def _search(
 
   def update() -> NextMasks:
     leaves = contexts.leaves_of(
-      method, layout, weights, gradients, masks, accumulators, momentum
+      method, layout, weights, gradients, masks, accumulators
     )
+    pairs = zip(leaves, momentum, strict=True)
+    leaves = [leaf._replace(momentum=x) for leaf, x in pairs]
     context = Context(layout, leaves, step, call.key, call.metric, accumulators)
     return next_masks(method, context, budgets, regrow_due, starts, sharded)
 
