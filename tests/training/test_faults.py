@@ -1,7 +1,7 @@
 """Fault tolerance: kills, SIGTERM, full disks, damaged files, bad input.
 
-`SPARSEJAX_KILLS=10 pytest tests/training/test_faults.py` kills a run ten times
-instead of twice.
+Those of two processes, and a run with all faults, belong to the slow tier,
+`-m faults`; `SPARSEJAX_KILLS=10` kills that run ten times instead of twice.
 """
 
 import os
@@ -45,6 +45,7 @@ def uninterrupted(tmp_path_factory, cache):
   return workdir
 
 
+@pytest.mark.faults
 def test_run_with_all_faults_equals_an_uninterrupted_one(
   tmp_path, uninterrupted, cache
 ):
@@ -380,6 +381,7 @@ def assert_resumes(workdir, cache, newest, two_uninterrupted) -> None:
   trainer.assert_same_run(workdir, two_uninterrupted)
 
 
+@pytest.mark.faults
 def test_sigterm_to_one_of_two_processes_saves_and_stops_both(
   tmp_path, two_uninterrupted, cache
 ):
@@ -393,6 +395,7 @@ def test_sigterm_to_one_of_two_processes_saves_and_stops_both(
   assert_resumes(tmp_path, cache, newest, two_uninterrupted)
 
 
+@pytest.mark.faults
 def test_killing_one_of_two_processes_ends_the_other(
   tmp_path, two_uninterrupted, cache
 ):
@@ -407,6 +410,7 @@ def test_killing_one_of_two_processes_ends_the_other(
   assert_resumes(tmp_path, cache, newest, two_uninterrupted)
 
 
+@pytest.mark.faults
 def test_full_disk_in_one_of_two_processes_ends_both(
   tmp_path, two_uninterrupted, cache
 ):
