@@ -226,7 +226,7 @@ DIGITS = "--config=configs/digits.py"
       ["optimzer", "'--config.optimizer.learning_rate'"],
     ),
     ([DIGITS, "config.seed=1"], ["'config.seed=1'", "--config.seed=1"]),
-    ([DIGITS, "--config.seed=abc"], ["config.seed=abc"]),
+    ([DIGITS, "--config.seed=abc"], ["`config.seed`", "abc"]),
     ([DIGITS, "--config.epochs=-1"], ["`config.epochs`", "-1"]),
     ([DIGITS, "--config.batch_size=0"], ["`config.batch_size`", "got 0"]),
     ([DIGITS, "--config.data.name=digit"], ["'digit'", "'digits'"]),
@@ -235,7 +235,7 @@ DIGITS = "--config=configs/digits.py"
     ([DIGITS, "--config.optimizer.name=adm"], ["'adm'", "'adamw'"]),
     (
       [DIGITS, "--config.optimizer.learning_rate=nan"],
-      ["`learning_rate`", "nan"],
+      ["`config.optimizer.learning_rate`", "nan"],
     ),
     (
       [DIGITS, "--config.select=('Dense_9/*',)"],
