@@ -23,6 +23,14 @@ with preemption.stop_on_signals() as stop:
 """
 
 
+@pytest.fixture(autouse=True)
+def hangup_is_not_ignored():
+  """Under `nohup` the tests, and what they start, would ignore SIGHUP."""
+  before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+  yield
+  signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_signal_is_a_request_inside_the_context_only(number):
   before = signal.getsignal(number)
