@@ -243,8 +243,8 @@ synflow = NetworkCriterion(_synflow, rounds=100)
 
 It needs no data: one batch of ones. `loss_fn` returns the outputs, as in
 evaluation, in the dtype of its inputs: R grows by the width of every layer, so
-it is computed in float64 (a network of 40 layers overflows float32). Inside a
-jit of your own, networks with max-pooling cannot be scored: jax lowers its
+it is computed in float64 (a network of 40 layers overflows float32). Inside
+your own jit, networks with max-pooling cannot be scored: jax lowers its
 gradient in default types. On TPUs float64 has the range of float32; score deep
 networks on the CPU, under `jax.default_device(jax.devices("cpu")[0])`.
 

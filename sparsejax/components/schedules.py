@@ -14,12 +14,12 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Int
 
-from sparsejax.components import arguments
+from sparsejax.components import arguments, counts
 from sparsejax.method import Curve, Fraction, SparsitySchedule
 
 _MOST_UPDATES = 10_000_000  # Their sparsities are computed before the run.
 
-FOREVER = 2**31 - 1
+FOREVER = counts.INT32_MAX
 """A step that no run reaches."""
 
 

@@ -62,7 +62,7 @@ def forecast(config: ConfigDict) -> Forecast | None:
     config, blank_datasets.blank(keys.resolved(config)["data"])
   )
   params = _params(experiment)
-  layout = _layout(experiment, params)
+  layout = leaves.find_layout(params, experiment.select, experiment.overrides)
   by_index = _counts(experiment.recipe, layout)
   if by_index is None:
     return None
@@ -82,7 +82,7 @@ def forecast(config: ConfigDict) -> Forecast | None:
     inference_flops_ratio=float(macs[last]) / costs.reference_macs,
     training_flops_ratio=spent / (3 * costs.reference_macs * total),
     inference_macs=float(macs[last]),
-    kernel_parameters=_kernel_parameters(params)
+    kernel_parameters=train_state.kernel_parameters(params)
     + int(by_index[last].sum())
     - sum(layout.sizes),
     sparsities={
@@ -129,17 +129,6 @@ def _params(experiment: Experiment) -> PyTree:
       experiment.dataset.example,
     )
   ).params
-
-
-def _kernel_parameters(params: PyTree) -> int:
-  """Returns the number of weights of all kernels."""
-  return sum(leaf.size for leaf in jax.tree.leaves(params) if leaf.ndim > 1)
-
-
-def _layout(experiment: Experiment, params: PyTree) -> Layout:
-  """Returns the layout of the sparse leaves, from shapes alone."""
-  chosen = leaves.select_leaves(params, experiment.select)
-  return leaves.layout(params, chosen, experiment.overrides)
 
 
 def _counts(recipe: recipes.Recipe, layout: Layout) -> np.ndarray | None:
@@ -190,6 +179,7 @@ def _update_then_step(due: np.ndarray) -> _Calls:
 
 
 def _update_between_steps(due: np.ndarray) -> _Calls:
+  """Masks change before the batch; after the last step nothing does."""
   seen = _latest(due)[:-1]
   return _Calls(np.append(seen, seen[-1:]), due[:-1])
 

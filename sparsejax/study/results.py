@@ -130,9 +130,7 @@ def column(name: str) -> Column:
 
 def _kernel_parameters(summary: Mapping[str, Any]) -> int:
   """Returns the active weights of all kernels."""
-  # Summaries of earlier versions count the sparse kernels only.
-  total = summary.get("kernel_parameters", summary["total"])
-  return total - summary["total"] + summary["active"]
+  return summary["kernel_parameters"] - summary["total"] + summary["active"]
 
 
 def _layer_sparsity(name: str) -> Column:

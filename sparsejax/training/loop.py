@@ -171,8 +171,8 @@ def _train(run: _Run, state: TrainState) -> outcomes.Outcome:
 
   A dispatch begins with a mask update if the method updates masks between two
   steps: an evaluation sees the masks that its epoch trained with, and the first
-  gradient of an epoch is that of its own masks. After a dispatch, events have a
-  fixed order, which an exact resume relies on:
+  gradient of an epoch is taken at its new masks. After a dispatch, events have
+  a fixed order, which an exact resume relies on:
 
   1. End if another run took the workdir over.
   2. Stop if the loss or the gradient is not finite.

@@ -112,6 +112,11 @@ class TrainState(NamedTuple):
   metric: metric.EpochMetric | tuple[()]
 
 
+def kernel_parameters(params: Any) -> int:
+  """Returns the number of weights of all kernels, without biases and norms."""
+  return sum(leaf.size for leaf in jax.tree.leaves(params) if leaf.ndim > 1)
+
+
 def init_weights(setup: Setup, init_key: jax.Array, image: Array) -> Weights:
   """Initialize the model.
 

@@ -30,6 +30,7 @@ SUMMARY: dict[str, Any] = {
   "active": 2,
   "requested": 2,
   "total": 20,
+  "kernel_parameters": 20,
   "itop_rate": None,
   "inference_macs": 2,
   "dense_inference_macs": 20,

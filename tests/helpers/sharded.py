@@ -1,6 +1,6 @@
 """Trains on four simulated devices and tells what it saw, as JSON.
 
-Run by `test_sharding.py` in a process of its own, because the number of devices
+Run by `test_sharding.py` in another process, because the number of devices
 is fixed when JAX starts.
 """
 

@@ -251,6 +251,33 @@ def assert_requested(library):
   assert all(c == k for c, k in zip(counts, layers, strict=True) if k >= 0)
 
 
+def check_first_gradients(
+  case, tree, seed, period, comparison=lambda oracle: assert_equal, **options
+):
+  """The first gradient of a period is taken at its masks, as the oracle does.
+
+  Args:
+    case: what is run.
+    tree: the first parameters.
+    seed: of the masks and the gradients.
+    period: steps from one mask update to the next.
+    comparison: oracle -> what `run_side_by_side` compares with.
+    **options: of `run_side_by_side`.
+  """
+  key = jax.random.key(seed)
+  oracle = oracle_run(case, tree, key)
+  changed = run_side_by_side(
+    oracle,
+    LibraryRun(case, tree, key),
+    seed,
+    compare=comparison(oracle),
+    between_steps=True,
+    **options,
+  )
+  assert len(changed) >= case.changes
+  assert all(call % period == 0 for call in changed)
+
+
 def run_side_by_side(
   oracle,
   library,

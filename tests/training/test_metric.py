@@ -180,7 +180,7 @@ def test_training_flops_follow_the_counts_of_every_step(by_train_loss):
   assert rows(workdir)[-1]["inference_flops"] == 2 * active[-1]
 
 
-def test_the_first_gradient_of_an_epoch_is_that_of_its_own_masks(
+def test_the_first_gradient_of_an_epoch_is_taken_at_its_masks(
   by_train_loss, tmp_path
 ):
   chosen = experiment("dynset")

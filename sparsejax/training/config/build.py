@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 import sparsejax
 from sparsejax import command_line
 from sparsejax.components import leaves, trees
+from sparsejax.components.counts import INT32_MAX
 from sparsejax.data import Dataset
 from sparsejax.data.dataset import check_labels
 from sparsejax.training import (
@@ -31,7 +32,6 @@ from sparsejax.updates import orders, requested
 
 # One key per purpose, folded from the seed.
 _MODEL_KEY, _DATA_KEY, _MASK_KEY = range(3)
-_MOST_WEIGHTS = 2**31 - 1  # Counts are int32 on the device.
 
 
 def build(config: ConfigDict, data: Dataset | None = None) -> Experiment:
@@ -138,19 +138,19 @@ def _models(
     return variables["params"]
 
   def sparse(model: nn.Module) -> int:
-    params = params_of(model)
-    chosen = leaves.select_leaves(params, config["select"] or None)
-    return sum(leaves.layout(params, chosen, overrides(config)).sizes)
+    select = config["select"] or None
+    layout = leaves.find_layout(params_of(model), select, overrides(config))
+    return sum(layout.sizes)
 
   def parameters(model: nn.Module) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(params_of(model)))
 
   configured = make()  # Checks `config.model` by itself.
   for name, leaf in trees.named_leaves(params_of(configured)):
-    if leaf.size > _MOST_WEIGHTS:
+    if leaf.size > INT32_MAX:
       raise command_line.InputError(
         f"`config.model` has {leaf.size} weights in {name}, but counts on the"
-        f" device end at {_MOST_WEIGHTS}. Use a narrower model."
+        f" device end at {INT32_MAX}. Use a narrower model."
       )
   try:
     size = recipes.ModelSize(sparse, parameters)

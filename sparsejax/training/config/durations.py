@@ -1,9 +1,9 @@
 """Durations of a config: in steps, `end_step`, or in epochs, `end_epochs`."""
 
 from sparsejax import command_line
+from sparsejax.components.counts import INT32_MAX
 
 _UNITS = ("step", "steps", "epochs")
-_MOST_STEPS = 2**31 - 1  # Steps are int32 on the device.
 
 
 def is_duration(key: str) -> bool:
@@ -42,9 +42,9 @@ def to_steps(where: str, epochs: float, steps_per_epoch: int) -> int:
     raise command_line.InputError(
       f"`{where}` must not be negative, got {epochs}."
     )
-  if epochs * steps_per_epoch > _MOST_STEPS:
+  if epochs * steps_per_epoch > INT32_MAX:
     raise command_line.InputError(
-      f"`{where}` must be at most {_MOST_STEPS // steps_per_epoch}, because"
+      f"`{where}` must be at most {INT32_MAX // steps_per_epoch}, because"
       f" steps are int32 and an epoch has {steps_per_epoch}, got {epochs}."
     )
   return max(round(epochs * steps_per_epoch), int(epochs > 0))

@@ -97,7 +97,7 @@ def extended(config: Mapping[str, Any]) -> dict[str, Any]:
   }
 
 
-def with_kept(steps: Steps, keep_steps: list[Any]) -> Steps:
+def with_kept(steps: Steps, keep_steps: list[int]) -> Steps:
   """Set the steps whose weights are kept.
 
   Args:
@@ -111,10 +111,8 @@ def with_kept(steps: Steps, keep_steps: list[Any]) -> Steps:
     InputError: if no dispatch ends at a kept step.
   """
   for step in keep_steps:
-    if not isinstance(step, int) or not (
-      0 <= step <= steps.total
-      and (step % steps.dispatch == 0 or step == steps.total)
-    ):
+    ends = step % steps.dispatch == 0 or step == steps.total
+    if not (ends and 0 <= step <= steps.total):
       raise command_line.InputError(
         f"`config.keep_steps` must hold multiples of {steps.dispatch},"
         f" `config.dispatch_steps`, up to {steps.total}, the last step, got"

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from sparsejax import command_line
+from sparsejax.components.counts import INT32_MAX
 
 _SCALARS = (bool, int, float, str, tuple)
 # On the device, integers are int32 and all other numbers float32.
-_LARGEST = int(np.iinfo(np.int32).max)
 _FLOATS = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 _MAX_SHOWN = 100
 
@@ -104,9 +104,9 @@ def _name(option: Any) -> str:
 
 
 def _check_range(where: str, number: Any, kind: Any) -> None:
-  if kind is int and abs(number) > _LARGEST:
+  if kind is int and abs(number) > INT32_MAX:
     raise command_line.InputError(
-      f"`{where}` must be an int32, at most {_LARGEST}, got {shown(number)}."
+      f"`{where}` must be an int32, at most {INT32_MAX}, got {shown(number)}."
     )
   tiny, largest = _FLOATS
   if kind is float and number and not tiny <= abs(number) <= largest:

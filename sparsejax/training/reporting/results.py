@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 import sparsejax
-from sparsejax.training import outcomes, run_flops, sharding
+from sparsejax.training import outcomes, run_flops, sharding, train_state
 from sparsejax.training.config.experiment import Experiment
 
 
@@ -34,7 +34,6 @@ def summarize(
   found = sparsejax.summary(state.params, state.opt_state, costs=costs.table)
   order = {name: index for index, name in enumerate(costs.table.kernels)}
   config, source = experiment.config, experiment.source_run
-  leaves = jax.tree.leaves(state.params)
   return {
     "method": config["method"]["name"],
     "model": config["model"]["name"],
@@ -53,8 +52,8 @@ def summarize(
     "active": found.active,
     "requested": found.requested,
     "total": found.total,
-    "parameters": sum(leaf.size for leaf in leaves),
-    "kernel_parameters": sum(leaf.size for leaf in leaves if leaf.ndim > 1),
+    "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
+    "kernel_parameters": train_state.kernel_parameters(state.params),
     "itop_rate": found.itop_rate,
     "inference_macs": found.macs,
     "dense_inference_macs": found.dense_macs,
