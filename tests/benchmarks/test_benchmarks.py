@@ -7,12 +7,14 @@ import digits
 import pytest
 import report
 import sweep
+from helpers import tiers
 
 from sparsejax import train
 
 ROOT = pathlib.Path(__file__).parents[2]
 
 
+@tiers.SLOW
 def test_a_sweep_matches_the_trainer(tmp_path):
   config = ROOT / "configs" / "digits.py"
   cells = [c for c in digits.cells(config, ",runlocal") if c.title == "granet"]
@@ -35,6 +37,7 @@ def test_a_sweep_matches_the_trainer(tmp_path):
   assert sweep.run([cell], [4], path, jobs=1)[0]["config"] == record["config"]
 
 
+@tiers.SLOW
 def test_a_retraining_cell_trains_the_run_that_it_starts_from(tmp_path):
   config = ROOT / "configs" / "digits.py"
   cell = next(

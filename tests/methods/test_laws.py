@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import tiers
 
 import sparsejax
 from sparsejax.updates import orders
@@ -195,8 +196,9 @@ def compiled(optimizer):
   )
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+  ("name", "optimizer"), tiers.pairs(METHODS, OPTIMIZERS)
+)
 def test_every_method_with_every_optimizer(name, optimizer):
   method, inner = METHODS[name], compiled(optimizer)
   is_kept = method.storage is sparsejax.kept
@@ -268,8 +270,9 @@ def run_sparse(tx, steps, jit):
   return counted
 
 
-@pytest.mark.parametrize("optimizer", ["momentum", "muon"])
-@pytest.mark.parametrize("name", MOVING)
+@pytest.mark.parametrize(
+  ("name", "optimizer"), tiers.pairs(MOVING, ["momentum", "muon"])
+)
 def test_moving_and_metric_methods_have_the_requested_counts(name, optimizer):
   """Counts are those requested; inactive weights are at their first state."""
   method, inner = MOVING[name], compiled(optimizer)
@@ -303,8 +306,10 @@ def test_moving_and_metric_methods_have_the_requested_counts(name, optimizer):
     assert counted.active == requested
 
 
-@pytest.mark.parametrize("optimizer", ["momentum", "adamw", "clipped", "muon"])
-@pytest.mark.parametrize("name", KEPT)
+@pytest.mark.parametrize(
+  ("name", "optimizer"),
+  tiers.pairs(KEPT, ["momentum", "adamw", "clipped", "muon"]),
+)
 def test_active_weights_have_their_latent_values(name, optimizer):
   """Also regrown ones; inactive weights still move."""
   method = KEPT[name]
@@ -336,7 +341,7 @@ def test_active_weights_have_their_latent_values(name, optimizer):
   assert regrown or name in ("gmp_kept", "str")
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", tiers.every(6, list(ALL)))
 def test_inside_a_chain_and_multi_transform(name):
   """Masks of several states, and of a state for some leaves, are found."""
   some = optax.multi_transform(
@@ -354,7 +359,7 @@ def test_inside_a_chain_and_multi_transform(name):
   assert names == ["conv/kernel", "dense/kernel", "out/kernel"]
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", tiers.every(5, list(ALL)))
 def test_inside_multi_steps_and_apply_if_finite(name):
   """Under accumulation a step of the method is a real step."""
   tx = optax.MultiSteps(optax.apply_if_finite(sparse_adam(name, 5), 2), 2)
@@ -364,7 +369,7 @@ def test_inside_multi_steps_and_apply_if_finite(name):
     assert counted.active == int(counted.total * (1 - target) + 1e-6)
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", tiers.every(4, list(ALL)))
 def test_one_compilation_under_scan_donated_in_bfloat16(name):
   """A whole schedule runs in one compilation, with everything donated."""
   tx = sparsejax.sparsify(

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+from helpers import tiers
 from helpers.side_by_side import (
   STEPS,
   Case,
@@ -239,9 +240,14 @@ def comparison(oracle):
 
 def pairs(cases, optimizers):
   return [
-    pytest.param(case, OPTIMIZERS[name], id=f"{case.name}, {name}")
+    pytest.param(
+      case,
+      OPTIMIZERS[name],
+      id=f"{case.name}, {name}",
+      marks=tiers.SLOW if i else (),
+    )
     for case in cases
-    for name in optimizers
+    for i, name in enumerate(optimizers)
   ]
 
 
@@ -264,7 +270,7 @@ def test_masks_and_values_equal_the_oracle(case, optimizer):
 
 @pytest.mark.parametrize(
   "case",
-  [case for case in CASES if orders.between_steps(case.method)],
+  tiers.every(3, [case for case in CASES if orders.between_steps(case.method)]),
   ids=lambda case: case.name,
 )
 def test_the_first_gradient_of_an_epoch_is_taken_at_its_masks(case):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import tiers
 from oracles.connectivity import WORKED_SHARES
 
 import sparsejax
@@ -258,8 +259,12 @@ UPDATES = [
 
 @pytest.mark.parametrize(
   "make, name",
-  [(UPDATES[i % 3], name) for i, name in enumerate(methods.REGROW_BY)],
-  ids=list(methods.REGROW_BY),
+  [
+    pytest.param(
+      UPDATES[i % 3], name, id=name, marks=tiers.SLOW if i > 2 else ()
+    )
+    for i, name in enumerate(methods.REGROW_BY)
+  ],
 )
 def test_prune_and_regrow_takes_any_criterion(make, name):
   inner = optax.sgd(0.1, momentum=0.9)  # One criterion reads it.

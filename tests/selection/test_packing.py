@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import tiers
 from helpers.sorting import select_by_sorting
 
 from sparsejax.components import leaves as leaves_lib
@@ -32,7 +33,7 @@ def layout_of(name, axis=None):
 
 @pytest.mark.parametrize("axis", [None, 0, 1])
 @pytest.mark.parametrize("pack", [packing.blocks, packing.rows, packing.leaves])
-@pytest.mark.parametrize("name", TREES)
+@pytest.mark.parametrize("name", tiers.every(2, list(TREES)))
 def test_every_weight_once_and_in_its_layer(name, pack, axis):
   layout = layout_of(name, axis)
   packed = pack(layout)
@@ -71,7 +72,7 @@ def test_every_weight_once_and_in_its_layer(name, pack, axis):
 
 @pytest.mark.parametrize("axis", [None, 0, 1])
 @pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
-@pytest.mark.parametrize("name", TREES)
+@pytest.mark.parametrize("name", tiers.every(2, list(TREES)))
 def test_bits_are_those_of_each_leaf(name, impl, axis):
   layout = layout_of(name, axis)
   key = jax.random.key(7, impl=impl)

@@ -9,7 +9,7 @@ import threading
 import time
 
 import pytest
-from helpers import records as written
+from helpers import records as written, tiers
 
 from sparsejax import command_line, train
 from sparsejax.plots import records
@@ -172,6 +172,7 @@ def test_a_run_that_is_not_finite_does_not_stop_the_others(
   assert lines(output)["diverges/0.7"][:3] == ["1.00", "", ""]
 
 
+@tiers.SLOW
 def test_sigterm_stops_all_runs_and_the_same_command_resumes(
   table, tmp_path, capsys
 ):
@@ -200,7 +201,9 @@ def test_sigterm_stops_all_runs_and_the_same_command_resumes(
   assert json.loads(first.read_text())["resumed_from_step"] > 0
 
 
-@pytest.mark.parametrize("row", ["rigl*", "gmp*", "narrow*", "set*", "dpf*"])
+@pytest.mark.parametrize(
+  "row", tiers.every(5, ["rigl*", "gmp*", "narrow*", "set*", "dpf*"])
+)
 def test_predicted_costs_are_those_of_the_run(table, tmp_path, row):
   (run,) = plan(table, tmp_path, row)
   known = forecast.forecast(command.parse(run.argv).config)

@@ -5,6 +5,7 @@ import pathlib
 
 import pytest
 import set_family
+from helpers import tiers
 
 from sparsejax import train
 from sparsejax.training.config import build, command, keys
@@ -38,6 +39,7 @@ def test_a_row_builds_with_the_paper_s_counts():
   assert chosen.steps.dispatch == chosen.steps.per_epoch == 40
 
 
+@tiers.SLOW
 def test_curves_end_where_the_trainer_does(tmp_path):
   changes = ["--config.epochs=3", "--config.model.hidden=(16,)"]
   cell = set_family.cells("digits", changes)[4]

@@ -11,7 +11,7 @@ import re
 
 import jax
 import pytest
-from helpers import tables
+from helpers import tables, tiers
 from helpers.stopping import StopAfter
 from oracles import architectures
 
@@ -30,6 +30,7 @@ FEW = (
   "optg_3:optg/mobilenet_v1/0.8",
   "scholte_2:dynset2/cifar10",
 )
+QUICKEST = FEW[-1]
 ALL = "SPARSEJAX_ALL_ROWS" in os.environ
 TRAINED = [kind for kind in KINDS if ALL or kind.name in FEW]
 # The rows of ResNet-50 on CIFAR repeat those of VGG-19 with another model.
@@ -75,7 +76,9 @@ def test_what_is_not_trained():
   assert names == {"sis", "vd", "gs", "parameters", "flops"}
 
 
-@pytest.mark.parametrize("kind", BUILT, ids=lambda kind: kind.name)
+@pytest.mark.parametrize(
+  "kind", tiers.every(8, BUILT), ids=lambda kind: kind.name
+)
 def test_a_row_builds_at_full_size(kind, tmp_path):
   if kind.row.after is not None:
     pytest.skip("Needs a finished run; one is trained below.")
@@ -91,7 +94,11 @@ def test_a_row_builds_at_full_size(kind, tmp_path):
   assert requested is None or requested in found
 
 
-@pytest.mark.parametrize("kind", TRAINED, ids=lambda kind: kind.name)
+@pytest.mark.parametrize(
+  "kind",
+  tiers.some(TRAINED, lambda kind: kind.name == QUICKEST),
+  ids=lambda kind: kind.name,
+)
 def test_a_row_starts_stops_and_resumes(kind, tmp_path, compile_once):
   runs = tables.plan(
     kind.table,
@@ -121,26 +128,29 @@ def test_a_row_starts_stops_and_resumes(kind, tmp_path, compile_once):
 # there is no forecast.
 @pytest.mark.parametrize(
   ("name", "row", "off"),
-  [
-    ("granet_3", "static/resnet50/0.8", ""),
-    ("granet_3", "snip/resnet50/0.9", None),
-    ("granet_3", "set/resnet50/0.9", "inference training"),
-    ("granet_3", "rigl/resnet50/0.9", ""),
-    ("granet_3", "small_dense-5x/resnet50/0.9", ""),
-    ("granet_3", "rigl-5x/resnet50/0.8", ""),
-    ("granet_5", "rigl/resnet50/0.965", ""),
-    ("optg_2", "gmp/resnet50/0.9", ""),
-    ("optg_2", "gmp/resnet50/0.99", ""),
-    ("optg_2", "dnw/resnet50/0.95", ""),
-    ("optg_2", "rigl/resnet50/0.9", "million_macs"),
-    ("optg_3", "gmp/mobilenet_v1/0.7411", ""),
-    ("optg_3", "gmp/mobilenet_v1/0.8903", ""),
-    ("optg_4", "set/resnet50/0.9", "million_parameters"),
-    ("optg_4", "gmp/resnet50/0.9", "million_parameters"),
-    ("optg_4", "rigl/resnet50/0.9", "million_macs million_parameters"),
-    ("optg_4", "optg/resnet50/0.9", None),
-    ("optg_5", "optg-uniform/resnet50/0.9", "million_parameters"),
-  ],
+  tiers.every(
+    4,
+    [
+      ("granet_3", "static/resnet50/0.8", ""),
+      ("granet_3", "snip/resnet50/0.9", None),
+      ("granet_3", "set/resnet50/0.9", "inference training"),
+      ("granet_3", "rigl/resnet50/0.9", ""),
+      ("granet_3", "small_dense-5x/resnet50/0.9", ""),
+      ("granet_3", "rigl-5x/resnet50/0.8", ""),
+      ("granet_5", "rigl/resnet50/0.965", ""),
+      ("optg_2", "gmp/resnet50/0.9", ""),
+      ("optg_2", "gmp/resnet50/0.99", ""),
+      ("optg_2", "dnw/resnet50/0.95", ""),
+      ("optg_2", "rigl/resnet50/0.9", "million_macs"),
+      ("optg_3", "gmp/mobilenet_v1/0.7411", ""),
+      ("optg_3", "gmp/mobilenet_v1/0.8903", ""),
+      ("optg_4", "set/resnet50/0.9", "million_parameters"),
+      ("optg_4", "gmp/resnet50/0.9", "million_parameters"),
+      ("optg_4", "rigl/resnet50/0.9", "million_macs million_parameters"),
+      ("optg_4", "optg/resnet50/0.9", None),
+      ("optg_5", "optg-uniform/resnet50/0.9", "million_parameters"),
+    ],
+  ),
 )
 def test_published_costs_are_predicted(name, row, off, tmp_path):
   table = tables.table(name)
@@ -196,9 +206,10 @@ def test_gmp_costs_are_those_of_rigl_s_paper(tmp_path):
 
 @pytest.mark.parametrize("line", ["gmp-uniform", "granet-0-uniform"])
 @pytest.mark.parametrize(
-  ("model", "first"), [("vgg19", "conv0"), ("resnet50_cifar", "stem")]
+  ("model", "first"),
+  tiers.every(2, [("vgg19", "conv0"), ("resnet50_cifar", "stem")]),
 )
-@pytest.mark.parametrize("sparsity", [0.9, 0.98])
+@pytest.mark.parametrize("sparsity", tiers.every(2, [0.9, 0.98]))
 def test_uniform_pruning_spares_the_first_layer_and_the_classifier(
   line, model, first, sparsity, tmp_path
 ):

@@ -19,6 +19,7 @@ import numpy as np
 import optax
 import pytest
 from flax import struct
+from helpers import tiers
 from helpers.disks import small_disk
 from jax.sharding import SingleDeviceSharding
 
@@ -146,7 +147,7 @@ STATEFUL = {
 }
 
 
-@pytest.mark.parametrize("name", STATEFUL)
+@pytest.mark.parametrize("name", tiers.every(4, list(STATEFUL)))
 def test_method_resumes_bit_for_bit(tmp_path, name):
   tx = sparsejax.sparsify(
     optax.adamw(1e-2), STATEFUL[name], key=jax.random.key(1)
@@ -311,7 +312,12 @@ def damage(kind: str, path: pathlib.Path, at: float) -> None:
 
 @pytest.mark.parametrize(
   ("kind", "at"),
-  [("flip", 0.3), ("flip", 0.8), ("empty", 0), ("gone", 0)],
+  [
+    ("flip", 0.3),
+    pytest.param("flip", 0.8, marks=tiers.SLOW),
+    pytest.param("empty", 0, marks=tiers.SLOW),
+    pytest.param("gone", 0, marks=tiers.SLOW),
+  ],
 )
 def test_damage_to_any_file_is_detected(tmp_path, kind, at):
   states = {1: train_state(1), 2: train_state(2)}
@@ -529,7 +535,7 @@ def test_full_disk_is_reported_and_loses_nothing(tmp_path):
     assert steps_on_disk(disk) == [1, 3]
 
 
-@pytest.mark.parametrize("inodes", range(3, 24))
+@pytest.mark.parametrize("inodes", tiers.every(7, range(3, 24)))
 def test_no_thread_waits_for_a_save_that_a_full_disk_stopped(tmp_path, inodes):
   """One that did would keep the process from ending for 20 minutes."""
   state = train_state()

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 import pytest
-from helpers import trainer
+from helpers import tiers, trainer
 from helpers.stopping import StopAfter
 
 import sparsejax
@@ -179,7 +179,7 @@ def test_retraining_keeps_the_masks_and_records_their_origin(source, tmp_path):
   assert again.source_run.method == "granet"
 
 
-@pytest.mark.parametrize("method", ["retrain", "snip"])
+@pytest.mark.parametrize("method", tiers.every(2, ["retrain", "snip"]))
 def test_resumed_run_equals_an_uninterrupted_one(method, source, tmp_path):
   options = f"{method},model=cnn,seed=5,runlocal"
   changes = [f"--config.init_from={source}"] if method == "retrain" else []
@@ -204,6 +204,7 @@ def test_resumed_run_equals_an_uninterrupted_one(method, source, tmp_path):
   )
 
 
+@tiers.SLOW
 def test_iterative_pruning_rewinds_every_round(tmp_path):
   requested = [
     "--sparsity=0.5",

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import tiers
 
 import sparsejax
 from sparsejax.analysis import flops
@@ -62,7 +63,7 @@ def by_steps(*changes):
 
 
 @pytest.mark.parametrize(
-  "dense_gradient", ["never", "at updates", "every step"]
+  "dense_gradient", tiers.every(3, ["at updates", "never", "every step"])
 )
 def test_flops_follow_the_masks_of_every_step(dense_gradient):
   chosen = experiment()
