@@ -1,10 +1,11 @@
 """One mask update: is it due, and what are the masks after it.
 
-Everything runs inside one `lax.cond`, so that a step without a mask update
-pays nothing for it. What passes through the conditional is written to
-memory at every step, so only masks and a few numbers do. The branch computes
-the moved weights again for its scores, instead of taking them as an operand:
-moving scores through the conditional cost 1.4 to 2.5 times the plain step.
+Everything runs inside one conditional, so that a step without a mask update
+pays nothing for it, also where several networks train under `vmap`. What passes
+through the conditional is written to memory at every step, so only masks and a
+few numbers do. The branch computes the moved weights again for its scores,
+instead of taking them as an operand: moving scores through the conditional cost
+1.4 to 2.5 times the plain step.
 
 Inside the branch a second conditional holds the search. Weights, gradients and
 masks are its operands on purpose. XLA's CPU backend recomputes an elementwise
@@ -21,13 +22,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax import core, lax
+from jax import lax
 from jaxtyping import Array, Bool, Int, PyTree
 
 from sparsejax.method import Context, MaskChange, Method
 from sparsejax.selection import bitmasks, packing as packings
 from sparsejax.state import SparseState
 from sparsejax.updates import (
+  conditional,
   context as contexts,
   finite,
   inner_state as inner_states,
@@ -90,7 +92,7 @@ def maybe_update(
     keep = new if next_.keep is None else call.carrier.pack(next_.keep)
     return finite_, next_._replace(keep=None), new, keep
 
-  done, next_, new, keep = _cond(due, update, same)
+  done, next_, new, keep = conditional.cond(due, update, same)
   change = MaskChange(
     done,
     old=layout.masked_tree(call.masks),
@@ -174,7 +176,7 @@ def _search(
 
   watched = (call.grads, call.extra_args.get("value"))
   all_finite = finite.all_finite(watched)
-  return all_finite, _cond(all_finite, update, stay)
+  return all_finite, conditional.cond(all_finite, update, stay)
 
 
 @functools.partial(jax.jit, static_argnames=("method", "sharded"))
@@ -231,7 +233,7 @@ def _regrow(method: Method, leaves, due) -> regrowth.Regrown:
   if method.regrow is None:
     return regrowth.only_counted(leaves)
   part = method.regrow
-  return _cond(
+  return conditional.cond(
     due,
     lambda: regrowth.prune_and_regrow(part, leaves),
     lambda: regrowth.only_counted(leaves),
@@ -245,13 +247,3 @@ def _observing(method: Method) -> dict[str, Callable]:
     for each in method.all_accumulators
     if each.after_update is not None
   }
-
-
-def _cond(condition, true_fn, false_fn):
-  """`lax.cond`, or the branch itself where the condition is known.
-
-  Outside jit a conditional would be compiled again at every call.
-  """
-  if isinstance(condition, core.Tracer):
-    return lax.cond(condition, true_fn, false_fn)
-  return true_fn() if condition else false_fn()
