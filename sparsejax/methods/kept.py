@@ -402,7 +402,7 @@ def _largest_set(distribution: Distribution, sparsity: float) -> Accumulator:
     scope = scopes.layerwise(distribution)
     budget = scope.budgets(layout, sparsity, 1.0, None)
     weights = [leaf.weights for leaf in context.leaves]
-    packed = packing.packing_for(layout, weights)
+    packed = packing.packing_for(layout)
     magnitudes = [jnp.abs(x.astype(jnp.float32)) for x in packed.pack(weights)]
     chosen = search.select(
       magnitudes,

@@ -27,7 +27,6 @@ from jax import lax
 from jaxtyping import Array, Bool
 
 from sparsejax.method import Layout, SparseLeaf
-from sparsejax.selection.bitmasks import is_sharded
 from sparsejax.selection.search import Groups
 
 _LARGEST_ROW = 4096
@@ -51,6 +50,7 @@ class Packing:
       not padding; None where all are.
     rows: the shape of each array of rows; None where arrays are leaves.
     starts: where leaves that share an array begin in it, in layout order.
+    sharded: whether arrays may be sharded over devices.
   """
 
   axes: tuple[int | None, ...]
@@ -62,6 +62,7 @@ class Packing:
   is_weight: Callable[[], list[Bool[Array, "..."] | None]]
   rows: tuple[tuple[int, int], ...] | None = None
   starts: tuple[np.uint32, ...] = ()
+  sharded: bool = False
 
   def unpack(
     self, arrays: Sequence[Any], starts: Sequence[Any] | None = None
@@ -91,12 +92,13 @@ class Packing:
       tuple((before[self.layers] + self.offsets).tolist()),
       # A search of one group then compiles as one of all layers does.
       min_count=len(size) if self.rows else 0,
+      sharded=self.sharded,
     )
 
 
-def packing_for(layout: Layout, arrays: Sequence[Array]) -> Packing:
-  """Returns `leaves` for arrays that may be sharded over devices, or `rows`."""
-  return leaves(layout) if is_sharded(arrays) else rows(layout)
+def packing_for(layout: Layout) -> Packing:
+  """Returns `leaves` of what may be sharded over devices, `rows` of others."""
+  return leaves(layout) if layout.sharded else rows(layout)
 
 
 def leaves(layout: Layout) -> Packing:
@@ -109,6 +111,7 @@ def leaves(layout: Layout) -> Packing:
     pack=list,
     slice=lambda arrays, starts: list(arrays),
     is_weight=lambda: [None] * len(layout.leaves),
+    sharded=layout.sharded,
   )
 
 

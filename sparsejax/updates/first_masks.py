@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PyTree
 
-from sparsejax.components import criteria
+from sparsejax.components import criteria, placement
 from sparsejax.method import Context, Key, Layout, Masks, Method
 from sparsejax.selection import packing as packings, random_bits, search
 from sparsejax.updates import context as contexts, requested
@@ -42,7 +42,7 @@ def begin(
       "`key` must be given, got None: this method draws at random. Pass"
       " key=jax.random.key(0) to `sparsify`."
     )
-  first = first_masks(method, layout, key, layout.take(params))
+  first = _first_masks(method, layout, key, layout.take(params))
   pattern = method.initial.pattern
   if pattern is not None and pattern.sets_counts:
     return first, requested.as_found(layout, first)
@@ -50,6 +50,14 @@ def begin(
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
+def _first_masks(
+  method: Method, layout: Layout, key: Key | None, weights: Sequence[Array]
+) -> list[Bool[Array, "..."]]:
+  """Returns the masks of step 0, each placed as its weights are."""
+  pairs = zip(first_masks(method, layout, key, weights), weights, strict=True)
+  return [placement.alike(mask, weight) for mask, weight in pairs]
+
+
 def first_masks(
   method: Method,
   layout: Layout,
@@ -66,12 +74,12 @@ def first_masks(
   if method.initial_sparsity == 0:
     return active
   zero = jnp.zeros((), jnp.int32)
+  packed = packings.packing_for(layout)
   if initial.criterion is None:
     assert key is not None  # `begin` requires one.
-    packed = packings.blocks(layout)
+    packed = packed if layout.sharded else packings.blocks(layout)
     scores = random_bits.bits(layout, packed, key, 0, random_bits.FIRST_MASKS)
   else:
-    packed = packings.packing_for(layout, weights)
     context = Context(layout, leaves, zero, key, None, {})
     scores = contexts.pack(context, packed).score(
       initial.criterion, random_bits.FIRST_MASKS

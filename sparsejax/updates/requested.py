@@ -68,7 +68,9 @@ def as_found(
   layout: Layout, masks: Sequence[Bool[Array, "..."]]
 ) -> Int[Array, " counts"]:
   """Returns int32[1 + layers]: the counts of given masks."""
-  groups = search.each_layer(layout.axes, len(layout.sizes))
+  groups = search.each_layer(
+    layout.axes, len(layout.sizes), sharded=layout.sharded
+  )
   return with_no_shared(search.count_active(masks, groups))
 
 
