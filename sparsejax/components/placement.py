@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import jax
+from jax import core
 from jax.experimental.shard_alike import shard_alike
 from jax.sharding import AxisType
 from jaxtyping import Array, PyTree
@@ -70,7 +71,7 @@ def _may_be_sharded(array: Any) -> bool:
 
 
 def _is_concrete(array: Any) -> bool:
-  return not isinstance(array, jax.core.Tracer)
+  return not isinstance(array, core.Tracer)
 
 
 def _on_several_devices(mesh: Any) -> bool:

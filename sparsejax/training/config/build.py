@@ -182,6 +182,7 @@ def _transformation(
     select=config["select"] or None if masks is None else None,
     overrides=overrides(config),
     masks=masks,
+    sharded=False,  # `training.sharding` replicates parameters.
   )
 
 
