@@ -327,7 +327,8 @@ def _first(
       f"`sparsity` of {sparsity} requests {requested} weights, but `masks` has"
       f" only {by_layer.sum()} active. Raise the sparsity."
     )
-  return first, np.bincount(scope.groups(layout), by_layer).astype(np.int64)
+  groups = scopes.groups_of(scope, layout)
+  return first, np.bincount(groups, by_layer).astype(np.int64)
 
 
 def _stacked(batches: PyTree | Iterator) -> PyTree:

@@ -407,7 +407,7 @@ def _largest_set(distribution: Distribution, sparsity: float) -> Accumulator:
     chosen = search.select(
       magnitudes,
       budget.astype(np.int32),
-      packed.groups(scope.groups(layout)),
+      packed.groups(scopes.groups_of(scope, layout)),
       valid=packed.is_weight(),
     )
     pairs = zip(packed.unpack(chosen), context.leaves, strict=True)

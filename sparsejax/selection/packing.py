@@ -31,6 +31,7 @@ from sparsejax.selection.search import Groups
 
 _LARGEST_ROW = 4096
 _SMALLEST_ROW = 128
+_LARGEST_BLOCK = 2**32 - 1
 _LARGE = 2**24  # weights of a leaf that is not copied
 
 
@@ -196,6 +197,12 @@ def blocks(layout: Layout) -> Packing:
     return [jnp.arange(row, dtype=jnp.int32) < jnp.asarray(left)[:, None]]
 
   lengths = [_padded_length(leaf, row) for leaf in layout.leaves]
+  if sum(lengths) > _LARGEST_BLOCK:
+    raise ValueError(
+      f"`params` has {sum(lengths)} weights in small layers that are not"
+      f" sharded; positions on the device end at {_LARGEST_BLOCK}. Shard them"
+      " and give sharded=True."
+    )
   starts = map(np.uint32, itertools.accumulate(lengths[:-1], initial=0))
   return Packing(
     axes=(0,),

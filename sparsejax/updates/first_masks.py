@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PyTree
 
-from sparsejax.components import criteria, placement
+from sparsejax.components import criteria, placement, scopes
+from sparsejax.components.counts import INT32_MAX
 from sparsejax.method import Context, Key, Layout, Masks, Method
 from sparsejax.selection import packing as packings, random_bits, search
 from sparsejax.updates import context as contexts, requested
@@ -77,7 +78,8 @@ def first_masks(
   packed = packings.packing_for(layout)
   if initial.criterion is None:
     assert key is not None  # `begin` requires one.
-    packed = packed if layout.sharded else packings.blocks(layout)
+    if not layout.sharded and sum(layout.sizes) <= INT32_MAX:
+      packed = packings.blocks(layout)
     scores = random_bits.bits(layout, packed, key, 0, random_bits.FIRST_MASKS)
   else:
     context = Context(layout, leaves, zero, key, None, {})
@@ -87,7 +89,7 @@ def first_masks(
   first = search.select(
     scores,
     requested.first_counts(method, layout),
-    packed.groups(initial.scope.groups(layout)),
+    packed.groups(scopes.groups_of(initial.scope, layout)),
     valid=packed.is_weight(),
   )
   return packed.unpack(first)
