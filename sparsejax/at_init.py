@@ -296,7 +296,7 @@ def _pruner(
       scores = layout.take(criterion.score(network))
       pairs = zip(scores, masks, strict=True)
       finite &= jnp.stack([jnp.all(jnp.isfinite(s) | ~m) for s, m in pairs])
-      packed = packing_for(layout, scores)
+      packed = packing_for(layout)
       rank, valid = packed.pack(scores), packed.pack(masks)
       kept = keep_highest(scope, layout, packed, rank, table[index], valid)
       return packed.unpack(kept), finite
@@ -317,7 +317,9 @@ def _first(
     return [jnp.ones(leaf.shape, bool) for leaf in layout.leaves], None
   nodes = layout.treedef.flatten_up_to(masks)
   first = [jnp.asarray(nodes[leaf.index], bool) for leaf in layout.leaves]
-  each_layer = search.each_layer(layout.axes, len(layout.sizes))
+  each_layer = search.each_layer(
+    layout.axes, len(layout.sizes), sharded=layout.sharded
+  )
   by_layer = np.asarray(search.count_active(first, each_layer), np.int64)
   requested = counts.requested_count(layout.sizes, sparsity)
   if requested > by_layer.sum():
@@ -325,7 +327,8 @@ def _first(
       f"`sparsity` of {sparsity} requests {requested} weights, but `masks` has"
       f" only {by_layer.sum()} active. Raise the sparsity."
     )
-  return first, np.bincount(scope.groups(layout), by_layer).astype(np.int64)
+  groups = scopes.groups_of(scope, layout)
+  return first, np.bincount(groups, by_layer).astype(np.int64)
 
 
 def _stacked(batches: PyTree | Iterator) -> PyTree:

@@ -104,10 +104,12 @@ class Layout:
   Attributes:
     leaves: the sparse leaves, in tree order.
     treedef: of the parameters.
+    sharded: whether the parameters are, or may be, sharded over devices.
   """
 
   leaves: tuple[SparseLeaf, ...]
   treedef: Any = None
+  sharded: bool = False
 
   @functools.cached_property
   def shapes(self) -> dict[str, tuple[int, ...]]:

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PyTree
 
-from sparsejax.components import leaves, trees
+from sparsejax.components import leaves, placement, trees
 from sparsejax.components.leaves import Overrides, Select
-from sparsejax.method import Key, Masks, Method
+from sparsejax.method import Key, Layout, Masks, Method
 from sparsejax.selection import bitmasks
 from sparsejax.state import SparseState, map_sparse_states, sparse_states
 from sparsejax.updates import first_masks, inner_state as inner_states, orders
@@ -24,6 +24,7 @@ def sparsify(
   select: Select = None,
   overrides: Overrides | None = None,
   masks: Masks | None = None,
+  sharded: bool | None = None,
 ) -> "SparseTransformation":
   """Keeps the parameters sparse by a method, around any optimizer.
 
@@ -47,6 +48,13 @@ def sparsify(
       match wins.
     masks: masks to start from instead of the method's first ones: a tree of
       bools like the parameters, None or `MaskedNode` at dense leaves.
+    sharded: whether parameters are sharded over devices. Masks are the same;
+      what differs is the compiled code, which gathers no sharded weights, or is
+      that of one device. None looks at the parameters: where those do not tell,
+      inside jit on several devices, they count as sharded, so that False
+      compiles faster in data-parallel training. Where they name no devices, as
+      in lowering from shapes without a sharding, they count as replicated:
+      give True there.
 
   Returns:
     A transformation whose state is a `SparseState`. Its `update` needs
@@ -57,7 +65,8 @@ def sparsify(
   Raises:
     ValueError: at once for `select` together with `masks`; in `init` for a
       missing key, a selector or override that matches nothing, and budgets that
-      contradict each other.
+      contradict each other; for parameters that are seen to be sharded where
+      `sharded` is False.
 
   Examples:
     >>> import jax, jax.numpy as jnp, optax, sparsejax
@@ -81,6 +90,7 @@ def sparsify(
     optax.with_extra_args_support(inner),
     method,
     overrides,
+    sharded,
     key_data=() if key is None else jax.random.key_data(key),
     key_impl=None if key is None else jax.random.key_impl(key),
   )
@@ -164,8 +174,17 @@ class _Bound(NamedTuple):
   inner: optax.GradientTransformationExtraArgs
   method: Method
   overrides: Overrides | None
+  sharded: bool | None
   key_data: Any
   key_impl: Any
+
+  def layout(
+    self, params: PyTree, select: Select, masks: Masks | None
+  ) -> Layout:
+    """Returns the layout of parameters."""
+    return leaves.find_layout(
+      params, select, self.overrides, masks, self.sharded
+    )
 
   def key(self, key_data: Any) -> Key | None:
     """Returns the typed key of some key data; None without a key."""
@@ -179,10 +198,11 @@ def _init(
 ) -> SparseState:
   """Returns the state at step 0."""
   method, storage = bound.method, bound.method.storage
-  layout = leaves.find_layout(params, select, bound.overrides, masks)
+  layout = bound.layout(params, select, masks)
   key = bound.key(bound.key_data)
   first, requested = first_masks.begin(method, layout, key, params, masks)
-  first = _placed_like(layout.take(params), first)
+  pairs = zip(first, layout.take(params), strict=True)
+  first = [placement.alike(mask, param) for mask, param in pairs]
   accumulators = first_masks.start_accumulators(method, layout, params, first)
   masks = layout.masked_tree(first)
   inner_state = bound.inner.init(trees.where(masks, params))
@@ -199,7 +219,36 @@ def _init(
     accumulators=accumulators,
     key_data=jax.tree.map(jnp.array, bound.key_data),
   )
-  return _without_aliases(state, params)
+  return _without_aliases(_placed(bound, layout, params, state), params)
+
+
+def _placed(
+  bound: _Bound, layout: Layout, params: PyTree, state: SparseState
+) -> SparseState:
+  """Puts all that belongs to a weight where that weight is.
+
+  Inside jit the compiler would put zeros on every device.
+  """
+  if not layout.sharded:
+    return state
+  sparse = layout.masked_tree(layout.take(params))
+
+  def place(value: Any, param: Array) -> Any:
+    if trees.is_masked_node(value) or value.shape != param.shape:
+      return value
+    return placement.alike(value, param)
+
+  return state._replace(
+    inner_state=optax.tree.map_params(
+      bound.inner,
+      place,
+      state.inner_state,
+      params,
+      is_leaf=trees.is_masked_node,
+    ),
+    latent=placement.trees_alike(state.latent, sparse),
+    accumulators=placement.trees_alike(state.accumulators, sparse),
+  )
 
 
 def _call(
@@ -209,8 +258,8 @@ def _call(
   params: PyTree,
   extra_args: dict[str, Any],
 ) -> Call:
-  layout = leaves.find_layout(params, None, bound.overrides, state.masks)
-  carrier = bitmasks.carrier(layout.take(params))
+  layout = bound.layout(params, None, state.masks)
+  carrier = bitmasks.carrier(layout.take(params), sharded=layout.sharded)
   bits = carrier.pack(jax.tree.leaves(state.masks))
   return Call(
     method=bound.method,
@@ -248,12 +297,6 @@ def _metric(method: Method, metric: Any) -> Float[Array, ""] | None:
       " any number will do."
     )
   return None
-
-
-def _placed_like(params: list[Array], masks: list[Array]) -> list[Array]:
-  """Puts each mask where its parameter is; jit leaves that to the compiler."""
-  pairs = zip(masks, params, strict=True)
-  return [m | jnp.zeros_like(p, dtype=bool) for m, p in pairs]
 
 
 def _without_aliases(state: SparseState, params: PyTree) -> SparseState:

@@ -261,9 +261,8 @@ def _row(name: str, shape: str, x: LayerSummary | Summary) -> tuple[str, ...]:
 
 
 def _active(masks: PyTree) -> Int[Array, ""]:
-  arrays = jax.tree.leaves(masks)
-  groups = search.each_layer([None] * len(arrays), len(arrays))
-  return jnp.sum(search.count_active(arrays, groups), dtype=jnp.int32)
+  counts = search.count_each(jax.tree.leaves(masks))
+  return jnp.sum(counts, dtype=jnp.int32)
 
 
 def _layout(params: PyTree, state: SparseState) -> Layout:
@@ -274,7 +273,7 @@ def _layout(params: PyTree, state: SparseState) -> Layout:
     dataclasses.replace(leaf, axis=axis if axis >= 0 else None)
     for leaf, axis in pairs
   ]
-  return Layout(tuple(with_axes), layout.treedef)
+  return dataclasses.replace(layout, leaves=tuple(with_axes))
 
 
 def _layers(
@@ -283,7 +282,9 @@ def _layers(
   layout = _layout(params, state)
   if not layout.leaves:
     return []
-  each_layer = search.each_layer(layout.axes, len(layout.sizes))
+  each_layer = search.each_layer(
+    layout.axes, len(layout.sizes), sharded=layout.sharded
+  )
   count = jax.jit(lambda masks: search.count_active(masks, each_layer))
   active = np.asarray(count(jax.tree.leaves(state.masks))).tolist()
   ever = [None] * len(active)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from sparsejax.components import arguments
+from sparsejax.components import arguments, placement
 from sparsejax.components.trees import is_masked_node, named_leaves
 from sparsejax.method import Layout, Masks, SparseLeaf
 
@@ -84,19 +84,27 @@ def find_layout(
   select: Select,
   overrides: Overrides | None,
   masks: Masks | None = None,
+  sharded: bool | None = None,
 ) -> Layout:
   """Describes the leaves that `select` chooses, or those that have masks.
 
-  Raises ValueError for selectors, overrides and masks that match nothing.
+  `sharded` says whether parameters are sharded; None looks at them.
+
+  Raises ValueError for selectors, overrides and masks that match nothing, and
+  for parameters that are sharded where `sharded` says that none is.
   """
   names = [name for name, _ in named_leaves(params)]
   for glob, rule in (overrides or {}).items():
     _as_override(glob, rule)
     if names:
       _match(names, [glob], "overrides")
-  if masks is None:
-    return layout(params, select_leaves(params, select), overrides)
-  return layout(params, sparse_flags(params, masks), overrides)
+  chosen = (
+    select_leaves(params, select)
+    if masks is None
+    else sparse_flags(params, masks)
+  )
+  found = layout(params, chosen, overrides)
+  return dataclasses.replace(found, sharded=_sharded(params, sharded))
 
 
 def layout(
@@ -117,6 +125,18 @@ def layout(
     if is_sparse and rule is not None:
       leaves.append(_sparse_leaf(index, name, tuple(leaf.shape), rule))
   return Layout(tuple(leaves), jax.tree.structure(params))
+
+
+def _sharded(params: PyTree, given: bool | None) -> bool:
+  if given is None:
+    return placement.may_be_sharded(jax.tree.leaves(params))
+  for name, leaf in named_leaves(params):
+    if not given and isinstance(leaf, jax.Array) and placement.is_sharded(leaf):
+      raise ValueError(
+        f"`sharded` is False, but {name!r} is sharded over devices. Leave"
+        " `sharded` out, or give True."
+      )
+  return given
 
 
 def sparse_flags(params: PyTree, masks: Masks) -> list[bool]:

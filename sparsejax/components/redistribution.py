@@ -79,6 +79,7 @@ def by_momentum(momentum: Criterion) -> Count:
   """
 
   def regrow_count(context: Context, active: Array, pruned: Array) -> Array:
+    _check_total(context)
     free = jnp.asarray(context.layout.sizes, jnp.int32) - active + pruned
     total = jnp.sum(pruned, dtype=jnp.int32)
     return by_shares(mean_shares(momentum, context, active), total, free)
@@ -116,6 +117,7 @@ def below(threshold: Accumulator) -> Count:
 
 
 def _by_survivors(context: Context, active: Array, pruned: Array) -> Array:
+  _check_total(context)
   free = jnp.asarray(context.layout.sizes, jnp.int32) - active
   total = jnp.sum(pruned, dtype=jnp.int32)
   return in_proportion(active - pruned, total, free)
@@ -157,6 +159,17 @@ def in_proportion(
 
   start = with_claims(jnp.zeros_like(weights))
   return lax.while_loop(unplaced, split, start)[0]
+
+
+def _check_total(context: Context) -> None:
+  """Raises ValueError for more weights than a sum over layers can count."""
+  total = sum(context.layout.sizes)
+  if total > counts.INT32_MAX:
+    raise ValueError(
+      f"`params` has {total} sparse weights that move between layers; counts"
+      f" on the device end at {counts.INT32_MAX}. Keep layers 'dense' in"
+      " `overrides`, or use a method with a count per layer."
+    )
 
 
 def _missing(counts: Array, total: Array) -> Array:

@@ -46,12 +46,6 @@ def _global_budgets(layout: Layout, sparsity, progress, limits) -> np.ndarray:
     raise ValueError("`sparsity` must be given to a global scope, got None.")
   fixed = _override_counts(layout, progress)
   rest = _rest(layout, sparsity, fixed)
-  if rest > counts.INT32_MAX:
-    raise ValueError(
-      f"`scope` is global over {sum(layout.sizes)} weights, {rest} of them"
-      f" active; counts on the device end at {counts.INT32_MAX}. Use"
-      " layerwise(...), or more sparsity."
-    )
   return np.asarray([rest, *fixed.values()], np.int64)
 
 
@@ -148,6 +142,26 @@ def keep_alive(scope: Scope, min_active_per_layer: int) -> Scope:
   return dataclasses.replace(scope, min_active_per_layer=min_active_per_layer)
 
 
+def groups_of(scope: Scope, layout: Layout) -> np.ndarray:
+  """Returns int[layers]: the group of each layer.
+
+  Raises:
+    ValueError: if a group has more weights than the device can count.
+  """
+  groups = np.asarray(scope.groups(layout))
+  sizes = np.zeros(groups.max(initial=-1) + 1, np.int64)
+  np.add.at(sizes, groups, np.asarray(layout.sizes, np.int64))
+  largest = int(sizes.max(initial=0))
+  if largest > counts.INT32_MAX:
+    layers = int((groups == sizes.argmax()).sum())
+    raise ValueError(
+      f"`scope` lets {largest} weights of {layers} layers compete; counts on"
+      f" the device end at {counts.INT32_MAX}. Let fewer compete:"
+      " layerwise(...), or an Override(axis=...) for a stack of layers."
+    )
+  return groups
+
+
 def least_counts(scope: Scope, layout: Layout) -> np.ndarray:
   """Returns int[layers]: the minimum of active weights of every layer."""
   return np.minimum(scope.min_active_per_layer, layout.sizes)
@@ -188,7 +202,8 @@ def _at_least(
   if not scope.min_active_per_layer:
     return budget
   minima = least_counts(scope, layout)
-  least = np.bincount(scope.groups(layout), minima, len(budget)).astype(int)
+  groups = groups_of(scope, layout)
+  least = np.bincount(groups, minima, len(budget)).astype(int)
   if least.sum() > budget.sum():
     raise ValueError(
       f"`min_active_per_layer` of {scope.min_active_per_layer} needs"

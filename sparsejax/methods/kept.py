@@ -402,12 +402,12 @@ def _largest_set(distribution: Distribution, sparsity: float) -> Accumulator:
     scope = scopes.layerwise(distribution)
     budget = scope.budgets(layout, sparsity, 1.0, None)
     weights = [leaf.weights for leaf in context.leaves]
-    packed = packing.packing_for(layout, weights)
+    packed = packing.packing_for(layout)
     magnitudes = [jnp.abs(x.astype(jnp.float32)) for x in packed.pack(weights)]
     chosen = search.select(
       magnitudes,
       budget.astype(np.int32),
-      packed.groups(scope.groups(layout)),
+      packed.groups(scopes.groups_of(scope, layout)),
       valid=packed.is_weight(),
     )
     pairs = zip(packed.unpack(chosen), context.leaves, strict=True)

@@ -84,20 +84,14 @@ _AS_BITS = Carrier(
 _AS_BOOLS = Carrier(pack=list, unpack=lambda packed, like: list(packed))
 
 
-def carrier(arrays: Sequence[Array]) -> Carrier:
-  """Returns bits inside jit on one device, and else the masks as they are.
+def carrier(arrays: Sequence[Array], *, sharded: bool) -> Carrier:
+  """Returns bits inside jit, and else the masks as they are.
 
-  Packing reads along an axis, which may be sharded over several devices. The
-  masks belong to `arrays`.
+  Those of `arrays` that are sharded over devices stay as they are, because
+  packing reads along an axis.
   """
   traced = any(isinstance(array, core.Tracer) for array in arrays)
-  return _AS_BITS if traced and not is_sharded(arrays) else _AS_BOOLS
-
-
-def is_sharded(arrays: Sequence[Array]) -> bool:
-  """Whether arrays may be sharded: their types name a mesh, also inside jit."""
-  meshes = [jax.typeof(array).sharding.mesh for array in arrays]
-  return any(not mesh.empty and mesh.size > 1 for mesh in meshes)
+  return _AS_BITS if traced and not sharded else _AS_BOOLS
 
 
 def _axis(shape: tuple[int, ...]) -> int:

@@ -27,11 +27,11 @@ from jax import lax
 from jaxtyping import Array, Bool
 
 from sparsejax.method import Layout, SparseLeaf
-from sparsejax.selection.bitmasks import is_sharded
 from sparsejax.selection.search import Groups
 
 _LARGEST_ROW = 4096
 _SMALLEST_ROW = 128
+_LARGEST_BLOCK = 2**32 - 1
 _LARGE = 2**24  # weights of a leaf that is not copied
 
 
@@ -51,6 +51,7 @@ class Packing:
       not padding; None where all are.
     rows: the shape of each array of rows; None where arrays are leaves.
     starts: where leaves that share an array begin in it, in layout order.
+    sharded: whether arrays may be sharded over devices.
   """
 
   axes: tuple[int | None, ...]
@@ -62,6 +63,7 @@ class Packing:
   is_weight: Callable[[], list[Bool[Array, "..."] | None]]
   rows: tuple[tuple[int, int], ...] | None = None
   starts: tuple[np.uint32, ...] = ()
+  sharded: bool = False
 
   def unpack(
     self, arrays: Sequence[Any], starts: Sequence[Any] | None = None
@@ -91,12 +93,13 @@ class Packing:
       tuple((before[self.layers] + self.offsets).tolist()),
       # A search of one group then compiles as one of all layers does.
       min_count=len(size) if self.rows else 0,
+      sharded=self.sharded,
     )
 
 
-def packing_for(layout: Layout, arrays: Sequence[Array]) -> Packing:
-  """Returns `leaves` for arrays that may be sharded over devices, or `rows`."""
-  return leaves(layout) if is_sharded(arrays) else rows(layout)
+def packing_for(layout: Layout) -> Packing:
+  """Returns `leaves` of what may be sharded over devices, `rows` of others."""
+  return leaves(layout) if layout.sharded else rows(layout)
 
 
 def leaves(layout: Layout) -> Packing:
@@ -109,6 +112,7 @@ def leaves(layout: Layout) -> Packing:
     pack=list,
     slice=lambda arrays, starts: list(arrays),
     is_weight=lambda: [None] * len(layout.leaves),
+    sharded=layout.sharded,
   )
 
 
@@ -193,6 +197,12 @@ def blocks(layout: Layout) -> Packing:
     return [jnp.arange(row, dtype=jnp.int32) < jnp.asarray(left)[:, None]]
 
   lengths = [_padded_length(leaf, row) for leaf in layout.leaves]
+  if sum(lengths) > _LARGEST_BLOCK:
+    raise ValueError(
+      f"`params` has {sum(lengths)} weights in small layers that are not"
+      f" sharded; positions on the device end at {_LARGEST_BLOCK}. Shard them"
+      " and give sharded=True."
+    )
   starts = map(np.uint32, itertools.accumulate(lengths[:-1], initial=0))
   return Packing(
     axes=(0,),

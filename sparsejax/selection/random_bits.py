@@ -1,5 +1,6 @@
 """Random bits: one key per step, leaf and purpose, 32 bits per weight."""
 
+import math
 from typing import Any
 
 import jax
@@ -45,6 +46,7 @@ def bits(
     and str(jax.random.key_impl(key)) == "threefry2x32"
     and jax.threefry_partitionable.value
     and all(leaf.axis in (None, 0) for leaf in layout.leaves)
+    and all(math.prod(leaf.shape) <= 2**32 for leaf in layout.leaves)
   )
   if by_row:
     return _bits_of_rows(layout, packing, key, step, purpose)

@@ -51,6 +51,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Float32, Int, UInt32
 
+from sparsejax.components import placement
 from sparsejax.components.counts import INT32_MAX
 from sparsejax.components.ranking import HIGHEST_RANK, SIGN
 from sparsejax.selection.lazy import LazyArray, materialize
@@ -86,12 +87,14 @@ class Groups:
       give the place of an element among equal scores of its group.
     min_count: minimum number of groups; the last ones may be empty. XLA
       compiles the kernels of searches with as many groups once.
+    sharded: whether arrays may be sharded over devices.
   """
 
   axes: tuple[int | None, ...]
   of_slice: tuple[int, ...]
   offsets: tuple[int, ...]
   min_count: int = 0
+  sharded: bool = False
 
   @property
   def count(self) -> int:
@@ -99,16 +102,28 @@ class Groups:
     return max(max(self.of_slice, default=-1) + 1, self.min_count)
 
 
-def each_layer(axes: Sequence[int | None], num_layers: int) -> Groups:
+def each_layer(
+  axes: Sequence[int | None], num_layers: int, *, sharded: bool = False
+) -> Groups:
   """Every layer is a group."""
-  return Groups(tuple(axes), tuple(range(num_layers)), (0,) * num_layers)
+  layers = tuple(range(num_layers))
+  return Groups(tuple(axes), layers, (0,) * num_layers, sharded=sharded)
 
 
 def count_active(
   masks: Sequence[Bool[Array, "..."]], groups: Groups
 ) -> Int[Array, " groups"]:
   """Returns int32[groups], the number of ones of each group."""
+  if groups.sharded:
+    return _group_counts([[mask[None]] for mask in masks], groups)[0]
   return _group_counts([[mask, ~mask] for mask in masks], groups)[0]
+
+
+def count_each(masks: Sequence[Bool[Array, "..."]]) -> Int[Array, " masks"]:
+  """Returns int32[masks], the number of ones of each mask."""
+  sharded = placement.may_be_sharded(masks)
+  groups = each_layer([None] * len(masks), len(masks), sharded=sharded)
+  return count_active(masks, groups)
 
 
 def select(
@@ -166,14 +181,27 @@ class _Field(NamedTuple):
     """Shapes of the arrays."""
     return [score.shape for score in self.scores]
 
-  def reaching(self, bounds: list[list[Array]]) -> list[list[Array]]:
-    """Returns, for each array, which elements reach each of its bounds.
+  @property
+  def has_floats(self) -> bool:
+    """Whether scores are floats."""
+    return all(score.dtype != jnp.uint32 for score in self.scores)
 
-    The bounds are ranks that broadcast over the array.
+  def reaching(
+    self, bounds: UInt32[Array, "n groups"], groups: Groups
+  ) -> list[list[Array]]:
+    """Returns, for each array, which elements reach each of n bounds.
+
+    Bounds are ranks. Floats are compared as floats, which is exact because
+    every bound is turned into the least float whose canonical score has that
+    rank. Arrays that may be sharded give one array [n, ...] and not n, which
+    keeps the code for many leaves short.
     """
+    if self.has_floats:
+      bounds = _score_of(bounds)
+    spread = _spread(bounds, self.shapes, groups)
     return [
-      _reaching(materialize(score), materialize(valid), few)
-      for score, valid, few in zip(self.scores, self.valid, bounds, strict=True)
+      _reaching(materialize(score), materialize(valid), few, groups.sharded)
+      for score, valid, few in zip(self.scores, self.valid, spread, strict=True)
     ]
 
 
@@ -196,8 +224,7 @@ class _Search(NamedTuple):
 
 
 def _search(field, counts, groups) -> _Search:
-  floats = all(score.dtype != jnp.uint32 for score in field.scores)
-  first = _FIRST_OF_FLOATS if floats else _FIRST_OF_RANKS
+  first = _FIRST_OF_FLOATS if field.has_floats else _FIRST_OF_RANKS
   bound, above, reached = _kth_highest(field, counts, groups, first)
   # Without the barrier XLA computes scores for the search and for what follows
   # in one kernel, keeps them, and writes 4 bytes a weight.
@@ -209,22 +236,20 @@ def _search(field, counts, groups) -> _Search:
   return _Search(field, bound, level, missing, ambiguous)
 
 
-def _around(search: _Search) -> list[tuple[Array, Array]]:
+def _around(search: _Search, groups: Groups) -> list[tuple[Array, Array]]:
   """Returns for each array which elements exceed the bound, and reach it."""
-  above = [
-    jnp.where(b == HIGHEST_RANK, b, b + np.uint32(1)) for b in search.level
-  ]
-  bounds = [list(pair) for pair in zip(above, search.level, strict=True)]
+  bound = search.bound
+  above = jnp.where(bound == HIGHEST_RANK, bound, bound + np.uint32(1))
+  flags = search.field.reaching(jnp.stack([above, bound]), groups)
+  pairs = [(few[0][0], few[0][1]) if groups.sharded else few for few in flags]
   return [
     (higher & (b != HIGHEST_RANK), reach)
-    for (higher, reach), b in zip(
-      search.field.reaching(bounds), search.level, strict=True
-    )
+    for (higher, reach), b in zip(pairs, search.level, strict=True)
   ]
 
 
-def _tied(search: _Search) -> list[Array]:
-  return [reach & ~higher for higher, reach in _around(search)]
+def _tied(search: _Search, groups: Groups) -> list[Array]:
+  return [reach & ~higher for higher, reach in _around(search, groups)]
 
 
 def _break_ties_by_index(search: _Search, groups: Groups) -> list[Array]:
@@ -233,7 +258,7 @@ def _break_ties_by_index(search: _Search, groups: Groups) -> list[Array]:
 
   def last_tie():
     """The place in its group of the last of the ties that are kept."""
-    return _kth_first(*_joined(_tied(search), groups), missing)
+    return _kth_first(*_joined(_tied(search, groups), groups), missing)
 
   last = lax.cond(
     jnp.any(search.ambiguous), last_tie, lambda: jnp.zeros_like(search.bound)
@@ -243,7 +268,7 @@ def _break_ties_by_index(search: _Search, groups: Groups) -> list[Array]:
   return [
     higher | (reach & (materialize(order) >= b))
     for (higher, reach), order, b in zip(
-      _around(search),
+      _around(search, groups),
       _order(shapes, groups),
       _spread(last, shapes, groups),
       strict=True,
@@ -257,31 +282,35 @@ def _break_ties_at_random(search: _Search, groups: Groups, bits) -> list[Array]:
     jnp.where(b == _ZERO_RANK, materialize(drawn), 0)
     for drawn, b in zip(bits, search.level, strict=True)
   ]
-  ties, joined_groups = _joined(_tied(search), groups)
+  ties, joined_groups = _joined(_tied(search, groups), groups)
   bits, _ = _joined(bits, groups)
   kept = _break_ties_by_index(
     _search(_Field(bits, ties), search.missing, joined_groups), joined_groups
   )
   kept = _split(kept, search.field.shapes)
-  return [
-    higher | k for (higher, _), k in zip(_around(search), kept, strict=True)
-  ]
+  around = _around(search, groups)
+  return [higher | k for (higher, _), k in zip(around, kept, strict=True)]
 
 
-def _reaching(score, valid, bounds):
-  """Returns which elements reach bounds, given as ranks that broadcast.
+def _reaching(score, valid, bounds, at_once):
+  """Returns which elements reach bounds [n, ...] that broadcast.
 
-  Floats are compared as floats, which is exact because every bound is turned
-  into the least float whose canonical score has that rank.
+  That is n arrays, or `at_once` a single one with a leading axis.
   """
-  if score.dtype == jnp.uint32:
+  is_rank = score.dtype == jnp.uint32
+  if not is_rank:
+    score = score.astype(jnp.float32)
+    score = jnp.where(jnp.isnan(score), -jnp.inf, score)
+    if valid is not None:
+      score = jnp.where(valid, score, jnp.nan)  # reaches no bound
+  if at_once:
+    flags = [score[None] >= bounds]
+    valid = None if valid is None else valid[None]
+  else:
     flags = [score >= bound for bound in bounds]
-    return flags if valid is None else [flag & valid for flag in flags]
-  x = score.astype(jnp.float32)
-  x = jnp.where(jnp.isnan(x), -jnp.inf, x)
-  if valid is not None:
-    x = jnp.where(valid, x, jnp.nan)  # reaches no bound
-  return [x >= _score_of(bound) for bound in bounds]
+  if is_rank and valid is not None:
+    flags = [flag & valid for flag in flags]
+  return flags
 
 
 def _score_of(rank: UInt32[Array, "*dims"]) -> Float32[Array, "*dims"]:
@@ -324,9 +353,7 @@ def _kth_highest(field, counts, groups, first):
     guesses = _probes(low, high, above, reached, counts)
     start = jnp.broadcast_to(first[:, None], guesses.shape)
     probes = jnp.where(i == 0, start, guesses)
-    spread = _spread(probes, field.shapes, groups)
-    flags = seen.reaching([list(some) for some in spread])
-    total = _group_counts(flags, groups)
+    total = _group_counts(seen.reaching(probes, groups), groups)
     enough = total >= counts
     low = jnp.maximum(low, jnp.max(jnp.where(enough, probes, 0), axis=0))
     reached = jnp.minimum(
@@ -415,10 +442,10 @@ def _order(shapes, groups) -> list[LazyArray]:
 def _joined(arrays, groups):
   """Returns arrays of rows as one, so that what rarely runs compiles once."""
   rows = all(
-    axis == 0 and x.ndim == 2 and jax.typeof(x).sharding.mesh.size <= 1
+    axis == 0 and x.ndim == 2
     for x, axis in zip(arrays, groups.axes, strict=True)
   )
-  if not rows or len(arrays) == 1:
+  if not rows or len(arrays) == 1 or groups.sharded:
     return arrays, groups
   length = math.gcd(*(x.shape[1] for x in arrays))
   parts = np.repeat(
@@ -484,8 +511,7 @@ def _count(flags, axis):
   One variadic reduction, because XLA's CPU compiler vectorizes it and does not
   vectorize a reduction with a single output.
   """
-  ndim = flags[0].ndim
-  dims = tuple(d for d in range(ndim) if d != axis)
+  dims = tuple(d for d in range(flags[0].ndim) if d != axis)
   counted = lax.reduce(
     tuple(flag.astype(jnp.int32) for flag in flags),
     (np.int32(0),) * len(flags),
@@ -495,10 +521,24 @@ def _count(flags, axis):
   return [jnp.atleast_1d(c) for c in counted]
 
 
+def _count_sharded(flags, axis):
+  """Counts a bool array [n, ...]: int32[n, slices].
+
+  A plain sum: of a reduction with several outputs XLA gathers the operands, or
+  the partial results of all devices.
+  """
+  kept = (0,) if axis is None else (0, axis + 1)
+  dims = tuple(d for d in range(flags.ndim) if d not in kept)
+  counted = jnp.sum(flags, axis=dims, dtype=jnp.int32)
+  return counted[:, None] if axis is None else counted
+
+
 def _group_counts(flags, groups):
-  """Counts lists of bool arrays, one list per array: int32[n, groups]."""
+  """Counts what `_Field.reaching` returns: int32[n, groups]."""
   counted = [
-    jnp.stack(_count(list(some), axis))
+    _count_sharded(some[0], axis)
+    if groups.sharded
+    else jnp.stack(_count(list(some), axis))
     for some, axis in zip(flags, groups.axes, strict=True)
   ]
   counts = jnp.concatenate(counted, 1) if len(counted) > 1 else counted[0]

@@ -207,9 +207,7 @@ def _active(opt_state: Any) -> jax.Array:
   masks = jax.tree.leaves(sparsejax.get_masks(opt_state))
   if not masks:
     return jnp.zeros(0, jnp.int32)
-  return search.count_active(
-    masks, search.each_layer([None] * len(masks), len(masks))
-  )
+  return search.count_each(masks)
 
 
 def _macs(active: Any, steps: int, costs: ModelCosts) -> float:

@@ -6,8 +6,6 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, PyTree
 
-from sparsejax.selection import bitmasks
-
 _SMALL = 2**20  # elements of an array that is joined with others
 # Integers of the same size, in which the bits of floats are compared.
 _WORDS = {
@@ -17,22 +15,23 @@ _WORDS = {
 }
 
 
-def all_finite(tree: PyTree) -> Bool[Array, ""]:
-  """Whether all floating numbers of a tree are finite; True without any."""
+def all_finite(tree: PyTree, *, sharded: bool = False) -> Bool[Array, ""]:
+  """Whether all floating numbers of a tree are finite; True without any.
+
+  Arrays that may be `sharded` are reduced one by one: to concatenate them would
+  gather them, and so may a reduction with two outputs.
+  """
   leaves = map(jnp.asarray, jax.tree.leaves(tree))
   inexact = [x for x in leaves if jnp.issubdtype(x.dtype, jnp.inexact)]
   if not inexact:
     return jnp.asarray(True)
+  if sharded:
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in inexact]))
   return jnp.all(jnp.stack([_is_finite(x) for x in _joined(inexact)]))
 
 
 def _joined(arrays: list[Array]) -> list[Array]:
-  """Concatenates small arrays: each array compiles to its own kernel.
-
-  Not where they may be sharded over devices, which would gather them.
-  """
-  if bitmasks.is_sharded(arrays):
-    return arrays
+  """Concatenates small arrays: each array compiles to its own kernel."""
   few = [x for x in arrays if x.size > _SMALL]
   small = [x for x in arrays if x.size <= _SMALL]
   for dtype in dict.fromkeys(x.dtype for x in small):

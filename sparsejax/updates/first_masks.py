@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PyTree
 
-from sparsejax.components import criteria
+from sparsejax.components import criteria, placement, scopes
+from sparsejax.components.counts import INT32_MAX
 from sparsejax.method import Context, Key, Layout, Masks, Method
 from sparsejax.selection import packing as packings, random_bits, search
 from sparsejax.updates import context as contexts, requested
@@ -42,7 +43,7 @@ def begin(
       "`key` must be given, got None: this method draws at random. Pass"
       " key=jax.random.key(0) to `sparsify`."
     )
-  first = first_masks(method, layout, key, layout.take(params))
+  first = _first_masks(method, layout, key, layout.take(params))
   pattern = method.initial.pattern
   if pattern is not None and pattern.sets_counts:
     return first, requested.as_found(layout, first)
@@ -50,6 +51,14 @@ def begin(
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
+def _first_masks(
+  method: Method, layout: Layout, key: Key | None, weights: Sequence[Array]
+) -> list[Bool[Array, "..."]]:
+  """Returns the masks of step 0, each placed as its weights are."""
+  pairs = zip(first_masks(method, layout, key, weights), weights, strict=True)
+  return [placement.alike(mask, weight) for mask, weight in pairs]
+
+
 def first_masks(
   method: Method,
   layout: Layout,
@@ -66,12 +75,13 @@ def first_masks(
   if method.initial_sparsity == 0:
     return active
   zero = jnp.zeros((), jnp.int32)
+  packed = packings.packing_for(layout)
   if initial.criterion is None:
     assert key is not None  # `begin` requires one.
-    packed = packings.blocks(layout)
+    if not layout.sharded and sum(layout.sizes) <= INT32_MAX:
+      packed = packings.blocks(layout)
     scores = random_bits.bits(layout, packed, key, 0, random_bits.FIRST_MASKS)
   else:
-    packed = packings.packing_for(layout, weights)
     context = Context(layout, leaves, zero, key, None, {})
     scores = contexts.pack(context, packed).score(
       initial.criterion, random_bits.FIRST_MASKS
@@ -79,7 +89,7 @@ def first_masks(
   first = search.select(
     scores,
     requested.first_counts(method, layout),
-    packed.groups(initial.scope.groups(layout)),
+    packed.groups(scopes.groups_of(initial.scope, layout)),
     valid=packed.is_weight(),
   )
   return packed.unpack(first)

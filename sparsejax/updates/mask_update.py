@@ -25,8 +25,9 @@ import optax
 from jax import lax
 from jaxtyping import Array, Bool, Int, PyTree
 
+from sparsejax.components import placement
 from sparsejax.method import Context, MaskChange, Method
-from sparsejax.selection import bitmasks, packing as packings
+from sparsejax.selection import packing as packings
 from sparsejax.state import SparseState
 from sparsejax.updates import (
   conditional,
@@ -81,6 +82,14 @@ def maybe_update(
   due = regrow_due | _is_due(schedule, state, step)
   stored = jax.tree.leaves(state.masks)
 
+  def placed(found: tuple) -> tuple:
+    """Keeps masks where their weights are: some compilers gather them."""
+    weights = layout.take(call.params)
+    trees = (list(weights), layout.masked_tree(weights))
+    for like in trees if layout.sharded else ():
+      found = placement.trees_alike(found, like)
+    return found
+
   def same() -> tuple:
     no = jnp.asarray(False)
     next_ = _unchanged(method, state, accumulators, stored)
@@ -90,9 +99,10 @@ def maybe_update(
     finite_, next_ = _search(call, accumulators, step, regrow_due, scored)
     new = call.carrier.pack(next_.new)
     keep = new if next_.keep is None else call.carrier.pack(next_.keep)
-    return finite_, next_._replace(keep=None), new, keep
+    return finite_, *placed((next_._replace(keep=None), new, keep))
 
   done, next_, new, keep = conditional.cond(due, update, same)
+  next_, new, keep = placed((next_, new, keep))
   change = MaskChange(
     done,
     old=layout.masked_tree(call.masks),
@@ -151,10 +161,7 @@ def _search(
   momentum = [None] * len(weights)
   if method.reads_momentum:
     momentum = inner_states.momentum(inner_state, layout)
-  arrays = [*weights, *(gradients or ())]
-  sharded = bitmasks.is_sharded(arrays)
-  packing = packings.packing_for(layout, arrays)
-  starts = [jnp.asarray(start) for start in packing.starts]
+  starts = [jnp.asarray(x) for x in packings.packing_for(layout).starts]
   if starts:  # Constants would compile one kernel per leaf, not per shape.
     starts = lax.optimization_barrier(starts)
   budgets = None
@@ -169,32 +176,30 @@ def _search(
     pairs = zip(leaves, momentum, strict=True)
     leaves = [leaf._replace(momentum=x) for leaf, x in pairs]
     context = Context(layout, leaves, step, call.key, call.metric, accumulators)
-    return next_masks(method, context, budgets, regrow_due, starts, sharded)
+    return next_masks(method, context, budgets, regrow_due, starts)
 
   def stay() -> NextMasks:
     return _unchanged(method, state, accumulators, masks)
 
   watched = (call.grads, call.extra_args.get("value"))
-  all_finite = finite.all_finite(watched)
+  all_finite = finite.all_finite(watched, sharded=layout.sharded)
   return all_finite, conditional.cond(all_finite, update, stay)
 
 
-@functools.partial(jax.jit, static_argnames=("method", "sharded"))
+@functools.partial(jax.jit, static_argnames="method")
 def next_masks(
   method: Method,
   context: Context,
   budgets: Int[Array, " groups"] | None,
   regrow_due: Bool[Array, ""],
   starts: Sequence[Array] | None = None,
-  sharded: bool = False,
 ) -> NextMasks:
   """Returns the masks after one update.
 
   `budgets` are those of `method.prune`, None where it needs none; `starts` are
-  for `Packing.unpack`; `sharded` says whether leaves may be sharded.
+  for `Packing.unpack`.
   """
-  layout = context.layout
-  packing = packings.leaves(layout) if sharded else packings.rows(layout)
+  packing = packings.packing_for(context.layout)
   before = leaves = contexts.pack(context, packing)
   if method.prune is not None:
     revives = method.storage.keeps_values

@@ -47,7 +47,7 @@ def keep_highest(
   Scores, and the `valid` positions, which compete, are packed as well; budgets
   are int32[groups].
   """
-  groups = packing.groups(scope.groups(layout))
+  groups = packing.groups(scopes.groups_of(scope, layout))
   if scope.min_active_per_layer:
     least = np.asarray(scopes.least_counts(scope, layout))
     first = search.select(scores, least, packing.each_layer, valid=valid)

@@ -29,7 +29,7 @@ def budget_table(method: Method, layout: Layout) -> np.ndarray:
   shrinking = not method.storage.keeps_values
   first = None
   if shrinking and sparsities[0] and layout.leaves:
-    groups = scope.groups(layout)
+    groups = scopes.groups_of(scope, layout)
     first = np.zeros(groups.max() + 1, np.int64)
     np.add.at(first, groups, first_requested(method, layout)[1:])
   return scopes.budget_table(
@@ -40,14 +40,14 @@ def budget_table(method: Method, layout: Layout) -> np.ndarray:
 def requested_table(method: Method, layout: Layout) -> np.ndarray:
   """Returns int32[updates, 1 + layers]: `SparseState.requested` by update."""
   assert method.prune is not None  # Only what prunes has budgets.
-  groups = np.asarray(method.prune.scope.groups(layout))
+  groups = scopes.groups_of(method.prune.scope, layout)
   table = budget_table(method, layout)
   return np.stack([_by_layer(groups, row) for row in table])
 
 
 def first_requested(method: Method, layout: Layout) -> np.ndarray:
   """Returns int32[1 + layers]: the counts requested of the first masks."""
-  groups = np.asarray(method.initial.scope.groups(layout))
+  groups = scopes.groups_of(method.initial.scope, layout)
   return _by_layer(groups, first_counts(method, layout))
 
 
@@ -68,7 +68,9 @@ def as_found(
   layout: Layout, masks: Sequence[Bool[Array, "..."]]
 ) -> Int[Array, " counts"]:
   """Returns int32[1 + layers]: the counts of given masks."""
-  groups = search.each_layer(layout.axes, len(layout.sizes))
+  groups = search.each_layer(
+    layout.axes, len(layout.sizes), sharded=layout.sharded
+  )
   return with_no_shared(search.count_active(masks, groups))
 
 

@@ -1,7 +1,9 @@
-"""Trains on four simulated devices and tells what it saw, as JSON.
+"""Trains on four simulated devices and prints what it saw, as JSON.
 
-Run by `test_sharding.py` in another process, because the number of devices
-is fixed when JAX starts.
+    python tests/helpers/sharded.py few  # or "others"
+
+Run in another process, because the number of devices is fixed when JAX starts:
+by `test_sharding.py`, and with other methods by `pods/test_methods.py`.
 """
 
 import hashlib
@@ -48,14 +50,35 @@ METHODS |= {
   ),
   "snfs": sparsejax.snfs(0.9, every_steps=2, total_steps=8),
   "deep_r": sparsejax.deep_r(0.9, noise=1e-3),
+  "rigl": sparsejax.rigl(0.9, every_steps=2, end_step=8),
 }
 PLACES = {
   "replicated": lambda ndim: P(),
   "rows": lambda ndim: P(*[None] * (ndim - 2), "x") if ndim > 1 else P(),
   "columns": lambda ndim: P(*[None] * (ndim - 1), "x"),
 }
-RUNS = [(name, place) for name in METHODS for place in (None, "rows")]
-RUNS += [("granet", "columns"), ("granet", "replicated"), ("set", "replicated")]
+# Method, place (None: one device), and the argument `sharded` of `sparsify`.
+RUNS = {
+  "few": [
+    ("granet", "rows", None),
+    ("granet", "replicated", False),
+    ("gmp_kept", "columns", None),
+    ("optg", "columns", True),
+    ("str", "rows", None),
+  ],
+  "others": [
+    ("granet", "columns", None),
+    ("granet", "replicated", None),
+    ("set", "rows", None),
+    ("set", "replicated", False),
+    ("top_kast", "columns", None),
+    ("dynset", "rows", None),
+    ("snfs", "columns", None),
+    ("deep_r", "rows", None),
+    ("rigl", "columns", None),
+  ],
+}
+STEPS = 5
 
 
 def draw(seed):
@@ -78,23 +101,45 @@ def gathered(text):
   return sizes
 
 
-def train(method, place):
-  """Returns a digest of the masks of every step, and the largest gather."""
+def put(tree, place):
+  """Puts arrays on one device, or on all devices."""
+  if place is None:
+    return jax.tree.map(jnp.asarray, tree)
+  return jax.tree.map(
+    lambda x: jax.device_put(x, NamedSharding(MESH, PLACES[place](x.ndim))),
+    tree,
+  )
 
-  def put(tree):
-    if place is None:
-      return jax.tree.map(jnp.asarray, tree)
-    return jax.tree.map(
-      lambda x: jax.device_put(x, NamedSharding(MESH, PLACES[place](x.ndim))),
-      tree,
-    )
 
+def strays(state, params):
+  """Returns what is shaped like a kernel, but lies elsewhere."""
+  places = {x.shape: x.sharding for x in jax.tree.leaves(params)}
+  return [
+    jax.tree_util.keystr(path)
+    for path, x in jax.tree.leaves_with_path(state)
+    if x.ndim > 1
+    and x.shape in places
+    and not x.sharding.is_equivalent_to(places[x.shape], x.ndim)
+  ]
+
+
+def transformation(method, sharded):
+  """Returns the method around an optimizer with momentum."""
   inner = optax.chain(
     optax.add_decayed_weights(1e-3), optax.sgd(0.1, momentum=0.9)
   )
-  tx = sparsejax.sparsify(inner, METHODS[method], key=jax.random.key(1))
-  params = put(draw(0))
-  state = tx.init(params)
+  return sparsejax.sparsify(
+    inner, METHODS[method], key=jax.random.key(1), sharded=sharded
+  )
+
+
+def train(method, place, sharded=None):
+  """Returns a digest of the masks of every step, and what moved."""
+  tx = transformation(method, sharded)
+  params = put(draw(0), place)
+  begin = jax.jit(tx.init).lower(params).compile()
+  state = begin(params)
+  begun = strays(state, params)
   params = sparsejax.apply_masks(params, state)
 
   def step(params, state, grads):
@@ -105,22 +150,35 @@ def train(method, place):
 
   compiled = jax.jit(step).lower(params, state, params).compile()
   digest = hashlib.sha256()
-  for i in range(8):
-    grads = put(draw(10 + i))
+  for i in range(STEPS):
+    grads = put(draw(10 + i), place)
     params, state = jax.block_until_ready(compiled(params, state, grads))
     for mask in jax.tree.leaves(sparsejax.get_masks(state)):
       digest.update(np.packbits(np.asarray(mask)).tobytes())
   sparsejax.assert_sparse(params, state)
-  kernel, mask = params["b"]["kernel"], state.masks["b"]["kernel"]
+  text = begin.as_text() + compiled.as_text()
   return {
     "masks": digest.hexdigest(),
     "counts": sparsejax.summary(params, state).active,
-    "gathered": max(gathered(compiled.as_text()), default=0),
-    "follows": bool(mask.sharding.is_equivalent_to(kernel.sharding, 2)),
+    "gathered": max(gathered(text), default=0),
+    "strays": begun + strays(state, params),
+    "program": len(compiled.as_text()),
   }
 
 
 if __name__ == "__main__":
   MESH = jax.make_mesh((4,), ("x",), axis_types=(AxisType.Auto,))
-  RESULTS = [{"method": m, "place": p, **train(m, p)} for m, p in RUNS]
-  json.dump(RESULTS, sys.stdout)
+  runs = [(m, None) for m in dict.fromkeys(m for m, *_ in RUNS[sys.argv[1]])]
+  runs += RUNS[sys.argv[1]]
+  results = [
+    {"method": m, "place": p, **train(m, p, *sharded)}
+    for m, p, *sharded in runs
+  ]
+  eager = put(draw(0), "rows")
+  state = transformation("rigl", None).init(eager)
+  try:
+    refused = str(transformation("rigl", False).init(eager))
+  except ValueError as error:
+    refused = str(error)
+  found = {"runs": results, "eager": strays(state, eager), "refused": refused}
+  json.dump(found, sys.stdout)

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 import sparsejax
 from sparsejax import command_line
-from sparsejax.components import leaves, trees
+from sparsejax.components import leaves
 from sparsejax.components.counts import INT32_MAX
 from sparsejax.data import Dataset
 from sparsejax.data.dataset import check_labels
@@ -146,12 +146,11 @@ def _models(
     return sum(leaf.size for leaf in jax.tree.leaves(params_of(model)))
 
   configured = make()  # Checks `config.model` by itself.
-  for name, leaf in trees.named_leaves(params_of(configured)):
-    if leaf.size > INT32_MAX:
-      raise command_line.InputError(
-        f"`config.model` has {leaf.size} weights in {name}, but counts on the"
-        f" device end at {INT32_MAX}. Use a narrower model."
-      )
+  if (total := parameters(configured)) > INT32_MAX:
+    raise command_line.InputError(
+      f"`config.model` has {total} parameters, but the counts that are logged"
+      f" end at {INT32_MAX}. Use a narrower model."
+    )
   try:
     size = recipes.ModelSize(sparse, parameters)
     return recipe.build_model(make, size), configured
@@ -182,6 +181,7 @@ def _transformation(
     select=config["select"] or None if masks is None else None,
     overrides=overrides(config),
     masks=masks,
+    sharded=False,  # `training.sharding` replicates parameters.
   )
 
 

@@ -1,0 +1,55 @@
+"""Programs for pods, compiled without one: memory, and what is sent.
+
+ResNet-50: mask updates of its kernels, sharded by fsdp, and the trainer's step
+on ImageNet.
+"""
+
+import collections
+
+import jax
+import pytest
+from helpers import pods
+
+pytestmark = pytest.mark.pods
+SMALL = 4096  # bytes of counts; the smallest mask has 36,864
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cpu():
+  """Without this JAX looks for the accelerators of the plugins."""
+  jax.config.update("jax_platforms", "cpu")
+
+
+def check_counts_only(begin, update):
+  assert begin.collectives == []
+  assert {name for name, _ in update.collectives} == {"all-reduce"}
+  assert max(size for _, size in update.collectives) <= SMALL
+
+
+@pytest.mark.parametrize("pod", pods.PODS)
+@pytest.mark.parametrize("method", ["granet", "rigl"])
+def test_mask_updates_send_counts_only(pod, method):
+  check_counts_only(*pods.mask_updates(pod, method, pods.FEW))
+
+
+@pytest.mark.parametrize("pod", pods.PODS)
+def test_so_do_those_of_resnet50_and_memory_is_divided(pod):
+  begin, update = pods.mask_updates(pod, "gmp")
+  check_counts_only(begin, update)
+  # Weights, gradients, momentum and the updates are 4 bytes a weight each, old
+  # and new masks 1; of 25.5 million weights a device has an eighth or less.
+  weights = 25_502_912 / min(16, pods.PODS[pod].shape[1])
+  assert begin.memory < 2 * 9 * weights
+  assert update.memory < 2 * 18 * weights
+
+
+@pytest.mark.parametrize("pod", pods.PODS)
+def test_the_train_step_fits(pod):
+  assert pods.train_step(pod, "granet").memory < pods.PODS[pod].memory
+
+
+def test_the_train_step_sends_what_the_dense_one_does():
+  def sent(method):
+    return collections.Counter(pods.train_step("v5e 4x4", method).collectives)
+
+  assert sent("granet") <= sent("dense")
