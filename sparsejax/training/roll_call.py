@@ -15,6 +15,7 @@ from sparsejax import command_line
 from sparsejax.training import coordination
 
 _RETRY_SECONDS = 0.2
+_HELLO = {"process", "processes", "host"}
 _SPEAK_SECONDS = 5.0  # Whoever connects says who it is within this time.
 
 
@@ -75,7 +76,7 @@ def _listen(member: Member, deadline: float) -> dict[str, Any]:
         break
       stack.enter_context(connection)
       other = _read(connection, _SPEAK_SECONDS)
-      if other is not None:
+      if other is not None and other.keys() == _HELLO:
         connections.append(connection)
         answer = _register(here, other, member.processes)
     for connection in connections:
@@ -105,7 +106,11 @@ def _register(
 
 def _report(member: Member, deadline: float) -> dict[str, Any]:
   """Says to process 0 that this one is here; returns its answer."""
-  text = {**member._asdict(), "host": socket.gethostname()}
+  text = {
+    "process": member.process,
+    "processes": member.processes,
+    "host": socket.gethostname(),
+  }
   host, _, port = member.address.rpartition(":")
   while time.monotonic() < deadline:
     with contextlib.suppress(OSError):
