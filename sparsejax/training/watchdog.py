@@ -124,7 +124,6 @@ def watch_peers() -> None:
   def end() -> None:
     _ending.set()
     thread.join(_WAIT_SECONDS)
-    signal.signal(signal.SIGABRT, signal.SIG_DFL)
 
   atexit.register(end)
 

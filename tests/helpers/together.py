@@ -34,9 +34,9 @@ def start(
   count=2,
   *args,
   each=lambda index: (),
-  cache=None,
   options=OPTIONS,
   present=None,
+  **others,
 ) -> list[subprocess.Popen]:
   """Starts processes that train together.
 
@@ -45,9 +45,9 @@ def start(
     count: number of processes.
     *args: for all of them.
     each: index -> arguments for one of them.
-    cache: folder of compiled programs.
     options: of the config.
     present: indices of the processes to start; all by default.
+    **others: as for `trainer.start`.
   """
   port = free_port()
   return [
@@ -61,7 +61,7 @@ def start(
       *args,
       *each(index),
       options=options,
-      cache=cache,
+      **others,
       env={"XLA_FLAGS": os.environ["XLA_FLAGS"]},
     )
     for index in (range(count) if present is None else present)
