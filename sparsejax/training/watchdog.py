@@ -33,7 +33,11 @@ from sparsejax import command_line
 from sparsejax.training import coordination
 
 # Exit statuses of processes that were meant to end; 75 would start them again.
-_FINAL = (command_line.BAD_INPUT, command_line.INTERRUPTED, 143)
+_FINAL = (
+  command_line.BAD_INPUT,
+  command_line.INTERRUPTED,
+  command_line.TERMINATED,
+)
 _LEFT = "sparsejax_left"
 _WAIT_SECONDS = 5.0  # One request to process 0.
 _REQUESTS_PER_SECOND = 1000  # Of all processes, to process 0.
