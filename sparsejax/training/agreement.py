@@ -117,9 +117,11 @@ def differences(name: str, facts: Facts, *, seconds: float) -> str:
   if coordination.count() == 1:
     return ""
   mine = json.dumps({"host": socket.gethostname(), "facts": facts}, default=str)
-  place = f"{_FOLDER}/{next(_numbers)}"
+  number = next(_numbers)
+  place = f"{_FOLDER}/{number}"
   if coordination.index() == 0:
     verdict = _collect(place, mine, seconds)
+    coordination.forget(f"{_FOLDER}/{number - 1}")  # Which all have read.
   else:
     verdict = _answer(place, mine, seconds)
   if verdict["missing"]:
