@@ -59,6 +59,7 @@ def join(
     member = _member(*given, join_timeout_seconds)
     if member is not None:
       roll_call.call(member, seconds=join_timeout_seconds)
+      watchdog.watch_aborts()
     jax.distributed.initialize(
       coordinator_address=coordinator_address,
       num_processes=num_processes,

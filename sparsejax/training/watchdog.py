@@ -122,9 +122,28 @@ def leave_because_of(error: BaseException, *, name: str, hint: str) -> NoReturn:
   leave(*explained)
 
 
+def watch_aborts() -> None:
+  """Makes the exit status of an abort 75, unless this process leaves."""
+  message = (
+    "error: jax ended this process, most likely because it lost another one"
+    f" (see above). {command_line.RESUME}"
+  )
+
+  def handle(number: int) -> None:
+    del number
+    if _status is None:
+      _within(_PRINT_SECONDS, lambda: _write(message))
+    os._exit(command_line.LOST_PEER if _status is None else _status)
+
+  # Handlers of Python's `signal` run later, when `abort` has ended the process.
+  library = ctypes.CDLL(None)
+  handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(handle)
+  _kept.append(handler)
+  library.signal(signal.SIGABRT, handler)
+
+
 def watch_peers() -> None:
   """Leave with other processes, from now until the interpreter exits."""
-  _set_abort_handler()
   thread = threading.Thread(target=_follow, name="watch_peers", daemon=True)
   thread.start()
 
@@ -215,26 +234,6 @@ def _publish(status: int, text: str) -> None:
       for other in range(1, coordination.count()):
         left = deadline - time.monotonic()
         coordination.get(f"{_LEFT}/{other}", seconds=left)
-
-
-def _set_abort_handler() -> None:
-  """Makes the exit status of an abort 75, unless this process leaves."""
-  message = (
-    "error: jax ended this process, most likely because it lost another one"
-    f" (see above). {command_line.RESUME}"
-  )
-
-  def handle(number: int) -> None:
-    del number
-    if _status is None:
-      _within(_PRINT_SECONDS, lambda: _write(message))
-    os._exit(command_line.LOST_PEER if _status is None else _status)
-
-  # Handlers of Python's `signal` run later, when `abort` has ended the process.
-  library = ctypes.CDLL(None)
-  handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(handle)
-  _kept.append(handler)
-  library.signal(signal.SIGABRT, handler)
 
 
 _kept: list[object] = []  # C functions must outlive their use.

@@ -2,8 +2,9 @@
 
     python -m pytest -o addopts= -m faults -rP tests/training -k losses
 
-prints a table of them. Not part of the ordinary tests. `SPARSEJAX_FAULTS_SEED=N` repeats the losses of
-the seed that is printed, as far as their moments can be repeated.
+prints a table of them. Not part of the ordinary tests. The variable
+`SPARSEJAX_FAULTS_SEED=N` repeats the losses of the seed that is printed, as far
+as their moments can be repeated.
 """
 
 import collections
