@@ -19,9 +19,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 
 import sparsejax
 from sparsejax import command_line
+from sparsejax.data import Dataset, Split, Stream
 from sparsejax.training import coordination
 from sparsejax.training.checkpointing import identity
 
@@ -78,6 +80,28 @@ def device_facts() -> dict[str, Any]:
     "devices": len(devices),
     "device kinds": sorted({device.device_kind for device in devices}),
   }
+
+
+def data_facts(dataset: Dataset) -> dict[str, Any]:
+  """Collect what must be equal of the data.
+
+  Returns:
+    Number and shape of the examples of each split, and a checksum of those in
+    memory; reading a stream to its end would take too long.
+  """
+  return {
+    f"{name} split": _split_facts(split)
+    for name in ("train", "validation", "test")
+    if (split := getattr(dataset, name)) is not None
+  }
+
+
+def _split_facts(split: Split | Stream) -> dict[str, Any]:
+  found = {"examples": split.examples, "image_shape": list(split.image_shape)}
+  if isinstance(split, Split):
+    arrays = [np.ascontiguousarray(array) for array in split]
+    found["crc32"] = [zlib.crc32(array.data) for array in arrays]
+  return found
 
 
 def check(name: str, facts: Facts, *, seconds: float) -> None:

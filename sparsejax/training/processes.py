@@ -68,7 +68,7 @@ def join(
       heartbeat_timeout_seconds=heartbeat_timeout_seconds,
       shutdown_timeout_seconds=heartbeat_timeout_seconds,
     )
-  except command_line.PeerError:
+  except (command_line.PeerError, command_line.InputError):
     raise
   except (RuntimeError, ValueError) as error:
     detected = not any(text in str(error) for text in _NO_CLUSTER)
@@ -122,7 +122,7 @@ def _check_index(index: int, processes: int) -> None:
 
 def is_first() -> bool:
   """Returns whether this is process 0, the one that writes files."""
-  return coordination.index() == 0
+  return jax.process_index() == 0
 
 
 def any_of(flag: bool) -> bool:

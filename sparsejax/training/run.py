@@ -74,6 +74,11 @@ def _run(parsed: command.Command, stop: preemption.StopRequest) -> int:
 def _run_together(parsed: command.Command, stop: preemption.StopRequest) -> int:
   """Trains, or reports the result of a run that is done."""
   experiment = build.build(parsed.config)
+  if coordination.count() > 1:
+    # Data may take minutes to prepare in one process, and be there in another.
+    seconds = parsed.cluster["hang_timeout_seconds"]
+    facts = agreement.data_facts(experiment.dataset)
+    agreement.check("data", facts, seconds=seconds)
   console = reporting.Console(quiet=not processes.is_first())
   _warn(console, experiment, experiment.warnings)
   with _workdir(parsed, experiment, console) as (workdir, lock):
