@@ -107,3 +107,45 @@ def test_incomplete_cluster_arguments_are_refused():
 def test_any_of_in_a_single_process():
   assert processes.any_of(True) is True
   assert processes.any_of(False) is False
+
+
+BARRIER = """
+import os, sys, time
+from sparsejax.training import coordination, processes
+index, port = int(sys.argv[1]), sys.argv[2]
+processes.join(
+  coordinator_address=f"127.0.0.1:{port}", num_processes=2, process_id=index
+)
+coordination.be_patient(0.5)
+try:
+  if index == 0:
+    processes.barrier("report")
+except Exception as error:
+  print(type(error).__name__, error, flush=True)
+else:
+  coordination.get("never", seconds=60.0)  # Alive, but does not come.
+os._exit(0)
+"""
+
+
+def test_barrier_names_the_process_that_does_not_come():
+  port = str(together.free_port())
+  started = [
+    subprocess.Popen(
+      [sys.executable, "-c", BARRIER, str(index), port],
+      stdout=subprocess.PIPE,
+      stderr=subprocess.DEVNULL,
+      text=True,
+    )
+    for index in range(2)
+  ]
+  try:
+    line, _ = started[0].communicate(timeout=120)
+  finally:
+    for process in started:
+      process.kill()
+      process.communicate()
+  assert line == (
+    "PeerError Process 1 did not reach the barrier `sparsejax_report_0` within"
+    " 0.5 s.\n"
+  )
