@@ -79,6 +79,13 @@ def finish(started, *, seconds: float = 240) -> tuple[list[int], list[str]]:
   finally:
     for process in started:
       process.kill()
-  return [status for status, _, _ in ended], [
-    out + err for _, out, err in ended
-  ]
+  outputs = [(out or "") + (err or "") for _, out, err in ended]
+  return [status for status, _, _ in ended], outputs
+
+
+def end(started) -> None:
+  """Kills what a failed test has left."""
+  for process in started:
+    if process.poll() is None:
+      process.kill()
+      process.communicate()

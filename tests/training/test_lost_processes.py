@@ -40,11 +40,14 @@ def uninterrupted(tmp_path_factory, cache):
 def run(tmp_path, cache, uninterrupted):
   """Starts a run whose newest checkpoint, after the fault, is resumed."""
   workdir = tmp_path / "run"
+  started = []
 
   def start(*args, **kwargs):
-    return workdir, together.start(workdir, 2, *args, cache=cache, **kwargs)
+    started.extend(together.start(workdir, 2, *args, cache=cache, **kwargs))
+    return workdir, started
 
   yield start
+  together.end(started)
   if (workdir / "summary.json").exists():
     return
   step = max(trainer.saved_steps(workdir))
