@@ -16,7 +16,7 @@ import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NoReturn
 
-DONE, BAD_INPUT, INTERRUPTED = 0, 2, 130
+DONE, BAD_INPUT, LOST_PEER, INTERRUPTED, TERMINATED = 0, 2, 75, 130, 143
 RESUME = "Saved checkpoints are intact: the same command resumes."
 """What a command that trains says after an interruption or a full disk."""
 
@@ -29,6 +29,13 @@ class InputError(ValueError):
   """Bad input: the user sees the message alone, and the exit status is 2.
 
   The message names the argument, the value, the rule and the way out.
+  """
+
+
+class PeerError(RuntimeError):
+  """Another process of the run is lost: the exit status is 75, start again.
+
+  The message names the process.
   """
 
 
@@ -131,14 +138,19 @@ def run(
     try:
       return command(arguments)
     except (Exception, KeyboardInterrupt) as error:
-      status = report(error, name=name, hint=hint)
-      if status is None:
+      explained = explain(error, name=name, hint=hint)
+      if explained is None:
         raise
+      status, line = explained
+      with contextlib.suppress(OSError):  # The disk of the log may be full.
+        print(line, file=sys.stderr, flush=True)
       return status
 
 
-def report(error: BaseException, *, name: str, hint: str = "") -> int | None:
-  """Print one line about an error that a user can fix.
+def explain(
+  error: BaseException, *, name: str, hint: str = ""
+) -> tuple[int, str] | None:
+  """Explain an error that a user can fix, in one line.
 
   Args:
     error: what a command raised.
@@ -146,16 +158,14 @@ def report(error: BaseException, *, name: str, hint: str = "") -> int | None:
     hint: what to do after an interruption or a full disk.
 
   Returns:
-    The exit status; `None` for a bug, of which nothing is printed.
+    The exit status and the line; `None` for a bug.
   """
   if isinstance(error, KeyboardInterrupt):
-    print(_interrupted(hint), file=sys.stderr)
-    return INTERRUPTED
+    return INTERRUPTED, _interrupted(hint)
+  if isinstance(error, PeerError):
+    return LOST_PEER, f"error: {error} {hint}".strip()
   message = _message(error, name, hint)
-  if message is None:
-    return None
-  print(f"error: {message}", file=sys.stderr)
-  return BAD_INPUT
+  return None if message is None else (BAD_INPUT, f"error: {message}")
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ from sparsejax.training import (
   processes,
   programs,
   sharding,
+  watchdog,
   workdir_lock,
 )
 from sparsejax.training.checkpointing import best, checkpoints, weights
@@ -73,7 +74,7 @@ def run(
   Args:
     experiment: what to train.
     workdir: holds the run's config; shared by all processes.
-    stop: checked after each dispatch.
+    stop: checked before the first dispatch, and after each one.
     reporter: where progress is reported.
     lock: of the workdir, if this process holds it; checked after each dispatch.
 
@@ -83,6 +84,7 @@ def run(
   Raises:
     CheckpointError: if the state could not be saved or restored.
     InputError: if another run took the workdir over.
+    Stopped: if a signal was received before the first dispatch.
   """
   mesh = sharding.data_mesh()
   setup = experiment.setup._replace(shard=sharding.batch_sharder(mesh))
@@ -92,6 +94,7 @@ def run(
       contextlib.closing(_open_checkpoints(experiment, workdir, abstract))
     )
     start = _start(experiment, workdir, mesh, abstract, saved, reporter)
+    stop.check()
     writer = None
     if processes.is_first():
       writer = stack.enter_context(
@@ -111,6 +114,9 @@ def run(
       trains=start.resumed_from_step != experiment.steps.total,
     )
     seconds = compiled.compile_seconds + start.seconds
+    watchdog.progress()
+    stop.nothing_to_save = False
+    stop.check()
     reporter.message(f"Compiled in {seconds:.1f} s.")
     this = _Run(
       experiment=experiment,
@@ -235,6 +241,7 @@ def _dispatch(run: _Run, state: TrainState, first: int) -> _Dispatched:
   setup = run.experiment.setup
   with jax.transfer_guard("disallow"):
     state, stacked = jax.block_until_ready(run.programs.train(state))
+  watchdog.progress()
   seconds = time.perf_counter() - started
   step = dispatches.dispatch_end(setup, first)
   count, start = step - first, first % setup.dispatch_steps

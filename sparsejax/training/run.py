@@ -3,10 +3,8 @@
 import contextlib
 import datetime
 import functools
-import os
 import pathlib
 import sys
-import traceback
 from collections.abc import Iterator, Sequence
 
 import jax
@@ -15,10 +13,13 @@ from absl import logging as absl_logging
 from sparsejax import command_line, plots
 from sparsejax.plots import records
 from sparsejax.training import (
+  agreement,
+  coordination,
   loop,
   outcomes,
   preemption,
   processes,
+  watchdog,
   workdir_lock,
 )
 from sparsejax.training.checkpointing import errors
@@ -49,6 +50,7 @@ def run(
     stack.enter_context(_exit_alone())
     if stop is None:
       stop = stack.enter_context(preemption.stop_on_signals())
+      stop.nothing_to_save = True  # Until the first dispatch.
     try:
       return _run(command.parse(argv), stop)
     except errors.CheckpointError as error:
@@ -56,10 +58,27 @@ def run(
 
 
 def _run(parsed: command.Command, stop: preemption.StopRequest) -> int:
-  """Trains, or reports the result of a run that is done."""
+  """Joins the other processes, which must have the same command line."""
   if parsed.distributed and not jax.distributed.is_initialized():
     processes.join(**parsed.cluster)
+  if coordination.count() == 1:
+    return _run_together(parsed, stop)
+  with watchdog.watch_progress(parsed.cluster["hang_timeout_seconds"]):
+    seconds = parsed.cluster["join_timeout_seconds"]
+    facts = agreement.facts(parsed.config.to_dict(), parsed.workdir)
+    agreement.check("start", facts, seconds=seconds)
+    agreement.check("devices", agreement.device_facts(), seconds=seconds)
+    return _run_together(parsed, stop)
+
+
+def _run_together(parsed: command.Command, stop: preemption.StopRequest) -> int:
+  """Trains, or reports the result of a run that is done."""
   experiment = build.build(parsed.config)
+  if coordination.count() > 1:
+    # Data may take minutes to prepare in one process, and be there in another.
+    seconds = parsed.cluster["hang_timeout_seconds"]
+    facts = agreement.data_facts(experiment.dataset)
+    agreement.check("data", facts, seconds=seconds)
   console = reporting.Console(quiet=not processes.is_first())
   _warn(console, experiment, experiment.warnings)
   with _workdir(parsed, experiment, console) as (workdir, lock):
@@ -82,9 +101,14 @@ def _train(
   """Trains from the newest checkpoint, and writes the result at the end."""
   reporting.line(console, f"Results go to {workdir}")
   with reporting.progress(console, total=experiment.steps.total) as reporter:
-    outcome = loop.run(
-      experiment, workdir, stop=stop, reporter=reporter, lock=lock
-    )
+    try:
+      outcome = loop.run(
+        experiment, workdir, stop=stop, reporter=reporter, lock=lock
+      )
+    except preemption.Stopped as stopped:
+      if processes.is_first():
+        print(stopped, file=sys.stderr)
+      return outcomes.TERMINATED
   if outcome.status != outcomes.DONE:
     if processes.is_first():
       failed = outcome.status == outcomes.NOT_FINITE
@@ -179,12 +203,6 @@ def _exit_alone() -> Iterator[None]:
   except BaseException as error:
     if not jax.distributed.is_initialized():
       raise
-    status = command_line.report(
+    watchdog.leave_because_of(
       error, name="sparsejax.train", hint=command_line.RESUME
     )
-    if status is None:
-      traceback.print_exc()
-      status = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
