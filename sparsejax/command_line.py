@@ -16,7 +16,7 @@ import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NoReturn
 
-DONE, BAD_INPUT, INTERRUPTED = 0, 2, 130
+DONE, BAD_INPUT, LOST_PEER, INTERRUPTED = 0, 2, 75, 130
 RESUME = "Saved checkpoints are intact: the same command resumes."
 """What a command that trains says after an interruption or a full disk."""
 
@@ -29,6 +29,13 @@ class InputError(ValueError):
   """Bad input: the user sees the message alone, and the exit status is 2.
 
   The message names the argument, the value, the rule and the way out.
+  """
+
+
+class PeerError(RuntimeError):
+  """Another process of the run is lost: the exit status is 75, start again.
+
+  The message names the process.
   """
 
 
@@ -151,6 +158,9 @@ def report(error: BaseException, *, name: str, hint: str = "") -> int | None:
   if isinstance(error, KeyboardInterrupt):
     print(_interrupted(hint), file=sys.stderr)
     return INTERRUPTED
+  if isinstance(error, PeerError):
+    print(f"error: {error} {hint}".strip(), file=sys.stderr)
+    return LOST_PEER
   message = _message(error, name, hint)
   if message is None:
     return None

@@ -15,6 +15,7 @@ from absl import logging as absl_logging
 from sparsejax import command_line, plots
 from sparsejax.plots import records
 from sparsejax.training import (
+  agreement,
   loop,
   outcomes,
   preemption,
@@ -59,6 +60,9 @@ def _run(parsed: command.Command, stop: preemption.StopRequest) -> int:
   """Trains, or reports the result of a run that is done."""
   if parsed.distributed and not jax.distributed.is_initialized():
     processes.join(**parsed.cluster)
+  config = parsed.config.to_dict()
+  agreement.check("start", agreement.facts(config, parsed.workdir), seconds=300)
+  agreement.check("devices", agreement.device_facts(), seconds=300)
   experiment = build.build(parsed.config)
   console = reporting.Console(quiet=not processes.is_first())
   _warn(console, experiment, experiment.warnings)

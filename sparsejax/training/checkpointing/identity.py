@@ -74,7 +74,7 @@ def differences(saved: Record, requested: Record) -> list[str]:
     later kinds are omitted, since they follow from it.
   """
   return (
-    _value_differences(_flat(saved["config"]), _flat(requested["config"]))
+    _value_differences(flat(saved["config"]), flat(requested["config"]))
     or _name_differences(saved["sparse_leaves"], requested["sparse_leaves"])
     or _value_differences(saved["leaves"], requested["leaves"])
   )
@@ -84,7 +84,7 @@ def config_differences(
   saved: Mapping[str, Any], requested: Mapping[str, Any]
 ) -> list[str]:
   """Returns one phrase per key that differs between two configs."""
-  return _value_differences(_flat(saved), _flat(requested))
+  return _value_differences(flat(saved), flat(requested))
 
 
 def join(phrases: Sequence[str]) -> str:
@@ -92,6 +92,17 @@ def join(phrases: Sequence[str]) -> str:
   rest = len(phrases) - _MAX_LISTED
   more = [f"and {rest} more"] if rest > 0 else []
   return "; ".join([*phrases[:_MAX_LISTED], *more])
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+  """Joins nested keys with dots, as on the command line."""
+  joined = {}
+  for key, value in config.items():
+    if isinstance(value, Mapping) and value:
+      joined |= flat(value, f"{prefix}{key}.")
+    else:
+      joined[f"{prefix}{key}"] = value
+  return joined
 
 
 def _value_differences(
@@ -106,17 +117,6 @@ def _value_differences(
 
 def _text(values: Mapping[str, Any], key: str) -> str:
   return json.dumps(values[key]) if key in values else "missing"
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-  """Joins nested keys with dots, as on the command line."""
-  flat = {}
-  for key, value in config.items():
-    if isinstance(value, Mapping) and value:
-      flat |= _flat(value, f"{prefix}{key}.")
-    else:
-      flat[f"{prefix}{key}"] = value
-  return flat
 
 
 def _name_differences(
