@@ -1,4 +1,4 @@
-"""`slurm.sbatch` on a real Slurm: requeued until it is done, to the same bytes."""
+"""`slurm.sbatch` on a real Slurm: requeued until done, with the same bytes."""
 
 import pathlib
 import sys
