@@ -138,14 +138,19 @@ def run(
     try:
       return command(arguments)
     except (Exception, KeyboardInterrupt) as error:
-      status = report(error, name=name, hint=hint)
-      if status is None:
+      explained = explain(error, name=name, hint=hint)
+      if explained is None:
         raise
+      status, line = explained
+      with contextlib.suppress(OSError):  # The disk of the log may be full.
+        print(line, file=sys.stderr, flush=True)
       return status
 
 
-def report(error: BaseException, *, name: str, hint: str = "") -> int | None:
-  """Print one line about an error that a user can fix.
+def explain(
+  error: BaseException, *, name: str, hint: str = ""
+) -> tuple[int, str] | None:
+  """Explain an error that a user can fix, in one line.
 
   Args:
     error: what a command raised.
@@ -153,19 +158,14 @@ def report(error: BaseException, *, name: str, hint: str = "") -> int | None:
     hint: what to do after an interruption or a full disk.
 
   Returns:
-    The exit status; `None` for a bug, of which nothing is printed.
+    The exit status and the line; `None` for a bug.
   """
   if isinstance(error, KeyboardInterrupt):
-    print(_interrupted(hint), file=sys.stderr)
-    return INTERRUPTED
+    return INTERRUPTED, _interrupted(hint)
   if isinstance(error, PeerError):
-    print(f"error: {error} {hint}".strip(), file=sys.stderr)
-    return LOST_PEER
+    return LOST_PEER, f"error: {error} {hint}".strip()
   message = _message(error, name, hint)
-  if message is None:
-    return None
-  print(f"error: {message}", file=sys.stderr)
-  return BAD_INPUT
+  return None if message is None else (BAD_INPUT, f"error: {message}")
 
 
 @contextlib.contextmanager

@@ -18,10 +18,12 @@ from sparsejax import command_line
 
 _TIMED_OUT = "DEADLINE_EXCEEDED"
 _EXISTS = "ALREADY_EXISTS"
+_NOT_FOUND = "NOT_FOUND"
 # What the service says before one line for each process that did not come.
 _MISSING = re.compile(r"timed out task names:\s*((?:\S*?\d+\s*?\n)+)")
 
 _numbers = itertools.count()
+_patience_seconds = 3600.0
 
 
 def index() -> int:
@@ -74,22 +76,53 @@ def get(key: str, *, seconds: float) -> str | None:
     raise _gone(error) from error
 
 
-def barrier(name: str, *, seconds: float) -> None:
+def look(key: str) -> str | None:
+  """Returns a text that some process has published, `None` if there is none.
+
+  Raises:
+    PeerError: if process 0 is gone.
+  """
+  try:
+    return _client().key_value_try_get(key)
+  except jax.errors.JaxRuntimeError as error:
+    if _NOT_FOUND in str(error):
+      return None
+    raise _gone(error) from error
+
+
+def be_patient(seconds: float) -> None:
+  """Sets how long a process waits at a barrier; an hour by default."""
+  global _patience_seconds
+  _patience_seconds = seconds
+
+
+def barrier(name: str) -> None:
   """Wait until every process is here.
 
   Args:
     name: says what the processes wait for. All processes pass the same barriers
       in the same order.
-    seconds: how long to wait.
 
   Raises:
     PeerError: if a process does not come in time, or process 0 is gone.
   """
-  if count() == 1:
-    return
-  unique = f"sparsejax_{name}_{next(_numbers)}"
+  if count() > 1:
+    unique_barrier(f"sparsejax_{name}_{next(_numbers)}", _patience_seconds)
+
+
+def unique_barrier(name: str, seconds: float) -> None:
+  """Wait at a barrier whose name is used once.
+
+  Args:
+    name: the same in all processes.
+    seconds: how long to wait at most; less, if `be_patient` says so.
+
+  Raises:
+    PeerError: as in `barrier`.
+  """
+  seconds = min(seconds, _patience_seconds)
   try:
-    _client().wait_at_barrier(unique, max(int(seconds * 1000), 1))
+    _client().wait_at_barrier(name, max(int(seconds * 1000), 1))
   except jax.errors.JaxRuntimeError as error:
     if _TIMED_OUT not in str(error):
       raise _gone(error) from error

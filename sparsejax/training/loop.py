@@ -19,6 +19,7 @@ from sparsejax.training import (
   processes,
   programs,
   sharding,
+  watchdog,
   workdir_lock,
 )
 from sparsejax.training.checkpointing import best, checkpoints, weights
@@ -111,6 +112,7 @@ def run(
       trains=start.resumed_from_step != experiment.steps.total,
     )
     seconds = compiled.compile_seconds + start.seconds
+    watchdog.progress()
     reporter.message(f"Compiled in {seconds:.1f} s.")
     this = _Run(
       experiment=experiment,
@@ -235,6 +237,7 @@ def _dispatch(run: _Run, state: TrainState, first: int) -> _Dispatched:
   setup = run.experiment.setup
   with jax.transfer_guard("disallow"):
     state, stacked = jax.block_until_ready(run.programs.train(state))
+  watchdog.progress()
   seconds = time.perf_counter() - started
   step = dispatches.dispatch_end(setup, first)
   count, start = step - first, first % setup.dispatch_steps

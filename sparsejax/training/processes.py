@@ -6,9 +6,11 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax._src import clusters
 from jax.experimental import multihost_utils
 
 from sparsejax import command_line
+from sparsejax.training import coordination, roll_call, watchdog
 
 # What jax raises if it detects no cluster, or if its devices are already in
 # use; then the process has joined the others before, or runs alone.
@@ -21,6 +23,8 @@ def join(
   num_processes: int | None = None,
   process_id: int | None = None,
   heartbeat_timeout_seconds: int = 100,
+  join_timeout_seconds: int = 300,
+  hang_timeout_seconds: int = 3600,
 ) -> None:
   """Join the other processes, before any device is used.
 
@@ -31,12 +35,15 @@ def join(
     coordinator_address: host:port of process 0.
     num_processes: number of processes.
     process_id: index of this process.
-    heartbeat_timeout_seconds: after losing a process, jax ends the others
-      within this time; losing process 0 ends them at once.
+    heartbeat_timeout_seconds: after losing a process, the others end within
+      this time; losing process 0 ends them at once.
+    join_timeout_seconds: how long to wait for the other processes.
+    hang_timeout_seconds: how long to wait at barriers afterwards.
 
   Raises:
     InputError: if only some arguments are given, one is out of range, or
       joining fails.
+    PeerError: if a process does not come in time.
   """
   given = (coordinator_address, num_processes, process_id)
   if None in given and given != (None, None, None):
@@ -49,12 +56,19 @@ def join(
   if num_processes is not None and process_id is not None:
     _check_index(process_id, num_processes)
   try:
+    member = _member(*given, join_timeout_seconds)
+    if member is not None:
+      roll_call.call(member, seconds=join_timeout_seconds)
     jax.distributed.initialize(
       coordinator_address=coordinator_address,
       num_processes=num_processes,
       process_id=process_id,
+      initialization_timeout=join_timeout_seconds,
       heartbeat_timeout_seconds=heartbeat_timeout_seconds,
+      shutdown_timeout_seconds=heartbeat_timeout_seconds,
     )
+  except command_line.PeerError:
+    raise
   except (RuntimeError, ValueError) as error:
     detected = not any(text in str(error) for text in _NO_CLUSTER)
     if given == (None, None, None) and not detected:
@@ -65,6 +79,23 @@ def join(
     ) from error
   # jax replaces the C-level handler, which disables Python's; install it again.
   signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
+  coordination.be_patient(hang_timeout_seconds)
+  watchdog.watch_peers()
+
+
+def _member(
+  address: str | None, count: int | None, index: int | None, seconds: int
+) -> roll_call.Member | None:
+  """Returns which process this is; `None` if jax detects no cluster."""
+  if address is None:
+    address, count, index, _ = (
+      clusters.ClusterEnv.auto_detect_unset_distributed_params(
+        None, None, None, None, None, seconds
+      )
+    )
+  if address is None or count is None or index is None:
+    return None
+  return roll_call.Member(address, index, count)
 
 
 def _check_address(address: str) -> None:
@@ -90,11 +121,12 @@ def _check_index(index: int, processes: int) -> None:
 
 def is_first() -> bool:
   """Returns whether this is process 0, the one that writes files."""
-  return jax.process_index() == 0
+  return coordination.index() == 0
 
 
 def any_of(flag: bool) -> bool:
   """Returns whether `flag` is set in any process; a collective call."""
+  watchdog.progress()
   if jax.process_count() == 1:
     return flag
   return bool(multihost_utils.process_allgather(np.asarray(flag)).any())
@@ -112,9 +144,14 @@ def broadcast_from_first(tree: Any) -> Any:
 
 
 def barrier(name: str) -> None:
-  """Blocks until every process reaches the barrier called `name`."""
-  if jax.process_count() > 1:
-    multihost_utils.sync_global_devices(f"sparsejax_{name}")
+  """Blocks until every process reaches the barrier called `name`.
+
+  Raises:
+    PeerError: if a process does not come within `--hang_timeout_seconds`.
+  """
+  watchdog.progress()
+  coordination.barrier(name)
+  watchdog.progress()
 
 
 def check_shared(folder: pathlib.Path) -> None:

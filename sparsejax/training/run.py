@@ -3,10 +3,8 @@
 import contextlib
 import datetime
 import functools
-import os
 import pathlib
 import sys
-import traceback
 from collections.abc import Iterator, Sequence
 
 import jax
@@ -16,10 +14,12 @@ from sparsejax import command_line, plots
 from sparsejax.plots import records
 from sparsejax.training import (
   agreement,
+  coordination,
   loop,
   outcomes,
   preemption,
   processes,
+  watchdog,
   workdir_lock,
 )
 from sparsejax.training.checkpointing import errors
@@ -57,12 +57,21 @@ def run(
 
 
 def _run(parsed: command.Command, stop: preemption.StopRequest) -> int:
-  """Trains, or reports the result of a run that is done."""
+  """Joins the other processes, which must have the same command line."""
   if parsed.distributed and not jax.distributed.is_initialized():
     processes.join(**parsed.cluster)
-  config = parsed.config.to_dict()
-  agreement.check("start", agreement.facts(config, parsed.workdir), seconds=300)
-  agreement.check("devices", agreement.device_facts(), seconds=300)
+  if coordination.count() == 1:
+    return _run_together(parsed, stop)
+  with watchdog.watch_progress(parsed.cluster["hang_timeout_seconds"]):
+    seconds = parsed.cluster["join_timeout_seconds"]
+    facts = agreement.facts(parsed.config.to_dict(), parsed.workdir)
+    agreement.check("start", facts, seconds=seconds)
+    agreement.check("devices", agreement.device_facts(), seconds=seconds)
+    return _run_together(parsed, stop)
+
+
+def _run_together(parsed: command.Command, stop: preemption.StopRequest) -> int:
+  """Trains, or reports the result of a run that is done."""
   experiment = build.build(parsed.config)
   console = reporting.Console(quiet=not processes.is_first())
   _warn(console, experiment, experiment.warnings)
@@ -183,12 +192,6 @@ def _exit_alone() -> Iterator[None]:
   except BaseException as error:
     if not jax.distributed.is_initialized():
       raise
-    status = command_line.report(
+    watchdog.leave_because_of(
       error, name="sparsejax.train", hint=command_line.RESUME
     )
-    if status is None:
-      traceback.print_exc()
-      status = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)

@@ -16,14 +16,20 @@ _CLOCK = ("_seconds", "_per_second")
 
 
 def start(
-  workdir, *args, options="set,sparsity=0.9", cache=None, env=None
+  workdir,
+  *args,
+  config="configs/digits.py",
+  options="set,sparsity=0.9",
+  cache=None,
+  env=None,
+  **output,
 ) -> subprocess.Popen:
   """Starts `python -m sparsejax.train` in a new process."""
   command = [
     sys.executable,
     "-m",
     "sparsejax.train",
-    f"--config=configs/digits.py:{options}",
+    f"--config={config}:{options}",
     f"--workdir={workdir}",
     *args,
   ]
@@ -32,9 +38,8 @@ def start(
     cwd=ROOT,
     # Users compile with all optimizations, unlike `conftest.py`.
     env={**os.environ, "XLA_FLAGS": "", **_cached(cache), **(env or {})},
-    stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
     text=True,
+    **({"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | output),
   )
 
 

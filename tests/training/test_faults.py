@@ -1,16 +1,14 @@
 """Fault tolerance: kills, SIGTERM, full disks, damaged files, bad input.
 
-Those of two processes, and a run with all faults, belong to the slow tier,
-`-m faults`; `SPARSEJAX_KILLS=10` kills that run ten times instead of twice.
+A run with all faults belongs to the slow tier, `-m faults`, and
+`SPARSEJAX_KILLS=10` kills it ten times instead of twice.
+`test_lost_processes.py` has the faults of several processes.
 """
 
 import os
 import random
-import resource
 import shutil
 import signal
-import socket
-import subprocess
 import time
 
 import pytest
@@ -315,112 +313,3 @@ def test_finished_run_is_reported_again_and_not_changed(
   )
   assert status == 0
   assert "finished; nothing was changed" in " ".join(out.split())
-
-
-def start_two(workdir, cache) -> list[subprocess.Popen]:
-  with socket.socket() as probe:
-    probe.bind(("127.0.0.1", 0))
-    port = probe.getsockname()[1]
-  return [
-    trainer.start(
-      workdir,
-      "--config.epochs=8",
-      "--config.dispatch_steps=4",
-      "--config.eval_every_epochs=1",
-      "--config.checkpoint_every_epochs=1",
-      "--config.log_every_steps=1",
-      "--config.model.hidden=(32,)",
-      f"--coordinator_address=127.0.0.1:{port}",
-      "--num_processes=2",
-      f"--process_id={index}",
-      "--heartbeat_timeout_seconds=10",
-      options="static,sparsity=0.9",  # The fastest to compile.
-      cache=cache,
-    )
-    for index in range(2)
-  ]
-
-
-def finish_two(started) -> tuple[list[int], str]:
-  """Waits for both; they must exit without being killed."""
-  try:
-    ended = [trainer.finish(process) for process in started]
-  finally:
-    for process in started:
-      process.kill()
-  return [status for status, _, _ in ended], str(ended)
-
-
-def wait_for_a_save(workdir, started) -> int:
-  """Waits for a new checkpoint; returns its step."""
-  before = trainer.saved_steps(workdir)
-  trainer.wait_for(
-    started[0], lambda: trainer.saved_steps(workdir)[-1:] > before[-1:]
-  )
-  return trainer.saved_steps(workdir)[-1]
-
-
-@pytest.fixture(scope="module")
-def two_uninterrupted(tmp_path_factory, cache):
-  """The workdir of a two-process run without faults."""
-  workdir = tmp_path_factory.mktemp("runs") / "two"
-  statuses, output = finish_two(start_two(workdir, cache))
-  assert statuses == [0, 0], output
-  return workdir
-
-
-def assert_resumes(workdir, cache, newest, two_uninterrupted) -> None:
-  """Two new processes resume from a step, or a later one, and finish."""
-  assert not (workdir / "summary.json").exists()
-  step = max(trainer.saved_steps(workdir))
-  assert step >= newest
-  statuses, output = finish_two(start_two(workdir, cache))
-  assert statuses == [0, 0], output
-  assert f"Resuming from step {step}" in output
-  assert "damaged" not in output
-  trainer.assert_same_run(workdir, two_uninterrupted)
-
-
-@pytest.mark.faults
-def test_sigterm_to_one_of_two_processes_saves_and_stops_both(
-  tmp_path, two_uninterrupted, cache
-):
-  started = start_two(tmp_path, cache)
-  trainer.wait_for(started[0], lambda: trainer.last_step(tmp_path) >= 8)
-  started[1].send_signal(signal.SIGTERM)
-  statuses, output = finish_two(started)
-  assert statuses == [143, 143], output
-  newest = trainer.saved_steps(tmp_path)[-1]
-  assert f"after saving step {newest}" in output
-  assert_resumes(tmp_path, cache, newest, two_uninterrupted)
-
-
-@pytest.mark.faults
-def test_killing_one_of_two_processes_ends_the_other(
-  tmp_path, two_uninterrupted, cache
-):
-  """First process 1, which only trains, then process 0, which writes."""
-  for victim in (1, 0):
-    started = start_two(tmp_path, cache)
-    newest = wait_for_a_save(tmp_path, started)
-    started[victim].kill()
-    statuses, output = finish_two(started)
-    assert statuses[victim] == -signal.SIGKILL, output
-    assert statuses[1 - victim] not in (0, 143), output
-  assert_resumes(tmp_path, cache, newest, two_uninterrupted)
-
-
-@pytest.mark.faults
-def test_full_disk_in_one_of_two_processes_ends_both(
-  tmp_path, two_uninterrupted, cache
-):
-  """A file size limit in one process only."""
-  for victim in (1, 0):
-    started = start_two(tmp_path, cache)
-    newest = wait_for_a_save(tmp_path, started)
-    resource.prlimit(started[victim].pid, resource.RLIMIT_FSIZE, (0, 0))
-    statuses, output = finish_two(started)
-    assert statuses[victim] == 2, output
-    assert statuses[1 - victim] not in (0, 143), output
-    assert "disk is full or a quota" in output or "File too large" in output
-  assert_resumes(tmp_path, cache, newest, two_uninterrupted)

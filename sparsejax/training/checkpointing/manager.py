@@ -10,7 +10,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from sparsejax.training import processes
+from sparsejax.training import coordination, processes
 from sparsejax.training.checkpointing import best, errors
 
 _UNFINISHED = ".orbax-checkpoint-tmp"
@@ -84,15 +84,17 @@ def make_manager(
 
 
 def _barrier(*, key: str, timeout_ms: int) -> None:
-  """Orbax's barrier, except that a process whose save failed does not wait.
+  """Orbax's barrier, except that it names who does not come.
 
-  Orbax would wait for the other processes before it raises, while they wait
-  (for 20 minutes) for what this process did not write.
+  A process whose save failed does not wait: Orbax would wait for the others
+  before it raises, while they wait (for 20 minutes) for what this process did
+  not write.
   """
   error = sys.exception()
   if error is not None and jax.process_count() > 1:
     raise error
-  ocp.multihost.get_barrier_sync_fn()(key=key, timeout_ms=timeout_ms)
+  if jax.process_count() > 1:
+    coordination.unique_barrier(key, timeout_ms / 1000)
 
 
 def _remove_unfinished(directory: pathlib.Path) -> None:

@@ -32,12 +32,12 @@ class Command(NamedTuple):
   cluster: dict[str, Any]
 
 
-_CLUSTER = (
-  "coordinator_address",
-  "num_processes",
-  "process_id",
-  "heartbeat_timeout_seconds",
-)
+_TIMEOUTS = {
+  "heartbeat_timeout_seconds": 100,
+  "join_timeout_seconds": 300,
+  "hang_timeout_seconds": 3600,
+}
+_CLUSTER = ("coordinator_address", "num_processes", "process_id", *_TIMEOUTS)
 _PARSERS: dict[type, flags.ArgumentParser] = {
   bool: flags.BooleanParser(),
   int: flags.IntegerParser(),
@@ -99,9 +99,8 @@ def _flags() -> flags.FlagValues:
   for name in ("num_processes", "process_id"):
     flags.DEFINE_integer(name, None, "", flag_values=values)
   flags.DEFINE_boolean("distributed", True, "", flag_values=values)
-  flags.DEFINE_integer(
-    "heartbeat_timeout_seconds", 100, "", lower_bound=1, flag_values=values
-  )
+  for name, seconds in _TIMEOUTS.items():
+    flags.DEFINE_integer(name, seconds, "", lower_bound=1, flag_values=values)
   return values
 
 
