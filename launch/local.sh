@@ -33,8 +33,8 @@ trap pass_on TERM INT HUP
 trap '[[ -z $killer ]] || kill "$killer"' EXIT
 
 for ((id = 0; id < count; id++)); do
-  "$python" -m sparsejax.train "$@" --coordinator_address="127.0.0.1:$port" \
-    --num_processes="$count" --process_id="$id" &
+  "$python" -m "${MODULE:-sparsejax.train}" "$@" --num_processes="$count" \
+    --process_id="$id" --coordinator_address="127.0.0.1:$port" &
   running[$!]=$id
 done
 

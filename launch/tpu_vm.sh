@@ -59,5 +59,5 @@ $found"
 # by Ctrl-C here for example, and stops after saving.
 printf -v arguments ' %q' "$@"
 tpu ssh "$TPU_NAME" --ssh-flag=-tt --command="cd sparsejax &&
-  exec env TTY_COMPATIBLE=0 .venv/bin/python -m sparsejax.train$arguments" |
+  exec env TTY_COMPATIBLE=0 .venv/bin/python -m ${MODULE:-sparsejax.train}$arguments" |
   tee "$log"

@@ -47,7 +47,7 @@ def run(
   # Orbax logs every save at a lower level.
   absl_logging.set_verbosity(absl_logging.ERROR)
   with contextlib.ExitStack() as stack:
-    stack.enter_context(_exit_alone())
+    stack.enter_context(exit_alone("sparsejax.train"))
     if stop is None:
       stop = stack.enter_context(preemption.stop_on_signals())
     try:
@@ -181,17 +181,18 @@ def _report(workdir: pathlib.Path) -> None:
 
 
 @contextlib.contextmanager
-def _exit_alone() -> Iterator[None]:
-  """Ends a failed process at once where others train with it.
+def exit_alone(name: str) -> Iterator[None]:
+  """End a failed process at once where others train with it.
 
   An ordinary exit of one of several processes waits minutes for the others,
   which wait for it.
+
+  Args:
+    name: the command's module.
   """
   try:
     yield
   except BaseException as error:
     if not jax.distributed.is_initialized():
       raise
-    watchdog.leave_because_of(
-      error, name="sparsejax.train", hint=command_line.RESUME
-    )
+    watchdog.leave_because_of(error, name=name, hint=command_line.RESUME)

@@ -137,7 +137,7 @@ def test_the_sky_task_recovers_from_all_but_final_statuses():
 
 # What precedes the trainer's arguments: its module, or a file in an example.
 _START = re.compile(
-  r"-m sparsejax\.train|docker run sparsejax|^# .*launch/\w+\.\w+"
+  r"-m \S*sparsejax\.train|docker run sparsejax|^# .*launch/\w+\.\w+"
 )
 
 
