@@ -16,7 +16,7 @@ import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NoReturn
 
-DONE, BAD_INPUT, LOST_PEER, INTERRUPTED = 0, 2, 75, 130
+DONE, BAD_INPUT, LOST_PEER, INTERRUPTED, TERMINATED = 0, 2, 75, 130, 143
 RESUME = "Saved checkpoints are intact: the same command resumes."
 """What a command that trains says after an interruption or a full disk."""
 

@@ -11,15 +11,27 @@ Several processes that train together:
   --[no]distributed       join the cluster that JAX detects (default: true)
   --coordinator_address=HOST:PORT, --num_processes=N, --process_id=I
                           join these processes where JAX detects no cluster
+  --join_timeout_seconds=S
+                          how long to wait for the others at the start (300)
   --heartbeat_timeout_seconds=S
                           how long after the loss of a process the others end
-                          (default: 100)
+                          (100)
+  --hang_timeout_seconds=S
+                          a process that makes no progress for so long prints
+                          its stacks and ends; above the time that the longest
+                          dispatch, evaluation, save or compilation takes (3600)
 
-Exit status: 0 done, 2 bad input, 3 a value was not finite, 130 interrupted,
-143 stopped by SIGTERM, or SIGHUP of a closed terminal, after saving. A run that
-ends in another way, by `kill -9` or because a library aborts where the address
-space is limited (`ulimit -v`, std::bad_alloc), loses the steps since the last
-checkpoint; the same command resumes.
+All of them need the same code, versions, command line and environment, and end
+together: with status 2 if one of them cannot use its input, with 75 if one is
+lost, stopped or stuck.
+
+Exit status: 0 done, 2 bad input, 3 a value was not finite, 75 another process
+was lost: start all again, 130 interrupted, 143 stopped by SIGTERM, or SIGHUP of
+a closed terminal, after saving. Before the first step, and at a second signal,
+the process ends without saving. A run that ends in another way, by `kill -9` or
+because a library aborts where the address space is limited (`ulimit -v`,
+std::bad_alloc), loses the steps since the last checkpoint; the same command
+resumes.
 """
 
 import sys

@@ -7,6 +7,7 @@ compares it through the coordination service, before anything is compiled.
 """
 
 import importlib.metadata
+import itertools
 import json
 import os
 import pathlib
@@ -27,6 +28,7 @@ from sparsejax.training.checkpointing import identity
 Facts = Mapping[str, Any]
 """Name of a fact, such as `config.seed` or `jax`, -> a JSON value."""
 
+_FOLDER = "sparsejax_agreement"
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 _VARIABLES = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
 # The options of jax that change what is computed, or on what.
@@ -37,6 +39,8 @@ _OPTIONS = (
   "jax_default_prng_impl",
   "jax_threefry_partitionable",
 )
+
+_numbers = itertools.count()
 
 
 def facts(
@@ -77,66 +81,82 @@ def device_facts() -> dict[str, Any]:
 
 
 def check(name: str, facts: Facts, *, seconds: float) -> None:
-  """Compare facts with process 0; every process calls it.
-
-  Each process compares its own facts with those of process 0, which collects
-  what differs, so that all processes raise the same error.
-
-  Args:
-    name: of this comparison, once per run.
-    facts: of this process.
-    seconds: how long to wait for the other processes.
+  """Compare facts with process 0, as in `differences`.
 
   Raises:
     InputError: in every process, if a fact differs: names it, both values,
       processes and hosts.
     PeerError: in every process, if one does not answer in time; names it.
   """
+  differ = differences(name, facts, seconds=seconds)
+  if differ:
+    raise command_line.InputError(
+      f"The processes that train together differ: {differ}. Start all of them"
+      " with the same code, command line and environment."
+    )
+
+
+def differences(name: str, facts: Facts, *, seconds: float) -> str:
+  """Compare facts with process 0; every process calls it, in the same order.
+
+  Each process compares its own facts with those of process 0, which collects
+  what differs, so that all processes return the same.
+
+  Args:
+    name: of this comparison.
+    facts: of this process.
+    seconds: how long to wait for the other processes.
+
+  Returns:
+    The facts that differ, with both values, processes and hosts; "" if none
+    does.
+
+  Raises:
+    PeerError: in every process, if one does not answer in time; names it.
+  """
   if coordination.count() == 1:
-    return
+    return ""
   mine = json.dumps({"host": socket.gethostname(), "facts": facts}, default=str)
+  number = next(_numbers)
+  place = f"{_FOLDER}/{number}"
   if coordination.index() == 0:
-    verdict = _collect(name, mine, seconds)
+    verdict = _collect(place, mine, seconds)
+    coordination.forget(f"{_FOLDER}/{number - 1}")  # Which all have read.
   else:
-    verdict = _answer(name, mine, seconds)
+    verdict = _answer(place, mine, seconds)
   if verdict["missing"]:
     raise command_line.PeerError(
       f"{coordination.named(verdict['missing'])} did not answer within"
-      f" {seconds:g} s."
+      f" {seconds:g} s, when all compared `{name}`."
     )
-  if verdict["differences"]:
-    raise command_line.InputError(
-      "The processes that train together differ:"
-      f" {identity.join(verdict['differences'])}. Start all of them with the"
-      " same code, command line and environment."
-    )
+  return identity.join(verdict["differences"])
 
 
-def _collect(name: str, mine: str, seconds: float) -> dict[str, list]:
+def _collect(place: str, mine: str, seconds: float) -> dict[str, list]:
   """Publishes the facts of process 0, and a verdict on the others."""
-  coordination.put(f"{name}/first", mine)
+  coordination.put(f"{place}/first", mine)
   deadline = time.monotonic() + seconds
-  missing, differences = [], []
+  missing, differ = [], []
   for index in range(1, coordination.count()):
     left = deadline - time.monotonic()
-    answer = coordination.get(f"{name}/{index}", seconds=left)
+    answer = coordination.get(f"{place}/{index}", seconds=left)
     if answer is None:
       missing.append(index)
     else:
-      differences += json.loads(answer)
-  verdict = {"missing": missing, "differences": differences}
-  coordination.put(f"{name}/verdict", json.dumps(verdict))
+      differ += json.loads(answer)
+  verdict = {"missing": missing, "differences": differ}
+  coordination.put(f"{place}/verdict", json.dumps(verdict))
   return verdict
 
 
-def _answer(name: str, mine: str, seconds: float) -> dict[str, list]:
+def _answer(place: str, mine: str, seconds: float) -> dict[str, list]:
   """Publishes how this process differs; returns the verdict of process 0."""
-  first = coordination.get(f"{name}/first", seconds=seconds)
+  first = coordination.get(f"{place}/first", seconds=seconds)
   if first is not None:
     differ = _differences(json.loads(first), json.loads(mine))
-    coordination.put(f"{name}/{coordination.index()}", json.dumps(differ))
+    coordination.put(f"{place}/{coordination.index()}", json.dumps(differ))
     # Process 0 may have begun to wait for others just now.
-    verdict = coordination.get(f"{name}/verdict", seconds=2 * seconds)
+    verdict = coordination.get(f"{place}/verdict", seconds=2 * seconds)
     if verdict is not None:
       return json.loads(verdict)
   return {"missing": [0], "differences": []}

@@ -90,6 +90,18 @@ def look(key: str) -> str | None:
     raise _gone(error) from error
 
 
+def forget(folder: str) -> None:
+  """Removes the texts whose keys begin with a folder.
+
+  Raises:
+    PeerError: if process 0 is gone.
+  """
+  try:
+    _client().key_value_delete(folder)
+  except jax.errors.JaxRuntimeError as error:
+    raise _gone(error) from error
+
+
 def be_patient(seconds: float) -> None:
   """Sets how long a process waits at a barrier; an hour by default."""
   global _patience_seconds

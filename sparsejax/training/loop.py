@@ -74,7 +74,7 @@ def run(
   Args:
     experiment: what to train.
     workdir: holds the run's config; shared by all processes.
-    stop: checked after each dispatch.
+    stop: checked before the first dispatch, and after each one.
     reporter: where progress is reported.
     lock: of the workdir, if this process holds it; checked after each dispatch.
 
@@ -84,6 +84,7 @@ def run(
   Raises:
     CheckpointError: if the state could not be saved or restored.
     InputError: if another run took the workdir over.
+    Stopped: if a signal was received before the first dispatch.
   """
   mesh = sharding.data_mesh()
   setup = experiment.setup._replace(shard=sharding.batch_sharder(mesh))
@@ -93,6 +94,7 @@ def run(
       contextlib.closing(_open_checkpoints(experiment, workdir, abstract))
     )
     start = _start(experiment, workdir, mesh, abstract, saved, reporter)
+    stop.check()
     writer = None
     if processes.is_first():
       writer = stack.enter_context(
@@ -113,6 +115,8 @@ def run(
     )
     seconds = compiled.compile_seconds + start.seconds
     watchdog.progress()
+    stop.nothing_to_save = False
+    stop.check()
     reporter.message(f"Compiled in {seconds:.1f} s.")
     this = _Run(
       experiment=experiment,

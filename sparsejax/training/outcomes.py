@@ -2,9 +2,10 @@
 
 from typing import NamedTuple
 
+from sparsejax import command_line
 from sparsejax.training.train_state import TrainState
 
-DONE, NOT_FINITE, TERMINATED = 0, 3, 143
+DONE, NOT_FINITE, TERMINATED = command_line.DONE, 3, command_line.TERMINATED
 
 
 class Selected(NamedTuple):

@@ -50,6 +50,7 @@ def run(
     stack.enter_context(exit_alone("sparsejax.train"))
     if stop is None:
       stop = stack.enter_context(preemption.stop_on_signals())
+      stop.nothing_to_save = True  # Until the first dispatch.
     try:
       return _run(command.parse(argv), stop)
     except errors.CheckpointError as error:
@@ -95,9 +96,14 @@ def _train(
   """Trains from the newest checkpoint, and writes the result at the end."""
   reporting.line(console, f"Results go to {workdir}")
   with reporting.progress(console, total=experiment.steps.total) as reporter:
-    outcome = loop.run(
-      experiment, workdir, stop=stop, reporter=reporter, lock=lock
-    )
+    try:
+      outcome = loop.run(
+        experiment, workdir, stop=stop, reporter=reporter, lock=lock
+      )
+    except preemption.Stopped as stopped:
+      if processes.is_first():
+        print(stopped, file=sys.stderr)
+      return outcomes.TERMINATED
   if outcome.status != outcomes.DONE:
     if processes.is_first():
       failed = outcome.status == outcomes.NOT_FINITE

@@ -33,7 +33,11 @@ from sparsejax import command_line
 from sparsejax.training import coordination
 
 # Exit statuses of processes that were meant to end; 75 would start them again.
-_FINAL = (command_line.BAD_INPUT, command_line.INTERRUPTED, 143)
+_FINAL = (
+  command_line.BAD_INPUT,
+  command_line.INTERRUPTED,
+  command_line.TERMINATED,
+)
 _LEFT = "sparsejax_left"
 _WAIT_SECONDS = 5.0  # One request to process 0.
 _REQUESTS_PER_SECOND = 1000  # Of all processes, to process 0.
@@ -51,6 +55,7 @@ _LOST = re.compile(
 
 _leaving = threading.Lock()
 _ending = threading.Event()
+_status: int | None = None  # With which this process leaves.
 _last_progress = time.monotonic()
 
 
@@ -84,7 +89,9 @@ def leave(status: int, text: str) -> NoReturn:
     status: exit status.
     text: what to print, without a newline at the end.
   """
+  global _status
   _leaving.acquire()  # Only the first one leaves.
+  _status = status
   # Needs no interpreter: ends this process if nothing below can.
   seconds = _PRINT_SECONDS + 2 * _LINGER_SECONDS
   with open(os.devnull, "w") as nowhere:
@@ -211,18 +218,17 @@ def _publish(status: int, text: str) -> None:
 
 
 def _set_abort_handler() -> None:
-  """Makes the exit status of an abort 75."""
+  """Makes the exit status of an abort 75, unless this process leaves."""
+  message = (
+    "error: jax ended this process, most likely because it lost another one"
+    f" (see above). {command_line.RESUME}"
+  )
 
   def handle(number: int) -> None:
     del number
-    _within(
-      _PRINT_SECONDS,
-      lambda: _write(
-        "error: jax ended this process, most likely because it lost another"
-        f" one (see above). {command_line.RESUME}"
-      ),
-    )
-    os._exit(command_line.LOST_PEER)
+    if _status is None:
+      _within(_PRINT_SECONDS, lambda: _write(message))
+    os._exit(command_line.LOST_PEER if _status is None else _status)
 
   # Handlers of Python's `signal` run later, when `abort` has ended the process.
   library = ctypes.CDLL(None)

@@ -7,7 +7,7 @@ SIGUSR2 raises an exception there.
 import signal
 import time
 
-from sparsejax.configs import digits
+from configs import digits
 
 
 def get_config(arg=None):

@@ -2,9 +2,11 @@
 
     python process.py ID COUNT PORT WORKDIR
 
-Prints a digest of the masks on each device, after each step.
+Prints a digest of the masks on each device, after each step; then changes a
+mask in process 1, and tries to save.
 """
 
+import contextlib
 import functools
 import pathlib
 import sys
@@ -16,6 +18,7 @@ import numpy as np
 import sparsejax
 from sparsejax import train
 from sparsejax.training import initial_state, sharding, train_step
+from sparsejax.training.checkpointing import checkpoints
 from sparsejax.training.config import build, command
 
 CONFIG = pathlib.Path(__file__).parents[2] / "configs" / "digits.py"
@@ -53,6 +56,28 @@ def main(index, count, port, workdir):
         local = np.asarray(mask.addressable_data(device))
         digest = zlib.crc32(local.tobytes(), digest)
       print("masks", int(sharding.fetch(state.step)), digest, flush=True)
+  save_unequal_masks(state, pathlib.Path(workdir) / "unequal")
+
+
+def save_unequal_masks(state, workdir):
+  def in_this_process(path, leaf):
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    if name != "opt_state/masks/Dense_0/kernel":
+      return leaf
+    local = np.array(leaf.addressable_data(0))
+    local[3, 4] ^= jax.process_index() == 1
+    return jax.make_array_from_callback(
+      leaf.shape, leaf.sharding, lambda index: local[index]
+    )
+
+  state = jax.tree.map_with_path(in_this_process, state)
+  with contextlib.closing(
+    checkpoints.open(workdir, fingerprint="{}", sparse_leaves=())
+  ) as saved:
+    try:
+      saved.save(5, state, metrics={})
+    except checkpoints.CheckpointError as error:
+      print("refused", error, flush=True)
 
 
 if __name__ == "__main__":

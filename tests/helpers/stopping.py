@@ -10,6 +10,9 @@ class StopAfter(preemption.StopRequest):
     super().__init__()
     self._left = dispatches
 
+  def check(self):
+    pass  # No dispatch has been run.
+
   def agreed(self):
     self._left -= 1
     return self._left == 0

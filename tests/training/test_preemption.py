@@ -5,9 +5,11 @@ import pty
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
+from sparsejax import command_line
 from sparsejax.training import preemption
 
 RUN = """
@@ -20,6 +22,17 @@ with preemption.stop_on_signals() as stop:
   for file in (sys.stdout, sys.stderr):
     print("This raises if the terminal is gone.", file=file, flush=True)
   pathlib.Path(sys.argv[1]).write_text("saved")
+"""
+
+
+# Python's handlers are not called before the C function returns, in minutes.
+BUSY = """
+import hashlib, sys
+from sparsejax.training import preemption
+with preemption.stop_on_signals() as stop:
+  stop.nothing_to_save = sys.argv[1] == "nothing"
+  print("started", flush=True)
+  hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)
 """
 
 
@@ -64,3 +77,53 @@ def test_run_whose_terminal_is_closed_can_still_save(tmp_path):
     assert screen.read(7) == b"started"
   assert process.wait(timeout=60) == 0
   assert (tmp_path / "file").read_text() == "saved"
+
+
+@pytest.fixture
+def busy():
+  """Starts a process whose main thread does not see signals."""
+  started = []
+
+  def start(what):
+    process = subprocess.Popen(
+      [sys.executable, "-c", BUSY, what],
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    started.append(process)
+    assert process.stdout.readline() == "started\n"
+    return process
+
+  yield start
+  for process in started:
+    process.kill()
+    process.communicate()
+
+
+def test_signal_ends_the_process_at_once_where_nothing_has_to_be_saved(busy):
+  process = busy("nothing")
+  process.send_signal(signal.SIGTERM)
+  _, error = process.communicate(timeout=60)
+  assert process.returncode == command_line.TERMINATED
+  assert "nothing had to be saved" in error
+
+
+def test_second_signal_ends_the_process_at_once(busy):
+  process = busy("something")
+  process.send_signal(signal.SIGTERM)
+  process.send_signal(signal.SIGTERM)  # The group's, which does not count.
+  time.sleep(2 * preemption._SAME_SIGNAL_SECONDS)
+  assert process.poll() is None
+  process.send_signal(signal.SIGTERM)
+  _, error = process.communicate(timeout=60)
+  assert process.returncode == command_line.TERMINATED
+  assert "Ended by a second signal" in error
+
+
+def test_no_dispatch_begins_after_a_signal():
+  with preemption.stop_on_signals() as stop:
+    stop.check()
+    os.kill(os.getpid(), signal.SIGTERM)
+    with pytest.raises(preemption.Stopped, match="nothing had to be saved"):
+      stop.check()

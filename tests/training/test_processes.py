@@ -3,11 +3,11 @@
 import json
 import os
 import pathlib
-import socket
 import subprocess
 import sys
 
 import pytest
+from helpers import together
 
 from sparsejax import command_line
 from sparsejax.training import processes
@@ -15,14 +15,8 @@ from sparsejax.training import processes
 SCRIPT = pathlib.Path(__file__).parents[1] / "helpers" / "process.py"
 
 
-def free_port():
-  with socket.socket() as server:
-    server.bind(("127.0.0.1", 0))
-    return server.getsockname()[1]
-
-
 def test_two_processes_agree_at_every_step(tmp_path):
-  port = free_port()
+  port = together.free_port()
   started = [
     subprocess.Popen(
       [sys.executable, SCRIPT, str(index), "2", str(port), str(tmp_path)],
@@ -64,12 +58,45 @@ def test_two_processes_agree_at_every_step(tmp_path):
     for line in outputs[1].splitlines()
     if "Gloo" not in line and "peer ranks" not in line
   ]
+  *lines, refused = lines
   assert lines == masks[1]
+  assert refused in outputs[0]
+  assert "Step 5 was not saved: its masks differ between processes" in refused
+  assert "`opt_state/masks/Dense_0/kernel` is" in refused
+  assert "in process 0 on" in refused and "in process 1 on" in refused
+  assert refused.count("in process 1 on") == 1  # No other leaf differs.
   lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
   assert [json.loads(line)["step"] for line in lines] == list(range(1, 23))
   summary = json.loads((tmp_path / "summary.json").read_text())
   assert summary["processes"] == 2
   assert summary["active"] == summary["requested"]
+
+
+def test_processes_that_differ_are_refused_and_say_in_what(tmp_path):
+  workdir = tmp_path / "run"
+  changes = ("--config.seed=5", "--config.method.sparsity=0.5")
+  started = together.start(workdir, each=lambda index: changes if index else ())
+  statuses, outputs = together.finish(started)
+  assert statuses == [2, 2], outputs
+  for output in outputs:
+    (line,) = [each for each in output.splitlines() if "error:" in each]
+    assert "`config.seed` is 0 in process 0 on" in line
+    assert "5 in process 1 on" in line
+    assert "`config.method.sparsity` is 0.9 in process 0 on" in line
+    assert "0.5 in process 1 on" in line
+    assert "Traceback" not in output
+  assert not workdir.exists()
+
+
+def test_missing_process_is_named(tmp_path):
+  started = together.start(
+    tmp_path, 3, "--join_timeout_seconds=3", present=(0, 2)
+  )
+  statuses, outputs = together.finish(started)
+  assert statuses == [75, 75], outputs
+  for output in outputs:
+    (line,) = output.splitlines()
+    assert line.startswith("error: Process 1 of 3 did not come within 3 s")
 
 
 def test_incomplete_cluster_arguments_are_refused():

@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import jax
 import orbax.checkpoint as ocp
 
-from sparsejax.training import processes
+from sparsejax.training import agreement, processes
 from sparsejax.training.checkpointing import (
   best,
   digests,
@@ -46,6 +46,8 @@ from sparsejax.training.checkpointing.errors import (
 PyTree = Any
 
 _DAMAGED_FOLDER = "checkpoints_damaged"
+_MASKS = "masks"  # Part of the names of masks in the state.
+_COMPARE_SECONDS = 600.0  # How long to wait for the other processes.
 
 
 class Restored(NamedTuple):
@@ -142,9 +144,9 @@ class Checkpoints:
         it is never the best checkpoint.
 
     Raises:
-      CheckpointError: if this save or the previous one failed. Older
-        checkpoints are intact, `state` is unchanged, and the call may be
-        repeated.
+      CheckpointError: if this save or the previous one failed, or if masks
+        differ between processes. Older checkpoints are intact, `state` is
+        unchanged, and the call may be repeated.
       ValueError: if `step` is below the newest one.
     """
     self._wait()
@@ -156,6 +158,7 @@ class Checkpoints:
         f"`step` must be above {newest}, the newest, got {step}."
       )
     record = self._record(step, state, metrics)
+    _check_masks(step, record["digests"])
     self._best_policy.record(step, record["metrics"])
     self._pending = step
     try:
@@ -341,6 +344,20 @@ class Checkpoints:
 
 def _damage(step: int, why: object) -> str:
   return f"checkpoint {step} is damaged: {why}"
+
+
+def _check_masks(step: int, found: Mapping[str, int]) -> None:
+  """Raise in every process if a mask differs between processes."""
+  masks = {n: d for n, d in found.items() if _MASKS in n.split("/")}
+  differ = agreement.differences(
+    f"masks of step {step}", masks, seconds=_COMPARE_SECONDS
+  )
+  if differ:
+    raise CheckpointError(
+      f"Step {step} was not saved: its masks differ between processes, by their"
+      f" checksums: {differ}. No earlier checkpoint is lost: the same command"
+      " resumes from it, with equal masks."
+    )
 
 
 def _check_shardings(abstract_state: PyTree) -> None:
