@@ -21,7 +21,7 @@ from sparsejax import command_line
 from sparsejax.training import outcomes
 from sparsejax.training.config import command
 
-LAUNCH = ROOT / "launch"
+LAUNCH, PAGE = ROOT / "launch", ROOT / "docs" / "pods.md"
 SCRIPTS = sorted(
   path for path in LAUNCH.iterdir() if path.suffix in (".sh", ".sbatch")
 )
@@ -143,10 +143,11 @@ _START = re.compile(
 
 def commands():
   """Yields (where, arguments) of every start of the trainer."""
-  for path in sorted(LAUNCH.iterdir()):
+  for path in (*sorted(LAUNCH.iterdir()), PAGE):
     text = re.sub(r"\\\n#? *", "", path.read_text())
     text = re.sub(r"\$\([^)]*\)|\$\w+", "1", text)  # Values of variables.
-    for line in re.sub("[\"']", "", text).splitlines():
+    for line in re.sub("[\"'`]", "", text).splitlines():
+      line = f"# {line}" if path == PAGE else line
       start = _START.search(line)
       if start and path.name != "jobset.yaml":
         words = re.findall(r"--[\w.]+=\S+", line[start.end() :])
@@ -165,9 +166,8 @@ def test_every_file_shows_a_command():
     for where, words in COMMANDS.items()
     if any(word.startswith("--config=") for word in words)
   }
-  assert shown == {path.name for path in LAUNCH.iterdir()} - {
-    "Dockerfile.dockerignore"
-  }
+  paths = {path.name for path in (*LAUNCH.iterdir(), PAGE)}
+  assert shown == paths - {"Dockerfile.dockerignore"}
 
 
 @pytest.mark.parametrize("where", COMMANDS)
