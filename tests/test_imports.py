@@ -23,7 +23,7 @@ LEVELS = (
   {"sparsify", "methods", "at_init"},
   {"__init__"},
   {"training", "export"},
-  {"train", "study"},
+  {"train", "study", "launch"},
 )
 # What others import of ours, besides their own folder.
 ASIDE = {
@@ -31,7 +31,7 @@ ASIDE = {
   "data": {"command_line"},
   "plots": {"command_line"},
 }
-IMPORT_ASIDE = {"training", "study"}
+IMPORT_ASIDE = {"training", "study", "launch"}
 LIBRARIES = {
   "flax": ("models", "training"),
   "ml_collections": ("configs", "train", "training/config", "study"),
@@ -166,6 +166,7 @@ def test_importing_the_package_loads_no_heavy_library():
     ("train", "--config=digits"),
     ("study.imp", "--config=digits", "--workdir=runs", "--sparsity=0.9"),
     ("study.reproduce", "granet_2"),
+    ("launch", "check", "--config=digits"),
   ],
 )
 def test_commands_say_what_to_install(command, tmp_path):

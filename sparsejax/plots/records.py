@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 from sparsejax import command_line
 
 CONFIG, METRICS, SUMMARY = "config.json", "metrics.jsonl", "summary.json"
+PHASES = ("start", "compile", "restore", "step", "evaluate", "save")
+"""What the time of a run goes to; recorded as `run_PHASE_seconds`."""
 
 
 class Metrics(NamedTuple):
@@ -216,6 +218,10 @@ _SUMMARY = {
     _NUMBER,
   ),
   **dict.fromkeys(("test_loss", "mask_update_seconds"), _MEASURED),
+  **{
+    f"run_{name}_seconds": _optional(_NUMBER)
+    for name in (*PHASES, "elapsed", "began")
+  },
   "layers": [_LAYER],
 }
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sparsejax.plots import flops, style, training_curves
-from sparsejax.plots.records import Run, read_run
+from sparsejax.plots.records import PHASES, Run, read_run
 
 REPORT = "report.html"
 
@@ -64,6 +64,7 @@ def write_report(workdir: pathlib.Path) -> pathlib.Path:
     _results(run),
     _figures(run),
     _layers(run),
+    _times(run),
     _evaluations(run),
     f"<p>{html.escape(run.damage)}</p>" if run.damage else "",
     "<h2>Config</h2>",
@@ -126,6 +127,26 @@ def _layers(run: Run) -> str:
   ]
   header = ("layer", "shape", "weights", "active", "sparsity", "multiply-adds")
   return "<h2>Sparse layers</h2>" + _table(header, rows)
+
+
+def _times(run: Run) -> str:
+  """Returns the share of the run's time in each phase; goodput is in steps."""
+  summary = run.summary
+  if "run_elapsed_seconds" not in summary:
+    return ""
+  seconds = {name: summary.get(f"run_{name}_seconds", 0.0) for name in PHASES}
+  elapsed = summary["run_elapsed_seconds"]
+  seconds["idle, or lost by a kill"] = elapsed - sum(seconds.values())
+  rows = [
+    (name, f"{value:.1f}", f"{value / max(elapsed, 1e-9):.1%}")
+    for name, value in seconds.items()
+  ]
+  goodput = f"{seconds['step'] / max(elapsed, 1e-9):.1%}"
+  return (
+    f"<h2>Time</h2><p>Goodput {goodput}: the share of {elapsed:.0f} s since the"
+    " first start that went into steps.</p>"
+    + _table(("phase", "seconds", "share"), rows)
+  )
 
 
 def _evaluations(run: Run) -> str:

@@ -42,6 +42,7 @@ class _Run(NamedTuple):
   reporter: Reporter
   resumed_from_step: int | None
   compile_seconds: float
+  clock: timing.Clock
 
 
 class _Start(NamedTuple):
@@ -68,6 +69,7 @@ def run(
   stop: preemption.StopRequest,
   reporter: Reporter,
   lock: workdir_lock.Lock | None = None,
+  clock: timing.Clock | None = None,
 ) -> outcomes.Outcome:
   """Train until the last step, a request to stop, or a non-finite loss.
 
@@ -77,6 +79,7 @@ def run(
     stop: checked before the first dispatch, and after each one.
     reporter: where progress is reported.
     lock: of the workdir, if this process holds it; checked after each dispatch.
+    clock: measures since this start began.
 
   Returns:
     How the run ended. Metrics and checkpoints are in the workdir.
@@ -86,6 +89,8 @@ def run(
     InputError: if another run took the workdir over.
     Stopped: if a signal was received before the first dispatch.
   """
+  clock = clock or timing.Clock()
+  clock.started()
   mesh = sharding.data_mesh()
   setup = experiment.setup._replace(shard=sharding.batch_sharder(mesh))
   abstract = initial_state.abstract(experiment, mesh)
@@ -93,7 +98,9 @@ def run(
     saved = stack.enter_context(
       contextlib.closing(_open_checkpoints(experiment, workdir, abstract))
     )
-    start = _start(experiment, workdir, mesh, abstract, saved, reporter)
+    start = _restore(abstract, saved, reporter, clock)
+    if start is None:
+      start = _create(experiment, workdir, mesh, clock)
     stop.check()
     writer = None
     if processes.is_first():
@@ -106,13 +113,16 @@ def run(
       )
       if writer.warning is not None:
         reporter.message(f"warning: {writer.warning}")
-    compiled = programs.compile(
-      setup,
-      experiment.dataset,
-      start.state,
-      mesh,
-      trains=start.resumed_from_step != experiment.steps.total,
-    )
+      if writer.times is not None:
+        clock.resume(writer.times)
+    with clock.phase("compile"):
+      compiled = programs.compile(
+        setup,
+        experiment.dataset,
+        start.state,
+        mesh,
+        trains=start.resumed_from_step != experiment.steps.total,
+      )
     seconds = compiled.compile_seconds + start.seconds
     watchdog.progress()
     stop.nothing_to_save = False
@@ -129,11 +139,12 @@ def run(
       reporter=reporter,
       resumed_from_step=start.resumed_from_step,
       compile_seconds=seconds,
+      clock=clock,
     )
     outcome = _train(this, start.state)
     if outcome.status == outcomes.DONE:
       outcome = outcome._replace(selected=_select(this, outcome, abstract))
-    return outcome
+    return outcome._replace(seconds=clock.row())
 
 
 def _open_checkpoints(
@@ -148,27 +159,34 @@ def _open_checkpoints(
   )
 
 
-def _start(
-  experiment: Experiment,
-  workdir: pathlib.Path,
-  mesh: Mesh,
+def _restore(
   abstract: TrainState,
   saved: checkpoints.Checkpoints,
   reporter: Reporter,
+  clock: timing.Clock,
+) -> _Start | None:
+  """Restores the newest checkpoint, if there is one."""
+  with clock.phase("restore"):
+    restored = saved.restore_newest(abstract)
+  if restored is None:
+    return None
+  for line in restored.skipped:
+    reporter.message(f"warning: {line}")
+  reporter.message(f"Resuming from step {restored.step}.")
+  return _Start(restored.state, restored.step, 0.0)
+
+
+def _create(
+  experiment: Experiment, workdir: pathlib.Path, mesh: Mesh, clock: timing.Clock
 ) -> _Start:
-  """Restores the newest checkpoint, or creates the state at step 0."""
-  restored = saved.restore_newest(abstract)
-  if restored is not None:
-    for line in restored.skipped:
-      reporter.message(f"warning: {line}")
-    reporter.message(f"Resuming from step {restored.step}.")
-    return _Start(restored.state, restored.step, 0.0)
+  """Creates the state at step 0; most of that time is compiling."""
   started = time.perf_counter()
-  state = initial_state.create(
-    experiment,
-    mesh,
-    save_weights=lambda dense: _save_weights(experiment, workdir, 0, dense),
-  )
+  with clock.phase("compile"):
+    state = initial_state.create(
+      experiment,
+      mesh,
+      save_weights=lambda dense: _save_weights(experiment, workdir, 0, dense),
+    )
   return _Start(state, None, time.perf_counter() - started)
 
 
@@ -195,7 +213,8 @@ def _train(run: _Run, state: TrainState) -> outcomes.Outcome:
   timings: list[timing.Dispatch] = []
   while step < steps.total:
     first = step
-    state, step, rows, timed = _dispatch(run, state, first)
+    with run.clock.phase("step"):
+      state, step, rows, timed = _dispatch(run, state, first)
     timings.append(timed)
     if run.lock is not None:
       run.lock.check()
@@ -204,7 +223,8 @@ def _train(run: _Run, state: TrainState) -> outcomes.Outcome:
       _write(run, rows, end=bad)
       message = outcomes.not_finite_message(bad, first, step, last_saved)
       return _outcome(run, outcomes.NOT_FINITE, state, step, timings, message)
-    state = _update_metric(run, state, step)
+    with run.clock.phase("evaluate"):
+      state = _update_metric(run, state, step)
     last = step == steps.total
     evaluation: dict[str, float] = {}
     if last or _due(steps.eval_every, first, step):
@@ -269,29 +289,36 @@ def _update_metric(run: _Run, state: TrainState, step: int) -> TrainState:
 def _evaluate(run: _Run, state: TrainState) -> dict[str, float]:
   """Returns mean losses and accuracies on the splits not trained on."""
   names = [name for name in run.programs.evaluate if name != "train"]
-  with jax.transfer_guard("disallow"):
+  with run.clock.phase("evaluate"), jax.transfer_guard("disallow"):
     return programs.mean_metrics(run.programs, names, state)
 
 
 def _write(run: _Run, rows: list[dict[str, Any]], *, end: int) -> None:
-  """Writes the rows at multiples of `log_every`, and that of step `end`."""
+  """Writes the rows at multiples of `log_every`, and that of step `end`.
+
+  The last of them says where the time went.
+  """
   if run.writer is None:
     return
   every = run.experiment.steps.log_every
-  run.writer.write(
+  due = [
     row
     for row in rows
     if row["step"] == end or (row["step"] < end and row["step"] % every == 0)
-  )
+  ]
+  if due:
+    due[-1] |= run.clock.row()
+  run.writer.write(due)
 
 
 def _save(
   run: _Run, state: TrainState, step: int, recorded: Mapping[str, float]
 ) -> None:
   """Saves a checkpoint; the metrics up to its step reach the disk first."""
-  if run.writer is not None:
-    run.writer.sync()
-  run.checkpoints.save(step, state, metrics=recorded)
+  with run.clock.phase("save"):
+    if run.writer is not None:
+      run.writer.sync()
+    run.checkpoints.save(step, state, metrics=recorded)
 
 
 def _save_weights(
@@ -338,6 +365,7 @@ def _outcome(
     compile_seconds=run.compile_seconds,
     train_seconds=math.fsum(each.seconds for each in timings),
     mask_update_seconds=timing.mask_update_seconds(timings),
+    seconds=run.clock.row(),
   )
 
 

@@ -1,5 +1,6 @@
 """How a run ends, and its exit status."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from sparsejax import command_line
@@ -35,6 +36,7 @@ class Outcome(NamedTuple):
     compile_seconds: time spent tracing and compiling.
     train_seconds: time spent in dispatches, without evaluation.
     mask_update_seconds: extra time per mask update, see `reporting.timing`.
+    seconds: sums over all starts, as `timing.Clock.row` returns them.
   """
 
   status: int
@@ -46,6 +48,7 @@ class Outcome(NamedTuple):
   compile_seconds: float
   train_seconds: float
   mask_update_seconds: float | None
+  seconds: Mapping[str, float]
 
 
 def not_finite_message(

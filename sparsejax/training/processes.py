@@ -1,5 +1,6 @@
 """Multi-process runs: joining, agreement, and the shared workdir."""
 
+import os
 import pathlib
 import signal
 from typing import Any
@@ -91,7 +92,12 @@ def _member(
   if address is None:
     address, count, index, _ = (
       clusters.ClusterEnv.auto_detect_unset_distributed_params(
-        None, None, None, None, None, seconds
+        os.environ.get("JAX_COORDINATOR_ADDRESS"),
+        None,
+        None,
+        None,
+        None,
+        seconds,
       )
     )
   if address is None or count is None or index is None:

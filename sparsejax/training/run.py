@@ -25,7 +25,12 @@ from sparsejax.training import (
 from sparsejax.training.checkpointing import errors
 from sparsejax.training.config import build, command
 from sparsejax.training.config.experiment import Experiment
-from sparsejax.training.reporting import console as reporting, results, workdirs
+from sparsejax.training.reporting import (
+  console as reporting,
+  results,
+  timing,
+  workdirs,
+)
 
 
 def run(
@@ -46,32 +51,37 @@ def run(
   """
   # Orbax logs every save at a lower level.
   absl_logging.set_verbosity(absl_logging.ERROR)
+  clock = timing.Clock()
   with contextlib.ExitStack() as stack:
-    stack.enter_context(_exit_alone())
+    stack.enter_context(exit_alone("sparsejax.train"))
     if stop is None:
       stop = stack.enter_context(preemption.stop_on_signals())
       stop.nothing_to_save = True  # Until the first dispatch.
     try:
-      return _run(command.parse(argv), stop)
+      return _run(command.parse(argv), stop, clock)
     except errors.CheckpointError as error:
       raise command_line.InputError(str(error)) from error
 
 
-def _run(parsed: command.Command, stop: preemption.StopRequest) -> int:
+def _run(
+  parsed: command.Command, stop: preemption.StopRequest, clock: timing.Clock
+) -> int:
   """Joins the other processes, which must have the same command line."""
   if parsed.distributed and not jax.distributed.is_initialized():
     processes.join(**parsed.cluster)
   if coordination.count() == 1:
-    return _run_together(parsed, stop)
+    return _run_together(parsed, stop, clock)
   with watchdog.watch_progress(parsed.cluster["hang_timeout_seconds"]):
     seconds = parsed.cluster["join_timeout_seconds"]
     facts = agreement.facts(parsed.config.to_dict(), parsed.workdir)
     agreement.check("start", facts, seconds=seconds)
     agreement.check("devices", agreement.device_facts(), seconds=seconds)
-    return _run_together(parsed, stop)
+    return _run_together(parsed, stop, clock)
 
 
-def _run_together(parsed: command.Command, stop: preemption.StopRequest) -> int:
+def _run_together(
+  parsed: command.Command, stop: preemption.StopRequest, clock: timing.Clock
+) -> int:
   """Trains, or reports the result of a run that is done."""
   experiment = build.build(parsed.config)
   if coordination.count() > 1:
@@ -84,7 +94,7 @@ def _run_together(parsed: command.Command, stop: preemption.StopRequest) -> int:
   with _workdir(parsed, experiment, console) as (workdir, lock):
     summary = records.read_summary(workdir)
     if summary is None:
-      return _train(console, experiment, workdir, stop, lock)
+      return _train(console, experiment, workdir, stop, lock, clock)
     reporting.line(console, f"{workdir} is finished; nothing was changed.")
     _report(workdir)
     reporting.result(console, summary, workdir)
@@ -97,13 +107,19 @@ def _train(
   workdir: pathlib.Path,
   stop: preemption.StopRequest,
   lock: workdir_lock.Lock | None,
+  clock: timing.Clock,
 ) -> int:
   """Trains from the newest checkpoint, and writes the result at the end."""
   reporting.line(console, f"Results go to {workdir}")
   with reporting.progress(console, total=experiment.steps.total) as reporter:
     try:
       outcome = loop.run(
-        experiment, workdir, stop=stop, reporter=reporter, lock=lock
+        experiment,
+        workdir,
+        stop=stop,
+        reporter=reporter,
+        lock=lock,
+        clock=clock,
       )
     except preemption.Stopped as stopped:
       if processes.is_first():
@@ -192,17 +208,18 @@ def _report(workdir: pathlib.Path) -> None:
 
 
 @contextlib.contextmanager
-def _exit_alone() -> Iterator[None]:
-  """Ends a failed process at once where others train with it.
+def exit_alone(name: str) -> Iterator[None]:
+  """End a failed process at once where others train with it.
 
   An ordinary exit of one of several processes waits minutes for the others,
   which wait for it.
+
+  Args:
+    name: the command's module.
   """
   try:
     yield
   except BaseException as error:
     if not jax.distributed.is_initialized():
       raise
-    watchdog.leave_because_of(
-      error, name="sparsejax.train", hint=command_line.RESUME
-    )
+    watchdog.leave_because_of(error, name=name, hint=command_line.RESUME)

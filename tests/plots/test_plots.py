@@ -34,6 +34,16 @@ def test_report_embeds_the_figure(workdir):
   assert "http" not in page
 
 
+def test_report_shows_where_the_time_went(tmp_path):
+  phases = {"start": 5, "compile": 10, "restore": 2, "step": 150, "save": 3}
+  summary = {f"run_{name}_seconds": x for name, x in phases.items()}
+  records.write(tmp_path, summary=summary | {"run_elapsed_seconds": 200})
+  page = plots.write_report(tmp_path).read_text()
+  assert "Goodput 75.0%" in page and "of 200 s" in page
+  assert "<td>compile</td><td>10.0</td><td>5.0%</td>" in page
+  assert "<td>idle, or lost by a kill</td><td>30.0</td><td>15.0%</td>" in page
+
+
 def test_report_plots_recorded_flops(workdir):
   pytest.importorskip("matplotlib")
   with open(workdir / "metrics.jsonl", "w") as file:

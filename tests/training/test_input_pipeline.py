@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from helpers import streamed
 from helpers.stopping import StopAfter
+from helpers.trainer import metrics as rows
 
 from sparsejax.data import Split, streams
-from sparsejax.plots import records
 from sparsejax.training import (
   evaluation,
   initial_state,
@@ -40,13 +40,6 @@ def run(workdir, stop=None):
     stop=stop or preemption.StopRequest(),
     reporter=reporter,
   )
-
-
-def rows(workdir):
-  return [
-    {key: row[key] for key in row if not key.endswith("_per_second")}
-    for row in records.read_metrics(workdir).rows
-  ]
 
 
 def test_run_resumed_within_an_epoch_equals_an_uninterrupted_one(tmp_path):

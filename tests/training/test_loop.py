@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 from helpers.stopping import StopAfter
+from helpers.trainer import metrics as rows
 
 import sparsejax
 from sparsejax.data import Split
@@ -57,13 +58,6 @@ def run(chosen, workdir, *, stop=None):
     chosen, workdir, stop=stop or preemption.StopRequest(), reporter=reporter
   )
   return outcome, lines
-
-
-def rows(workdir):
-  return [
-    {key: row[key] for key in row if not key.endswith("_per_second")}
-    for row in records.read_metrics(workdir).rows
-  ]
 
 
 def assert_same_state(one, other):
@@ -148,6 +142,17 @@ def test_resumed_run_equals_an_uninterrupted_one(whole, tmp_path, dispatches):
   assert_same_state(resumed.state, wanted.state)
   assert resumed.selected.evaluation == wanted.selected.evaluation
   assert rows(tmp_path) == rows(workdir)
+  times = [
+    row
+    for row in records.read_metrics(tmp_path).rows
+    if "run_began_seconds" in row
+  ]
+  # The sums go on where those of the kept rows end.
+  for name in ("compile", "step", "evaluate", "save", "elapsed"):
+    values = [row[f"run_{name}_seconds"] for row in times]
+    assert values == sorted(values) and values[-1] > 0
+  starts = {row["run_began_seconds"] for row in times}
+  assert len(starts) == 1  # Also where the first start has written such rows.
 
 
 def test_run_killed_after_its_last_step_takes_no_step(whole):

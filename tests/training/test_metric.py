@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from helpers import tiers
 from helpers.stopping import StopAfter
+from helpers.trainer import metrics as rows
 
 import sparsejax
 from sparsejax import command_line
-from sparsejax.plots import records
 from sparsejax.training import (
   dispatches,
   loop,
@@ -55,13 +55,6 @@ def run(chosen, workdir, *, stop=None):
       message=lambda text: None, progress=lambda step, row: None
     ),
   )
-
-
-def rows(workdir):
-  return [
-    {key: row[key] for key in row if not key.endswith("_per_second")}
-    for row in records.read_metrics(workdir).rows
-  ]
 
 
 def assert_same_state(one, other):

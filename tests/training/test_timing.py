@@ -46,3 +46,31 @@ def test_time_is_never_negative():
   given = [(5, 0, 1.0), (5, 0, 1.0), (5, 1, 0.75)]
   dispatches = [timing.Dispatch(*each) for each in given]
   assert timing.mask_update_seconds(dispatches) == 0.0
+
+
+def test_the_clock_continues_the_sums_of_the_row_that_is_kept():
+  clock = timing.Clock()
+  clock.started()
+  with clock.phase("step"):
+    pass
+  first = clock.row()
+  earlier = first | {
+    "run_began_seconds": first["run_began_seconds"] - 100.0,
+    "run_step_seconds": 40.0,
+    "run_save_seconds": 2.0,
+  }
+  again = timing.Clock()
+  again.resume(earlier)
+  found = again.row()
+  assert found["run_step_seconds"] == 40.0
+  assert found["run_save_seconds"] == 2.0
+  assert found["run_began_seconds"] == earlier["run_began_seconds"]
+  assert found["run_elapsed_seconds"] >= 100.0
+  assert found.keys() == first.keys()
+
+
+def test_elapsed_time_is_at_least_the_sum_of_all_phases():
+  clock = timing.Clock()
+  row = clock.row() | {"run_step_seconds": 1e6}
+  clock.resume(row | {"run_began_seconds": row["run_began_seconds"] + 1e6})
+  assert clock.row()["run_elapsed_seconds"] >= 1e6

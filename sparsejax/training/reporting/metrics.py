@@ -80,6 +80,8 @@ class Writer:
 
   Attributes:
     warning: says which rows are lost, if the file was damaged; else None.
+    times: the last row that is kept of those with sums of `timing.Clock`, if
+      there is one.
   """
 
   def __init__(self, workdir: pathlib.Path, *, start: int, log_every: int = 1):
@@ -94,6 +96,8 @@ class Writer:
     path = workdir / records.METRICS
     found = records.read_metrics(workdir)
     kept = [row for row in found.rows if row["step"] <= start]
+    timed = [row for row in kept if "run_began_seconds" in row]
+    self.times = timed[-1] if timed else None
     self.warning = None
     last = kept[-1]["step"] if kept else 0
     if last < start // log_every * log_every:

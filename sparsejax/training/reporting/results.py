@@ -21,11 +21,11 @@ def summarize(
 
   Returns:
     Plain values. Accuracies, counts, sparsities and inference FLOPs describe
-    `selected_step`; `training_flops` and `mask_updates` cover all `steps`, and
-    times the steps since the last start. Accuracies are in [0, 1]; counts and
-    sparsities are over the sparse leaves. Only `resumed_from_step` and keys
-    ending in `_seconds` may differ between an interrupted run and one that was
-    not.
+    `selected_step`; `training_flops` and `mask_updates` cover all `steps`.
+    Times cover the steps since the last start, those that begin with `run_` all
+    starts. Accuracies are in [0, 1]; counts and sparsities are over the sparse
+    leaves. Only `resumed_from_step` and keys ending in `_seconds` may differ
+    between an interrupted run and one that was not.
   """
   selected = outcome.selected
   assert selected is not None
@@ -69,6 +69,7 @@ def summarize(
     "compile_seconds": outcome.compile_seconds,
     "train_seconds": outcome.train_seconds,
     "mask_update_seconds": outcome.mask_update_seconds,
+    **outcome.seconds,
   }
 
 

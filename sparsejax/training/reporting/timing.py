@@ -1,9 +1,60 @@
-"""The time that mask updates take, estimated from dispatches."""
+"""Where the time of a run goes, and how long mask updates take."""
 
 import collections
+import contextlib
+import math
 import statistics
-from collections.abc import Sequence
-from typing import NamedTuple
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from sparsejax.plots import records
+
+
+class Clock:
+  """Where the time of a run goes, over all its starts.
+
+  A resumed run continues the sums of the last row that it keeps. So what a kill
+  lost counts for no phase: steps that are repeated, and time in a queue, are
+  what the sum of all phases lacks of the time since the first start.
+  """
+
+  def __init__(self) -> None:
+    """Begins the phase `start`."""
+    self._began = time.time()
+    self._start: float | None = time.perf_counter()
+    self._seconds = dict.fromkeys(records.PHASES, 0.0)
+
+  def started(self) -> None:
+    """Ends the phase `start`; later calls do nothing."""
+    if self._start is not None:
+      self._seconds["start"] += time.perf_counter() - self._start
+      self._start = None
+
+  @contextlib.contextmanager
+  def phase(self, name: str) -> Iterator[None]:
+    """Adds the time inside the context to a phase of `records.PHASES`."""
+    before = time.perf_counter()
+    try:
+      yield
+    finally:
+      self._seconds[name] += time.perf_counter() - before
+
+  def resume(self, row: Mapping[str, Any]) -> None:
+    """Continues the sums in a row that an earlier start wrote."""
+    self._began = row["run_began_seconds"]
+    for name in self._seconds:
+      self._seconds[name] += row[f"run_{name}_seconds"]
+
+  def row(self) -> dict[str, float]:
+    """Returns the sums, the first start (Unix time), and the time since it."""
+    # Another machine's clock may be behind.
+    least = math.fsum(self._seconds.values())
+    return {
+      **{f"run_{name}_seconds": x for name, x in self._seconds.items()},
+      "run_elapsed_seconds": max(time.time() - self._began, least),
+      "run_began_seconds": self._began,
+    }
 
 
 class Dispatch(NamedTuple):

@@ -1,0 +1,1 @@
+"""Before a run on many machines: what each of its processes sees."""
