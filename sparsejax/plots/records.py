@@ -15,7 +15,14 @@ from typing import Any, NamedTuple
 from sparsejax import command_line
 
 CONFIG, METRICS, SUMMARY = "config.json", "metrics.jsonl", "summary.json"
-PHASES = ("start", "compile", "restore", "step", "evaluate", "save")
+PHASES: tuple[str, ...] = (
+  "start",
+  "compile",
+  "restore",
+  "step",
+  "evaluate",
+  "save",
+)
 """What the time of a run goes to; recorded as `run_PHASE_seconds`."""
 
 

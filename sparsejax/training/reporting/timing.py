@@ -23,7 +23,7 @@ class Clock:
     """Begins the phase `start`."""
     self._began = time.time()
     self._start: float | None = time.perf_counter()
-    self._seconds = dict.fromkeys(records.PHASES, 0.0)
+    self._seconds: dict[str, float] = {name: 0.0 for name in records.PHASES}
 
   def started(self) -> None:
     """Ends the phase `start`; later calls do nothing."""
