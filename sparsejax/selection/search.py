@@ -160,10 +160,21 @@ def select(
   if shuffle is None:
     return _break_ties_by_index(search, groups)
   among_zeros = jnp.any(search.ambiguous & (search.bound == _ZERO_RANK))
-  return lax.cond(
-    among_zeros,
-    lambda: _break_ties_at_random(search, groups, shuffle()),
-    lambda: _break_ties_by_index(search, groups),
+
+  def placed(masks: list[Array]) -> list[Array]:
+    """Keeps masks where `valid` is, which the conditional may gather."""
+    pairs = zip(masks, field.valid, strict=True)
+    return [
+      x if valid is None or not groups.sharded else placement.alike(x, valid)
+      for x, valid in pairs
+    ]
+
+  return placed(
+    lax.cond(
+      among_zeros,
+      lambda: placed(_break_ties_at_random(search, groups, shuffle())),
+      lambda: placed(_break_ties_by_index(search, groups)),
+    )
   )
 
 

@@ -17,7 +17,7 @@ counting and comparing break exact counts (an N:M mask had 1 of 4). An
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -82,14 +82,6 @@ def maybe_update(
   due = regrow_due | _is_due(schedule, state, step)
   stored = jax.tree.leaves(state.masks)
 
-  def placed(found: tuple) -> tuple:
-    """Keeps masks where their weights are: some compilers gather them."""
-    weights = layout.take(call.params)
-    trees = (list(weights), layout.masked_tree(weights))
-    for like in trees if layout.sharded else ():
-      found = placement.trees_alike(found, like)
-    return found
-
   def same() -> tuple:
     no = jnp.asarray(False)
     next_ = _unchanged(method, state, accumulators, stored)
@@ -99,10 +91,10 @@ def maybe_update(
     finite_, next_ = _search(call, accumulators, step, regrow_due, scored)
     new = call.carrier.pack(next_.new)
     keep = new if next_.keep is None else call.carrier.pack(next_.keep)
-    return finite_, *placed((next_._replace(keep=None), new, keep))
+    return finite_, *_placed(call, (next_._replace(keep=None), new, keep))
 
   done, next_, new, keep = conditional.cond(due, update, same)
-  next_, new, keep = placed((next_, new, keep))
+  next_, new, keep = _placed(call, (next_, new, keep))
   change = MaskChange(
     done,
     old=layout.masked_tree(call.masks),
@@ -115,6 +107,18 @@ def maybe_update(
     requested=_requested(call, next_, step),
     accumulators={**accumulators, **next_.accumulators},
   )
+
+
+def _placed(call: Call, found: Any) -> Any:
+  """Keeps masks where their weights are.
+
+  Some compilers gather what leaves a conditional, of nested ones each.
+  """
+  weights = call.layout.take(call.params)
+  trees = (weights, call.layout.masked_tree(weights))
+  for like in trees if call.layout.sharded else ():
+    found = placement.trees_alike(found, like)
+  return found
 
 
 def _is_due(part, state: SparseState, step) -> Bool[Array, ""]:
@@ -176,14 +180,15 @@ def _search(
     pairs = zip(leaves, momentum, strict=True)
     leaves = [leaf._replace(momentum=x) for leaf, x in pairs]
     context = Context(layout, leaves, step, call.key, call.metric, accumulators)
-    return next_masks(method, context, budgets, regrow_due, starts)
+    next_ = next_masks(method, context, budgets, regrow_due, starts)
+    return _placed(call, next_)
 
   def stay() -> NextMasks:
     return _unchanged(method, state, accumulators, masks)
 
   watched = (call.grads, call.extra_args.get("value"))
   all_finite = finite.all_finite(watched, sharded=layout.sharded)
-  return all_finite, conditional.cond(all_finite, update, stay)
+  return all_finite, _placed(call, conditional.cond(all_finite, update, stay))
 
 
 @functools.partial(jax.jit, static_argnames="method")
@@ -238,10 +243,17 @@ def _regrow(method: Method, leaves, due) -> regrowth.Regrown:
   if method.regrow is None:
     return regrowth.only_counted(leaves)
   part = method.regrow
-  return conditional.cond(
-    due,
-    lambda: regrowth.prune_and_regrow(part, leaves),
-    lambda: regrowth.only_counted(leaves),
+
+  def placed(found: regrowth.Regrown) -> regrowth.Regrown:
+    sharded = leaves.packing.sharded
+    return placement.trees_alike(found, leaves.weights) if sharded else found
+
+  return placed(
+    conditional.cond(
+      due,
+      lambda: placed(regrowth.prune_and_regrow(part, leaves)),
+      lambda: regrowth.only_counted(leaves),
+    )
   )
 
 
