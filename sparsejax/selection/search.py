@@ -165,7 +165,9 @@ def select(
     """Keeps masks where `valid` is, which the conditional may gather."""
     pairs = zip(masks, field.valid, strict=True)
     return [
-      x if valid is None or not groups.sharded else placement.alike(x, valid)
+      x
+      if valid is None or not groups.sharded
+      else placement.alike(x, materialize(valid))
       for x, valid in pairs
     ]
 
