@@ -148,7 +148,6 @@ def measure_streamed(rounds: int) -> list[dict]:
     records = [train.records[i] for i in range(FILES)]
     kilobytes = np.mean([len(record["image"]) for record in records]) / 1000
     random = np.random.default_rng(0)
-    whole = streams.Shard(0, 1)
 
     def pillow() -> None:
       for record in records:
@@ -156,7 +155,7 @@ def measure_streamed(rounds: int) -> list[dict]:
 
     def stream() -> None:
       # Each file once, so that no prefetched image is left over.
-      for _ in streams.eval_batches(train, batch_size=BATCH // 4, shard=whole):
+      for _ in streams.eval_batches(train, batch_size=BATCH // 4):
         pass
 
     seconds = {

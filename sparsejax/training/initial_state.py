@@ -150,11 +150,7 @@ def _examples(dataset: Dataset, key: jax.Array, size: int) -> Iterator[Split]:
   seed = batches.stream_seed(key)
   if isinstance(train, Stream):
     for batch in streams.train_batches(
-      train,
-      seed=seed,
-      batch_size=size,
-      first_batch=0,
-      shard=streams.Shard(0, 1),
+      train, seed=seed, batch_size=size, first_batch=0
     ):
       yield Split(batch.images, batch.labels)
     return

@@ -5,7 +5,7 @@ single device is a mesh of size one.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -57,20 +57,71 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
   return jax.tree.map(put, tree)
 
 
-def put_batch(tree: Any, mesh: Mesh) -> Any:
-  """Copy this process's shard of a batch to its devices.
+class LocalBatch(NamedTuple):
+  """The part of every batch that this process reads.
+
+  Attributes:
+    rows: positions in the batch that its devices hold, ascending.
+    of_device: for each of its devices, which of `rows` it holds.
+    batch_size: global batch size B.
+    sharding: of a batch.
+  """
+
+  rows: list[int]
+  of_device: dict[jax.Device, slice]
+  batch_size: int
+  sharding: NamedSharding
+
+
+def local_batch(mesh: Mesh, batch_size: int) -> LocalBatch:
+  """Find the part of every batch that this process reads.
 
   Args:
-    tree: numpy arrays; shapes are the same in all processes.
     mesh: device mesh.
+    batch_size: global batch size B, a multiple of the number of shards.
+
+  Returns:
+    The rows, the same for every batch of that size.
+  """
+  sharding = batch_sharding(mesh)
+  found = sharding.addressable_devices_indices_map((batch_size,))
+  held = {
+    device: range(batch_size)[index]
+    for device, indices in found.items()
+    for index in indices or ()
+  }
+  rows = sorted({row for rows in held.values() for row in rows})
+  starts = {device: rows.index(held[device][0]) for device in held}
+  of_device = {
+    device: slice(start, start + len(held[device]))
+    for device, start in starts.items()
+  }
+  return LocalBatch(rows, of_device, batch_size, sharding)
+
+
+def put_batch(tree: Any, local: LocalBatch) -> Any:
+  """Copy this process's rows of a batch to its devices.
+
+  Args:
+    tree: numpy arrays of the rows `local.rows`.
+    local: of this process.
 
   Returns:
     The same tree of global arrays, sharded along the first axis.
   """
-  return jax.tree.map(
-    lambda x: jax.make_array_from_process_local_data(batch_sharding(mesh), x),
-    tree,
-  )
+
+  def put(x: np.ndarray) -> jax.Array:
+    # The loop allows transfers by `device_put`, but those of
+    # `jax.make_array_from_process_local_data` only on one process.
+    shards = [
+      jax.device_put(x[rows], device)
+      for device, rows in local.of_device.items()
+    ]
+    return jax.make_array_from_single_device_arrays(
+      (local.batch_size, *x.shape[1:]), local.sharding, shards
+    )
+
+  return jax.tree.map(put, tree)
 
 
 def fetch(tree: Any) -> Any:
