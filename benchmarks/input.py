@@ -48,7 +48,7 @@ class Trainer:
   """Dispatches of the trainer's compiled program."""
 
   def __init__(self, chosen: Experiment):
-    devices = sharding.data_mesh()
+    devices = sharding.make_mesh()
     setup = chosen.setup._replace(shard=sharding.batch_sharder(devices))
     self._state = first_state(chosen)
     self._programs = programs.compile(
@@ -96,7 +96,7 @@ def first_state(chosen: Experiment) -> train_state.TrainState:
     chosen.dataset.example,
   )
   return jax.jit(
-    initialize, out_shardings=sharding.replicated(sharding.data_mesh())
+    initialize, out_shardings=sharding.replicated(sharding.make_mesh())
   )()
 
 

@@ -19,6 +19,7 @@ from sparsejax.training import (
   processes,
   programs,
   sharding,
+  weight_sharding,
   workdir_lock,
 )
 from sparsejax.training.checkpointing import best, checkpoints, weights
@@ -84,9 +85,12 @@ def run(
     CheckpointError: if the state could not be saved or restored.
     InputError: if another run took the workdir over.
   """
-  mesh = sharding.data_mesh()
-  setup = experiment.setup._replace(shard=sharding.batch_sharder(mesh))
+  mesh = sharding.make_mesh(experiment.config["mesh"])
   abstract = initial_state.abstract(experiment, mesh)
+  setup = experiment.setup._replace(
+    shard=sharding.batch_sharder(mesh),
+    gather=weight_sharding.gatherer(sharding.of(abstract.params)),
+  )
   with contextlib.ExitStack() as stack:
     saved = stack.enter_context(
       contextlib.closing(_open_checkpoints(experiment, workdir, abstract))

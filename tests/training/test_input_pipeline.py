@@ -59,7 +59,7 @@ def test_run_resumed_within_an_epoch_equals_an_uninterrupted_one(tmp_path):
 
 def test_each_step_trains_on_its_batch_of_the_stream():
   """Dispatches equal `step_on_batch` on the batches of the stream."""
-  chosen, mesh = streamed.experiment(), sharding.data_mesh()
+  chosen, mesh = streamed.experiment(), sharding.make_mesh()
   state = initial_state.create(chosen, mesh)
   wanted = initial_state.create(chosen, mesh)
   seen = []
@@ -105,7 +105,7 @@ def test_single_steps_equal_a_dispatch():
   chosen = streamed.experiment(
     "--config.data.streamed=False", model=streamed.SMALL_CNN
   )
-  mesh = sharding.data_mesh()
+  mesh = sharding.make_mesh()
   state, wanted = (initial_state.create(chosen, mesh) for _ in range(2))
   compiled = streamed.compile_programs(chosen, state, mesh)
   whole = jax.jit(functools.partial(train_step.run_dispatch, chosen.setup))
@@ -123,7 +123,7 @@ def test_single_steps_equal_a_dispatch():
 
 
 def test_streamed_split_is_evaluated_like_a_resident_one():
-  chosen, mesh = streamed.experiment(), sharding.data_mesh()
+  chosen, mesh = streamed.experiment(), sharding.make_mesh()
   state = initial_state.create(chosen, mesh)
   stream = chosen.dataset.test
   random = np.random.default_rng(0)  # Not used.

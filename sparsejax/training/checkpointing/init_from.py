@@ -196,7 +196,7 @@ def _check_sparsity(config: Mapping[str, Any], run: SourceRun) -> None:
 
 def _check_leaves(run: SourceRun, there: Any, here: Any) -> None:
   """Refuses parameters with other names, shapes or dtypes."""
-  differ = identity.config_differences(
+  differ = identity.leaf_differences(
     identity.signatures(there), identity.signatures(here)
   )
   if differ:

@@ -23,7 +23,9 @@ from sparsejax.training import (
   optimizers,
   recipes,
   run_flops,
+  sharding,
   train_state,
+  weight_sharding,
 )
 from sparsejax.training.checkpointing import init_from
 from sparsejax.training.config import keys, schema, sections, steps as when
@@ -146,7 +148,10 @@ def _models(
     return sum(leaf.size for leaf in jax.tree.leaves(params_of(model)))
 
   configured = make()  # Checks `config.model` by itself.
-  for name, leaf in trees.named_leaves(params_of(configured)):
+  mesh = sharding.make_mesh(config["mesh"])
+  shapes = params_of(configured)
+  weight_sharding.shardings(shapes, mesh, config["mesh"]["rules"])
+  for name, leaf in trees.named_leaves(shapes):
     if leaf.size > INT32_MAX:
       raise command_line.InputError(
         f"`config.model` has {leaf.size} weights in {name}, but counts on the"
