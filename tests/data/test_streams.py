@@ -209,6 +209,11 @@ def test_every_test_example_is_valid_once(dataset, processes, size):
   assert seen == collections.Counter(range(TEST))
 
 
+def test_a_bucket_is_refused():
+  with pytest.raises(ValueError, match="mounted file system, got the URL gs:"):
+    imagenet(path="gs://bucket")
+
+
 def test_a_missing_folder_says_how_to_prepare_it(tmp_path):
   with pytest.raises(ValueError, match="imagenet2012 is not on disk.*tfds"):
     imagenet(path=str(tmp_path))

@@ -111,6 +111,7 @@ def find(
       f"`config.init_from` is set, but {method!r} does not use the masks of"
       " another run. Only 'retrain' does."
     )
+  command_line.refuse_url("`config.init_from`", name)
   run = _read_run(pathlib.Path(name))
   differ = identity.config_differences(_shared(run.config), _shared(config))
   if differ:
