@@ -74,7 +74,9 @@ def create(
     masks = _initial_masks(
       experiment, experiment.recipe.initial_masks, weights, source
     )
-    masks = sharding.replicate(masks, mesh)
+    masks = sharding.put(
+      masks, weight_sharding.follow(masks, weights.params, placed.params, mesh)
+    )
   start: Any = jax.jit(
     lambda weights, masks: train_state.from_weights(
       setup, weights, experiment.data_key, masks

@@ -151,14 +151,11 @@ def put(tree: Any, shardings: Any) -> Any:
 
   Args:
     tree: numpy arrays, the same in all processes.
-    shardings: a tree like it, or one sharding for all.
+    shardings: a tree with as many leaves.
 
   Returns:
-    The same tree of global arrays.
+    Global arrays in the tree of `shardings`.
   """
-  if isinstance(shardings, NamedSharding):
-    one = shardings
-    shardings = jax.tree.map(lambda _: one, tree)
 
   def place(x: np.ndarray, sharding: NamedSharding) -> jax.Array:
     x = np.asarray(x)
@@ -166,12 +163,16 @@ def put(tree: Any, shardings: Any) -> Any:
       x.shape, sharding, lambda index: x[index]
     )
 
-  return jax.tree.map(place, tree, shardings)
+  places, structure = jax.tree.flatten(shardings)
+  # By leaves: a checkpoint that was read has None for a node without arrays.
+  leaves = zip(jax.tree.leaves(tree), places, strict=True)
+  return jax.tree.unflatten(structure, [place(*each) for each in leaves])
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
   """Returns arrays of the host, the same in all processes, on every device."""
-  return put(tree, replicated(mesh))
+  whole = replicated(mesh)
+  return put(tree, jax.tree.map(lambda _: whole, tree))
 
 
 class LocalBatch(NamedTuple):

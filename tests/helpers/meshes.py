@@ -103,6 +103,7 @@ def on_meshes(method, names, folder):
   for name in names:
     run = Run(experiment(method), MESHES[name], RULES.get(name, ()))
     runs[name], seen[name] = run, []
+    assert put_batch(run)
     first = initial_state.create(run.chosen, run.mesh)
     for state in itertools.islice(run.train(first), STEPS):
       seen[name].append(masks_of(state))
@@ -124,6 +125,14 @@ def on_meshes(method, names, folder):
       )
     ],
   }
+
+
+def put_batch(run):
+  """Returns whether a batch of the host is whole on the devices."""
+  batch = np.arange(48 * 5).reshape(48, 5)
+  local = sharding.local_batch(run.mesh, 48)
+  found = sharding.put_batch(batch[local.rows], local)
+  return found.sharding == local.sharding and (np.asarray(found) == batch).all()
 
 
 def restore(run, folder):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import jax
+import numpy as np
 import optax
 import pytest
 from helpers import meshes
@@ -14,7 +15,7 @@ from jax.sharding import AbstractMesh, PartitionSpec as P
 
 import sparsejax
 from sparsejax import command_line
-from sparsejax.training import sharding, weight_sharding
+from sparsejax.training import sharding, train_state, weight_sharding
 
 SCRIPT = pathlib.Path(meshes.__file__)
 
@@ -151,6 +152,13 @@ def test_everything_of_a_weight_lies_where_it_lies(kept):
     seen.append(name)
   # Masks, two moments, ever-active masks and, if kept, latent weights.
   assert seen.count("large") == (5 if kept else 4)
+
+
+def test_what_was_read_takes_the_tree_of_its_places():
+  place = sharding.replicated(sharding.make_mesh())
+  read = train_state.Weights({"kernel": np.ones(3)}, None)
+  found = sharding.put(read, train_state.Weights({"kernel": place}, {}))
+  assert found.model_state == {} and found.params["kernel"].sharding == place
 
 
 def train(folder, names, *methods):
