@@ -29,7 +29,8 @@ from sparsejax.training.config import build, command
 CONFIG = pathlib.Path(__file__).parents[2] / "configs" / "digits.py"
 # A batch that 1, 2, 3, 4 and 8 devices can share.
 CHANGES = (
-  "--config.batch_size=48",
+  "--config.batch_size=480",
+  "--config.epochs=6",
   "--config.model.hidden=(256,)",
   "--config.dispatch_steps=1",
 )
@@ -129,8 +130,8 @@ def on_meshes(method, names, folder):
 
 def put_batch(run):
   """Returns whether a batch of the host is whole on the devices."""
-  batch = np.arange(48 * 5).reshape(48, 5)
-  local = sharding.local_batch(run.mesh, 48)
+  batch = np.arange(480 * 5).reshape(480, 5)
+  local = sharding.local_batch(run.mesh, 480)
   found = sharding.put_batch(batch[local.rows], local)
   return found.sharding == local.sharding and (np.asarray(found) == batch).all()
 
