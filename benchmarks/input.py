@@ -48,7 +48,7 @@ class Trainer:
   """Dispatches of the trainer's compiled program."""
 
   def __init__(self, chosen: Experiment):
-    devices = sharding.data_mesh()
+    devices = sharding.make_mesh()
     setup = chosen.setup._replace(shard=sharding.batch_sharder(devices))
     self._state = first_state(chosen)
     self._programs = programs.compile(
@@ -96,7 +96,7 @@ def first_state(chosen: Experiment) -> train_state.TrainState:
     chosen.dataset.example,
   )
   return jax.jit(
-    initialize, out_shardings=sharding.replicated(sharding.data_mesh())
+    initialize, out_shardings=sharding.replicated(sharding.make_mesh())
   )()
 
 
@@ -148,7 +148,6 @@ def measure_streamed(rounds: int) -> list[dict]:
     records = [train.records[i] for i in range(FILES)]
     kilobytes = np.mean([len(record["image"]) for record in records]) / 1000
     random = np.random.default_rng(0)
-    whole = streams.Shard(0, 1)
 
     def pillow() -> None:
       for record in records:
@@ -156,7 +155,7 @@ def measure_streamed(rounds: int) -> list[dict]:
 
     def stream() -> None:
       # Each file once, so that no prefetched image is left over.
-      for _ in streams.eval_batches(train, batch_size=BATCH // 4, shard=whole):
+      for _ in streams.eval_batches(train, batch_size=BATCH // 4):
         pass
 
     seconds = {

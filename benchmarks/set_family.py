@@ -72,7 +72,7 @@ def train(cell: sweep.Cell, seeds: Sequence[int]) -> list[dict[str, Any]]:
   Returns:
     One record per run, with its curves over epochs.
   """
-  devices, compiled, found = sharding.data_mesh(), None, []
+  devices, compiled, found = sharding.make_mesh(), None, []
   for seed in seeds:
     config = sweep.config_of(cell, seed)
     experiment = build.build(config)

@@ -113,7 +113,7 @@ def train(cell: Cell, seeds: Sequence[int]) -> list[dict[str, Any]]:
   train_steps: Callable | None = None
   test: Any = None
   evaluate: Callable | None = None
-  mesh, records = sharding.data_mesh(), []
+  mesh, records = sharding.make_mesh(), []
   for seed in seeds:
     experiment, state = _initialize(cell, seed)
     setup, dataset = experiment.setup, experiment.dataset
@@ -220,7 +220,7 @@ def _initialize(
         raise RuntimeError(f"{full_argv} exited with {status}")
       init_from = workdir
     experiment = build.build(_config(cell, seed, init_from))
-    return experiment, initial_state.create(experiment, sharding.data_mesh())
+    return experiment, initial_state.create(experiment, sharding.make_mesh())
 
 
 def _config(cell: Cell, seed: int, init_from: str | None) -> Any:

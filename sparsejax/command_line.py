@@ -75,11 +75,36 @@ def path(text: str) -> pathlib.Path:
   """Parse the path of a file or folder, as a type for `Parser`.
 
   Raises:
-    ArgumentTypeError: if it is empty, which would be the current folder.
+    ArgumentTypeError: if it is empty, which would be the current folder, or a
+      URL.
   """
   if not text:
     raise argparse.ArgumentTypeError("the path must not be empty")
+  try:
+    refuse_url("the path", text)
+  except InputError as error:
+    raise argparse.ArgumentTypeError(str(error)) from error
   return pathlib.Path(text)
+
+
+def refuse_url(what: str, text: str) -> None:
+  """Refuse a URL such as gs://bucket/run where a path is needed.
+
+  Files are locked, appended to and renamed, which buckets do not offer; as a
+  path, a URL would be a folder on this machine called `gs:`.
+
+  Args:
+    what: what the text is, e.g. "`--workdir`".
+    text: a path, or a URL.
+
+  Raises:
+    InputError: if it is a URL.
+  """
+  if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text):
+    raise InputError(
+      f"{what} must be on a mounted file system, got the URL {text}. Mount what"
+      " it names on every machine, and give the path there."
+    )
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> InputError:

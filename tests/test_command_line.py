@@ -1,5 +1,6 @@
 """What all commands do with errors and Ctrl-C."""
 
+import pathlib
 import signal
 import subprocess
 import sys
@@ -106,3 +107,21 @@ def test_a_bug_is_raised():
 )
 def test_values_join_their_flags(argv, joined):
   assert command_line.join_values(argv) == joined
+
+
+@pytest.mark.parametrize("url", ["gs://b/run", "s3://b", "http://host/a b"])
+def test_a_url_is_no_path(url, capsys):
+  def command(argv):
+    parser = command_line.Parser()
+    parser.add_argument("--workdir", type=command_line.path)
+    parser.parse_args(argv)
+
+  argv = [f"--workdir={url}"]
+  assert command_line.run(command, argv, name="x", doc=None) == 2
+  message = capsys.readouterr().err
+  assert message.count("\n") == 1 and f"got the URL {url}. Mount" in message
+
+
+@pytest.mark.parametrize("text", ["gs:/b", "a:b//c", "./x://y", "//host/x"])
+def test_a_path_may_look_much_like_a_url(text):
+  assert command_line.path(text) == pathlib.Path(text)

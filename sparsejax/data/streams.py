@@ -5,6 +5,7 @@ depend on threads, workers, processes or interruptions. So there is no iterator
 state to checkpoint; a resumed run opens the stream at its step.
 """
 
+import dataclasses
 import functools
 import math
 import os
@@ -46,20 +47,8 @@ class Stream(NamedTuple):
     return len(self.records)
 
 
-class Shard(NamedTuple):
-  """The part of every batch that one process reads.
-
-  Attributes:
-    process_index: as `jax.process_index()`.
-    process_count: as `jax.process_count()`; divides the batch size.
-  """
-
-  process_index: int
-  process_count: int
-
-
 class PaddedBatch(NamedTuple):
-  """A shard of a batch that may end in padding.
+  """Rows of a batch that may end in padding.
 
   Attributes:
     images: uint8[b, H, W, C].
@@ -78,22 +67,25 @@ def train_batches(
   seed: int,
   batch_size: int,
   first_batch: int,
-  shard: Shard,
+  rows: Sequence[int] | None = None,
 ) -> Iterator[PaddedBatch]:
   """Iterate over shuffled batches forever, from any batch of a run on.
 
   Each epoch is a new permutation of all examples, sampled before they are split
-  over processes; the last incomplete batch of an epoch is dropped.
+  over processes; the last incomplete batch of an epoch is dropped. A row of a
+  batch has the same example and crop whoever reads it, so together any number
+  of processes read each example of an epoch once, also after a resume with
+  another number.
 
   Args:
     stream: N examples.
     seed: in [0, 2^32); determines permutations and crops.
     batch_size: global batch size B, at most N.
     first_batch: number of batches to skip, without reading them.
-    shard: the shard of this process.
+    rows: positions in the batch, in [0, B), to read; all of them by default.
 
   Returns:
-    The shards of this process, without padding. A damaged record raises
+    These rows of every batch, without padding. A damaged record raises
     `InputError` when its batch is decoded.
   """
   import grain  # Imported here: small data sets do not need Grain.
@@ -106,38 +98,58 @@ def train_batches(
     .repeat()
     .random_map(functools.partial(_read_valid, stream))
   )
-  local = examples[shard.process_index :: shard.process_count]
-  size = batch_size // shard.process_count
-  return _prefetch(stream, local[first_batch * size :], size)
+  rows = range(batch_size) if rows is None else rows
+  source = _Rows(examples, batch_size, rows, first_batch)
+  return _prefetch(stream, grain.MapDataset.source(source), len(rows))
 
 
 def eval_batches(
-  stream: Stream, *, batch_size: int, shard: Shard
+  stream: Stream, *, batch_size: int, rows: Sequence[int] | None = None
 ) -> Iterator[PaddedBatch]:
   """Iterate over every example once, in order, padded to full batches.
 
   Args:
     stream: N examples.
     batch_size: global batch size B.
-    shard: the shard of this process.
+    rows: as in `train_batches`.
 
   Returns:
-    The shards of this process of ceil(N / B) batches; over all processes, each
-    example is valid exactly once. A damaged record raises as in
-    `train_batches`.
+    These rows of ceil(N / B) batches; over all rows, each example is valid
+    exactly once. A damaged record raises as in `train_batches`.
   """
   import grain
 
-  size = batch_size // shard.process_count
-  batches = math.ceil(stream.examples / batch_size)
-  positions = np.arange(batches * batch_size).reshape(
-    batches, shard.process_count, size
-  )
+  rows = range(batch_size) if rows is None else rows
+  positions = range(math.ceil(stream.examples / batch_size) * batch_size)
   read = functools.partial(_read_or_pad, stream)
-  examples = grain.MapDataset.source(
-    [int(position) for position in positions[:, shard.process_index].ravel()]
-  ).map(read)
-  return _prefetch(stream, examples, size)
+  source = grain.MapDataset.source(_Rows(positions, batch_size, rows, 0))
+  return _prefetch(stream, source.map(read), len(rows))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rows:
+  """Some rows of every batch of a sequence, as a source of Grain's.
+
+  Attributes:
+    examples: a multiple of B, or far more than are read.
+    batch_size: B.
+    rows: positions in a batch.
+    first_batch: batches to skip.
+  """
+
+  examples: Any
+  batch_size: int
+  rows: Sequence[int]
+  first_batch: int
+
+  def __len__(self) -> int:
+    batches = len(self.examples) // self.batch_size - self.first_batch
+    return batches * len(self.rows)
+
+  def __getitem__(self, index: int) -> Any:
+    batch, row = divmod(index, len(self.rows))
+    begin = (self.first_batch + batch) * self.batch_size
+    return self.examples[begin + self.rows[row]]
 
 
 def _prefetch(

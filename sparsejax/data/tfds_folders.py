@@ -89,9 +89,14 @@ def search_path(path: str) -> list[pathlib.Path]:
   Args:
     path: a folder of data sets; "" stands for the defaults of TensorFlow
       Datasets, $TFDS_DATA_DIR and ~/tensorflow_datasets.
+
+  Raises:
+    InputError: if one is a URL.
   """
   configured = os.environ.get("TFDS_DATA_DIR")
   folders = [path] if path else [configured, "~/tensorflow_datasets"]
+  for folder in folders:
+    command_line.refuse_url("The folder of data sets", folder or "")
   # Unlike pathlib's, these accept a link to itself and an unknown user.
   return [
     pathlib.Path(os.path.abspath(os.path.expanduser(folder)))

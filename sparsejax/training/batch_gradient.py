@@ -83,7 +83,11 @@ def _gradient(
   def loss_fn(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
     inputs = batches.normalize(jnp.asarray(batch.images), setup.mean, setup.std)
     logits, changed = forward.apply_model(
-      setup.model, params, model_state, inputs, dropout_key=dropout_key
+      setup.model,
+      setup.gather(params),
+      model_state,
+      inputs,
+      dropout_key=dropout_key,
     )
     losses = forward.cross_entropy(
       logits, labels, smoothing=setup.label_smoothing

@@ -56,13 +56,13 @@ def _after_mask_update(
   target: Target, steps: TrainDispatch, *, trains: bool
 ) -> TrainDispatch:
   """Returns dispatches that begin with the mask updates between steps."""
-  setup, state, mesh = target
+  setup, state, _ = target
   if not setup.mask_update_steps:
     return steps
   update: Any = jax.jit(
     functools.partial(train_step.update_masks, setup),
     donate_argnums=0,
-    out_shardings=sharding.replicated(mesh),
+    out_shardings=sharding.of(state),
   )
   if trains:
     update = update.lower(state).compile()
@@ -110,7 +110,7 @@ def _compile_steps(
   dispatch: Any = jax.jit(
     functools.partial(train_step.run_dispatch, setup),
     donate_argnums=0,
-    out_shardings=sharding.replicated(mesh),
+    out_shardings=(sharding.of(state), sharding.replicated(mesh)),
   )
   if trains:
     dispatch = dispatch.lower(state, train).compile()
@@ -196,7 +196,11 @@ def _step_programs(
       like,
     ),
   )
-  compiled: Any = jax.jit(take_step, donate_argnums=(0, 1), out_shardings=whole)
+  compiled: Any = jax.jit(
+    take_step,
+    donate_argnums=(0, 1),
+    out_shardings=(sharding.of(state), whole, whole),
+  )
   if trains:
     compiled = compiled.lower(state, shapes, like).compile()
   empty_history = jax.jit(

@@ -11,7 +11,13 @@ from jax.sharding import Mesh
 import sparsejax
 from sparsejax import command_line
 from sparsejax.data import Dataset, Split, Stream, batches, streams
-from sparsejax.training import processes, recipes, sharding, train_state
+from sparsejax.training import (
+  processes,
+  recipes,
+  sharding,
+  train_state,
+  weight_sharding,
+)
 from sparsejax.training.checkpointing import init_from
 from sparsejax.training.config.experiment import Experiment
 from sparsejax.training.train_state import TrainState, Weights
@@ -37,12 +43,13 @@ def create(
     save_weights: called with the dense weights.
 
   Returns:
-    The state, replicated over the devices.
+    The state, sharded as `abstract` says.
 
   Raises:
     InputError: if the source run does not fit, or the masks cannot be computed.
   """
-  setup, whole = experiment.setup, sharding.replicated(mesh)
+  setup, places = experiment.setup, sharding.of(abstract(experiment, mesh))
+  placed = Weights(places.params, places.model_state)
   initialize = jax.jit(
     functools.partial(
       train_state.init_weights,
@@ -50,7 +57,7 @@ def create(
       experiment.init_key,
       experiment.dataset.example,
     ),
-    out_shardings=whole,
+    out_shardings=placed,
   )
   weights, source = initialize(), None
   if experiment.source_run is not None:
@@ -60,25 +67,37 @@ def create(
       experiment.config["init_step"],
       sharding.fetch(weights),
     )
-    weights = sharding.replicate(weights, mesh)
+    weights = sharding.put(weights, placed)
   save_weights(weights)
   masks = None
   if experiment.recipe.initial_masks is not None:
     masks = _initial_masks(
       experiment, experiment.recipe.initial_masks, weights, source
     )
-    masks = sharding.replicate(masks, mesh)
+    masks = sharding.put(
+      masks, weight_sharding.follow(masks, weights.params, placed.params, mesh)
+    )
   start: Any = jax.jit(
     lambda weights, masks: train_state.from_weights(
       setup, weights, experiment.data_key, masks
     ),
-    out_shardings=whole,
+    out_shardings=places,
   )
   return jax.block_until_ready(start(weights, masks))
 
 
 def abstract(experiment: Experiment, mesh: Mesh) -> TrainState:
-  """Returns the shapes of the state, with replicated shardings."""
+  """Returns the shapes of the state, with the shardings of `config.mesh`.
+
+  What belongs to a parameter lies where it lies; all else is replicated.
+
+  Args:
+    experiment: what to train.
+    mesh: device mesh.
+
+  Raises:
+    InputError: if a rule of the config does not fit the parameters.
+  """
   shapes = jax.eval_shape(
     functools.partial(
       train_state.init,
@@ -88,9 +107,12 @@ def abstract(experiment: Experiment, mesh: Mesh) -> TrainState:
       experiment.dataset.example,
     )
   )
-  whole = sharding.replicated(mesh)
+  params, rules = shapes.params, experiment.config["mesh"]["rules"]
+  placed = weight_sharding.shardings(params, mesh, rules)
   return jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), shapes
+    lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+    shapes,
+    weight_sharding.follow(shapes, params, placed, mesh),
   )
 
 
@@ -150,11 +172,7 @@ def _examples(dataset: Dataset, key: jax.Array, size: int) -> Iterator[Split]:
   seed = batches.stream_seed(key)
   if isinstance(train, Stream):
     for batch in streams.train_batches(
-      train,
-      seed=seed,
-      batch_size=size,
-      first_batch=0,
-      shard=streams.Shard(0, 1),
+      train, seed=seed, batch_size=size, first_batch=0
     ):
       yield Split(batch.images, batch.labels)
     return

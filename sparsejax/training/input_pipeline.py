@@ -57,15 +57,16 @@ def train_batches(
     mesh: device mesh.
   """
   ahead: collections.deque[Split] = collections.deque()
-  for local in streams.train_batches(
+  local = sharding.local_batch(mesh, batch_size)
+  for batch in streams.train_batches(
     stream,
     seed=seed,
     batch_size=batch_size,
     first_batch=first_step,
-    shard=_shard(),
+    rows=local.rows,
   ):
-    batch = Split(local.images, local.labels)
-    ahead.append(sharding.put_batch(batch, mesh))
+    examples = Split(batch.images, batch.labels)
+    ahead.append(sharding.put_batch(examples, local))
     if len(ahead) > PREFETCH:
       yield ahead.popleft()
 
@@ -80,10 +81,11 @@ def eval_batches(
     batch_size: global batch size B.
     mesh: device mesh.
   """
-  for local in streams.eval_batches(
-    stream, batch_size=batch_size, shard=_shard()
+  local = sharding.local_batch(mesh, batch_size)
+  for padded in streams.eval_batches(
+    stream, batch_size=batch_size, rows=local.rows
   ):
-    batch = sharding.put_batch(local, mesh)
+    batch = sharding.put_batch(padded, local)
     yield Split(batch.images, batch.labels), batch.valid
 
 
@@ -95,8 +97,3 @@ def batch_shapes(stream: Stream, *, batch_size: int, mesh: Mesh) -> Split:
   )
   labels: Any = jax.ShapeDtypeStruct((batch_size,), jnp.int32, sharding=shard)
   return Split(images, labels)
-
-
-def _shard() -> streams.Shard:
-  """Returns which part of every batch this process reads."""
-  return streams.Shard(jax.process_index(), jax.process_count())

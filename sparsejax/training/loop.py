@@ -20,6 +20,7 @@ from sparsejax.training import (
   programs,
   sharding,
   watchdog,
+  weight_sharding,
   workdir_lock,
 )
 from sparsejax.training.checkpointing import best, checkpoints, weights
@@ -91,9 +92,12 @@ def run(
   """
   clock = clock or timing.Clock()
   clock.started()
-  mesh = sharding.data_mesh()
-  setup = experiment.setup._replace(shard=sharding.batch_sharder(mesh))
+  mesh = sharding.make_mesh(experiment.config["mesh"])
   abstract = initial_state.abstract(experiment, mesh)
+  setup = experiment.setup._replace(
+    shard=sharding.batch_sharder(mesh),
+    gather=weight_sharding.gatherer(sharding.of(abstract.params)),
+  )
   with contextlib.ExitStack() as stack:
     saved = stack.enter_context(
       contextlib.closing(_open_checkpoints(experiment, workdir, abstract))

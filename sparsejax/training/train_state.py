@@ -40,6 +40,8 @@ class Setup(NamedTuple):
       accumulation, when activations do not fit in memory; divides
       `batch_size`.
     shard: constrains an array with a leading batch axis to the batch sharding.
+    gather: makes parameters that are sharded over `fsdp` whole, for the network
+      to read.
   """
 
   model: nn.Module
@@ -59,6 +61,7 @@ class Setup(NamedTuple):
   mask_update_steps: int = 0
   microbatches: int = 1
   shard: Callable[[jax.Array], jax.Array] = lambda x: x
+  gather: Callable[[Any], Any] = lambda params: params
 
   def dispatch_ends(self, first: Any) -> list[Any]:
     """Returns steps after `first`: a dispatch ends at the lowest of them.
@@ -188,6 +191,7 @@ def eval_params(setup: Setup, state: TrainState) -> Any:
   The moving average still holds values of weights that have been pruned, so it
   is masked.
   """
-  if not setup.ema_decay:
-    return state.params
-  return sparsejax.apply_masks(state.average, state.opt_state)
+  params = state.params
+  if setup.ema_decay:
+    params = sparsejax.apply_masks(state.average, state.opt_state)
+  return setup.gather(params)

@@ -20,7 +20,6 @@ from sparsejax.data import (
 )
 from sparsejax.training.config import build, command
 
-WHOLE = streams.Shard(0, 1)
 BOTH = pytest.mark.parametrize("name", data_folders.NAMES)
 # The labels of both data sets, and what is beyond the labels of both.
 LABELS = [-1, 1000, 2**31, 2**32, -(2**63), 2**63 - 1]
@@ -123,11 +122,9 @@ def test_errors_leave_threads_and_worker_processes(tmp_path, batches, workers):
   )
   read = {
     "train": lambda: streams.train_batches(
-      dataset.train, seed=0, batch_size=4, first_batch=0, shard=WHOLE
+      dataset.train, seed=0, batch_size=4, first_batch=0
     ),
-    "eval": lambda: streams.eval_batches(
-      dataset.train, batch_size=4, shard=WHOLE
-    ),
+    "eval": lambda: streams.eval_batches(dataset.train, batch_size=4),
   }[batches]
 
   def three_batches():
@@ -142,7 +139,7 @@ def test_errors_leave_threads_and_worker_processes(tmp_path, batches, workers):
 @pytest.mark.parametrize("label", LABELS)
 def test_a_stream_of_any_sequence_names_the_position(label):
   stream = Stream([3, label], read_label, (1, 1, 3), 10)
-  batches = streams.eval_batches(stream, batch_size=1, shard=WHOLE)
+  batches = streams.eval_batches(stream, batch_size=1)
   assert next(batches).labels == [3]
   message = message_of(lambda: next(batches))
   assert message.startswith(f"record 1: labels must be in [0, 10), got {label}")

@@ -9,7 +9,6 @@ from PIL import Image
 from sparsejax.data import imagenet, images, streams, tfds_writer
 
 TRAIN, TEST, SIZE = 46, 13, 16
-WHOLE = streams.Shard(0, 1)
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +51,9 @@ def dataset(data_dir):
   return imagenet(path=str(data_dir), image_size=SIZE, resize=20)
 
 
-def take(stream, count, *, seed=1, size=8, first=0, shard=WHOLE):
+def take(stream, count, *, seed=1, size=8, first=0, rows=None):
   batches = streams.train_batches(
-    stream, seed=seed, batch_size=size, first_batch=first, shard=shard
+    stream, seed=seed, batch_size=size, first_batch=first, rows=rows
   )
   return [next(batches) for _ in range(count)]
 
@@ -86,13 +85,19 @@ def test_every_epoch_is_a_new_permutation(dataset):
   assert (first[:8] != other).any()
 
 
-def test_shuffling_is_global_not_within_a_shard(dataset):
+def share(size, process, processes):
+  """Returns the rows of one of several processes."""
+  each = size // processes
+  return range(process * each, (process + 1) * each)
+
+
+def test_shuffling_is_global_not_within_the_share_of_a_process(dataset):
   # Over many epochs each process sees every example.
   stream = dataset.train._replace(read=only_label, image_shape=(1, 1, 1))
   seen = [set(), set()]
   for process in (0, 1):
-    shard = streams.Shard(process, 2)
-    for batch in take(stream, 40 * (TRAIN // 8), shard=shard):
+    rows = share(8, process, 2)
+    for batch in take(stream, 40 * (TRAIN // 8), rows=rows):
       seen[process] |= set(batch.labels.tolist())
   assert seen[0] == seen[1] == set(range(TRAIN))
 
@@ -108,12 +113,56 @@ def test_a_stream_opened_at_a_later_batch_continues_exactly(dataset, first):
   assert_same(take(dataset.train, 16 - first, first=first), whole[first:])
 
 
-def test_shards_add_up_to_the_global_batch(dataset):
-  whole = take(dataset.train, 7)
-  local = [take(dataset.train, 7, shard=streams.Shard(p, 4)) for p in range(4)]
-  for batch, shards in zip(whole, zip(*local, strict=True), strict=True):
-    rows = [row for shard in shards for row in contents(shard)]
-    assert sorted(rows) == sorted(contents(batch))
+@pytest.mark.parametrize("rows", [[0, 1], [2, 3, 4, 5], [1, 6, 7]])
+def test_rows_are_those_of_the_whole_batch(dataset, rows):
+  local = take(dataset.train, 7, first=3, rows=rows)
+  for batch, part in zip(take(dataset.train, 7, first=3), local, strict=True):
+    assert_same([streams.PaddedBatch(*(x[rows] for x in batch))], [part])
+
+
+def position(record, random):
+  """Reads an example that is its own label."""
+  del random  # Unused.
+  return np.zeros((1, 1, 1), np.uint8), record
+
+
+@pytest.mark.parametrize(
+  ("examples", "size", "processes", "stop", "seed"),
+  [
+    (12, 6, (1, 3), 1, 0),
+    (40, 6, (3, 2), 7, 1),
+    (37, 12, (2, 1), 4, 2**32 - 1),
+  ],
+)
+def test_any_number_of_processes_reads_every_epoch_once(
+  examples, size, processes, stop, seed
+):
+  """Also a run that is resumed by another number of processes."""
+  stream = streams.Stream(
+    range(examples), position, (1, 1, 1), examples, threads=1
+  )
+  per_epoch = examples // size
+  parts, first = [], 0
+  for count, end in zip(processes, (stop, 2 * per_epoch + stop), strict=True):
+    local = [
+      take(
+        stream,
+        end - first,
+        seed=seed,
+        size=size,
+        first=first,
+        rows=share(size, process, count),
+      )
+      for process in range(count)
+    ]
+    for batch in zip(*local, strict=True):
+      parts.append(np.concatenate([part.labels for part in batch]))
+    first = end
+  for epoch in range(2):
+    seen = np.concatenate(parts[epoch * per_epoch : (epoch + 1) * per_epoch])
+    assert np.unique(seen).size == seen.size == per_epoch * size
+  whole = take(stream, len(parts), seed=seed, size=size)
+  np.testing.assert_array_equal(parts, [batch.labels for batch in whole])
 
 
 def contents(batch):
@@ -149,15 +198,20 @@ def test_crops_differ_from_epoch_to_epoch(dataset):
 def test_every_test_example_is_valid_once(dataset, processes, size):
   seen = collections.Counter()
   for process in range(processes):
-    shard = streams.Shard(process, processes)
+    rows = share(size, process, processes)
     batches = list(
-      streams.eval_batches(dataset.test, batch_size=size, shard=shard)
+      streams.eval_batches(dataset.test, batch_size=size, rows=rows)
     )
     assert len(batches) == -(-TEST // size)
     for batch in batches:
       assert batch.images.shape == (size // processes, SIZE, SIZE, 3)
       seen.update(batch.labels[batch.valid].tolist())
   assert seen == collections.Counter(range(TEST))
+
+
+def test_a_bucket_is_refused():
+  with pytest.raises(ValueError, match="mounted file system, got the URL gs:"):
+    imagenet(path="gs://bucket")
 
 
 def test_a_missing_folder_says_how_to_prepare_it(tmp_path):

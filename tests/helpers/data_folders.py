@@ -64,8 +64,7 @@ def contents(dataset):
   found = []
   for split in (dataset.train, dataset.test):
     if isinstance(split, streams.Stream):
-      whole = streams.Shard(0, 1)
-      batches = streams.eval_batches(split, batch_size=6, shard=whole)
+      batches = streams.eval_batches(split, batch_size=6)
       found += [(b.images.tobytes(), b.labels.tobytes()) for b in batches]
     else:
       found.append((split.images.tobytes(), split.labels.tobytes()))

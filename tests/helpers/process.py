@@ -2,23 +2,28 @@
 
     python process.py ID COUNT PORT WORKDIR
 
-Prints a digest of the masks on each device, after each step; then changes a
-mask in process 1, and tries to save.
+The weights are sharded over all devices of the processes. Prints digests of the
+masks after each step; then changes a mask in process 1, and tries to save.
 """
 
 import contextlib
 import functools
+import json
 import pathlib
 import sys
-import zlib
 
 import jax
 import numpy as np
 
 import sparsejax
 from sparsejax import train
-from sparsejax.training import initial_state, sharding, train_step
-from sparsejax.training.checkpointing import checkpoints
+from sparsejax.training import (
+  initial_state,
+  sharding,
+  train_step,
+  weight_sharding,
+)
+from sparsejax.training.checkpointing import checkpoints, digests
 from sparsejax.training.config import build, command
 
 CONFIG = pathlib.Path(__file__).parents[2] / "configs" / "digits.py"
@@ -30,6 +35,9 @@ def main(index, count, port, workdir):
     "--config.model.hidden=(32,)",
     "--config.dispatch_steps=1",
     "--config.method.every_steps=3",
+    "--config.mesh.data=1",
+    "--config.mesh.fsdp=-1",
+    "--config.mesh.rules=('*/kernel=fsdp',)",
     f"--workdir={workdir}",
     f"--coordinator_address=127.0.0.1:{port}",
     f"--num_processes={count}",
@@ -38,25 +46,25 @@ def main(index, count, port, workdir):
   assert train.main(argv) == 0
   assert jax.process_count() == int(count)
   chosen = build.build(command.parse(argv).config)
-  mesh = sharding.data_mesh()
-  setup = chosen.setup._replace(shard=sharding.batch_sharder(mesh))
+  mesh = sharding.make_mesh(chosen.config["mesh"])
   state = initial_state.create(chosen, mesh)
+  setup = chosen.setup._replace(
+    shard=sharding.batch_sharder(mesh),
+    gather=weight_sharding.gatherer(sharding.of(state.params)),
+  )
   split = sharding.replicate(chosen.dataset.train, mesh)
   steps = jax.jit(
     functools.partial(train_step.run_dispatch, setup),
     donate_argnums=0,
-    out_shardings=sharding.replicated(mesh),
+    out_shardings=(sharding.of(state), sharding.replicated(mesh)),
   )
   for _ in range(chosen.steps.total):
     state, _ = jax.block_until_ready(steps(state, split))
-    masks = jax.tree.leaves(sparsejax.get_masks(state.opt_state))
-    for device in range(jax.local_device_count()):
-      digest = 0
-      for mask in masks:
-        local = np.asarray(mask.addressable_data(device))
-        digest = zlib.crc32(local.tobytes(), digest)
-      print("masks", int(sharding.fetch(state.step)), digest, flush=True)
-  save_unequal_masks(state, pathlib.Path(workdir) / "unequal")
+    masks = digests.tree_digests(sparsejax.get_masks(state.opt_state))
+    step, found = int(sharding.fetch(state.step)), list(masks.values())
+    print("masks", step, json.dumps(found), flush=True)
+  whole = jax.jit(lambda x: x, out_shardings=sharding.replicated(mesh))
+  save_unequal_masks(whole(state), pathlib.Path(workdir) / "unequal")
 
 
 def save_unequal_masks(state, workdir):

@@ -1,18 +1,8 @@
-"""Train on streamed data and print the results as JSON.
+"""A small run on streamed data."""
 
-    python streamed.py ID COUNT PORT
-
-runs one of several processes, for `test_input_pipeline.py`.
-"""
-
-import json
 import pathlib
-import sys
 
-import jax
-import numpy as np
-
-from sparsejax.training import initial_state, processes, programs, sharding
+from sparsejax.training import programs, sharding
 from sparsejax.training.config import build, command
 
 CONFIG = pathlib.Path(__file__).parents[2] / "configs" / "digits.py"
@@ -45,32 +35,3 @@ def experiment(*changes, model=SMALL_MLP):
 def compile_programs(chosen, state, mesh):
   setup = chosen.setup._replace(shard=sharding.batch_sharder(mesh))
   return programs.compile(setup, chosen.dataset, state, mesh, trains=True)
-
-
-def results():
-  """Trains to the end; returns sums over the test split and parameters."""
-  chosen, mesh = experiment(), sharding.data_mesh()
-  state = initial_state.create(chosen, mesh)
-  compiled = compile_programs(chosen, state, mesh)
-  while int(sharding.fetch(state.step)) < chosen.steps.total:
-    state, _ = jax.block_until_ready(compiled.train(state))
-  totals = sharding.fetch(compiled.evaluate["test"](state))
-  weights = jax.tree.leaves(sharding.fetch(state.params))
-  return {
-    "correct": int(totals.correct),
-    "loss": float(totals.loss),
-    "sums": [float(np.abs(leaf, dtype=np.float64).sum()) for leaf in weights],
-  }
-
-
-def main(index, count, port):
-  processes.join(
-    coordinator_address=f"127.0.0.1:{port}",
-    num_processes=int(count),
-    process_id=int(index),
-  )
-  print("results", json.dumps(results()), flush=True)
-
-
-if __name__ == "__main__":
-  main(*sys.argv[1:])

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 import time
@@ -41,6 +42,36 @@ def start(
     text=True,
     **({"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | output),
   )
+
+
+def start_several(workdir, count, *args, **kwargs) -> list[subprocess.Popen]:
+  """Starts several processes that train one network together."""
+  with socket.socket() as probe:
+    probe.bind(("127.0.0.1", 0))
+    port = probe.getsockname()[1]
+  return [
+    start(
+      workdir,
+      *args,
+      f"--coordinator_address=127.0.0.1:{port}",
+      f"--num_processes={count}",
+      f"--process_id={index}",
+      "--heartbeat_timeout_seconds=10",
+      **kwargs,
+    )
+    for index in range(count)
+  ]
+
+
+def finish_all(started) -> None:
+  """Waits for processes; all of them must succeed."""
+  try:
+    for process in started:
+      status, out, err = finish(process)
+      assert status == 0, out + err
+  finally:
+    for process in started:
+      process.kill()
 
 
 def finish(process: subprocess.Popen, *, seconds: float = 240):
@@ -110,7 +141,8 @@ def metrics(workdir) -> list[dict]:
 def summary(workdir) -> dict:
   text = (pathlib.Path(workdir) / "summary.json").read_text()
   found = _without_clock(json.loads(text))
-  found.pop("resumed_from_step")
+  for key in ("resumed_from_step", "devices", "processes"):
+    found.pop(key)
   return found
 
 

@@ -298,7 +298,7 @@ def test_retraining_starts_from_the_selected_checkpoint(tmp_path, capsys):
       ]
     ).config
   )
-  first = initial_state.create(later, sharding.data_mesh())
+  first = initial_state.create(later, sharding.make_mesh())
   for name in ("Dense_0", "Dense_1"):
     kernel = first.params[name]["kernel"]
     np.testing.assert_array_equal(kernel, saved["params"][name]["kernel"])

@@ -1,17 +1,11 @@
 """Streamed data: resuming, batches, evaluation, and several processes."""
 
 import functools
-import json
 import os
-import pathlib
-import socket
-import subprocess
-import sys
 
 import jax
 import numpy as np
-import pytest
-from helpers import streamed
+from helpers import streamed, trainer
 from helpers.stopping import StopAfter
 from helpers.trainer import metrics as rows
 
@@ -26,8 +20,6 @@ from sparsejax.training import (
   train_step,
 )
 from sparsejax.training.reporting.reporter import Reporter
-
-SCRIPT = pathlib.Path(streamed.__file__)
 
 
 def run(workdir, stop=None):
@@ -60,7 +52,7 @@ def test_run_resumed_within_an_epoch_equals_an_uninterrupted_one(tmp_path):
 
 def test_each_step_trains_on_its_batch_of_the_stream():
   """Dispatches equal `step_on_batch` on the batches of the stream."""
-  chosen, mesh = streamed.experiment(), sharding.data_mesh()
+  chosen, mesh = streamed.experiment(), sharding.make_mesh()
   state = initial_state.create(chosen, mesh)
   wanted = initial_state.create(chosen, mesh)
   seen = []
@@ -82,11 +74,7 @@ def test_each_step_trains_on_its_batch_of_the_stream():
     state, stacked = compiled.train(state)
     losses += list(stacked.loss[: int(state.step) - first])
   batches = streams.train_batches(
-    stream,
-    seed=streams_seed(wanted),
-    batch_size=8,
-    first_batch=0,
-    shard=streams.Shard(0, 1),
+    stream, seed=streams_seed(wanted), batch_size=8, first_batch=0
   )
   one = jax.jit(lambda s, h, b: train_step.step_on_batch(chosen.setup, s, h, b))
   for at in range(streamed.STEPS):
@@ -110,7 +98,7 @@ def test_single_steps_equal_a_dispatch():
   chosen = streamed.experiment(
     "--config.data.streamed=False", model=streamed.SMALL_CNN
   )
-  mesh = sharding.data_mesh()
+  mesh = sharding.make_mesh()
   state, wanted = (initial_state.create(chosen, mesh) for _ in range(2))
   compiled = streamed.compile_programs(chosen, state, mesh)
   whole = jax.jit(functools.partial(train_step.run_dispatch, chosen.setup))
@@ -128,7 +116,7 @@ def test_single_steps_equal_a_dispatch():
 
 
 def test_streamed_split_is_evaluated_like_a_resident_one():
-  chosen, mesh = streamed.experiment(), sharding.data_mesh()
+  chosen, mesh = streamed.experiment(), sharding.make_mesh()
   state = initial_state.create(chosen, mesh)
   stream = chosen.dataset.test
   random = np.random.default_rng(0)  # Not used.
@@ -142,38 +130,16 @@ def test_streamed_split_is_evaluated_like_a_resident_one():
   np.testing.assert_allclose(found.loss, wanted.loss, rtol=1e-6)
 
 
-@pytest.fixture(scope="module")
-def from_two_processes():
-  with socket.socket() as server:
-    server.bind(("127.0.0.1", 0))
-    port = server.getsockname()[1]
-  started = [
-    subprocess.Popen(
-      [sys.executable, SCRIPT, str(index), "2", str(port)],
-      stdout=subprocess.PIPE,
-      stderr=subprocess.PIPE,
-      text=True,
-      env={**os.environ, "JAX_NUM_CPU_DEVICES": "2"},
-    )
-    for index in range(2)
-  ]
-  results = []
-  try:
-    for process in started:
-      out, err = process.communicate(timeout=240)
-      assert process.returncode == 0, out + err
-      lines = [x for x in out.splitlines() if x.startswith("results ")]
-      results.append(json.loads(lines[0].removeprefix("results ")))
-  finally:
-    for process in started:
-      process.kill()
-  return results
-
-
-def test_two_processes_of_two_devices_equal_one_process(from_two_processes):
-  first, second = from_two_processes
-  assert first == second
-  single = streamed.results()
-  assert first["correct"] == single["correct"]
-  np.testing.assert_allclose(first["loss"], single["loss"], rtol=1e-4)
-  np.testing.assert_allclose(first["sums"], single["sums"], rtol=1e-4)
+def test_two_processes_equal_one_with_two_devices(tmp_path):
+  """Bit for bit, since each process reads the rows of its devices."""
+  one, two = tmp_path / "one", tmp_path / "two"
+  args, quick = (
+    (*streamed.CHANGES, *streamed.SMALL_MLP),
+    {"XLA_FLAGS": os.environ["XLA_FLAGS"]},
+  )
+  several = trainer.start_several(two, 2, *args, options="set", env=quick)
+  single = trainer.start(
+    one, *args, options="set", env={"JAX_NUM_CPU_DEVICES": "2", **quick}
+  )
+  trainer.finish_all([single, *several])
+  trainer.assert_same_run(one, two)

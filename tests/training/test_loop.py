@@ -194,7 +194,7 @@ def test_training_does_not_depend_on_dispatch_steps(model):
     chosen = experiment(
       f"dense,model={model}", f"--config.dispatch_steps={dispatch_steps}"
     )
-    mesh = sharding.data_mesh()
+    mesh = sharding.make_mesh()
     state = initial_state.create(chosen, mesh)
     train = sharding.replicate(chosen.dataset.train, mesh)
     steps = jax.jit(functools.partial(train_step.run_dispatch, chosen.setup))
@@ -208,7 +208,7 @@ def test_training_does_not_depend_on_dispatch_steps(model):
 
 def test_dropout_is_a_function_of_the_step():
   chosen = experiment("dense,model=set_mlp", "--config.data.max_shift=0")
-  state = initial_state.create(chosen, sharding.data_mesh())
+  state = initial_state.create(chosen, sharding.make_mesh())
   batch = Split(*(x[:64] for x in chosen.dataset.train))
   one_step = jax.jit(functools.partial(train_step.train_step, chosen.setup))
   losses = [
@@ -220,7 +220,7 @@ def test_dropout_is_a_function_of_the_step():
 
 def test_batch_statistics_change_in_training_only():
   chosen = experiment("static,model=cnn", "--config.model.channels=(4,)")
-  state = initial_state.create(chosen, sharding.data_mesh())
+  state = initial_state.create(chosen, sharding.make_mesh())
   batch = Split(*(x[:64] for x in chosen.dataset.train))
   new, _ = jax.jit(functools.partial(train_step.train_step, chosen.setup))(
     state, batch

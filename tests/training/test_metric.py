@@ -185,7 +185,7 @@ def test_the_first_gradient_of_an_epoch_is_taken_at_its_masks(
   found = rows(by_train_loss[0])[EPOCH]
 
   def step_from(state):
-    train = sharding.replicate(chosen.dataset.train, sharding.data_mesh())
+    train = sharding.replicate(chosen.dataset.train, sharding.make_mesh())
     dispatch = functools.partial(train_step.run_dispatch, chosen.setup)
     _, history = jax.jit(dispatch)(state, train)
     return float(history.loss[EPOCH % 15])

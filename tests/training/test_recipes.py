@@ -45,7 +45,7 @@ def small(options, *changes):
 
 
 def first_state(chosen):
-  return initial_state.create(chosen, sharding.data_mesh())
+  return initial_state.create(chosen, sharding.make_mesh())
 
 
 def dense_weights(chosen):

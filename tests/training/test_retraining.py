@@ -68,7 +68,7 @@ def raw(workdir, folder, at):
 
 def first_state(options, *changes):
   chosen = build.build(command.parse(argv(options, *changes)).config)
-  return chosen, initial_state.create(chosen, sharding.data_mesh())
+  return chosen, initial_state.create(chosen, sharding.make_mesh())
 
 
 def same_bits(got, want):

@@ -66,6 +66,12 @@ def test_bad_options(capsys, tmp_path, options, message):
     (["--workdir", "--config.seed=1"], "Missing value for flag --workdir"),
     (["--workdir="], "`--workdir` must not be empty"),
     (["--workdir", ""], "`--workdir` must not be empty"),
+    (["--workdir=gs://b/run"], "must be on a mounted file system, got the URL"),
+    (["--workdir=s3://b/run"], "got the URL s3://b/run. Mount what it names"),
+    (
+      ["--config.method.name=retrain", "--config.init_from=gs://b"],
+      "URL gs://b",
+    ),
     (["--distributed=maybe"], "--distributed=maybe"),
     (["--config.seed", "-1"], "`config.seed` must be at least 0, got -1"),
     (["--config.model.name=mpl"], "`model` got 'mpl'. Did you mean 'mlp'?"),

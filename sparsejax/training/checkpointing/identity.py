@@ -28,6 +28,9 @@ FORMAT = 2
 
 _MAX_LISTED = 6
 
+# A run may be resumed on another mesh.
+_NOT_OF_THE_RUN = ("mesh",)
+
 
 def seal(record: Record) -> dict[str, Any]:
   """Packs a record with the checksum of its text."""
@@ -74,17 +77,27 @@ def differences(saved: Record, requested: Record) -> list[str]:
     later kinds are omitted, since they follow from it.
   """
   return (
-    _value_differences(flat(saved["config"]), flat(requested["config"]))
+    config_differences(saved["config"], requested["config"])
     or _name_differences(saved["sparse_leaves"], requested["sparse_leaves"])
-    or _value_differences(saved["leaves"], requested["leaves"])
+    or leaf_differences(saved["leaves"], requested["leaves"])
   )
 
 
 def config_differences(
   saved: Mapping[str, Any], requested: Mapping[str, Any]
 ) -> list[str]:
-  """Returns one phrase per key that differs between two configs."""
-  return _value_differences(flat(saved), flat(requested))
+  """Returns one phrase per key that differs between the configs of two runs.
+
+  `mesh` is no part of a run: it says on which devices it goes on.
+  """
+  return _value_differences(flat(_of_run(saved)), flat(_of_run(requested)))
+
+
+def leaf_differences(
+  saved: Mapping[str, Any], requested: Mapping[str, Any]
+) -> list[str]:
+  """Returns one phrase per leaf that differs between two `signatures`."""
+  return _value_differences(saved, requested)
 
 
 def join(phrases: Sequence[str]) -> str:
@@ -113,6 +126,10 @@ def _value_differences(
     for key in sorted(saved.keys() | requested.keys())
     if _text(saved, key) != _text(requested, key)
   ]
+
+
+def _of_run(config: Mapping[str, Any]) -> dict[str, Any]:
+  return {k: v for k, v in config.items() if k not in _NOT_OF_THE_RUN}
 
 
 def _text(values: Mapping[str, Any], key: str) -> str:

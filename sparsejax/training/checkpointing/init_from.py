@@ -111,6 +111,7 @@ def find(
       f"`config.init_from` is set, but {method!r} does not use the masks of"
       " another run. Only 'retrain' does."
     )
+  command_line.refuse_url("`config.init_from`", name)
   run = _read_run(pathlib.Path(name))
   differ = identity.config_differences(_shared(run.config), _shared(config))
   if differ:
@@ -196,7 +197,7 @@ def _check_sparsity(config: Mapping[str, Any], run: SourceRun) -> None:
 
 def _check_leaves(run: SourceRun, there: Any, here: Any) -> None:
   """Refuses parameters with other names, shapes or dtypes."""
-  differ = identity.config_differences(
+  differ = identity.leaf_differences(
     identity.signatures(there), identity.signatures(here)
   )
   if differ:

@@ -23,7 +23,9 @@ from sparsejax.training import (
   optimizers,
   recipes,
   run_flops,
+  sharding,
   train_state,
+  weight_sharding,
 )
 from sparsejax.training.checkpointing import init_from
 from sparsejax.training.config import keys, schema, sections, steps as when
@@ -146,6 +148,10 @@ def _models(
     return sum(leaf.size for leaf in jax.tree.leaves(params_of(model)))
 
   configured = make()  # Checks `config.model` by itself.
+  mesh = sharding.make_mesh(config["mesh"])
+  weight_sharding.shardings(
+    params_of(configured), mesh, config["mesh"]["rules"]
+  )
   if (total := parameters(configured)) > INT32_MAX:
     raise command_line.InputError(
       f"`config.model` has {total} parameters, but the counts that are logged"
@@ -174,6 +180,7 @@ def _transformation(
   key: jax.Array,
 ) -> Callable[[Any], sparsejax.SparseTransformation]:
   """Returns initial masks -> the method around the optimizer."""
+  sharded = sharding.shards_weights(config["mesh"])
   return lambda masks: sparsejax.sparsify(
     inner,
     sparsejax.track_ever_active(method),
@@ -181,7 +188,7 @@ def _transformation(
     select=config["select"] or None if masks is None else None,
     overrides=overrides(config),
     masks=masks,
-    sharded=False,  # `training.sharding` replicates parameters.
+    sharded=sharded,
   )
 
 

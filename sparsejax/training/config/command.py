@@ -82,6 +82,7 @@ def parse(argv: Sequence[str]) -> Command:
       "`--workdir` must not be empty. Give a folder, or leave the flag out for"
       " a new one under runs/."
     )
+  command_line.refuse_url("`--workdir`", workdir or "")
   return Command(
     config=values.config,
     workdir=None if workdir is None else pathlib.Path(workdir).resolve(),

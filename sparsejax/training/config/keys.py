@@ -6,6 +6,7 @@ from typing import Any
 from ml_collections import ConfigDict, config_dict
 
 from sparsejax import command_line
+from sparsejax.training import sharding, weight_sharding
 from sparsejax.training.config import schema, sections, value_types
 
 _TYPES = {
@@ -31,6 +32,7 @@ _TYPES = {
   "metric": str | None,
   "select_checkpoint": str,
 }
+_MESH = {**dict.fromkeys(sharding.AXES, int), "rules": tuple[str, ...]}
 _OPTIONAL = ("init_from", "metric")
 _MINIMA = {
   "seed": 0,
@@ -65,7 +67,8 @@ def defaults() -> dict[str, Any]:
     schedules are; `select_checkpoint`: the checkpoint that the result and later
     runs take: "last", or "best": among those with the fewest active weights,
     the one of the highest validation accuracy, or test accuracy if there is no
-    validation split.
+    validation split; `mesh`: how many devices share what
+    (`training.sharding`), and where weights lie (`training.weight_sharding`).
   """
   return {
     "microbatches": 1,
@@ -77,6 +80,7 @@ def defaults() -> dict[str, Any]:
     "keep_steps": (0,),
     "epochs_multiplier": 1.0,
     "select_checkpoint": "last",
+    "mesh": {**sharding.DEFAULT, "rules": ()},
   }
 
 
@@ -109,6 +113,7 @@ def _check(config: Mapping[str, Any]) -> None:
   for key, annotation in _TYPES.items():
     if config[key] is not None:
       value_types.check(f"config.{key}", config[key], annotation)
+  _check_mesh(config["mesh"])
   for title, kind in sections.KINDS.items():
     schema.check(kind, f"config.{title}", config[title])
   for key, least in _MINIMA.items():
@@ -124,8 +129,21 @@ def _check(config: Mapping[str, Any]) -> None:
     )
 
 
+def _check_mesh(mesh: Any) -> None:
+  if not isinstance(mesh, Mapping):
+    raise command_line.InputError(
+      f"`config.mesh` must be a section, got {value_types.shown(mesh)}."
+    )
+  for key in mesh:
+    if key not in _MESH:
+      raise command_line.unknown("`config.mesh`", key, _MESH)
+  for key, annotation in _MESH.items():
+    value_types.check(f"config.mesh.{key}", mesh.get(key), annotation)
+  weight_sharding.parse(mesh["rules"])
+
+
 def _check_names(config: Mapping[str, Any]) -> None:
-  known = [*_TYPES, *sections.KINDS]
+  known = [*_TYPES, "mesh", *sections.KINDS]
   for key in config:
     if key not in known:
       raise command_line.unknown("The config", key, known)

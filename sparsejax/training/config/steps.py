@@ -3,9 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import jax
-
 from sparsejax import command_line
+from sparsejax.training import sharding
 from sparsejax.training.config import durations
 
 
@@ -122,7 +121,8 @@ def with_kept(steps: Steps, keep_steps: list[int]) -> Steps:
 
 
 def _check_batch_size(config: Mapping[str, Any], examples: int) -> None:
-  batch_size, devices = config["batch_size"], jax.device_count()
+  batch_size = config["batch_size"]
+  devices = sharding.batch_shards(config["mesh"])
   microbatches = config["microbatches"]
   if batch_size > examples:
     raise command_line.InputError(
@@ -132,7 +132,7 @@ def _check_batch_size(config: Mapping[str, Any], examples: int) -> None:
   if batch_size % devices:
     raise command_line.InputError(
       f"`config.batch_size` must be a multiple of {devices}, the number of"
-      f" devices, got {batch_size}."
+      f" devices that share a batch, got {batch_size}."
     )
   if batch_size // devices % microbatches:
     raise command_line.InputError(

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 
 import sparsejax
+from sparsejax.state import map_sparse_states
 from sparsejax.training import outcomes, run_flops, sharding, train_state
 from sparsejax.training.config.experiment import Experiment
 
@@ -29,9 +30,10 @@ def summarize(
   """
   selected = outcome.selected
   assert selected is not None
-  state, costs = sharding.fetch(selected.state), experiment.costs
+  costs = experiment.costs
+  params, opt_state, active = sharding.fetch(_counted(selected.state))
   counters = sharding.fetch(outcome.state.counters)
-  found = sparsejax.summary(state.params, state.opt_state, costs=costs.table)
+  found = sparsejax.summary(params, opt_state, costs=costs.table)
   order = {name: index for index, name in enumerate(costs.table.kernels)}
   config, source = experiment.config, experiment.source_run
   return {
@@ -52,14 +54,12 @@ def summarize(
     "active": found.active,
     "requested": found.requested,
     "total": found.total,
-    "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
-    "kernel_parameters": train_state.kernel_parameters(state.params),
+    "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
+    "kernel_parameters": train_state.kernel_parameters(params),
     "itop_rate": found.itop_rate,
     "inference_macs": found.macs,
     "dense_inference_macs": found.dense_macs,
-    **run_flops.record(
-      counters._replace(active=state.counters.active), outcome.step, costs
-    ),
+    **run_flops.record(counters._replace(active=active), outcome.step, costs),
     "mask_updates": int(counters.mask_updates),
     "layers": [_layer(layer, order) for layer in found.layers],
     "warnings": [*experiment.warnings, *found.warnings],
@@ -71,6 +71,14 @@ def summarize(
     "mask_update_seconds": outcome.mask_update_seconds,
     **outcome.seconds,
   }
+
+
+def _counted(state: train_state.TrainState) -> tuple[Any, Any, Any]:
+  """Returns what the summary counts, without the optimizer's large state."""
+  opt_state = map_sparse_states(
+    lambda each: each._replace(inner_state=(), latent=()), state.opt_state
+  )
+  return state.params, opt_state, state.counters.active
 
 
 def _layer(
