@@ -219,7 +219,7 @@ def train_step(pod: str, method: str) -> Program:
   from sparsejax.training.config import build, files
 
   devices = PODS[pod].devices().ravel()
-  mesh = Mesh(devices, ("data",), axis_types=(AxisType.Auto,))
+  mesh = sharding.make_mesh(devices=devices.tolist())
   batch_size = 64 * devices.size
   path = files.find("`--config`", "imagenet")
   config = files.load(path).get_config(

@@ -1,5 +1,6 @@
 """`local.sh` trains in two processes, and ends them together."""
 
+import json
 import os
 import pathlib
 import signal
@@ -60,7 +61,8 @@ def test_trains_in_two_processes(start, tmp_path):
   process = start(tmp_path / "run", "--config.epochs=1")
   status, out, err = trainer.finish(process)
   assert status == 0, out + err
-  assert trainer.summary(tmp_path / "run")["processes"] == 2
+  summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+  assert summary["processes"] == 2
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """Random damage: after each, a run ends in the bytes of one without faults.
 
-    python -m pytest -o addopts= -m faults -n 2 tests/training
+    python -m pytest -m faults -n 2 tests/training
 
 Damaged files, full disks, and folders that cannot be written; not part of the
 ordinary tests. `SPARSEJAX_FAULTS_SEED=N` repeats the faults of the seed that is

@@ -1,6 +1,6 @@
 """Random kills: after each, a run ends in the bytes of one without faults.
 
-    python -m pytest -o addopts= -m faults -n 2 tests/training
+    python -m pytest -m faults -n 2 tests/training
 
 Not part of the ordinary tests. `SPARSEJAX_FAULTS_SEED=N` repeats the kills of
 the seed that is printed, as far as their moments can be repeated.
@@ -17,7 +17,7 @@ import subprocess
 import time
 
 import pytest
-from helpers import faults, trainer
+from helpers import faults, phases, trainer
 from helpers.faults import CHANGES, STEPS
 
 pytestmark = pytest.mark.faults
@@ -46,7 +46,7 @@ def start(workdir, cache) -> subprocess.Popen:
 
 
 @dataclasses.dataclass
-class Chain:
+class Chain(phases.Phases):
   """Starts on one workdir, each of which is killed until the run is done."""
 
   workdir: pathlib.Path
@@ -120,35 +120,6 @@ class Chain:
     first.send_signal(signal.SIGCONT)
     assert status == 2, (self, err)
     assert f"is in use by process {first.pid} " in err, (self, err)
-
-  def wait(self, process: subprocess.Popen, phase) -> bool:
-    """Returns whether the phase was seen before the run ended."""
-    deadline = time.monotonic() + 100
-    while process.poll() is None:
-      assert time.monotonic() < deadline, (self, "the run hangs")
-      if phase(process):
-        return True
-      time.sleep(0.0005)
-    return False
-
-  def loading(self, process: subprocess.Popen) -> bool:
-    return True
-
-  def compiling(self, process: subprocess.Popen) -> bool:
-    lock = self.workdir / ".lock"
-    return lock.exists() and f'"process": {process.pid},' in lock.read_text()
-
-  def saving(self, process: subprocess.Popen) -> bool:
-    folders = (self.workdir / "checkpoints", self.workdir / "weights")
-    return self.compiling(process) and any(
-      "orbax-checkpoint-tmp" in path.name
-      for folder in folders
-      if folder.exists()
-      for path in folder.iterdir()
-    )
-
-  def training(self, process: subprocess.Popen, step: int) -> bool:
-    return self.compiling(process) and trainer.last_step(self.workdir) >= step
 
 
 @pytest.mark.parametrize("number", range(CHAINS))

@@ -1,6 +1,6 @@
 """Random losses of processes: all end, and resume to the same bytes.
 
-    python -m pytest -o addopts= -m faults -rP tests/training -k losses
+    python -m pytest -m faults -rP tests/training -k losses
 
 prints a table of them. Not part of the ordinary tests. The variable
 `SPARSEJAX_FAULTS_SEED=N` repeats the losses of the seed that is printed, as far
@@ -20,7 +20,7 @@ import subprocess
 import time
 
 import pytest
-from helpers import faults, together, trainer
+from helpers import faults, phases, together, trainer
 
 from sparsejax import command_line
 
@@ -56,7 +56,7 @@ def whole(tmp_path_factory, cache):
 
 
 @dataclasses.dataclass
-class Chain:
+class Chain(phases.Phases):
   """Starts on one workdir; each loses a process, until the run is done."""
 
   workdir: pathlib.Path
@@ -140,33 +140,6 @@ class Chain:
       time.sleep(0.02)
     if stopped is not None:
       started[stopped].kill()
-
-  def wait(self, process: subprocess.Popen, phase) -> bool:
-    """Returns whether the phase was seen before the run ended."""
-    deadline = time.monotonic() + 200
-    while process.poll() is None:
-      assert time.monotonic() < deadline, (self, "the run hangs")
-      if phase(process):
-        return True
-      time.sleep(0.0005)
-    return False
-
-  def loading(self, process: subprocess.Popen) -> bool:
-    return True
-
-  def compiling(self, process: subprocess.Popen) -> bool:
-    lock = self.workdir / ".lock"
-    return lock.exists() and f'"process": {process.pid},' in lock.read_text()
-
-  def saving(self, process: subprocess.Popen) -> bool:
-    folder = self.workdir / "checkpoints"
-    return self.compiling(process) and any(
-      "orbax-checkpoint-tmp" in path.name
-      for path in (folder.iterdir() if folder.exists() else ())
-    )
-
-  def training(self, process: subprocess.Popen, step: int) -> bool:
-    return self.compiling(process) and trainer.last_step(self.workdir) >= step
 
 
 @pytest.mark.parametrize("number", range(3))
