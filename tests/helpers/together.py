@@ -1,7 +1,6 @@
 """Start runs of several processes, and wait for all of them."""
 
 import os
-import socket
 import subprocess
 import time
 
@@ -21,12 +20,6 @@ SMALL = (
 )
 STEPS = 8 * 22
 OPTIONS = "static,sparsity=0.9"  # The fastest to compile.
-
-
-def free_port() -> int:
-  with socket.socket() as probe:
-    probe.bind(("127.0.0.1", 0))
-    return probe.getsockname()[1]
 
 
 def start(
@@ -49,7 +42,7 @@ def start(
     present: indices of the processes to start; all by default.
     **others: as for `trainer.start`.
   """
-  port = free_port()
+  port = trainer.free_port()
   return [
     trainer.start(
       workdir,

@@ -44,11 +44,15 @@ def start(
   )
 
 
-def start_several(workdir, count, *args, **kwargs) -> list[subprocess.Popen]:
-  """Starts several processes that train one network together."""
+def free_port() -> int:
   with socket.socket() as probe:
     probe.bind(("127.0.0.1", 0))
-    port = probe.getsockname()[1]
+    return probe.getsockname()[1]
+
+
+def start_several(workdir, count, *args, **kwargs) -> list[subprocess.Popen]:
+  """Starts several processes that train one network together."""
+  port = free_port()
   return [
     start(
       workdir,

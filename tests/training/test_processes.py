@@ -20,7 +20,7 @@ SCRIPT = pathlib.Path(__file__).parents[1] / "helpers" / "process.py"
 
 
 def test_two_processes_agree_at_every_step(tmp_path):
-  port = together.free_port()
+  port = trainer.free_port()
   started = [
     subprocess.Popen(
       [sys.executable, SCRIPT, str(index), "2", str(port), str(tmp_path)],
@@ -187,7 +187,7 @@ os._exit(0)
 
 
 def test_barrier_names_the_process_that_does_not_come():
-  port = str(together.free_port())
+  port = str(trainer.free_port())
   started = [
     subprocess.Popen(
       [sys.executable, "-c", BARRIER, str(index), port],

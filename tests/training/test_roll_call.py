@@ -5,7 +5,7 @@ import socket
 import time
 
 import pytest
-from helpers import together
+from helpers import trainer
 
 from sparsejax import command_line
 from sparsejax.training import roll_call
@@ -19,7 +19,7 @@ def call_all(members, *, seconds):
 
 
 def members(indices, count):
-  address = f"127.0.0.1:{together.free_port()}"
+  address = f"127.0.0.1:{trainer.free_port()}"
   return [roll_call.Member(address, index, count) for index in indices]
 
 
