@@ -119,6 +119,18 @@ COLUMNS: dict[str, Column] = {
   "connections": Column(
     "connections", lambda result: result.summary["active"], 0
   ),
+  "alpha": Column(
+    "alpha, accuracy / connections, in 1e-6",
+    lambda result: (
+      1e6 * result.summary["test_accuracy"] / result.summary["active"]
+    ),
+    2,
+  ),
+  "beta": Column(
+    "beta, loss x connections",
+    lambda result: result.summary["test_loss"] * result.summary["active"],
+    2,
+  ),
 }
 """The columns that a table may have, besides the names of layers."""
 

@@ -180,13 +180,15 @@ def macs(table):
 def connections(table):
   for line in BLOCKS[table][1:]:
     label, _, *texts = (item.strip() for item in line.split("|"))
-    accuracy, loss, count = map(figure, texts[:3])
+    accuracy, loss, count, alpha, beta = map(figure, texts)
     yield (
       f"{line_name(table, label)}/cifar10",
       {
         "accuracy": Figure(round(100 * accuracy.value, 6)),
         "loss": loss,
         "connections": count,
+        "alpha": Figure(round(1e6 * alpha.value, 6)),
+        "beta": beta,
       },
     )
 
