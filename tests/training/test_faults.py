@@ -131,6 +131,7 @@ def damage_the_newest_checkpoint(workdir) -> tuple[int, int]:
   return newest, older
 
 
+@pytest.mark.faults
 def test_full_disk_stops_a_run_that_resumes_once_there_is_space(
   tmp_path, uninterrupted, cache
 ):
