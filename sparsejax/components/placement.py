@@ -4,10 +4,17 @@ from collections.abc import Iterable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import core
-from jax.experimental.shard_alike import shard_alike
+from jax.custom_batching import custom_vmap
+from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import AxisType
 from jaxtyping import Array, PyTree
+
+try:  # jax 0.12 has none.
+  from jax.experimental.shard_alike import shard_alike
+except ModuleNotFoundError:
+  shard_alike = None
 
 
 def may_be_sharded(arrays: Iterable[Any]) -> bool:
@@ -38,7 +45,7 @@ def alike(x: Array, like: Array) -> Array:
     return jax.sharding.reshard(x, sharding)
   if _is_concrete(x) and _is_concrete(like) and x.sharding == like.sharding:
     return x
-  return shard_alike(x, like)[0]
+  return _tied(x, like) if shard_alike is None else shard_alike(x, like)[0]
 
 
 def trees_alike(tree: PyTree, like: PyTree) -> PyTree:
@@ -76,3 +83,46 @@ def _is_concrete(array: Any) -> bool:
 
 def _on_several_devices(mesh: Any) -> bool:
   return not mesh.empty and mesh.size > 1
+
+
+@custom_partitioning
+def _partitioned(x: Array, like: Array) -> Array:
+  """Returns `x`; the compiler shards it as `like`."""
+  del like
+  return x
+
+
+def _partition(mesh: Any, operands: Any, result: Any) -> tuple[Any, ...]:
+  del result
+  place = operands[1].sharding
+  return mesh, lambda x, like: x, place, (place, place)
+
+
+_partitioned.def_partition(
+  partition=_partition,
+  infer_sharding_from_operands=lambda mesh, operands, result: (
+    operands[1].sharding
+  ),
+  sharding_rule="..., ... -> ...",
+)
+
+
+@custom_vmap
+def _tied(x: Array, like: Array) -> Array:
+  """As `_partitioned`, also under `vmap`.
+
+  A backend without devices, such as the compiler for TPUs that are not there,
+  does not know it, so that `shard_alike` is used where jax has it.
+  """
+  return _partitioned(x, like)
+
+
+def _tied_copies(size: int, batched: list[bool], *arrays: Array) -> Any:
+  x, like = (
+    array if is_batched else jnp.broadcast_to(array, (size, *array.shape))
+    for array, is_batched in zip(arrays, batched, strict=True)
+  )
+  return _tied(x, like), True
+
+
+_tied.def_vmap(_tied_copies)
