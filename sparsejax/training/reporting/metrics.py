@@ -109,7 +109,11 @@ class Writer:
         self.warning += f" {copy.name} is a copy of the damaged file."
     workdirs.write_text(path, "".join(map(_line, kept)))
     self._file = open(path, "a", encoding="utf-8")
-    self._events = tensorboard.Writer(workdir, start=start)
+    try:
+      self._events = tensorboard.Writer(workdir, start=start)
+    except OSError:
+      self._file.close()
+      raise
 
   def __enter__(self) -> "Writer":
     return self

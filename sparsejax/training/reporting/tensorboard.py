@@ -64,5 +64,9 @@ class Writer:
     self._file.flush()
 
   def close(self) -> None:
-    """Flushes and closes the file."""
-    self._file.close()
+    """Flushes and closes the file; closes it also if the disk is full."""
+    try:
+      self._file.close()
+    finally:
+      # It flushes first, and stays open if that fails.
+      self._file._py_recordio_writer.close()
