@@ -3,7 +3,7 @@
 SIGTERM comes from a scheduler, and SIGHUP from a terminal that was closed. If
 SIGHUP is ignored, as under `nohup`, it stays so.
 
-Python calls a handler of signals only between two of its own instructions, and
+Python calls a handler of signals only between two bytecode instructions, and
 compiling or waiting for another process is one of minutes. A thread therefore
 watches the signals as well. It ends the process at once where that loses
 nothing, and at a second signal.

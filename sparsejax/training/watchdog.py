@@ -3,7 +3,7 @@
 Where several processes train together, an ordinary exit waits for minutes, and
 a collective waits for ever for a process that is gone. So:
 
-- `leave` ends this process, whatever its threads wait for. It publishes why, so
+- `leave` ends this process, even if its threads wait. It publishes why, so
   that the others leave too (`watch_peers`), with the same exit status if this
   one was meant to end, otherwise with 75: start again.
 - If a process vanishes without a word, jax notices within its heartbeat timeout

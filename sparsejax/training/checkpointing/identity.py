@@ -88,7 +88,7 @@ def config_differences(
 ) -> list[str]:
   """Returns one phrase per key that differs between the configs of two runs.
 
-  `mesh` is no part of a run: it says on which devices it goes on.
+  `mesh` is no part of a run: it says which devices it uses.
   """
   return _value_differences(flat(_of_run(saved)), flat(_of_run(requested)))
 
