@@ -35,6 +35,9 @@ class Input(enum.Enum):
     GRADIENT: the dense gradient, also at inactive weights.
     ACTIVE_GRADIENT: the gradient, at active weights only.
     MOMENTUM: the momentum of the inner optimizer, at mask updates.
+    HESSIAN_GRADIENT: the product H g of the Hessian of the loss with the
+      gradient of the active weights, at mask updates; from the `hvp=` of
+      `update`.
     MASK: which weights are active.
     POSITION: other positions of the leaf, as for neighbors. Scores that read it
       are computed leaf by leaf and not inside the search.
@@ -45,6 +48,7 @@ class Input(enum.Enum):
   GRADIENT = "gradient"
   ACTIVE_GRADIENT = "active gradient"
   MOMENTUM = "momentum"
+  HESSIAN_GRADIENT = "Hessian-gradient product"
   MASK = "mask"
   POSITION = "position"
   KEY = "key"
@@ -174,6 +178,7 @@ class Leaf(NamedTuple):
     sparse: name, shape and layer axis of the leaf; None for packed arrays.
     momentum: like `weights`, of the inner optimizer; None where no part reads
       it, and outside mask updates.
+    hessian_gradient: like `weights`, H g; None likewise.
   """
 
   weights: Shaped[Array, "*dims"]
@@ -183,6 +188,7 @@ class Leaf(NamedTuple):
   key: Key | None = None
   sparse: SparseLeaf | None = None
   momentum: Float[Array, "*dims"] | None = None
+  hessian_gradient: Float[Array, "*dims"] | None = None
 
   @property
   def axis(self) -> int | None:
@@ -386,11 +392,12 @@ class Count:
   """How many weights of each layer prune-and-regrow prunes, or regrows.
 
   Attributes:
-    count: (context, active) -> int32[layers] to prune; (context, active,
-      pruned) -> int32[layers] to regrow. `active` and `pruned` are
-      int32[layers]: active weights before the update (only those of the current
-      part, where `parts` divides a layer) and how many were pruned. Results are
-      clipped to the active weights, or to the free positions.
+    count: (context, active) -> int32[groups] to prune; (context, active,
+      pruned) -> int32[layers] to regrow. `active` and `pruned` are active
+      weights before the update (only those of the current part, where `parts`
+      divides a layer) and how many were pruned: int32, one per layer, or per
+      group of `scope` in the first form. Results are clipped to the active
+      weights, or to the free positions.
     reads: what it reads.
   """
 
@@ -408,14 +415,16 @@ as_pruned = Count(lambda context, active, pruned: pruned)
 
 @dataclasses.dataclass(frozen=True)
 class PruneAndRegrow:
-  """Prune-and-regrow inside each layer.
+  """Prune-and-regrow: a count is pruned, and regrown inside each layer.
 
   Attributes:
     by: scores the inactive positions; the highest are regrown, those with a
-      score of exactly 0 in random order.
+      score of exactly 0 in random order. None regrows nothing.
     prune_by: scores the active weights; the lowest are pruned.
-    prune_count: how many active weights each layer prunes.
+    prune_count: how many active weights each layer, or group, prunes.
     when: the steps at which it is due.
+    scope: which weights compete when they are pruned; None for those of a
+      layer. Its budgets are not used.
     regrow_count: how many weights each layer regrows.
     parts: (weights) -> disjoint bool arrays that cover a leaf and are pruned
       separately; None for one part.
@@ -424,10 +433,11 @@ class PruneAndRegrow:
     exclude_just_pruned: whether just pruned weights may not be regrown (DSR).
   """
 
-  by: Criterion
+  by: Criterion | None
   prune_by: Criterion
   prune_count: Count
   when: When
+  scope: Scope | None = None
   regrow_count: Count = as_pruned
   parts: Callable[[Array], Sequence[Bool[Array, "*dims"]]] | None = None
   restart: bool = False
@@ -560,7 +570,9 @@ class Method:
   @property
   def counts_as_found(self) -> bool:
     """Whether the counts of the masks are the method's own finding."""
-    regrown = self.regrow is not None and self.regrow.regrow_count != as_pruned
+    regrown = self.regrow is not None and (
+      self.regrow.by is None or self.regrow.regrow_count != as_pruned
+    )
     pattern = None if self.prune is None else self.prune.pattern
     return regrown or (pattern is not None and pattern.sets_counts)
 
@@ -573,18 +585,30 @@ class Method:
     reads = (*self._update_reads(), *self._step_reads())
     declared = any(Input.KEY in each for each in reads)
     # Zero scores are regrown at random, with any criterion.
-    return starts_random or declared or self.regrow is not None
+    regrows = self.regrow is not None and self.regrow.by is not None
+    return starts_random or declared or regrows
 
   @property
   def updates_without_gradient(self) -> bool:
     """Whether mask updates read no gradient, so that none has to be at hand."""
-    gradients = {Input.GRADIENT, Input.ACTIVE_GRADIENT}
+    gradients = {
+      Input.GRADIENT,
+      Input.ACTIVE_GRADIENT,
+      Input.HESSIAN_GRADIENT,
+    }
     return not any(gradients & set(reads) for reads in self._update_reads())
 
   @property
   def reads_momentum(self) -> bool:
     """Whether mask updates read the momentum of the inner optimizer."""
     return any(Input.MOMENTUM in reads for reads in self._update_reads())
+
+  @property
+  def reads_hessian_gradient(self) -> bool:
+    """Whether mask updates read a second derivative, so need `hvp=`."""
+    return any(
+      Input.HESSIAN_GRADIENT in reads for reads in self._update_reads()
+    )
 
   @property
   def dense_gradient(self) -> DenseGradient:
@@ -615,7 +639,8 @@ class Method:
       yield prune.criterion.reads
       yield () if prune.pattern is None else prune.pattern.reads
     if regrow is not None:
-      yield from (regrow.by.reads, regrow.prune_by.reads)
+      yield () if regrow.by is None else regrow.by.reads
+      yield regrow.prune_by.reads
       yield from (regrow.prune_count.reads, regrow.regrow_count.reads)
     if gate is not None:
       yield gate.reads

@@ -60,7 +60,10 @@ def sparsify(
     A transformation whose state is a `SparseState`. Its `update` needs
     `params`, returns updates for `optax.apply_updates`, changes masks at the
     due steps, and postpones a mask update whose gradients, or whose `value=`,
-    are not finite. Its `update_masks` changes them between two steps.
+    are not finite. A method whose criterion needs a second derivative takes
+    `hvp=`, a function from a tree like `params` to the product of the Hessian
+    of the loss with it; it is called inside a conditional, where a mask update
+    is due. Its `update_masks` changes masks between two steps.
 
   Raises:
     ValueError: at once for `select` together with `masks`; in `init` for a
@@ -273,6 +276,7 @@ def _call(
     masks=carrier.unpack(bits, layout.leaves),
     key=bound.key(state.key_data),
     metric=_metric(bound.method, extra_args.pop("metric", None)),
+    hvp=_hvp(bound.method, extra_args.pop("hvp", None)),
     extra_args=extra_args,
   )
 
@@ -297,6 +301,17 @@ def _metric(method: Method, metric: Any) -> Float[Array, ""] | None:
       " any number will do."
     )
   return None
+
+
+def _hvp(method: Method, hvp: Any) -> Any:
+  if hvp is None and method.reads_hessian_gradient:
+    raise ValueError(
+      "`hvp` must be given to `update`, got None: this method scores weights by"
+      " a second derivative of the loss, which the gradient does not contain."
+      " Call tx.update(grads, opt_state, params, hvp=lambda v:"
+      " jax.jvp(jax.grad(loss), (params,), (v,))[1])."
+    )
+  return hvp
 
 
 def _without_aliases(state: SparseState, params: PyTree) -> SparseState:

@@ -57,6 +57,12 @@ SCOPES = {
   "global": scopes.global_scope,
   **{name: scopes.layerwise(d) for name, d in DISTRIBUTIONS.items()},
 }
+CRITERIA = {
+  "magnitude": criteria.magnitude,
+  "snip": criteria.snip,
+  "taylor": criteria.taylor,
+  "gradient_flow": criteria.gradient_flow,
+}
 REGROW_BY = {
   "random": criteria.random,
   "gradient": criteria.gradient_magnitude,

@@ -21,6 +21,7 @@ def granet(
   final_regrow_fraction: float = 0.005,
   scope: Scope = scopes.global_scope,
   curve: Curve = schedules.cubic_curve,
+  criterion: Criterion = criteria.magnitude,
   regrow_by: Criterion = criteria.gradient_magnitude,
   restart: bool = False,
 ) -> Method:
@@ -46,6 +47,8 @@ def granet(
     final_regrow_fraction: the share at `total_steps`.
     scope: which weights compete when the network is pruned.
     curve: how the sparsity rises.
+    criterion: what a weight is worth when the network is pruned to the
+      schedule; prune-and-regrow drops the smallest ones in any case.
     regrow_by: what is regrown first (the paper: largest gradients).
     restart: whether a weight that is pruned and regrown in one update restarts
       at 0, as the paper says of pruned weights, or keeps its value and
@@ -65,7 +68,7 @@ def granet(
   )
   return Method(
     initial=Initial(ERK),
-    prune=Prune(ramp, scope, criteria.magnitude),
+    prune=Prune(ramp, scope, criterion),
     regrow=prune_and_regrow(
       regrow_by,
       schedules.cosine(regrow_fraction, total_steps, final_regrow_fraction),

@@ -14,7 +14,7 @@ import optax
 import sparsejax
 from sparsejax.data import Split, batches
 from sparsejax.training import metric, run_flops
-from sparsejax.training.batch_gradient import batch_gradient
+from sparsejax.training.batch_gradient import BatchGradient, batch_gradient
 from sparsejax.training.train_state import Setup, TrainState
 
 # Folded into the run's data key; data order and augmentation fold in 0 and 1.
@@ -59,13 +59,25 @@ def train_step(
   labels = setup.shard(jnp.asarray(batch.labels))
   images = setup.shard(images)
 
-  found, model_state = batch_gradient(
-    setup, state, Split(images, labels), _dropout_key(state)
-  )
+  batch, dropout_key = Split(images, labels), _dropout_key(state)
+
+  def gradient(params: Any) -> tuple[BatchGradient, Any]:
+    return batch_gradient(
+      setup, state._replace(params=params), batch, dropout_key
+    )
+
+  def hvp(direction: Any) -> Any:
+    """Called by methods that score by it, where a mask update is due."""
+    return jax.jvp(
+      lambda params: gradient(params)[0].grads, (state.params,), (direction,)
+    )[1]
+
+  found, model_state = gradient(state.params)
   updates, opt_state = setup.tx.update(
     found.grads,
     state.opt_state,
     state.params,
+    hvp=hvp,
     **metric.update_kwargs(state.metric),
   )
   params = optax.apply_updates(state.params, updates)

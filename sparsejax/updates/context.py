@@ -64,6 +64,7 @@ class PackedLeaves(NamedTuple):
   weights: list[Array]
   gradients: list[Array] | None
   momentum: list[Array] | None
+  hessian_gradient: list[Array] | None
   masks: list[Bool[Array, "..."]]
   changed: bool = False
 
@@ -125,6 +126,9 @@ class PackedLeaves(NamedTuple):
         mask=mask,
         accumulators={name: accumulators[name][i] for name in shaped},
         momentum=None if self.momentum is None else self.momentum[i],
+        hessian_gradient=None
+        if self.hessian_gradient is None
+        else self.hessian_gradient[i],
       )
       for i, mask in enumerate(self.masks)
     ]
@@ -133,13 +137,17 @@ class PackedLeaves(NamedTuple):
 def pack(context: Context, packing: Packing) -> PackedLeaves:
   """Packs the leaves of a context."""
   leaves = context.leaves
-  gradients = [x.gradient for x in leaves if x.gradient is not None]
-  momentum = [x.momentum for x in leaves if x.momentum is not None]
+
+  def packed(arrays: Sequence[Array | None]) -> list[Array] | None:
+    found = [x for x in arrays if x is not None]
+    return packing.pack(found) if found else None
+
   return PackedLeaves(
     context,
     packing,
     weights=packing.pack([leaf.weights for leaf in leaves]),
-    gradients=packing.pack(gradients) if gradients else None,
-    momentum=packing.pack(momentum) if momentum else None,
+    gradients=packed([leaf.gradient for leaf in leaves]),
+    momentum=packed([leaf.momentum for leaf in leaves]),
+    hessian_gradient=packed([leaf.hessian_gradient for leaf in leaves]),
     masks=packing.pack([leaf.mask for leaf in leaves]),
   )

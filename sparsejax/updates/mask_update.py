@@ -162,9 +162,11 @@ def _search(
   tree, inner_state = scored(masks)
   weights = layout.take(tree)
   gradients = None if call.grads is None else layout.take(call.grads)
-  momentum = [None] * len(weights)
+  momentum = hessian = [None] * len(weights)
   if method.reads_momentum:
     momentum = inner_states.momentum(inner_state, layout)
+  if method.reads_hessian_gradient:
+    hessian = call.hessian_gradient(masks)
   starts = [jnp.asarray(x) for x in packings.packing_for(layout).starts]
   if starts:  # Constants would compile one kernel per leaf, not per shape.
     starts = lax.optimization_barrier(starts)
@@ -177,8 +179,10 @@ def _search(
     leaves = contexts.leaves_of(
       method, layout, weights, gradients, masks, accumulators
     )
-    pairs = zip(leaves, momentum, strict=True)
-    leaves = [leaf._replace(momentum=x) for leaf, x in pairs]
+    leaves = [
+      leaf._replace(momentum=v, hessian_gradient=h)
+      for leaf, v, h in zip(leaves, momentum, hessian, strict=True)
+    ]
     context = Context(layout, leaves, step, call.key, call.metric, accumulators)
     next_ = next_masks(method, context, budgets, regrow_due, starts)
     return _placed(call, next_)
@@ -186,7 +190,7 @@ def _search(
   def stay() -> NextMasks:
     return _unchanged(method, state, accumulators, masks)
 
-  watched = (call.grads, call.extra_args.get("value"))
+  watched = (call.grads, call.extra_args.get("value"), hessian)
   all_finite = finite.all_finite(watched, sharded=layout.sharded)
   return all_finite, _placed(call, conditional.cond(all_finite, update, stay))
 

@@ -1,12 +1,14 @@
-"""Prune-and-regrow inside each layer."""
+"""Prune-and-regrow: regrowth is inside each layer."""
 
 from typing import NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
+from sparsejax.components import scopes
 from sparsejax.method import PruneAndRegrow
 from sparsejax.selection import random_bits, search
+from sparsejax.updates import pruning
 from sparsejax.updates.context import PackedLeaves
 
 
@@ -27,8 +29,11 @@ class Regrown(NamedTuple):
 
 
 def prune_and_regrow(part: PruneAndRegrow, leaves: PackedLeaves) -> Regrown:
-  """Prunes active weights of each layer and regrows others."""
-  left, active, pruned = _prune(part, leaves)
+  """Prunes active weights and regrows others of each layer."""
+  prune = _prune_in_layers if part.scope is None else _prune_in_groups
+  left, active, pruned = prune(part, leaves)
+  if part.by is None:
+    return Regrown(left, left, pruned, active - pruned)
   context, before = leaves.current, leaves.masks
   free = jnp.asarray(context.layout.sizes, jnp.int32) - active
   if not part.exclude_just_pruned:
@@ -60,7 +65,7 @@ def only_counted(leaves: PackedLeaves) -> Regrown:
   return Regrown(masks, masks, jnp.zeros_like(counts), counts)
 
 
-def _prune(
+def _prune_in_layers(
   part: PruneAndRegrow, leaves: PackedLeaves
 ) -> tuple[list[Array], Array, Array]:
   """Returns what is left, packed, and int32[layers] active and pruned."""
@@ -75,6 +80,27 @@ def _prune(
     left = [x | y for x, y in zip(left, kept, strict=True)] if left else kept
     pruned, active = pruned + fewer, active + count
   return left, active, pruned
+
+
+def _prune_in_groups(
+  part: PruneAndRegrow, leaves: PackedLeaves
+) -> tuple[list[Array], Array, Array]:
+  """Returns the same where the weights of several layers compete."""
+  assert part.scope is not None  # The caller asked.
+  context, packing = leaves.current, leaves.packing
+  layout, layers = context.layout, packing.each_layer
+  groups = packing.groups(scopes.groups_of(part.scope, layout))
+  scores = leaves.score(part.prune_by, random_bits.PRUNE)
+  left = [jnp.zeros(mask.shape, bool) for mask in leaves.masks]
+  for valid in _parts(part, leaves):
+    count = search.count_active(valid, groups)
+    fewer = jnp.clip(part.prune_count(context, count), 0, count)
+    kept = pruning.keep_highest(
+      part.scope, layout, packing, scores, count - fewer, valid
+    )
+    left = [x | y for x, y in zip(left, kept, strict=True)]
+  active = search.count_active(leaves.masks, layers)
+  return left, active, active - search.count_active(left, layers)
 
 
 def _parts(part: PruneAndRegrow, leaves: PackedLeaves) -> list[list[Array]]:

@@ -14,6 +14,7 @@ METHOD_OPTIONS: dict[str, type] = {
   "end_epochs": float,
   "distribution": str,
   "scope": str,
+  "criterion": str,
   "storage": str,
   "curve": str,
   "regrow_by": str,

@@ -13,6 +13,7 @@ from sparsejax.training.config import schema
 # test_schema.py` compares the two.
 _UNIFORM = ("snfs", "dsr", "dnw", "top_kast", "sr_ste")
 _METHOD_CHOICES = {
+  "criterion": schema.Choice(methods.CRITERIA, "magnitude"),
   "curve": schema.Choice(methods.CURVES, "cubic"),
   "distribution": schema.Choice(
     methods.DISTRIBUTIONS,
