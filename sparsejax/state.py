@@ -6,13 +6,25 @@ from typing import NamedTuple
 import jax
 import numpy as np
 import optax
-from jaxtyping import Array, Int, PyTree, UInt32
+from jaxtyping import Array, Bool, Int, PyTree, UInt32
 
 from sparsejax.components import leaves, trees
 from sparsejax.components.counts import INT32_MAX
 from sparsejax.method import Masks
 
 _FROZEN = np.int32(INT32_MAX)
+
+
+class Followers(NamedTuple):
+  """Leaves that are masked with units, but neither scored nor counted.
+
+  Attributes:
+    masks: tree of bool like the parameters; `MaskedNode` at other leaves.
+    values: tree of their parameters, where inactive those that they had.
+  """
+
+  masks: Masks
+  values: PyTree
 
 
 class SparseState(NamedTuple):
@@ -24,12 +36,16 @@ class SparseState(NamedTuple):
       The largest int32 freezes the masks.
     masks: tree of bool like the parameters, `True` = active; `MaskedNode` at
       dense leaves.
-    requested: int32[1 + layers]; the requested counts. First that of all layers
-      which share a budget, then one per layer, -1 where it shares one.
+    units: by name, the masks of what is pruned as one, such as filters; empty
+      where each weight is a unit.
+    requested: int32[1 + layers]; the requested counts, in units. First that of
+      all layers which share a budget, then one per layer, -1 where it shares
+      one.
     axes: int32[leaves]; for each sparse leaf the axis along which every slice
       is its own layer, -1 for a leaf that is one layer.
     inner_state: the state of the inner transformation.
     latent: tree of the latent weights, `()` where the storage keeps none.
+    followers: the leaves that are masked with units, `()` without.
     accumulators: what the method's accumulators hold, by name.
     key_data: uint32 data of the random key, `()` without one.
   """
@@ -37,10 +53,12 @@ class SparseState(NamedTuple):
   step: Int[Array, ""]
   last_update: Int[Array, ""]
   masks: PyTree
+  units: dict[str, Bool[Array, "..."]]
   requested: Int[Array, " counts"]
   axes: Int[Array, " leaves"]
   inner_state: optax.OptState
   latent: PyTree
+  followers: Followers | tuple[()]
   accumulators: dict[str, PyTree]
   key_data: UInt32[Array, "..."] | tuple[()]
 
@@ -92,7 +110,7 @@ def get_masks(opt_state: optax.OptState) -> Masks:
   """
   first, *others = [state.masks for state in sparse_states(opt_state)]
   for other in others:
-    first = jax.tree.map(_merge, first, other, is_leaf=trees.is_masked_node)
+    first = trees.merged(first, other)
   return first
 
 
@@ -105,7 +123,19 @@ def apply_masks(params: PyTree, opt_state: optax.OptState) -> PyTree:
     params: the tree that `init` got.
     opt_state: the state that it returned, or any state around it.
   """
-  return trees.where(get_masks(opt_state), params)
+  return trees.where(held_masks(opt_state), params)
+
+
+def held_masks(opt_state: optax.OptState) -> Masks:
+  """Returns the masks of all leaves that have one, also of those that follow.
+
+  `get_masks` returns those of the sparse leaves alone.
+  """
+  masks = get_masks(opt_state)
+  for state in sparse_states(opt_state):
+    if state.followers:
+      masks = trees.merged(masks, state.followers.masks)
+  return masks
 
 
 def freeze(opt_state: optax.OptState) -> optax.OptState:
@@ -139,13 +169,3 @@ def masks_from_params(params: PyTree, select: leaves.Select = None) -> Masks:
 def _is_sparse_state(node: object) -> bool:
   return isinstance(node, SparseState)
 
-
-def _merge(a: object, b: object) -> object:
-  if trees.is_masked_node(a):
-    return b
-  if trees.is_masked_node(b):
-    return a
-  raise ValueError(
-    "`opt_state` holds two masks for one leaf; `sparsify` was applied to it"
-    " twice. Wrap each leaf once."
-  )

@@ -47,6 +47,14 @@ def sparse_only(masks: Masks, tree: PyTree) -> PyTree:
   )
 
 
+def merged(a: Masks, b: Masks) -> Masks:
+  """Returns the masks of two trees that have none for the same leaf.
+
+  Raises ValueError if both have one for it.
+  """
+  return jax.tree.map(_either, a, b, is_leaf=is_masked_node)
+
+
 def where(masks: Masks, params: PyTree) -> PyTree:
   """Returns the parameters with exact zeros at inactive weights.
 
@@ -54,6 +62,17 @@ def where(masks: Masks, params: PyTree) -> PyTree:
   """
   return map_masked(
     lambda m, p: jnp.where(m, p, jnp.zeros_like(p)), masks, params
+  )
+
+
+def _either(a: object, b: object) -> object:
+  if is_masked_node(a):
+    return b
+  if is_masked_node(b):
+    return a
+  raise ValueError(
+    "`opt_state` holds two masks for one leaf; `sparsify` was applied to it"
+    " twice. Wrap each leaf once."
   )
 
 

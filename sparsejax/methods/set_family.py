@@ -22,15 +22,18 @@ from sparsejax.method import (
   Criterion,
   Curve,
   Distribution,
+  Granularity,
   Method,
   MetricKind,
   as_pruned,
+  single_weights,
 )
 from sparsejax.methods.compositions import (
   constant_or_rising,
   prune_and_regrow,
   signs,
   variant,
+  with_granularity,
 )
 from sparsejax.updates import orders
 
@@ -52,6 +55,7 @@ def set_family(
   lag: int | None = None,
   masks_first: bool = False,
   reset_optimizer: bool = False,
+  granularity: Granularity = single_weights,
 ) -> Method:
   """SET: prunes the weights closest to zero and regrows others.
 
@@ -88,6 +92,8 @@ def set_family(
       trained with.
     reset_optimizer: a mask update resets the optimizer state of all weights, as
       the authors' code does.
+    granularity: what is pruned and regrown as one; sparsities are in its units. A
+      unit is pruned by the sum of magnitudes, with any `by_sign`.
 
   Raises:
     ValueError: unless exactly one of `sparsity` and `epsilon` is given; for
@@ -125,7 +131,7 @@ def set_family(
   )
   if rule is not None:
     composed["target_sparsity"] = None  # Only the first masks have it.
-  return Method(
+  method = Method(
     **composed,
     regrow=prune_and_regrow(
       regrow_by,
@@ -142,6 +148,7 @@ def set_family(
     metric=follows,
     reset_optimizer=reset_optimizer,
   )
+  return with_granularity(method, granularity)
 
 
 def _metric_kind(drives: str | None) -> MetricKind | None:
