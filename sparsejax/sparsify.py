@@ -11,7 +11,12 @@ from sparsejax.components import leaves, placement, trees
 from sparsejax.components.leaves import Overrides, Select
 from sparsejax.method import Key, Layout, Masks, Method
 from sparsejax.selection import bitmasks
-from sparsejax.state import SparseState, map_sparse_states, sparse_states
+from sparsejax.state import (
+  SparseState,
+  map_sparse_states,
+  sparse_states,
+  unit_masks,
+)
 from sparsejax.updates import (
   first_masks,
   followers,
@@ -211,7 +216,9 @@ def _init(
   key = bound.key(bound.key_data)
   first = first_masks.begin(method, layout, key, params, masks)
   pairs = zip(first.masks, layout.take(params), strict=True)
-  first = first._replace(masks=[placement.alike(m, param) for m, param in pairs])
+  first = first._replace(
+    masks=[placement.alike(m, param) for m, param in pairs]
+  )
   accumulators = first_masks.start_accumulators(method, layout, params, first)
   masks = layout.masked_tree(first.masks)
   inner_state = bound.inner.init(trees.where(masks, params))
@@ -226,10 +233,13 @@ def _init(
     axes=jnp.array([-1 if a is None else a for a in layout.axes], jnp.int32),
     inner_state=inner_state,
     latent=storage.init(params, masks, accumulators),
-    followers=followers.begin(method, layout, params, first.units),
+    followers=(),
     accumulators=accumulators,
     key_data=jax.tree.map(jnp.array, bound.key_data),
   )
+  if layout.leaves:
+    found = followers.begin(method, layout, params, unit_masks(state))
+    state = state._replace(followers=found)
   return _without_aliases(_placed(bound, layout, params, state), params)
 
 
@@ -296,7 +306,7 @@ def _emitted(call: Call, outcome: orders.Outcome) -> tuple[PyTree, SparseState]:
     call.params, step, change, state.accumulators
   )
   before = call.state.followers
-  masks = followers.masks_of(call.method, call.layout, state.units)
+  masks = followers.masks_of(call.method, call.layout, unit_masks(state))
   updates, after = followers.emit(before, masks, call.params, updates)
   inner_state = followers.reset(
     call.inner, step.inner_state, before, after, call.params

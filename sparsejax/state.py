@@ -36,8 +36,8 @@ class SparseState(NamedTuple):
       The largest int32 freezes the masks.
     masks: tree of bool like the parameters, `True` = active; `MaskedNode` at
       dense leaves.
-    units: by name, the masks of what is pruned as one, such as filters; empty
-      where each weight is a unit.
+    units: the masks of what is pruned as one, such as filters, each in a dict
+      with its name; empty where each weight is a unit.
     requested: int32[1 + layers]; the requested counts, in units. First that of
       all layers which share a budget, then one per layer, -1 where it shares
       one.
@@ -53,7 +53,7 @@ class SparseState(NamedTuple):
   step: Int[Array, ""]
   last_update: Int[Array, ""]
   masks: PyTree
-  units: dict[str, Bool[Array, "..."]]
+  units: tuple[dict[str, Bool[Array, "..."]], ...]
   requested: Int[Array, " counts"]
   axes: Int[Array, " leaves"]
   inner_state: optax.OptState
@@ -61,6 +61,11 @@ class SparseState(NamedTuple):
   followers: Followers | tuple[()]
   accumulators: dict[str, PyTree]
   key_data: UInt32[Array, "..."] | tuple[()]
+
+
+def unit_masks(state: SparseState) -> list[Bool[Array, "..."]]:
+  """Returns the masks of units, in the order of their layers."""
+  return [mask for each in state.units for mask in each.values()]
 
 
 def sparse_states(opt_state: optax.OptState) -> list[SparseState]:
@@ -168,4 +173,3 @@ def masks_from_params(params: PyTree, select: leaves.Select = None) -> Masks:
 
 def _is_sparse_state(node: object) -> bool:
   return isinstance(node, SparseState)
-

@@ -17,8 +17,15 @@ from sparsejax.components.accumulators import ever_active
 from sparsejax.components.counts import INT32_MAX
 from sparsejax.method import Layout
 from sparsejax.selection import search
-from sparsejax.state import SparseState, get_masks, sparse_states
+from sparsejax.state import (
+  SparseState,
+  get_masks,
+  held_masks,
+  sparse_states,
+  unit_masks,
+)
 
+_UNIT_COLUMNS = ("units", "", "number", "active", "requested", "sparsity")
 _COLUMNS = ("layer", "shape", "weights", "active", "requested", "sparsity")
 
 
@@ -50,18 +57,43 @@ class LayerSummary(NamedTuple):
     return 1 - self.active / self.total
 
 
+class UnitSummary(NamedTuple):
+  """Counts of an array of units, such as the filters of a convolution.
+
+  Attributes:
+    name: of the array: that of the leaf, with `+n` where n others share its
+      channels.
+    total: units.
+    active: active units.
+    requested: requested units; None where it shares a budget with others.
+  """
+
+  name: str
+  total: int
+  active: int
+  requested: int | None
+
+  @property
+  def sparsity(self) -> float:
+    """Fraction of inactive units, in [0, 1]."""
+    return 1 - self.active / self.total
+
+
 class Summary(NamedTuple):
   """Counts of a network; prints as a table.
 
   Attributes:
     layers: one entry per sparse layer, in tree order.
-    requested: requested weights at the last mask update, in total.
+    requested: requested weights at the last mask update, in total; requested
+      units where there are `units`.
     parameters: all parameters, dense leaves included.
     other_macs: multiply-adds for one example that no mask reduces: of dense
       leaves, and of products without a leaf; None if unknown.
     extra_bytes: by name, the memory that the method adds to that of dense
       training: `masks`, `latent`, and each accumulator.
     warnings: layers without active weights, counts other than requested.
+    units: one entry per layer of units that are pruned as one; none where those
+      are single weights.
   """
 
   layers: tuple[LayerSummary, ...]
@@ -70,6 +102,7 @@ class Summary(NamedTuple):
   other_macs: float | None
   extra_bytes: dict[str, int]
   warnings: tuple[str, ...]
+  units: tuple[UnitSummary, ...] = ()
 
   @property
   def total(self) -> int:
@@ -85,6 +118,21 @@ class Summary(NamedTuple):
   def sparsity(self) -> float:
     """Fraction of zeros among the weights of sparse layers."""
     return _share(self.total - self.active, self.total)
+
+  @property
+  def total_units(self) -> int:
+    """What is counted against `requested`: units, or weights."""
+    return sum(each.total for each in self.units or self.layers)
+
+  @property
+  def active_units(self) -> int:
+    """Active units, or weights."""
+    return sum(each.active for each in self.units or self.layers)
+
+  @property
+  def unit_sparsity(self) -> float:
+    """Fraction of inactive units, or weights: what methods are asked for."""
+    return _share(self.total_units - self.active_units, self.total_units)
 
   @property
   def itop_rate(self) -> float | None:
@@ -116,18 +164,20 @@ class Summary(NamedTuple):
 
   def __str__(self) -> str:
     """Returns the table."""
-    rows = [
+    whole = self._replace(requested=None) if self.units else self
+    lines = _table(
       _COLUMNS,
       *(_row(x.name, "x".join(map(str, x.shape)), x) for x in self.layers),
-      _row("total", "", self),
-    ]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for name, shape, *numbers in rows:
-      cells = [name.ljust(widths[0]), shape.ljust(widths[1])]
-      cells += map(str.rjust, numbers, widths[2:])
-      lines.append("  ".join(cells).rstrip())
-    lines.insert(1, "-" * (sum(widths) + 2 * len(widths) - 2))
+      _row("total", "", whole),
+    )
+    if self.units:
+      every = UnitSummary(
+        "total", self.total_units, self.active_units, self.requested
+      )
+      lines += [
+        "",
+        *_table(_UNIT_COLUMNS, *map(_unit_row, (*self.units, every))),
+      ]
     masked = _share(self.total - self.active, self.parameters)
     lines.append(
       f"{masked:.4%} of all {self.parameters:,} parameters are masked"
@@ -174,11 +224,11 @@ def summary(
       f"`costs` names {sorted(unknown)}, which are no leaves. Leaves:"
       f" {', '.join(names)}."
     )
-  layers, requested, states = [], 0, sparse_states(opt_state)
+  layers, units, requested, states = [], [], 0, sparse_states(opt_state)
   for state in states:
-    found = _layers(params, state, macs)
-    layers += found
-    requested += int(state.requested[0]) + sum(x.requested or 0 for x in found)
+    layers += _layers(params, state, macs)
+    units += _units(state)
+    requested += int(np.maximum(np.asarray(state.requested), 0).sum())
   layers.sort(key=lambda x: names.index(x.name.split("[")[0]))
   other_macs = None
   if costs is not None:
@@ -191,7 +241,8 @@ def summary(
     sum(leaf.size for leaf in jax.tree.leaves(params)),
     other_macs,
     _extra_bytes(states),
-    tuple(_warnings(layers, requested)),
+    tuple(_warnings(layers, units or layers, requested)),
+    tuple(units),
   )
 
 
@@ -200,8 +251,9 @@ def stats(opt_state: optax.OptState) -> dict[str, Int[Array, ""]]:
 
   Returns:
     `active`, `total`, `requested`, `step` and `last_update` (-1 before the
-    first mask update), and `ever_active` if it is tracked. The sparsity is
-    `1 - active / total`; compute it on the host, in float64.
+    first mask update), `ever_active` if it is tracked, and `active_units` and
+    `total_units` where units are pruned as one; `requested` counts those. The
+    sparsity is `1 - active / total`; compute it on the host, in float64.
 
   Raises:
     ValueError: if the state has no masks, or more than 2^31 - 1 weights, whose
@@ -223,6 +275,10 @@ def stats(opt_state: optax.OptState) -> dict[str, Int[Array, ""]]:
     "step": states[0].step,
     "last_update": states[0].last_update,
   }
+  units = [mask for state in states for mask in unit_masks(state)]
+  if units:
+    out["total_units"] = jnp.int32(sum(mask.size for mask in units))
+    out["active_units"] = sum(jnp.sum(x, dtype=jnp.int32) for x in units)
   name = ever_active.name
   if all(name in state.accumulators for state in states):
     out[name] = sum(_active(state.accumulators[name]) for state in states)
@@ -237,7 +293,7 @@ def assert_sparse(params: PyTree, opt_state: optax.OptState) -> None:
   """
   nonzero = trees.map_masked(
     lambda m, p: jnp.sum(~m & (p != 0), dtype=jnp.int32),
-    get_masks(opt_state),
+    held_masks(opt_state),
     params,
     dense=lambda p: None,
   )
@@ -258,6 +314,24 @@ def _row(name: str, shape: str, x: LayerSummary | Summary) -> tuple[str, ...]:
   requested = "-" if x.requested is None else f"{x.requested:,}"
   numbers = (f"{x.total:,}", f"{x.active:,}", requested, f"{x.sparsity:.4%}")
   return (name, shape, *numbers)
+
+
+def _unit_row(x: UnitSummary) -> tuple[str, ...]:
+  requested = "-" if x.requested is None else f"{x.requested:,}"
+  numbers = (f"{x.total:,}", f"{x.active:,}", requested, f"{x.sparsity:.4%}")
+  return (x.name, "", *numbers)
+
+
+def _table(*rows: tuple[str, ...]) -> list[str]:
+  """Returns the lines of a table whose first row is its head."""
+  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+  lines = []
+  for name, shape, *numbers in rows:
+    cells = [name.ljust(widths[0]), shape.ljust(widths[1])]
+    cells += map(str.rjust, numbers, widths[2:])
+    lines.append("  ".join(cells).rstrip())
+  lines.insert(1, "-" * (sum(widths) + 2 * len(widths) - 2))
+  return lines
 
 
 def _active(masks: PyTree) -> Int[Array, ""]:
@@ -291,7 +365,9 @@ def _layers(
   if ever_active.name in state.accumulators:
     tree = state.accumulators[ever_active.name]
     ever = np.asarray(count(jax.tree.leaves(tree))).tolist()
-  requested = [a if a >= 0 else None for a in state.requested[1:].tolist()]
+  requested = [None] * len(active)  # It counts units, where there are some.
+  if not state.units:
+    requested = [a if a >= 0 else None for a in state.requested[1:].tolist()]
   macs = [
     costs[leaf.name] / leaf.num_layers if leaf.name in costs else None
     for leaf in layout.leaves
@@ -302,10 +378,31 @@ def _layers(
   return [LayerSummary(*layer, *numbers) for layer, numbers in named]
 
 
+def _units(state: SparseState) -> list[UnitSummary]:
+  """Returns the counts of units, one entry per layer in tree order."""
+  layers, axes = [], np.asarray(state.axes).tolist()
+  stacked = any(axis >= 0 for axis in axes)  # Arrays are then one per leaf.
+  for number, each in enumerate(state.units):
+    ((name, mask),) = each.items()
+    flags, axis = np.asarray(mask), axes[number] if stacked else -1
+    if axis < 0:
+      layers.append((name, flags))
+      continue
+    slices = np.moveaxis(flags, min(axis, flags.ndim - 2), 0)
+    layers += [(f"{name}[{i}]", x) for i, x in enumerate(slices)]
+  requested = np.asarray(state.requested)[1:].tolist() if layers else []
+  return [
+    UnitSummary(name, x.size, int(x.sum()), k if k >= 0 else None)
+    for (name, x), k in zip(layers, requested, strict=True)
+  ]
+
+
 def _extra_bytes(states: Sequence[SparseState]) -> dict[str, int]:
   sizes: dict[str, int] = {}
   for state in states:
-    parts = {"masks": state.masks, "latent": state.latent, **state.accumulators}
+    parts = {"masks": state.masks, "units": state.units}
+    parts |= {"latent": state.latent, "followers": state.followers}
+    parts |= state.accumulators
     for name, tree in parts.items():
       size = sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
       if size:
@@ -313,13 +410,18 @@ def _extra_bytes(states: Sequence[SparseState]) -> dict[str, int]:
   return sizes
 
 
-def _warnings(layers: Sequence[LayerSummary], requested: int) -> list[str]:
+def _warnings(
+  layers: Sequence[LayerSummary],
+  counted: Sequence[LayerSummary | UnitSummary],
+  requested: int,
+) -> list[str]:
   texts = [
     f"{x.name} has no active weight; set a minimum: keep_alive(scope, ...)"
     for x in layers
     if not x.active
   ]
-  active = sum(x.active for x in layers)
+  active = sum(x.active for x in counted)
   if active != requested:
-    texts.append(f"{requested} weights were requested, {active} are active")
+    what = "weights" if counted is layers else "units"
+    texts.append(f"{requested} {what} were requested, {active} are active")
   return texts

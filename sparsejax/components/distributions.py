@@ -72,9 +72,7 @@ def uniform_whole(shapes: Shapes, sparsity: float) -> dict[str, float]:
     and code.
   """
   size = {name: math.prod(shape) for name, shape in shapes.items()}
-  return {
-    n: math.floor(sparsity * k + _TOLERANCE) / k for n, k in size.items()
-  }
+  return {n: math.floor(sparsity * k + _TOLERANCE) / k for n, k in size.items()}
 
 
 def er(

@@ -9,19 +9,19 @@ every weight a unit and says how many are active in every cell of a layer.
 import functools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, UInt32
+from jaxtyping import Array, Bool
 
 from sparsejax.components import distributions, ranking, scopes, trees
 from sparsejax.method import (
   Granularity,
   Layout,
   Quota,
-  SparseLeaf,
   Span,
+  SparseLeaf,
   Units,
 )
 
@@ -118,7 +118,9 @@ def blocks(height: int = 16, width: int = 16) -> Granularity:
     return Span(number, sums, spread)
 
   def units(layout: Layout) -> Units:
-    arrays = tuple(_array(leaf, array(leaf), leaf.axis) for leaf in layout.leaves)
+    arrays = tuple(
+      _array(leaf, array(leaf), leaf.axis) for leaf in layout.leaves
+    )
     spans = tuple((span(i, leaf),) for i, leaf in enumerate(layout.leaves))
     return Units(Layout(arrays, sharded=layout.sharded), spans)
 
@@ -258,8 +260,8 @@ def _check_axis(leaf: SparseLeaf) -> None:
     )
   if leaf.axis is not None:
     raise ValueError(
-      f"`axis` of the override for {leaf.name!r} must come before the inputs and"
-      f" outputs, the last two of {leaf.shape}, got {leaf.axis}."
+      f"`axis` of the override for {leaf.name!r} must come before the inputs"
+      f" and outputs, the last two of {leaf.shape}, got {leaf.axis}."
     )
 
 
@@ -287,11 +289,12 @@ def _own_filters(layout: Layout) -> Units:
   """Returns the outputs of every leaf, of each layer in it."""
   arrays, spans = [], []
   for number, leaf in enumerate(layout.leaves):
-    output = max(d for d in range(len(leaf.shape)) if d != leaf.axis)
-    kept = sorted({output} | ({leaf.axis} - {None}))
+    output = len(leaf.shape) - 1
+    if leaf.axis == output:
+      _check_axis(leaf)
+    kept = (output,) if leaf.axis is None else (leaf.axis, output)
     shape = tuple(leaf.shape[d] for d in kept)
-    axis = None if leaf.axis is None else kept.index(leaf.axis)
-    arrays.append(_array(leaf, shape, axis))
+    arrays.append(_array(leaf, shape, None if leaf.axis is None else 0))
     spans.append((_along(number, leaf.shape, kept),))
   return Units(Layout(tuple(arrays), sharded=layout.sharded), tuple(spans))
 
@@ -453,8 +456,10 @@ def _picked(
 
   def sums(x: Array) -> Array:
     each = along.sums(x)
-    return jnp.zeros(size, each.dtype).at[np.where(none, size, where)].add(
-      each, mode="drop"
+    return (
+      jnp.zeros(size, each.dtype)
+      .at[np.where(none, size, where)]
+      .add(each, mode="drop")
     )
 
   return Span(

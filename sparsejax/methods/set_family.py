@@ -92,8 +92,8 @@ def set_family(
       trained with.
     reset_optimizer: a mask update resets the optimizer state of all weights, as
       the authors' code does.
-    granularity: what is pruned and regrown as one; sparsities are in its units. A
-      unit is pruned by the sum of magnitudes, with any `by_sign`.
+    granularity: what is pruned and regrown as one; sparsities are in its units.
+      A unit is pruned by the sum of magnitudes, with any `by_sign`.
 
   Raises:
     ValueError: unless exactly one of `sparsity` and `epsilon` is given; for

@@ -22,12 +22,12 @@ class FirstMasks(NamedTuple):
 
   Attributes:
     masks: of the sparse leaves, in layout order.
-    units: by name, those of units; empty where weights are the units.
+    units: those of units, as in `SparseState`.
     requested: int32[1 + layers], as in `SparseState`.
   """
 
   masks: list[Bool[Array, "..."]]
-  units: dict[str, Bool[Array, "..."]]
+  units: tuple[dict[str, Bool[Array, "..."]], ...]
   requested: Int[Array, " counts"]
 
 
@@ -47,7 +47,7 @@ def begin(
       or later, and given masks that divide a unit.
   """
   if not layout.leaves:
-    return FirstMasks([], {}, jnp.zeros(1, jnp.int32))
+    return FirstMasks([], (), jnp.zeros(1, jnp.int32))
   prune = method.prune
   if prune is not None and not (prune.pattern and prune.pattern.sets_counts):
     requested.requested_table(method, layout)  # Raises where they contradict.
@@ -75,7 +75,7 @@ def _given(
   first = [jnp.array(mask, bool) for mask in masks]
   found = method.units(layout)
   if found is None:
-    return FirstMasks(first, {}, requested.as_found(layout, first))
+    return FirstMasks(first, (), requested.as_found(layout, first))
   counted = found.any(first)
   whole = found.weights(counted)
   for leaf, mask, full in zip(layout.leaves, first, whole, strict=True):
@@ -162,8 +162,7 @@ def _first_scores(
   if found is not None and criterion.is_elementwise:
     return packed.pack(units.score(found, criterion, leaves))
   ones = [jnp.ones(x.shape, bool) for x in method.counted(layout).leaves]
-  masks = units.named(method, layout, ones)
-  counted = units.with_units(method, context, masks).counted
+  counted = units.with_units(method, context, ones).counted
   return contexts.pack(counted, packed).score(
     criterion, random_bits.FIRST_MASKS
   )
@@ -186,5 +185,6 @@ def start_accumulators(
   zero = jnp.zeros((), jnp.int32)
   context = Context(layout, leaves, zero, None, None, {})
   if layout.leaves:
-    context = units.with_units(method, context, first.units)
+    masks = [mask for each in first.units for mask in each.values()]
+    context = units.with_units(method, context, masks)
   return {each.name: each.init(context) for each in method.all_accumulators}

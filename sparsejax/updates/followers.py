@@ -6,7 +6,7 @@ values that its followers had: a regrown filter starts at 0 and could not learn
 behind a scale of 0.
 """
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -21,7 +21,7 @@ from sparsejax.updates import inner_state as inner_states
 
 
 def begin(
-  method: Method, layout: Layout, params: PyTree, units: Mapping[str, Array]
+  method: Method, layout: Layout, params: PyTree, units: Sequence[Array]
 ) -> Followers | tuple[()]:
   """Returns the followers at step 0, `()` where there are none."""
   masks = masks_of(method, layout, units)
@@ -31,15 +31,14 @@ def begin(
 
 
 def masks_of(
-  method: Method, layout: Layout, units: Mapping[str, Array]
+  method: Method, layout: Layout, units: Sequence[Array]
 ) -> Masks | None:
   """Returns the masks of followers as a tree, None where there are none."""
   found = method.units(layout)
   if found is None or not any(found.followers):
     return None
-  arrays = [units[array.name] for array in found.layout.leaves]
   nodes: list[Any] = [optax.MaskedNode()] * layout.treedef.num_leaves
-  for index, mask in found.following(arrays).items():
+  for index, mask in found.following(units).items():
     nodes[index] = mask
   return jax.tree.unflatten(layout.treedef, nodes)
 
@@ -102,4 +101,3 @@ def reset(
     return inner_state
   keep = jax.tree.map(jnp.logical_and, before.masks, after.masks)
   return inner_states.reset(inner, inner_state, keep, params)
-

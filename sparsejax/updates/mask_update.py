@@ -27,7 +27,7 @@ from jaxtyping import Array, Bool, Int, PyTree
 
 from sparsejax.components import placement
 from sparsejax.method import Context, MaskChange, Method
-from sparsejax.state import SparseState
+from sparsejax.state import SparseState, unit_masks
 from sparsejax.updates import (
   conditional,
   context as contexts,
@@ -47,7 +47,7 @@ class NextMasks(NamedTuple):
   Attributes:
     opened: bool[]; whether the gate let it take place.
     new: the new masks, in layout order.
-    units: by name, the new masks of units; empty where weights are the units.
+    units: the new masks of units, as in `SparseState`.
     keep: active weights that keep their value and optimizer state; None where
       those are all active ones.
     requested: int32[1 + layers], the counts that the method found by itself;
@@ -57,7 +57,7 @@ class NextMasks(NamedTuple):
 
   opened: Bool[Array, ""]
   new: list[Bool[Array, "..."]]
-  units: dict[str, Bool[Array, "..."]]
+  units: tuple[dict[str, Bool[Array, "..."]], ...]
   keep: list[Bool[Array, "..."]] | None
   requested: Int[Array, " counts"] | None
   accumulators: dict[str, PyTree]
@@ -189,7 +189,7 @@ def _search(
       for leaf, v, h in zip(leaves, momentum, hessian, strict=True)
     ]
     found = Context(layout, leaves, step, call.key, call.metric, accumulators)
-    found = units.with_units(method, found, state.units)
+    found = units.with_units(method, found, unit_masks(state))
     return units.scored(method, found)
 
   read = context()

@@ -8,7 +8,7 @@ operands: one that is computed twice may differ in the last bit.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
@@ -24,23 +24,22 @@ from sparsejax.method import (
   Units,
 )
 
-UnitMasks = Mapping[str, Bool[Array, "..."]]
-"""Name of an array of units -> its mask; empty where weights are the units."""
-
 
 def named(
   method: Method, layout: Layout, masks: Sequence[Array]
-) -> dict[str, Bool[Array, "..."]]:
-  """Returns the masks of units, in their layout's order, by name."""
+) -> tuple[dict[str, Bool[Array, "..."]], ...]:
+  """Returns masks of units as `SparseState` has them; none for weights."""
   units = method.units(layout)
   if units is None:
-    return {}
-  names = [array.name for array in units.layout.leaves]
-  return dict(zip(names, masks, strict=True))
+    return ()
+  pairs = zip(units.layout.leaves, masks, strict=True)
+  return tuple({array.name: mask} for array, mask in pairs)
 
 
-def with_units(method: Method, context: Context, masks: UnitMasks) -> Context:
-  """Returns the context with its units, whose masks are given."""
+def with_units(
+  method: Method, context: Context, masks: Sequence[Array]
+) -> Context:
+  """Returns the context with its units, whose masks are given in order."""
   units = method.units(context.layout)
   if units is None:
     return context
@@ -112,7 +111,7 @@ def _criteria(method: Method) -> dict[str, Criterion]:
 
 
 def _leaves(
-  units: Units, leaves: Sequence[Leaf], masks: UnitMasks
+  units: Units, leaves: Sequence[Leaf], masks: Sequence[Array]
 ) -> list[Leaf]:
   """Returns what parts see of the arrays of units."""
 
@@ -131,15 +130,16 @@ def _leaves(
     Leaf(
       weights=weights,
       gradient=gradient,
-      mask=masks[array.name],
+      mask=masks[i],
       accumulators={name: flags[i] for name, flags in ever.items()},
       sparse=array,
       momentum=momentum,
       hessian_gradient=hessian_gradient,
     )
-    for i, (array, (weights, gradient, momentum, hessian_gradient)) in enumerate(
-      zip(units.layout.leaves, columns, strict=True)
-    )
+    for i, (
+      array,
+      (weights, gradient, momentum, hessian_gradient),
+    ) in enumerate(zip(units.layout.leaves, columns, strict=True))
   ]
 
 
