@@ -47,7 +47,7 @@ from sparsejax.state import (
   masks_from_params,
 )
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
   "Accumulator",
