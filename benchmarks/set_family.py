@@ -4,17 +4,18 @@
     TFDS_DATA_DIR=... python benchmarks/set_family.py cifar10 --epochs=1000
 
 Trains the rows of configs/set_mlp.py as the trainer does, but with one compiled
-step for all seeds, and writes benchmarks/results/set_family_*.{json,md,png}:
-accuracy, loss and number of connections at the end and over epochs. Finished
-runs are not repeated. Needs matplotlib: `pip install -e '.[train,plots]'`.
+step for all seeds, and writes set_family_*.{json,md,png}: accuracy, loss and
+number of connections at the end and over epochs. Finished runs, those among the
+committed results included, are not repeated. Needs matplotlib: `pip install -e
+'.[train,plots]'`.
 """
 
-import argparse
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import outputs
 import report
 import sweep
 
@@ -228,9 +229,9 @@ def _draw(
   axis.plot(epochs, means, color=color, lw=1.5, label=title, dashes=dashes)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
   """Train what is missing, then write the table and the figure."""
-  parser = argparse.ArgumentParser(description=__doc__)
+  parser = outputs.parser(__doc__, small=False)
   parser.add_argument("data", choices=("digits", "cifar10"))
   parser.add_argument(
     "--seeds", type=int, default=5, help="number of seeds (5)"
@@ -245,7 +246,7 @@ def main() -> None:
   parser.add_argument(
     "--jobs", type=int, default=1, help="parallel processes (1)"
   )
-  args = parser.parse_args()
+  args = parser.parse_args(arguments)
   overrides = {
     "epochs": args.epochs,
     "model.hidden": args.hidden,
@@ -255,18 +256,19 @@ def main() -> None:
     # One epoch: the config's batch size is 100.
     overrides["dispatch_steps"] = args.train_examples // 100
   argv = [f"--config.{k}={v}" for k, v in overrides.items() if v is not None]
-  results = ROOT / "benchmarks" / "results" / f"set_family_{args.data}"
+  name, folder = f"set_family_{args.data}", outputs.folder(args)
   runs = sweep.run(
     cells(args.data, argv),
     range(args.seeds),
-    results.with_suffix(".json"),
+    outputs.continued(f"{name}.json", folder),
     jobs=args.jobs,
     train_fn=train,
   )
   text = table(runs)
-  results.with_suffix(".md").write_text(text, encoding="utf-8")
-  plot(runs, results.with_suffix(".png"))
+  (folder / f"{name}.md").write_text(text, encoding="utf-8")
+  plot(runs, folder / f"{name}.png")
   print(text)
+  print(f"Results: {folder}")
 
 
 if __name__ == "__main__":
