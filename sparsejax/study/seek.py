@@ -23,6 +23,7 @@ Exit status: as for sparsejax.train; 1 if no run ends within the tolerance.
 """
 
 import argparse
+import functools
 import math
 import pathlib
 import sys
@@ -33,7 +34,7 @@ from sparsejax import command_line, train
 from sparsejax.plots import records
 
 NOT_FOUND = 1
-_KEY = "method.threshold_weight_decay"
+KEY = "method.threshold_weight_decay"
 _NEARBY = 1.1  # How far around the value of short runs the search begins.
 _DIGITS = 6
 
@@ -112,6 +113,10 @@ def _between(low: float, high: float, factor: float) -> float:
     value = high / factor
   else:
     value = math.sqrt(low * high)
+  return _rounded(value)
+
+
+def _rounded(value: float) -> float:
   return float(f"{value:.{_DIGITS}g}")
 
 
@@ -133,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   )
 
 
-class _Failed(Exception):
+class Failed(Exception):
   """A run ended with a status that ends the search."""
 
   def __init__(self, status: int):
@@ -145,19 +150,16 @@ def _seek(argv: list[str]) -> int:
   from sparsejax.study import tables
 
   parsed, rest = _parse(argv)
-  config = _config(rest)
-  first = _number(config, parsed.key)
   search = Search(parsed.sparsity, parsed.tolerance, parsed.runs)
-  workdir, factor = parsed.workdir.resolve(), 2.0
+  workdir = parsed.workdir.resolve()
+
+  def folder(value: float, epochs: float | None) -> pathlib.Path:
+    return workdir / ("" if epochs is None else "short") / f"{value:g}"
+
+  runs = Runs(folder, rest, parsed.key)
   try:
-    if parsed.short_epochs is not None:
-      first = _short(parsed, search, rest, config["epochs"], first)
-      factor = _NEARBY
-    tried = []
-    run = _Runs(workdir, parsed.key, rest)
-    for trial in trials(search, run.sparsity, first, factor=factor):
-      tried.append(trial)
-  except _Failed as failed:
+    tried = run(search, runs, short_epochs=parsed.short_epochs)
+  except Failed as failed:
     return failed.status
   rows = [["value", "sparsity"]]
   rows += [[f"{t.value:g}", f"{t.sparsity:.2%}"] for t in tried]
@@ -165,7 +167,7 @@ def _seek(argv: list[str]) -> int:
   best = search.closest(tried)
   argument = f"--config.{parsed.key}={best.value!r}"
   if search.found(best):
-    print(f"{argument} ends at {best.sparsity:.2%}: {run.folder(best.value)}")
+    print(f"{argument} ends at {best.sparsity:.2%}: {folder(best.value, None)}")
     return command_line.DONE
   print(
     f"No run ended within {search.tolerance:.2%} of {search.target:.2%}. The"
@@ -175,54 +177,77 @@ def _seek(argv: list[str]) -> int:
   return NOT_FOUND
 
 
-def _short(
-  parsed: argparse.Namespace,
-  search: Search,
-  argv: Sequence[str],
-  epochs: float,
-  first: float,
+class Runs(NamedTuple):
+  """The runs of a search.
+
+  Attributes:
+    folder: (value, epochs of a short run or None) -> the run's workdir.
+    argv: arguments of the trainer.
+    key: of the config, whose value differs between them.
+  """
+
+  folder: Callable[[float, float | None], pathlib.Path]
+  argv: Sequence[str]
+  key: str = KEY
+
+  def arguments(self, value: float, epochs: float | None = None) -> list[str]:
+    """Returns the arguments of the trainer for a value."""
+    found = [*self.argv, f"--config.{self.key}={value!r}"]
+    if epochs is not None:
+      found.append(f"--config.epochs={epochs!r}")
+    return found
+
+  def sparsity(self, value: float, epochs: float | None = None) -> float:
+    """Trains with a value, unless that is done; returns the final sparsity."""
+    folder = self.folder(value, epochs)
+    if records.read_summary(folder) is None:
+      argv = [*self.arguments(value, epochs), f"--workdir={folder}"]
+      for status in train.each([(f"\n{self.key} = {value:g}", argv)]):
+        if status:
+          raise Failed(status)
+    summary = records.read_summary(folder)
+    assert summary is not None  # The run is done.
+    return summary["sparsity"]
+
+
+def run(
+  search: Search, runs: Runs, *, short_epochs: float | None = None
+) -> list[Trial]:
+  """Search for a value by training.
+
+  Args:
+    search: what to look for.
+    runs: how to train.
+    short_epochs: length of shorter runs to begin with; None for none.
+
+  Returns:
+    The runs of full length, in order.
+
+  Raises:
+    InputError: if an argument is out of range.
+    Failed: if a run ends with another status than 0.
+  """
+  config = _config(runs.argv)
+  first, factor = _number(config, runs.key), 2.0
+  if short_epochs is not None:
+    first = _by_short_runs(search, runs, config["epochs"], short_epochs, first)
+    factor = _NEARBY
+  return list(trials(search, runs.sparsity, first, factor=factor))
+
+
+def _by_short_runs(
+  search: Search, runs: Runs, epochs: float, short: float, first: float
 ) -> float:
-  """Returns the value for the whole run that short runs lead to."""
-  short = parsed.short_epochs
+  """Returns the value for a whole run that short ones lead to."""
   if not 0 < short < epochs:
     raise command_line.InputError(
       f"`--short_epochs` must be in (0, {epochs}), the epochs of the config,"
       f" got {short}."
     )
-  changes = [*argv, f"--config.epochs={short!r}"]
-  run = _Runs(parsed.workdir.resolve() / "short", parsed.key, changes)
   ratio = epochs / short
-  start = float(f"{first * ratio:.{_DIGITS}g}")
-  tried = list(trials(search, run.sparsity, start))
-  return float(f"{search.closest(tried).value / ratio:.{_DIGITS}g}")
-
-
-class _Runs(NamedTuple):
-  """The runs of a search, each in a folder named after its value."""
-
-  workdir: pathlib.Path
-  key: str
-  argv: Sequence[str]
-
-  def folder(self, value: float) -> pathlib.Path:
-    """Returns the workdir of a value's run."""
-    return self.workdir / f"{value:g}"
-
-  def sparsity(self, value: float) -> float:
-    """Trains with a value, unless that is done; returns the final sparsity."""
-    folder = self.folder(value)
-    argv = [
-      *self.argv,
-      f"--config.{self.key}={value!r}",
-      f"--workdir={folder}",
-    ]
-    if records.read_summary(folder) is None:
-      for status in train.each([(f"\n{self.key} = {value:g}", argv)]):
-        if status:
-          raise _Failed(status)
-    summary = records.read_summary(folder)
-    assert summary is not None  # The run is done.
-    return summary["sparsity"]
+  sparsity = functools.partial(runs.sparsity, epochs=short)
+  tried = list(trials(search, sparsity, _rounded(first * ratio)))
+  return _rounded(search.closest(tried).value / ratio)
 
 
 def _config(argv: Sequence[str]) -> dict[str, Any]:
@@ -258,7 +283,7 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
   parser = command_line.Parser()
   parser.add_argument("--workdir", type=command_line.path, required=True)
   parser.add_argument("--sparsity", type=float, required=True)
-  parser.add_argument("--key", default=_KEY)
+  parser.add_argument("--key", default=KEY)
   parser.add_argument("--tolerance", type=float, default=0.005)
   parser.add_argument("--runs", type=int, default=16)
   parser.add_argument("--short_epochs", type=float)

@@ -1,10 +1,33 @@
 """The search for the value with which a run ends at a sparsity."""
 
+import json
+
 import pytest
 from helpers import tiers
 
 from sparsejax.plots import records
-from sparsejax.study import seek
+from sparsejax.study import reproduce, seek
+
+TABLE = """
+from sparsejax.study import papers
+
+TABLE = papers.Table(
+  title="A table",
+  reference="Nobody (1900), Table 1",
+  columns=("accuracy",),
+  rows=papers.line(
+    "str",
+    "digits:str",
+    papers.sought(papers.across(("sparsity=0.8",))),
+    "95",
+    changes=(
+      "--config.epochs=24",
+      "--config.model.hidden=(32,)",
+      "--config.method.threshold_weight_decay=2e-3",
+    ),
+  ),
+)
+"""
 
 
 def search(target=0.9, tolerance=0.005, most_runs=16):
@@ -96,3 +119,27 @@ def test_a_search_that_ends_without_one_says_the_closest(tmp_path, capsys):
   said = capsys.readouterr().out
   assert "No run ended within 0.50% of 90.00%" in said
   assert "--config.method.threshold_weight_decay=2e-06" in said
+
+
+@tiers.SLOW
+def test_a_row_of_a_table_reaches_its_sparsity(tmp_path, capsys):
+  table = tmp_path / "small.py"
+  table.write_text(TABLE)
+  argv = [str(table), f"--workdir={tmp_path / 'runs'}", "--seeds=2"]
+  assert reproduce.main(argv) == 0
+  said = capsys.readouterr().out
+  assert "str/0.8: searching for a sparsity of 80.00%" in said
+  # The last run of the search is that of seed 0.
+  assert "1 runs are done, 1 to train." in said
+  (known,) = (tmp_path / "runs" / "sought").glob("*.json")
+  value = json.loads(known.read_text())["value"]
+  found = {}
+  for path in (tmp_path / "runs").glob("*/config.json"):
+    config = json.loads(path.read_text())
+    decay = config["method"]["threshold_weight_decay"]
+    if config["epochs"] == 24 and decay == value:
+      found[config["seed"]] = records.read_summary(path.parent)["sparsity"]
+  assert sorted(found) == [0, 1]
+  assert abs(found[0] - 0.8) <= 0.005
+  assert reproduce.main(argv) == 0
+  assert "2 runs are done, 0 to train." in capsys.readouterr().out
