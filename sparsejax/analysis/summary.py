@@ -237,7 +237,7 @@ def _warnings(layers: Sequence[LayerSummary], requested: int) -> list[str]:
   moved = sum(x.inactive_nonzero for x in layers)
   texts = []
   if moved:
-    active, total = (sum(x[i] for x in layers) for i in (3, 2))
+    active, total = sum(x.active for x in layers), sum(x.total for x in layers)
     texts.append(
       f"{moved} inactive weights are not 0 in `params`, whose sparsity is"
       f" {1 - (active + moved) / total:.2%} and not {1 - active / total:.2%}."
