@@ -66,8 +66,8 @@ def _check_methods(first: Mapping[str, Any], second: Mapping[str, Any]) -> None:
   sparsity = first.get("sparsity")
   if sparsity is not None and sparsity > second["sparsity"]:
     raise command_line.InputError(
-      f"`--config` trains {first['name']!r} to a sparsity of {sparsity} in round"
-      f" 0, but round 1 prunes it to {second['sparsity']:.6g}. Start from"
+      f"`--config` trains {first['name']!r} to a sparsity of {sparsity} in"
+      f" round 0, but round 1 prunes it to {second['sparsity']:.6g}. Start from"
       " another method: --config=NAME:dense."
     )
 

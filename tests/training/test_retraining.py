@@ -208,7 +208,7 @@ def test_a_round_0_that_is_too_sparse_is_refused_before_it_trains(
   tmp_path, capsys
 ):
   arguments = argv(
-    "granet,runlocal", "--sparsity=0.95", f"--workdir={tmp_path}"
+    "granet,model=cnn,runlocal", "--sparsity=0.95", f"--workdir={tmp_path}"
   )
   assert imp.main(arguments) == command_line.BAD_INPUT
   message = capsys.readouterr().err
