@@ -10,7 +10,7 @@ from sparsejax.components import (
   scopes,
   storage as storages,
 )
-from sparsejax.methods.compositions import track_ever_active
+from sparsejax.methods.compositions import UNIFORM, track_ever_active
 from sparsejax.methods.granet import granet
 from sparsejax.methods.kept import (
   dnw,
@@ -58,6 +58,7 @@ DISTRIBUTIONS = {
 SCOPES = {
   "global": scopes.global_scope,
   **{name: scopes.layerwise(d) for name, d in DISTRIBUTIONS.items()},
+  "uniform": UNIFORM,
 }
 GLOBAL_MAGNITUDE = "global_magnitude"
 """Name of budgets that need trained weights; see `scopes.global_magnitude`."""

@@ -34,11 +34,9 @@ from sparsejax.method import (
   Scope,
   Storage,
 )
-from sparsejax.methods.compositions import ERK
+from sparsejax.methods.compositions import ERK, UNIFORM
 from sparsejax.selection import packing, search
 from sparsejax.updates import orders
-
-_UNIFORM = scopes.layerwise(distributions.uniform)
 
 
 def optg(
@@ -125,7 +123,7 @@ def supermask(
   score_learning_rate: float | optax.Schedule,
   score_momentum: float = 0.9,
   every_steps: int = 1,
-  scope: Scope = _UNIFORM,
+  scope: Scope = UNIFORM,
 ) -> Method:
   """Supermask training alone: weights never move, masks follow their scores.
 
