@@ -16,12 +16,14 @@ def is_masked_node(x: Any) -> bool:
   return isinstance(x, optax.MaskedNode)
 
 
-def named_leaves(tree: PyTree) -> list[tuple[str, Any]]:
+def named_leaves(
+  tree: PyTree, is_leaf: Callable[[Any], bool] | None = None
+) -> list[tuple[str, Any]]:
   """Returns (name, leaf) of every leaf, in tree order.
 
   A name is like `a/b/kernel`, without the `.value` of NNX.
   """
-  pairs = jax.tree_util.tree_flatten_with_path(tree)[0]
+  pairs = jax.tree_util.tree_flatten_with_path(tree, is_leaf)[0]
   return [(_leaf_name(path), leaf) for path, leaf in pairs]
 
 
@@ -47,14 +49,6 @@ def sparse_only(masks: Masks, tree: PyTree) -> PyTree:
   )
 
 
-def merged(a: Masks, b: Masks) -> Masks:
-  """Returns the masks of two trees that have none for the same leaf.
-
-  Raises ValueError if both have one for it.
-  """
-  return jax.tree.map(_either, a, b, is_leaf=is_masked_node)
-
-
 def where(masks: Masks, params: PyTree) -> PyTree:
   """Returns the parameters with exact zeros at inactive weights.
 
@@ -62,17 +56,6 @@ def where(masks: Masks, params: PyTree) -> PyTree:
   """
   return map_masked(
     lambda m, p: jnp.where(m, p, jnp.zeros_like(p)), masks, params
-  )
-
-
-def _either(a: object, b: object) -> object:
-  if is_masked_node(a):
-    return b
-  if is_masked_node(b):
-    return a
-  raise ValueError(
-    "`opt_state` holds two masks for one leaf; `sparsify` was applied to it"
-    " twice. Wrap each leaf once."
   )
 
 

@@ -13,6 +13,7 @@ from sparsejax.components import (
 )
 from sparsejax.method import single_weights
 from sparsejax.methods.compositions import (
+  UNIFORM,
   track_ever_active,
   with_granularity,
 )
@@ -23,6 +24,7 @@ from sparsejax.methods.kept import (
   optg,
   soft_threshold,
   sr_ste,
+  supermask,
   top_kast,
 )
 from sparsejax.methods.pruning import dense, gmp, one_shot, static
@@ -47,6 +49,7 @@ METHODS = {
   "dsr": dsr,
   "deep_r": deep_r,
   "optg": optg,
+  "supermask": supermask,
   "dpf": dpf,
   "dnw": dnw,
   "top_kast": top_kast,
@@ -62,6 +65,7 @@ DISTRIBUTIONS = {
 SCOPES = {
   "global": scopes.global_scope,
   **{name: scopes.layerwise(d) for name, d in DISTRIBUTIONS.items()},
+  "uniform": UNIFORM,
 }
 CRITERIA = {
   "magnitude": criteria.magnitude,
@@ -69,6 +73,8 @@ CRITERIA = {
   "taylor": criteria.taylor,
   "gradient_flow": criteria.gradient_flow,
 }
+GLOBAL_MAGNITUDE = "global_magnitude"
+"""Name of budgets that need trained weights; see `scopes.global_magnitude`."""
 REGROW_BY = {
   "random": criteria.random,
   "gradient": criteria.gradient_magnitude,
@@ -116,6 +122,7 @@ __all__ = [
   "sparse_evolution",
   "sr_ste",
   "static",
+  "supermask",
   "top_kast",
   "track_ever_active",
   "with_granularity",

@@ -27,6 +27,7 @@ from jaxtyping import Array, Bool, Int, PyTree
 
 from sparsejax.components import placement
 from sparsejax.method import Context, MaskChange, Method
+from sparsejax.selection import packing as packings, search
 from sparsejax.state import SparseState, unit_masks
 from sparsejax.updates import (
   conditional,
@@ -50,6 +51,7 @@ class NextMasks(NamedTuple):
     units: the new masks of units, as in `SparseState`.
     keep: active weights that keep their value and optimizer state; None where
       those are all active ones.
+    changes: int32[2, layers], how many weights were pruned, and regrown.
     requested: int32[1 + layers], the counts that the method found by itself;
       None where the schedule requests them.
     accumulators: by name, those that a mask update changes.
@@ -59,6 +61,7 @@ class NextMasks(NamedTuple):
   new: list[Bool[Array, "..."]]
   units: tuple[dict[str, Bool[Array, "..."]], ...]
   keep: list[Bool[Array, "..."]] | None
+  changes: Int[Array, "2 layers"]
   requested: Int[Array, " counts"] | None
   accumulators: dict[str, PyTree]
 
@@ -108,6 +111,7 @@ def maybe_update(
     masks=jax.tree.unflatten(jax.tree.structure(state.masks), next_.new),
     units=next_.units,
     requested=_requested(call, next_, step),
+    changes=next_.changes,
     accumulators={**accumulators, **next_.accumulators},
   )
 
@@ -152,6 +156,7 @@ def _unchanged(
     new=list(masks),
     units=state.units,
     keep=None if method.regrow is None else list(masks),
+    changes=state.changes,
     requested=state.requested if method.counts_as_found else None,
     accumulators={name: accumulators[name] for name in _observing(method)},
   )
@@ -241,10 +246,13 @@ def next_masks(
   keep = None
   if method.regrow is not None:
     keep = packing.unpack(found.keep, starts)
+  old, now, each_layer = before.masks, found.new, packing.each_layer
   of_weights = method.units(context.layout)
   if of_weights is not None:
-    new = of_weights.weights(active)
+    new = now = of_weights.weights(active)
     keep = None if keep is None else of_weights.weights(keep)
+    old = [leaf.mask for leaf in context.leaves]
+    each_layer = packings.leaves(context.layout).each_layer
   after = context._replace(
     leaves=[
       leaf._replace(mask=mask)
@@ -256,12 +264,23 @@ def next_masks(
     new,
     units.named(method, context.layout, active),
     keep,
+    _changes(old, now, each_layer),
     requested.with_no_shared(found.counts) if method.counts_as_found else None,
     {
       name: after_update(context.accumulators[name], after, found.pruned)
       for name, after_update in _observing(method).items()
     },
   )
+
+
+def _changes(
+  old: Sequence[Array], new: Sequence[Array], each_layer: search.Groups
+) -> Int[Array, "2 layers"]:
+  """Counts the weights that were pruned and regrown, in each layer."""
+  pairs = list(zip(old, new, strict=True))
+  pruned = search.count_active([old & ~new for old, new in pairs], each_layer)
+  regrown = search.count_active([new & ~old for old, new in pairs], each_layer)
+  return jnp.stack([pruned, regrown])
 
 
 def _regrow(method: Method, leaves, due) -> regrowth.Regrown:
