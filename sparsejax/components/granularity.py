@@ -46,7 +46,9 @@ class ChannelGroups(Protocol):
   def frozen(self) -> np.ndarray: ...  # noqa: D102
 
 
-def filters(groups: ChannelGroups | None = None) -> Granularity:
+def filters(
+  groups: ChannelGroups | None = None, *, coupled: bool = True
+) -> Granularity:
   """Whole output filters: the weights of one output of a kernel.
 
   Outputs are the last axis: those of convolutions, and the neurons of a dense
@@ -62,6 +64,8 @@ def filters(groups: ChannelGroups | None = None) -> Granularity:
 
   Args:
     groups: of `sparsejax.analysis.coupling.coupling`, for these parameters.
+    coupled: whether all that writes a channel is one unit. If not, `groups`
+      says only what writes the outputs, and each filter is a unit by itself.
 
   References:
     Li et al., `Pruning filters for efficient ConvNets
@@ -71,7 +75,7 @@ def filters(groups: ChannelGroups | None = None) -> Granularity:
   if groups is None:
     return _OWN_FILTERS
   return Granularity(
-    units=functools.partial(_channels, groups),
+    units=functools.partial(_channels, groups, coupled),
     leaves=functools.partial(_with_channels, groups),
   )
 
@@ -365,14 +369,15 @@ def _writing(
   return of[chosen], np.flatnonzero(chosen)
 
 
-def _channels(groups: ChannelGroups, layout: Layout) -> Units:
+def _channels(groups: ChannelGroups, coupled: bool, layout: Layout) -> Units:
   """Returns the channels, in one array for all that the same leaves write."""
   by_writers: dict[tuple[tuple[int, int], ...], list[int]] = {}
   for group, writers in _free_channels(groups, layout).items():
-    by_writers.setdefault(tuple(writers), []).append(group)
+    for some in [tuple(writers)] if coupled else [(x,) for x in writers]:
+      by_writers.setdefault(some, []).append(group)
   arrays, spans, followers, names = [], [], [], set()
-  dense = _dense_leaves(groups, layout)
-  for writers, members in by_writers.items():
+  dense = _dense_leaves(groups, layout) if coupled else []
+  for writers, members in sorted(by_writers.items()):
     first = layout.leaves[writers[0][0]]
     name = _distinct(first.name, len(writers), names)
     arrays.append(
