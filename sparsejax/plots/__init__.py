@@ -4,7 +4,6 @@ Figures need matplotlib (`pip install sparsejax[plots]`); without it, a report
 has only tables.
 """
 
-from sparsejax.plots.accuracy import plot_accuracy
 from sparsejax.plots.budgets import budget_table, plot_budgets
 from sparsejax.plots.flops import plot_flops
 from sparsejax.plots.records import Run, read_run
@@ -12,11 +11,12 @@ from sparsejax.plots.report import REPORT, write_report
 from sparsejax.plots.results import (
   Average,
   Result,
-  accuracy_table,
   average_seeds,
   duplicate_seeds,
   read_results,
+  result_table,
 )
+from sparsejax.plots.results_figure import plot_results
 from sparsejax.plots.style import has_matplotlib
 from sparsejax.plots.training_curves import plot_run
 
@@ -24,10 +24,10 @@ __all__ = [
   "REPORT",
   "Average",
   "Result",
-  "accuracy_table",
+  "result_table",
   "average_seeds",
   "duplicate_seeds",
-  "plot_accuracy",
+  "plot_results",
   "read_results",
   "Run",
   "budget_table",

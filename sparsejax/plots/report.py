@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sparsejax.plots import flops, style, training_curves
-from sparsejax.plots.records import PHASES, Run, read_run
+from sparsejax.plots.records import PHASES, Run, measures, read_run
 
 REPORT = "report.html"
 
@@ -30,9 +30,6 @@ _RESULTS = (
   "data",
   "seed",
   "steps",
-  "test_accuracy",
-  "test_loss",
-  "train_accuracy",
   "sparsity",
   "target_sparsity",
   "active",
@@ -83,10 +80,23 @@ def write_report(workdir: pathlib.Path) -> pathlib.Path:
 
 
 def _results(run: Run) -> str:
+  measured = [measure.name for measure in measures(run.summary)]
+  after = _RESULTS.index("steps") + 1
+  keys = [
+    *_RESULTS[:after],
+    *_of_test(run),
+    *(f"train_{name}" for name in measured),
+    *_RESULTS[after:],
+  ]
   return _table(
-    ("", ""),
-    [(key, run.summary[key]) for key in _RESULTS if key in run.summary],
+    ("", ""), [(key, run.summary[key]) for key in keys if key in run.summary]
   )
+
+
+def _of_test(run: Run) -> list[str]:
+  """Returns the keys of what is measured on the test split."""
+  measured = [measure.name for measure in measures(run.summary)]
+  return [f"test_{name}" for name in (*measured, "loss")]
 
 
 def _figures(run: Run) -> str:
@@ -96,10 +106,14 @@ def _figures(run: Run) -> str:
       " sparsejax[plots]</code>, delete this page and run the same command"
       " again.</p>"
     )
-  figures = [("accuracy and sparsity over steps", training_curves.plot_run)]
+  figures = [(_title(run), training_curves.plot_run)]
   if any("inference_flops_ratio" in row for row in run.rows):
     figures.append(("FLOPs over steps", _plot_flops))
   return "".join(_image(title, draw, run) for title, draw in figures)
+
+
+def _title(run: Run) -> str:
+  return f"{measures(run.summary)[0].title} and sparsity over steps"
 
 
 def _plot_flops(run: Run, path: Any) -> None:
@@ -150,11 +164,12 @@ def _times(run: Run) -> str:
 
 
 def _evaluations(run: Run) -> str:
-  header = ("step", "test_accuracy", "test_loss", "sparsity", "itop_rate")
+  measured = _of_test(run)
+  header = ("step", *measured, "sparsity", "itop_rate")
   rows = [
     tuple(row.get(name) for name in header)
     for row in run.rows
-    if "test_accuracy" in row
+    if measured[0] in row
   ]
   return "<h2>Evaluations</h2>" + _table(header, rows)
 

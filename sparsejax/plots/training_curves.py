@@ -1,14 +1,14 @@
-"""The figure of one run: accuracy and sparsity over steps."""
+"""The figure of one run: its leading measure and sparsity over steps."""
 
 import pathlib
 from typing import Any
 
 from sparsejax.plots import style
-from sparsejax.plots.records import Run
+from sparsejax.plots.records import Run, measures
 
 
 def plot_run(run: Run, path: pathlib.Path | Any) -> None:
-  """Plot accuracy and sparsity over steps.
+  """Plot accuracy, or what else the task measures, and sparsity over steps.
 
   Args:
     run: the records; a curve skips rows without its value.
@@ -17,12 +17,16 @@ def plot_run(run: Run, path: pathlib.Path | Any) -> None:
   """
   figure = style.new_figure(7.2, 5.0)
   top, bottom = figure.subplots(2, 1, sharex=True)
-  curve(
-    top, run, "accuracy", color=style.GRAY, alpha=0.5, label="training batch"
-  )
-  curve(top, run, "test_accuracy", color=style.BLUE, marker=".", label="test")
-  top.set_ylabel("accuracy")
-  top.set_ylim(_lowest_accuracy(run), 1.005)
+  measure = measures(run.summary)[0]
+  name, test = measure.name, f"test_{measure.name}"
+  curve(top, run, name, color=style.GRAY, alpha=0.5, label="training batch")
+  curve(top, run, test, color=style.BLUE, marker=".", label="test")
+  top.set_ylabel(measure.title)
+  if measure.percent:
+    top.set_ylim(max(0.0, _lowest(run, test) - 0.1), 1.005)
+  else:
+    top.set_yscale("log")
+    style.plain_log_ticks(top)
   curve(bottom, run, "sparsity", color=style.ORANGE, label="achieved")
   curve(
     bottom,
@@ -37,7 +41,8 @@ def plot_run(run: Run, path: pathlib.Path | Any) -> None:
   bottom.set_xlabel("step")
   for axes in (top, bottom):
     style.finish_axes(axes)
-    axes.legend(loc="lower right", frameon=False)
+    best = "lower right" if axes is bottom or measure.percent else "upper right"
+    axes.legend(loc=best, frameon=False)
   figure.savefig(path)
 
 
@@ -56,7 +61,7 @@ def curve(axes: Any, run: Run, name: str, **line: Any) -> None:
   axes.plot(*zip(*points, strict=True) if points else ([], []), **line)
 
 
-def _lowest_accuracy(run: Run) -> float:
-  """Returns the lower limit of the accuracy axis."""
-  seen = [row["test_accuracy"] for row in run.rows if "test_accuracy" in row]
-  return max(0.0, min(seen, default=0.0) - 0.1)
+def _lowest(run: Run, name: str) -> float:
+  """Returns the lowest value of a key, 0 if there is none."""
+  seen = [row[name] for row in run.rows if row.get(name) is not None]
+  return min(seen, default=0.0)

@@ -214,7 +214,7 @@ def train_step(pod: str, method: str) -> Program:
 
   Nothing is decoded: the images are zeros that take no memory.
   """
-  from sparsejax.data import Dataset, Split, augment
+  from sparsejax.data import Split, augment, labeled_images
   from sparsejax.training import initial_state, sharding, train_step as steps
   from sparsejax.training.config import build, files
 
@@ -227,7 +227,9 @@ def train_step(pod: str, method: str) -> Program:
   )
   images = np.broadcast_to(np.uint8(0), (1_281_167, 224, 224, 3))
   split = Split(images, np.zeros(len(images), np.int32))
-  dataset = Dataset(split, split, 1000, 127.5, 127.5, augment.identity)
+  dataset = labeled_images(
+    split, split, classes=1000, mean=127.5, std=127.5, augment=augment.identity
+  )
   experiment = build.build(config.lock(), dataset)
   setup = experiment.setup._replace(shard=sharding.batch_sharder(mesh))
   batch = with_shapes(

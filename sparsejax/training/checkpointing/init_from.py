@@ -109,7 +109,8 @@ def find(
   if not needs_init_from:
     raise command_line.InputError(
       f"`config.init_from` is set, but {method!r} does not use the masks of"
-      " another run. Only 'retrain' does."
+      " another run. Only 'retrain' and"
+      " 'release' do."
     )
   command_line.refuse_url("`config.init_from`", name)
   run = _read_run(pathlib.Path(name))
