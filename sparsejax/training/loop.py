@@ -96,7 +96,10 @@ def run(
   abstract = initial_state.abstract(experiment, mesh)
   setup = experiment.setup._replace(
     shard=sharding.batch_sharder(mesh),
-    gather=weight_sharding.gatherer(sharding.of(abstract.params)),
+    gather=weight_sharding.gatherer(
+      sharding.of(abstract.params),
+      stacked=getattr(experiment.model, "layer_axes", ()),
+    ),
   )
   with contextlib.ExitStack() as stack:
     saved = stack.enter_context(
