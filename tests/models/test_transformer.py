@@ -12,7 +12,9 @@ import sparsejax
 from sparsejax import models
 from sparsejax.analysis import flops
 from sparsejax.components import trees
-from sparsejax.models import attention, transformer, vit
+from sparsejax.models import attention
+from sparsejax.models.transformer import SIZES
+from sparsejax.models.vit import cut
 
 TOKENS = jnp.arange(12).reshape(2, 6) % 7
 
@@ -156,7 +158,7 @@ def test_matrices_of_blocks_are_sparse_and_each_block_is_a_layer():
   }
 
 
-@pytest.mark.parametrize("size", transformer.SIZES)
+@pytest.mark.parametrize("size", SIZES)
 def test_sizes_have_the_parameters_of_their_names(size):
   shapes = jax.eval_shape(
     functools.partial(models.transformer(256, size=size).init, train=False),
@@ -213,7 +215,7 @@ def test_arguments_are_checked(changes, message):
 
 def test_vit_cuts_patches_and_classifies():
   images = jnp.arange(2 * 8 * 8 * 3, dtype=jnp.float32).reshape(2, 8, 8, 3)
-  patches = vit.cut(images, 4)
+  patches = cut(images, 4)
   assert patches.shape == (2, 2, 2, 48)
   np.testing.assert_array_equal(
     patches[0, 1, 0].reshape(4, 4, 3), images[0, 4:, :4]
@@ -224,4 +226,4 @@ def test_vit_cuts_patches_and_classifies():
   kernels = [x for n, x in trees.named_leaves(params) if n.endswith("kernel")]
   assert {x.ndim for x in kernels} == {2, 3}
   with pytest.raises(ValueError, match="`patch` must divide"):
-    vit.cut(images, 3)
+    cut(images, 3)
