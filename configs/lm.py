@@ -146,6 +146,8 @@ def _method(chosen: dict[str, Any], epochs: FieldReference) -> dict[str, Any]:
     if sections.takes("method", name, key)
   }
   own |= _arguments(epochs, default).get(name, {})
+  if name == "sr_ste" and sparsity is None:
+    own |= {"sparsity": None, "n": 2, "m": 4}
   return sections.section(
     "method",
     name,

@@ -1,6 +1,8 @@
 """Tasks: losses and measures by hand."""
 
 import math
+import pathlib
+import re
 
 import jax.numpy as jnp
 import numpy as np
@@ -59,3 +61,12 @@ def test_image_classification_normalizes_and_augments_in_training_only():
   correct = task.metrics(logits, jnp.array([1, 1]))["accuracy"]
   assert correct.tolist() == [True, False]
   assert isinstance(task, tasks.Task) and task.derived({"loss": 1.0}) == {}
+
+
+def test_the_trainer_has_no_word_of_images():
+  folder = pathlib.Path(tasks.__file__).parents[1] / "training"
+  words = re.compile(r"\b(images?|pixels?|augment\w*)\b", re.IGNORECASE)
+  found = {
+    path.name: words.findall(path.read_text()) for path in folder.rglob("*.py")
+  }
+  assert {name: x for name, x in found.items() if x} == {}

@@ -241,12 +241,14 @@ def side_by_side(
       result, and with an exclamation mark if it `differs` from the paper's.
 
   Returns:
-    The header and one line per row, transposed if the columns are layers.
+    The header and one line per row, transposed if the columns are layers. A
+    table without published figures has no columns for them.
   """
   columns = {name: column(name) for name in table.columns}
+  compares = any(row.published for row in table.rows)
   header = ["row"]
   for each in columns.values():
-    header += [f"{each.title}: paper", "ours"]
+    header += [f"{each.title}: paper", "ours"] if compares else [each.title]
     if each.best is not None:
       header.append("best after pruning")
   lines = [tuple(header)]
@@ -256,7 +258,8 @@ def side_by_side(
     for name, each in columns.items():
       known = predicted.get(row.name, {}).get(name)
       figure = row.published.get(name)
-      cells.append(_published(figure, each.digits))
+      if compares:
+        cells.append(_published(figure, each.digits))
       cells += _ours(each, ours, known, figure)
     lines.append(tuple(cells))
   if len(columns) > len(COLUMNS):

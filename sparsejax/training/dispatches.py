@@ -133,8 +133,7 @@ def _is_slow_in_a_loop(target: Target, example: Any) -> bool:
   """Returns whether the model has convolutions, and runs on a CPU.
 
   There, XLA takes 55 times as long for their gradients inside a loop (two
-  layers of 16 channels on 32 by 32 pixels, 128 images: 57 ms outside, 3 s
-  inside).
+  layers of 16 channels on 128 inputs of 32 by 32: 57 ms outside, 3 s inside).
   """
   setup, state, mesh = target
   if mesh.devices.flat[0].platform != "cpu":

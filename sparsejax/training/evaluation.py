@@ -27,7 +27,7 @@ class Totals(NamedTuple):
 
 
 def evaluate(setup: Setup, state: TrainState, split: Resident) -> Totals:
-  """Evaluate a split, without augmentation.
+  """Evaluate a split.
 
   Args:
     setup: static.

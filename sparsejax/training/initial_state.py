@@ -159,7 +159,7 @@ def _initial_masks(
 
 
 def _examples(dataset: Dataset, key: jax.Array, size: int) -> Iterator[Any]:
-  """Yields batches of the training split, endlessly and without augmentation.
+  """Yields batches of the training split, endlessly and as it stores them.
 
   A stream decodes its records as it does for training.
   """

@@ -56,6 +56,13 @@ PAPERS = {
     "gmp,tiny_shakespeare,scope=global",
     "granet,runlocal",
   ),
+  "vit": (
+    "granet",
+    *sorted(NAMES.keys() - {"granet"}),
+    "imagenet,gmp,dtype=bfloat16",
+    "cifar100,rigl,size=s,epochs=10",
+    "granet,runlocal",
+  ),
   "set_mlp": (
     "set",
     "accset",

@@ -30,7 +30,7 @@ class Experiment(NamedTuple):
     setup: the static side of the compiled step.
     steps: when things happen.
     init_key: typed key of the first parameters.
-    data_key: typed key of data order and augmentation.
+    data_key: typed key of data order and draws.
     mask_key: typed key of the masks.
     costs: multiply-adds of the model.
     overrides: which leaves are dense, stacked, or have a fixed sparsity, for
