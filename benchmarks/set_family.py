@@ -37,8 +37,9 @@ ROWS = {
   "dynset3": "DynSET, validation accuracy",
   "set_paused": "SET with the gate",
   "set_more": "SET that regrows more",
-  "set_near": "SET, one active neighbor",
-  "set_most": "SET, most active neighbors",
+  "accset_more": "AccSET that may regrow more",
+  "accset_near": "AccSET, one active neighbor",
+  "accset_most": "AccSET, most active neighbors",
 }
 CURVES = {
   "test_accuracy": "test accuracy",
@@ -47,7 +48,7 @@ CURVES = {
 }
 # A palette for color-blind readers (Okabe and Ito, 2008), extended.
 _COLORS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00")
-_COLORS += ("#CC79A7", "#B8A900", "#777777", "#AAAAAA")
+_COLORS += ("#CC79A7", "#B8A900", "#777777", "#AAAAAA", "#8B4513")
 
 
 def cells(data: str, overrides: Sequence[str] = ()) -> list[sweep.Cell]:

@@ -58,7 +58,7 @@ def run(
     stack.enter_context(exit_alone("sparsejax.train"))
     if stop is None:
       stop = stack.enter_context(preemption.stop_on_signals())
-      stop.nothing_to_save = True  # Until the first dispatch.
+    stop.nothing_to_save = True  # Until the first dispatch.
     try:
       return _run(command.parse(argv), stop, clock)
     except errors.CheckpointError as error:
