@@ -45,6 +45,8 @@ LIBRARIES = {
   "grain": ("data",),
   "sklearn": ("data",),
   "PIL": ("data",),
+  "onnx": ("export",),
+  "onnxruntime": ("export",),
 }
 
 
