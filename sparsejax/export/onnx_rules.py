@@ -248,13 +248,17 @@ def _pool(kind: str) -> Callable[..., Value]:
     order = (still[0], first)
     order += tuple(a for a in range(len(window)) if a not in order)
     spatial = list(order[2:])
-    options = {"count_include_pad": 1} if kind == "AveragePool" else {}
+    dilations = [params["window_dilation"][a] for a in spatial]
+    options: dict[str, Any] = {"dilations": dilations}
+    if kind == "AveragePool":
+      if set(dilations) != {1}:
+        raise UnsupportedError("a mean is taken over a dilated window")
+      options = {"count_include_pad": 1}
     name = graph.node(
       kind,
       [graph.ordered(x, order)],
       kernel_shape=[window[a] for a in spatial],
       strides=[params["window_strides"][a] for a in spatial],
-      dilations=[params["window_dilation"][a] for a in spatial],
       pads=pads[spatial].T.ravel().tolist(),
       **options,
     )[0]
