@@ -120,7 +120,7 @@ def _sub(graph: Graph, eqn: core.JaxprEqn, left: Value, right: Value) -> Value:
   return _op("Sub")(graph, eqn, left, right)
 
 
-def _with(kind: str, number: float, *, first: bool, inner: str = ""):
+def _with(kind: str, number: int, *, first: bool, inner: str = ""):
   """A rule for `kind(number, x)` or `kind(x, number)` of `inner(x)`."""
 
   def rule(graph: Graph, eqn: core.JaxprEqn, x: Tensor) -> Value:
@@ -378,7 +378,7 @@ def _split(graph: Graph, eqn: core.JaxprEqn, x: Tensor) -> list[Value]:
   sizes = eqn.params["sizes"]
   names = graph.node(
     "Split",
-    [x.name, graph.integers(sizes)],
+    [x.name, graph.integers([int(n) for n in sizes])],
     len(sizes),
     axis=x.order.index(eqn.params["axis"]),
   )

@@ -47,9 +47,7 @@ def test_a_process_without_flax_and_this_package_runs_it(tmp_path, inside):
   weights = {} if inside else dict(trees.named_leaves(variables))
   np.savez(tmp_path / "given.npz", images=images, **weights)
   command = [sys.executable, "-c", RUN_ELSEWHERE, program.PROGRAM]
-  subprocess.run(
-    [*command, "given.npz", "found.npy"], cwd=tmp_path, check=True
-  )
+  subprocess.run([*command, "given.npz", "found.npy"], cwd=tmp_path, check=True)
   np.testing.assert_allclose(
     np.load(tmp_path / "found.npy"),
     apply(variables, jnp.asarray(images)),
