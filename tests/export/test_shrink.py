@@ -24,11 +24,11 @@ def images(*shape, seed=0):
   return jnp.asarray(random(*shape, seed=seed))  # Models refuse numpy arrays.
 
 
-def check(apply, variables, x, *, fraction=0.5, seed=0, **options):
+def check(apply, variables, x, *, fraction=0.5, seed=0):
   """Shrinks a network with random dead groups; returns the result."""
   groups = coupling.coupling(apply, variables, x)
   masked, dead = dead_channels.kill(
-    groups, variables, fraction=fraction, seed=seed, **options
+    groups, variables, fraction=fraction, seed=seed
   )
   small = shrink.shrink(apply, masked, None, x)
   assert small.report.difference <= shrink.TOLERANCE

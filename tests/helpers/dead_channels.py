@@ -3,7 +3,6 @@
 import jax
 import numpy as np
 
-from sparsejax.analysis import coupling
 from sparsejax.components import trees
 
 
@@ -20,7 +19,7 @@ def with_random_norms(variables, seed=0):
   return jax.tree.map(noisy, variables)
 
 
-def kill(groups, variables, *, fraction=0.5, seed=0, spare=("mean", "var")):
+def kill(groups, variables, *, fraction=0.5, seed=0):
   """Masks what writes random groups and what is added to them.
 
   Args:
@@ -28,21 +27,15 @@ def kill(groups, variables, *, fraction=0.5, seed=0, spare=("mean", "var")):
     variables: its variables.
     fraction: share of the free groups that die.
     seed: of the choice.
-    spare: last parts of the names of leaves that are left alone.
 
   Returns:
     The variables, and bool[G], which groups are dead.
   """
   rng = np.random.default_rng(seed)
   dead = ~groups.frozen & (rng.random(len(groups)) < fraction)
-  leaves = []
-  for name, leaf in trees.named_leaves(variables):
-    leaf = np.array(leaf)
-    for axis, (of, roles) in enumerate(
-      zip(groups.of[name], groups.roles[name], strict=True)
-    ):
-      masked = dead[of] & (roles != coupling.Role.READER)
-      if name.rpartition("/")[2] not in spare:
-        np.moveaxis(leaf, axis, 0)[masked] = 0
-    leaves.append(leaf)
+  masks = groups.masks(dead)
+  leaves = [
+    np.where(masks[name], leaf, np.zeros_like(leaf))
+    for name, leaf in trees.named_leaves(variables)
+  ]
   return jax.tree.unflatten(jax.tree.structure(variables), leaves), dead
