@@ -47,6 +47,8 @@ LIBRARIES = {
   "grain": ("data",),
   "sklearn": ("data",),
   "PIL": ("data",),
+  "onnx": ("export",),
+  "onnxruntime": ("export",),
 }
 
 
