@@ -1,6 +1,6 @@
 """Sparse training in JAX: masks that live in the optax state."""
 
-from sparsejax import at_init, methods
+from sparsejax import at_init, calibration, methods
 from sparsejax.analysis.summary import (
   LayerSummary,
   Summary,
@@ -9,6 +9,7 @@ from sparsejax.analysis.summary import (
   summary,
 )
 from sparsejax.at_init import prune_at_init
+from sparsejax.calibration import calibrate, prune_with_calibration
 from sparsejax.components import connectivity, criteria
 from sparsejax.components.criteria import momentum, never_active_first
 from sparsejax.components.distributions import er, erk, uniform
@@ -73,6 +74,8 @@ __all__ = [
   "apply_masks",
   "assert_sparse",
   "at_init",
+  "calibrate",
+  "calibration",
   "connectivity",
   "criteria",
   "cubic_curve",
@@ -89,6 +92,7 @@ __all__ = [
   "momentum",
   "never_active_first",
   "prune_at_init",
+  "prune_with_calibration",
   "sigmoid_curve",
   "sparsify",
   "stats",
