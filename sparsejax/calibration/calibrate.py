@@ -73,6 +73,7 @@ def calibrate(
     >>> inputs.sums.tolist()
     [[[10.0, 20.0]]]
   """
+  params = jax.tree.map(jnp.asarray, params)
   forward = statistics.Forward(apply, params, batches)
   tapped = layers.find(forward.program, params, select, overrides)
   parts: dict[Any, list[Array]] = {tap.key: [] for tap in tapped.taps}
@@ -102,7 +103,9 @@ def output_errors(
     params: the dense network.
     pruned: the pruned one.
   """
-  old, new = jax.tree.leaves(params), jax.tree.leaves(pruned)
+  old, new = (
+    [jnp.asarray(x) for x in jax.tree.leaves(tree)] for tree in (params, pruned)
+  )
   errors = {}
   for name, parts in inputs.items():
     moved, total = 0.0, 0.0

@@ -105,6 +105,7 @@ def prune_with_calibration(
   """
   comparison = comparison or solver.comparison
   _check_arguments(sparsity, comparison, max_bytes)
+  params = jax.tree.map(jnp.asarray, params)
   forward = Forward(apply, params, batches)
   tapped = layers.find(forward.program, params, select, overrides)
   if isinstance(distribution, CalibratedDistribution):
