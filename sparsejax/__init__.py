@@ -9,7 +9,11 @@ from sparsejax.components import connectivity, criteria
 from sparsejax.components.criteria import momentum, never_active_first
 from sparsejax.components.distributions import er, erk, uniform
 from sparsejax.components.leaves import Override
-from sparsejax.components.schedules import cubic_curve, sigmoid_curve
+from sparsejax.components.schedules import (
+  cubic_curve,
+  linear_curve,
+  sigmoid_curve,
+)
 from sparsejax.components.scopes import (
   global_magnitude,
   global_scope,
@@ -84,6 +88,7 @@ __all__ = [
   "keep_alive",
   "kept",
   "layerwise",
+  "linear_curve",
   "masks_from_params",
   "momentum",
   "never_active_first",
