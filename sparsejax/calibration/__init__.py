@@ -21,6 +21,7 @@ from sparsejax.calibration.solvers import (
 )
 from sparsejax.calibration.sparsegpt import sparsegpt
 from sparsejax.calibration.statistics import GRAM, SQUARED_NORMS
+from sparsejax.calibration.zeros import fake_quantize, merge_adapters
 
 __all__ = [
   "GRAM",
@@ -31,8 +32,10 @@ __all__ = [
   "Pruned",
   "Solver",
   "calibrate",
+  "fake_quantize",
   "fisher",
   "magnitude",
+  "merge_adapters",
   "n_of_m",
   "output_errors",
   "owl",
