@@ -120,15 +120,16 @@ def _follow(
   total = 0
   for epoch in range(1, steps.total // steps.per_epoch + 1):
     state, metrics = compiled.train(state)
-    total = int(metrics.stats["total"][-1])
+    total = int(metrics.stats["total"][-1].sum())
     if compiled.update_metric is not None:
       state = compiled.update_metric(state)
     totals = sharding.fetch(compiled.evaluate["test"](state))
     examples = compiled.examples["test"]
     curves["epoch"].append(epoch)
-    curves["test_accuracy"].append(round(int(totals.correct) / examples, 5))
+    correct = int(totals.metrics["accuracy"])
+    curves["test_accuracy"].append(round(correct / examples, 5))
     curves["test_loss"].append(round(float(totals.loss) / examples, 5))
-    curves["active"].append(int(metrics.stats["active"][-1]))
+    curves["active"].append(int(metrics.stats["active"][-1].sum()))
   return curves | {"total": total}
 
 

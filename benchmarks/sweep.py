@@ -136,7 +136,8 @@ def train(cell: Cell, seeds: Sequence[int]) -> list[dict[str, Any]]:
         "title": cell.title,
         "sparsity": cell.sparsity,
         "seed": seed,
-        "test_accuracy": int(totals.correct) / dataset.test.examples,
+        "test_accuracy": int(totals.metrics["accuracy"])
+        / dataset.test.examples,
         "test_loss": float(totals.loss) / dataset.test.examples,
         "steps": int(state.step),
         "active": counts.active,

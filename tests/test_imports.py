@@ -29,7 +29,8 @@ LEVELS = (
 # What others import of ours, besides their own folder.
 ASIDE = {
   "models": set(),
-  "data": {"command_line"},
+  "tasks": set(),
+  "data": {"command_line", "tasks"},
   "plots": {"command_line"},
 }
 IMPORT_ASIDE = {"training", "study", "launch"}

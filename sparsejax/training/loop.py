@@ -98,7 +98,10 @@ def run(
   abstract = initial_state.abstract(experiment, mesh)
   setup = experiment.setup._replace(
     shard=sharding.batch_sharder(mesh),
-    gather=weight_sharding.gatherer(sharding.of(abstract.params)),
+    gather=weight_sharding.gatherer(
+      sharding.of(abstract.params),
+      stacked=getattr(experiment.model, "layer_axes", ()),
+    ),
   )
   with contextlib.ExitStack() as stack:
     saved = stack.enter_context(
@@ -156,12 +159,14 @@ def run(
 def _open_checkpoints(
   experiment: Experiment, workdir: pathlib.Path, abstract: TrainState
 ) -> checkpoints.Checkpoints:
-  validates = experiment.dataset.validation is not None
+  split = "test" if experiment.dataset.validation is None else "validation"
+  measure = experiment.dataset.task.measures[0]
   return checkpoints.open(
     workdir,
     fingerprint=json.dumps(experiment.config, sort_keys=True),
     sparse_leaves=initial_state.sparse_leaves(abstract),
-    best_metric="validation_accuracy" if validates else "test_accuracy",
+    best_metric=f"{split}_{measure.name}",
+    lowest=not measure.higher_is_better,
   )
 
 
@@ -281,7 +286,10 @@ def _dispatch(run: _Run, state: TrainState, first: int) -> _Dispatched:
   )
   updates = int(history.counters.mask_updates[-1]) - updates
   rows = metrics.rows(
-    history._asdict(), first=first, costs=run.experiment.costs
+    history._asdict(),
+    first=first,
+    costs=run.experiment.costs,
+    derive=run.experiment.dataset.task.derived,
   )
   return _Dispatched(
     state, step, rows, timing.Dispatch(count, updates, seconds)
@@ -316,7 +324,7 @@ def _update_metric(run: _Run, state: TrainState, step: int) -> TrainState:
 
 
 def _evaluate(run: _Run, state: TrainState) -> dict[str, float]:
-  """Returns mean losses and accuracies on the splits not trained on."""
+  """Returns mean losses and metrics on the splits not trained on."""
   names = [name for name in run.programs.evaluate if name != "train"]
   with run.clock.phase("evaluate"), jax.transfer_guard("disallow"):
     return programs.mean_metrics(run.programs, names, state)

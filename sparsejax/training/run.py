@@ -100,7 +100,8 @@ def _run_together(
       return _train(console, experiment, workdir, stop, lock, clock)
     reporting.line(console, f"{workdir} is finished; nothing was changed.")
     _report(workdir)
-    reporting.result(console, summary, workdir)
+    measures = experiment.dataset.task.measures
+    reporting.result(console, summary, workdir, measures=measures)
     return outcomes.DONE
 
 
@@ -114,7 +115,10 @@ def _train(
 ) -> int:
   """Trains from the newest checkpoint, and writes the result at the end."""
   reporting.line(console, f"Results go to {workdir}")
-  with reporting.progress(console, total=experiment.steps.total) as reporter:
+  measures = experiment.dataset.task.measures
+  with reporting.progress(
+    console, total=experiment.steps.total, measure=measures[0]
+  ) as reporter:
     try:
       outcome = loop.run(
         experiment,
@@ -140,7 +144,7 @@ def _train(
     workdirs.write_json(workdir / workdirs.SUMMARY, summary)
     _report(workdir)
   processes.barrier("summary")  # A later run may look for it.
-  reporting.result(console, summary, workdir)
+  reporting.result(console, summary, workdir, measures=measures)
   return outcomes.DONE
 
 
