@@ -20,7 +20,7 @@ LEVELS = (
   {"state"},
   {"selection", "analysis"},
   {"updates"},
-  {"sparsify", "methods", "at_init"},
+  {"sparsify", "methods", "at_init", "calibration"},
   {"__init__"},
   {"training", "export"},
   {"train", "study", "launch"},

@@ -25,6 +25,7 @@ from sparsejax.methods.pruning import dense, gmp, one_shot, static
 from sparsejax.methods.redistribution import deep_r, dsr, snfs
 from sparsejax.methods.rigl import rigl, rigl_itop, set_itop
 from sparsejax.methods.set_family import accset, dynset, lset, sparse_evolution
+from sparsejax.methods.weight_sparse import weight_sparse
 
 METHODS = {
   "dense": dense,
@@ -49,6 +50,7 @@ METHODS = {
   "top_kast": top_kast,
   "str": soft_threshold,
   "sr_ste": sr_ste,
+  "weight_sparse": weight_sparse,
 }
 DISTRIBUTIONS = {
   "uniform": distributions.uniform,
@@ -78,6 +80,7 @@ REGROW_BY = {
 STORAGES = {"zeroed": storages.zeroed, "kept": storages.kept}
 CURVES = {
   "cubic": schedules.cubic_curve,
+  "linear": schedules.linear_curve,
   "sigmoid": schedules.sigmoid_curve(),
 }
 
@@ -105,4 +108,5 @@ __all__ = [
   "supermask",
   "top_kast",
   "track_ever_active",
+  "weight_sparse",
 ]

@@ -12,7 +12,7 @@ from sparsejax.training.config import schema
 
 # Defaults are names here and values in the signatures; `tests/training/
 # test_schema.py` compares the two.
-_UNIFORM = ("snfs", "dsr", "dnw", "top_kast", "sr_ste")
+_UNIFORM = ("snfs", "dsr", "dnw", "top_kast", "sr_ste", "weight_sparse")
 
 
 def _by_trained(make: Callable[[Any], Any]) -> dict[str, schema.FromRun]:
@@ -21,7 +21,7 @@ def _by_trained(make: Callable[[Any], Any]) -> dict[str, schema.FromRun]:
 
 
 _METHOD_CHOICES = {
-  "curve": schema.Choice(methods.CURVES, "cubic"),
+  "curve": schema.Choice(methods.CURVES, "cubic", {"weight_sparse": "linear"}),
   "distribution": schema.Choice(
     methods.DISTRIBUTIONS | _by_trained(scopes.global_magnitude),
     "erk",
