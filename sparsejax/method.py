@@ -10,6 +10,7 @@ scores may be fused into the search.
 import dataclasses
 import enum
 import functools
+import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
@@ -38,6 +39,32 @@ def described(value: Any) -> str:
   text = repr(value)
   kind = type(value).__name__
   return f"{text} ({kind})" if len(text) <= 40 else f"a {kind}"
+
+
+def called(factory: Callable[..., Any], arguments: Mapping[str, Any]) -> str:
+  """Returns a call as one line, without arguments at their defaults.
+
+  Args:
+    factory: has a name and a signature.
+    arguments: by name, as the signature has them.
+  """
+  shown = []
+  for name, parameter in inspect.signature(factory).parameters.items():
+    if name not in arguments or arguments[name] is parameter.default:
+      continue
+    text = _short(arguments[name])
+    if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
+      shown.append(text)
+    elif arguments[name] != parameter.default:
+      shown.append(f"{name}={text}")
+  return f"{factory.__name__}({', '.join(shown)})"
+
+
+def _short(value: Any) -> str:
+  """Returns what a value is, in a word."""
+  if value is None or isinstance(value, bool | int | float | str | Method):
+    return repr(value)
+  return getattr(value, "__name__", f"{type(value).__name__}(...)")
 
 
 def _check_parts(record: Any, **kinds: type) -> None:
@@ -559,6 +586,7 @@ class Method:
     reset_optimizer: whether a mask update resets the optimizer state of all
       weights, and not only of those that do not keep their value.
     target_sparsity: the requested final sparsity; None where there is none.
+    made_by: the call that made it, for `repr`; "" for one composed by hand.
   """
 
   initial: Initial
@@ -571,6 +599,16 @@ class Method:
   metric: MetricKind | None = None
   reset_optimizer: bool = False
   target_sparsity: float | None = None
+  made_by: str = dataclasses.field(default="", init=False, compare=False)
+
+  def __repr__(self) -> str:
+    """Returns one line: the call that made it, or the parts that it has."""
+    if self.made_by:
+      return self.made_by
+    default = {x.name: x.default for x in dataclasses.fields(self)}
+    values = {name: getattr(self, name) for name in default}
+    given = [n for n, x in values.items() if x is not default[n] and x != ()]
+    return f"Method({', '.join(f'{n}={_short(values[n])}' for n in given)})"
 
   def __post_init__(self) -> None:
     """Checks parts, and that no two accumulators share a name."""

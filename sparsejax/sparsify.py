@@ -12,7 +12,12 @@ from sparsejax.components.leaves import Overrides, Select
 from sparsejax.method import Key, Layout, Masks, Method, described
 from sparsejax.selection import bitmasks
 from sparsejax.state import SparseState, map_sparse_states, sparse_states
-from sparsejax.updates import first_masks, inner_state as inner_states, orders
+from sparsejax.updates import (
+  first_masks,
+  inner_state as inner_states,
+  orders,
+  requested,
+)
 from sparsejax.updates.optimizer_step import Call
 
 
@@ -119,7 +124,11 @@ def sparsify(
       )
     call = _call(bound, updates, state, params, extra_args)
     order = method.order or orders.step_then_update
-    return _emitted(call, order(call))
+    updates, state = _emitted(call, order(call))
+    if masks is None:
+      counts = requested.of_method(method, call.layout, state.requested)
+      state = state._replace(requested=counts)
+    return updates, state
 
   tx = SparseTransformation(init_fn, update_fn)
   tx._bound = bound
@@ -209,7 +218,7 @@ def _init(
   arguments.check_params(params)
   layout = bound.layout(params, select, masks)
   key = bound.key(bound.key_data)
-  first, requested = first_masks.begin(method, layout, key, params, masks)
+  first, counts = first_masks.begin(method, layout, key, params, masks)
   pairs = zip(first, layout.take(params), strict=True)
   first = [placement.alike(mask, param) for mask, param in pairs]
   accumulators = first_masks.start_accumulators(method, layout, params, first)
@@ -224,7 +233,7 @@ def _init(
     step=jnp.zeros((), jnp.int32),
     last_update=jnp.full((), -1, jnp.int32),
     masks=masks,
-    requested=requested,
+    requested=counts,
     axes=jnp.array([-1 if a is None else a for a in layout.axes], jnp.int32),
     inner_state=inner_state,
     latent=storage.init(params, masks, accumulators),

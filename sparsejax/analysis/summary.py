@@ -250,7 +250,11 @@ def _warnings(layers: Sequence[LayerSummary], requested: int) -> list[str]:
   ]
   active = sum(x.active for x in layers)
   if active != requested:
-    texts.append(f"{requested} weights were requested, {active} are active")
+    texts.append(
+      f"{requested} weights were requested, {active} are active. A method that"
+      " does not prune keeps the count of the masks it starts from: give a new"
+      " method masks of its own (docs/troubleshooting.md)"
+    )
   return texts
 
 

@@ -1,6 +1,7 @@
 """What several methods share: prune-and-regrow, schedules, variants."""
 
 import dataclasses
+import functools
 import inspect
 import types
 from collections.abc import Callable, Mapping, Sequence
@@ -8,6 +9,7 @@ from typing import Any
 
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
+from sparsejax import method as method_parts
 from sparsejax.components import (
   accumulators,
   arguments,
@@ -31,6 +33,23 @@ from sparsejax.method import (
 )
 
 ERK = scopes.layerwise(distributions.erk)
+
+
+def named(factory: Callable[..., Method]) -> Callable[..., Method]:
+  """Lets the methods that a factory makes print as the call that made them."""
+  signature = inspect.signature(factory)
+
+  @functools.wraps(factory)
+  def make(*args: Any, **kwargs: Any) -> Method:
+    given = signature.bind(*args, **kwargs)
+    method = factory(*args, **kwargs)
+    # A copy with another part is another method: `replace` drops the name.
+    object.__setattr__(
+      method, "made_by", method_parts.called(make, given.arguments)
+    )
+    return method
+
+  return make
 
 
 def signs(weights: Shaped[Array, "*dims"]) -> Sequence[Bool[Array, "*dims"]]:
@@ -103,6 +122,7 @@ def initial(scope: Scope, sparsity: float | None) -> Initial:
   return Initial(scope, sparsity=sparsity)
 
 
+@named
 def track_ever_active(method: Method) -> Method:
   """Adds the masks that the ITOP rate is counted from, one byte per weight."""
   return dataclasses.replace(
@@ -112,6 +132,7 @@ def track_ever_active(method: Method) -> Method:
 
 def variant(
   factory: Callable[..., Method],
+  name: str,
   doc: str,
   *,
   fixed: Mapping[str, Any] = types.MappingProxyType({}),
@@ -122,6 +143,7 @@ def variant(
 
   Args:
     factory: of the family.
+    name: of the row.
     doc: docstring of the row.
     fixed: parameters that the row does not offer, and their values.
     defaults: other defaults of parameters that it offers.
@@ -131,13 +153,13 @@ def variant(
     A factory whose signature holds the offered parameters alone.
   """
   offered = []
-  for name, parameter in inspect.signature(factory).parameters.items():
-    if name in defaults:
-      parameter = parameter.replace(default=defaults[name])
-    if name not in fixed:
-      offered.append(parameter.replace(name=renamed.get(name, name)))
+  for key, parameter in inspect.signature(factory).parameters.items():
+    if key in defaults:
+      parameter = parameter.replace(default=defaults[key])
+    if key not in fixed:
+      offered.append(parameter.replace(name=renamed.get(key, key)))
   signature = inspect.Signature(offered, return_annotation=Method)
-  original = {new: name for name, new in renamed.items()}
+  original = {new: old for old, new in renamed.items()}
 
   def row(*args: Any, **kwargs: Any) -> Method:
     given = signature.bind(*args, **kwargs)  # TypeError for unknown names.
@@ -146,5 +168,6 @@ def variant(
     return factory(**named, **fixed)
 
   row.__signature__ = signature  # type: ignore[attr-defined]
-  row.__doc__ = doc
-  return row
+  row.__name__ = row.__qualname__ = name
+  row.__doc__, row.__module__ = doc, factory.__module__
+  return named(row)

@@ -6,9 +6,10 @@ schedule, then `regrowth.prune_and_regrow` prunes and regrows in each layer.
 
 from sparsejax.components import criteria, schedules, scopes, storage
 from sparsejax.method import Criterion, Curve, Initial, Method, Prune, Scope
-from sparsejax.methods.compositions import ERK, prune_and_regrow
+from sparsejax.methods.compositions import ERK, named, prune_and_regrow
 
 
+@named
 def granet(
   sparsity: float,
   *,

@@ -34,11 +34,12 @@ from sparsejax.method import (
   Scope,
   Storage,
 )
-from sparsejax.methods.compositions import ERK
+from sparsejax.methods.compositions import ERK, named
 from sparsejax.selection import packing, search
 from sparsejax.updates import orders
 
 
+@named
 def optg(
   sparsity: float,
   *,
@@ -136,6 +137,7 @@ def _score_learning_rate(
   return learning_rate
 
 
+@named
 def dpf(
   sparsity: float,
   *,
@@ -182,6 +184,7 @@ def dpf(
   )
 
 
+@named
 def dnw(
   sparsity: float, *, distribution: Distribution = distributions.uniform
 ) -> Method:
@@ -202,6 +205,7 @@ def dnw(
   )
 
 
+@named
 def top_kast(
   sparsity: float,
   *,
@@ -240,9 +244,10 @@ def top_kast(
   return _largest(sparsity, distribution, storage, every_steps=every_steps)
 
 
+@named
 def sr_ste(
-  *,
   sparsity: float | None = None,
+  *,
   n: int | None = None,
   m: int | None = None,
   decay: float = 2e-4,
@@ -287,6 +292,7 @@ def sr_ste(
   )
 
 
+@named
 def soft_threshold(
   *,
   initial_threshold: float = -3200.0,

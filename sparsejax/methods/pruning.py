@@ -17,9 +17,10 @@ from sparsejax.method import (
   Scope,
   Storage,
 )
-from sparsejax.methods.compositions import ERK, initial
+from sparsejax.methods.compositions import ERK, initial, named
 
 
+@named
 def dense() -> Method:
   """The dense baseline: every weight is always active."""
   return Method(
@@ -28,6 +29,7 @@ def dense() -> Method:
   )
 
 
+@named
 def static(
   sparsity: float, *, distribution: Distribution = distributions.erk
 ) -> Method:
@@ -44,6 +46,7 @@ def static(
   )
 
 
+@named
 def one_shot(
   sparsity: float,
   *,
@@ -54,13 +57,22 @@ def one_shot(
 
   Args:
     sparsity: fraction of zeros in [0, 1).
-    at_step: the optimizer step after which it happens, at least 1.
+    at_step: the optimizer step after which it happens; 0 is in `init`, so that
+      `apply_masks` prunes a trained network.
     scope: which weights compete.
   """
-  arguments.check_steps("at_step", at_step)
+  arguments.check_steps("at_step", at_step, least=0)
+  if at_step == 0:
+    arguments.check_sparsity(sparsity)
+    return Method(
+      initial=Initial(scope, sparsity, criteria.magnitude),
+      storage=storages.zeroed,
+      target_sparsity=sparsity,
+    )
   return gmp(sparsity, end_step=at_step, every_steps=at_step, scope=scope)
 
 
+@named
 def gmp(
   sparsity: float,
   *,

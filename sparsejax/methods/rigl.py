@@ -14,12 +14,14 @@ from sparsejax.method import Criterion, Curve, Distribution, Method
 from sparsejax.methods.compositions import (
   constant_or_rising,
   initial,
+  named,
   prune_and_regrow,
   variant,
 )
 from sparsejax.updates import orders
 
 
+@named
 def rigl(
   sparsity: float,
   *,
@@ -116,6 +118,7 @@ def itop(
 
 rigl_itop = variant(
   itop,
+  "rigl_itop",
   """RigL-ITOP: `itop` that regrows by gradient magnitude.
 
   Takes the arguments of `itop`; `regrow_by` is `criteria.gradient_magnitude`.
@@ -125,6 +128,7 @@ rigl_itop = variant(
 
 set_itop = variant(
   itop,
+  "set_itop",
   """SET-ITOP: `itop` that regrows at random.
 
   Takes the arguments of `itop`; `regrow_by` is `criteria.random`.

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Bool, Int, PyTree
 
 from sparsejax.components import criteria, placement, scopes
@@ -73,7 +74,8 @@ def first_masks(
     first = initial.pattern.first
     return [first(criteria.magnitude(leaf), leaf) for leaf in leaves]
   if method.initial_sparsity == 0:
-    return active
+    # XLA would fold what is counted of constants, 5 CPU seconds per million.
+    return lax.optimization_barrier(active)
   zero = jnp.zeros((), jnp.int32)
   packed = packings.packing_for(layout)
   if initial.criterion is None:
