@@ -2,6 +2,7 @@
 
 from sparsejax import at_init, methods
 from sparsejax.analysis.counted import DenseLeaf, LayerSummary, Summary
+from sparsejax.analysis.multiplied import multiplied
 from sparsejax.analysis.summary import assert_sparse, stats, summary
 from sparsejax.at_init import prune_at_init
 from sparsejax.components import connectivity, criteria
@@ -83,6 +84,7 @@ __all__ = [
   "layerwise",
   "masks_from_params",
   "momentum",
+  "multiplied",
   "never_active_first",
   "prune_at_init",
   "sigmoid_curve",

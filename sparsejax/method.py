@@ -112,6 +112,8 @@ class SparseLeaf:
     shape: of the leaf.
     axis: axis along which every slice is its own layer; None for one layer.
     sparsity: final sparsity of the leaf where an override sets one.
+    matrix: (inputs, outputs) of a layer that is a matrix although it has more
+      dimensions, as those of attention; None for others.
   """
 
   index: int
@@ -119,6 +121,7 @@ class SparseLeaf:
   shape: tuple[int, ...]
   axis: int | None = None
   sparsity: float | None = None
+  matrix: tuple[int, ...] | None = None
 
   @property
   def num_layers(self) -> int:
@@ -166,6 +169,13 @@ class Layout:
   def shapes(self) -> dict[str, tuple[int, ...]]:
     """Layer name -> shape."""
     return {n: f.layer_shape for f in self.leaves for n in f.layer_names}
+
+  @functools.cached_property
+  def kernels(self) -> dict[str, tuple[int, ...]]:
+    """Layer name -> shape as a distribution sees it: heads are no window."""
+    return {
+      n: f.matrix or f.layer_shape for f in self.leaves for n in f.layer_names
+    }
 
   @functools.cached_property
   def sizes(self) -> tuple[int, ...]:
