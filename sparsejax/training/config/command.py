@@ -244,12 +244,29 @@ def _clear(argv: Sequence[str], config: Any) -> list[str]:
 def _types(config: ConfigDict, prefix: str = "config.") -> dict[str, type]:
   """Returns the type of every value of a config, by its dotted path."""
   found: dict[str, type] = {}
-  for key in config:
+  for key in _keys(config, prefix):
     value = config[key]
     if isinstance(value, ConfigDict):
       found |= _types(value, f"{prefix}{key}.")
     else:
       found[f"{prefix}{key}"] = config.get_type(key)
+  return found
+
+
+def _keys(config: ConfigDict, prefix: str) -> list[str]:
+  """Returns the keys of a section; raises `InputError` unless all are text."""
+  where = f"`{prefix.rstrip('.')}`"
+  try:
+    found = list(config)  # They are sorted, which needs one type.
+  except TypeError as error:
+    problem = f"{where} has keys of several types. Keys must be text."
+    raise command_line.InputError(problem) from error
+  for key in found:
+    if not isinstance(key, str):
+      shown = value_types.shown(key)
+      raise command_line.InputError(
+        f"{where} has the key {shown}. Keys must be text."
+      )
   return found
 
 
