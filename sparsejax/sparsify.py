@@ -234,6 +234,7 @@ def _init(
     last_update=jnp.full((), -1, jnp.int32),
     masks=masks,
     requested=counts,
+    changes=jnp.zeros((2, len(layout.sizes)), jnp.int32),
     axes=jnp.array([-1 if a is None else a for a in layout.axes], jnp.int32),
     inner_state=inner_state,
     latent=storage.init(params, masks, accumulators),

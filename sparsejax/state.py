@@ -26,6 +26,9 @@ class SparseState(NamedTuple):
       dense leaves.
     requested: int32[1 + layers]; the requested counts. First that of all layers
       which share a budget, then one per layer, -1 where it shares one.
+    changes: int32[2, layers]; how many weights the last mask update pruned in
+      each layer, and how many it regrew. A weight that it pruned and regrew at
+      once counts as neither.
     axes: int32[leaves]; for each sparse leaf the axis along which every slice
       is its own layer, -1 for a leaf that is one layer.
     inner_state: the state of the inner transformation.
@@ -38,6 +41,7 @@ class SparseState(NamedTuple):
   last_update: Int[Array, ""]
   masks: PyTree
   requested: Int[Array, " counts"]
+  changes: Int[Array, "2 layers"]
   axes: Int[Array, " leaves"]
   inner_state: optax.OptState
   latent: PyTree

@@ -33,6 +33,7 @@ from sparsejax.method import (
 )
 
 ERK = scopes.layerwise(distributions.erk)
+UNIFORM = scopes.layerwise(distributions.uniform)
 
 
 def named(factory: Callable[..., Method]) -> Callable[..., Method]:

@@ -25,6 +25,7 @@ class Command(NamedTuple):
     distributed: whether to join other processes.
     cluster: keyword arguments of `processes.join`.
     print_config: whether to print the config and train nothing.
+    argv: the arguments.
   """
 
   config: ConfigDict
@@ -33,6 +34,7 @@ class Command(NamedTuple):
   distributed: bool
   cluster: dict[str, Any]
   print_config: bool
+  argv: tuple[str, ...]
 
 
 _TIMEOUTS = {
@@ -93,6 +95,7 @@ def parse(argv: Sequence[str]) -> Command:
     distributed=values.distributed,
     cluster={name: values[name].value for name in _CLUSTER},
     print_config=values.print_config,
+    argv=tuple(argv),
   )
 
 
