@@ -12,7 +12,13 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from sparsejax import command_line
-from sparsejax.training.config import files, keys, sections, value_types
+from sparsejax.training.config import (
+  files,
+  keys,
+  schema,
+  sections,
+  value_types,
+)
 
 
 class Command(NamedTuple):
@@ -218,14 +224,17 @@ def _rename_sections(argv: Sequence[str], config: Any) -> list[str]:
   """Replaces a section whose name is overridden by one of the new name."""
   rest = []
   for arg in argv:
-    match = re.fullmatch(r"--?config\.(\w+)\.name=(.*)", arg)
-    if match is None or match[1] not in sections.KINDS:
+    match = re.fullmatch(r"--?config\.([\w.]+)\.name=(.*)", arg)
+    kind = match and sections.find_kind(match[1])
+    if match is None or kind is None:
       rest.append(arg)
       continue
-    name = sections.canonical(match[1], match[2])
-    if name != dict(config.get(match[1]) or {}).get("name"):
+    *outer, key = match[1].split(".")
+    holder = functools.reduce(lambda c, name: c.get(name) or {}, outer, config)
+    name = sections.canonical(kind.title, match[2])
+    if name != dict(holder.get(key) or {}).get("name"):
       with config.unlocked():
-        config[match[1]] = ConfigDict(sections.section(match[1], name))
+        holder[key] = ConfigDict(schema.section(kind, name, {}))
   config.lock()
   return rest
 
