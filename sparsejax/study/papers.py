@@ -25,7 +25,7 @@ class Row(NamedTuple):
     name: parts joined by slashes, such as `granet-0.5/vgg19/cifar10/0.98`.
     config: what `--config` of the trainer takes; `None` for what the library
       does not train.
-    published: column -> figure.
+    published: column -> figure; empty in a table of our own.
     changes: more arguments of the trainer.
     after: name of the row whose run this one starts from, with the same seed.
     seek: sparsity in (0, 1) that its runs end with, of a method that has no
@@ -184,6 +184,24 @@ def line(
     )
     for item, cell in zip(items, cells, strict=True)
     if item != "-"
+  )
+
+
+def ours(name: str, config: str, cells: Sequence[Cell]) -> tuple[Row, ...]:
+  """Make the rows of one line of a table of our own, without figures.
+
+  Args:
+    name: the start of the rows' names.
+    config: as in `Row`, without the options of the cells.
+    cells: the header's cells.
+
+  Examples:
+    >>> (row,) = ours("gmp", "lm:gmp", [Cell("0.9", "sparsity=0.9")])
+    >>> row.name, row.config, row.published
+    ('gmp/0.9', 'lm:gmp,sparsity=0.9', {})
+  """
+  return tuple(
+    Row(f"{name}/{cell.name}", f"{config},{cell.options}", {}) for cell in cells
   )
 
 

@@ -62,7 +62,7 @@ def test_the_steps_by_hand():
     (["--sparsity=1.0"], "`--sparsity` must be in (0, 1), got 1.0"),
     (["--tolerance=0"], "`--tolerance` must be in (0, 1), got 0.0"),
     (["--runs=0"], "`--runs` must be at least 1, got 0"),
-    (["--key=method.decay"], "`--key` is 'decay'"),
+    (["--key=method.decay"], "`--key` got 'decay'"),
     ([], "must be a number above 0 to begin with, got 0.0"),
     (
       [
