@@ -7,6 +7,7 @@ has only tables.
 from sparsejax.plots.accuracy import plot_accuracy
 from sparsejax.plots.budgets import budget_table, plot_budgets
 from sparsejax.plots.flops import plot_flops
+from sparsejax.plots.plasticity import plot_plasticity
 from sparsejax.plots.records import Run, read_run
 from sparsejax.plots.report import REPORT, write_report
 from sparsejax.plots.results import (
@@ -34,6 +35,7 @@ __all__ = [
   "has_matplotlib",
   "plot_budgets",
   "plot_flops",
+  "plot_plasticity",
   "plot_run",
   "read_run",
   "write_report",

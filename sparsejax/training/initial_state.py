@@ -139,7 +139,7 @@ def _initial_masks(
   inputs = recipes.MaskInputs(
     setup=experiment.setup,
     weights=sharding.fetch(weights),
-    examples=functools.partial(_examples, experiment.dataset, key),
+    examples=functools.partial(examples, experiment.dataset, key),
     train_examples=experiment.dataset.train.examples,
     image_shape=experiment.dataset.train.image_shape,
     key=experiment.mask_key,
@@ -158,7 +158,7 @@ def _initial_masks(
   return processes.broadcast_from_first(masks)
 
 
-def _examples(dataset: Dataset, key: jax.Array, size: int) -> Iterator[Split]:
+def examples(dataset: Dataset, key: jax.Array, size: int) -> Iterator[Split]:
   """Yields batches of the training split, endlessly and without augmentation.
 
   A stream decodes its images as it does for training.

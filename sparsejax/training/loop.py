@@ -5,7 +5,7 @@ import json
 import math
 import pathlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -71,6 +71,8 @@ def run(
   reporter: Reporter,
   lock: workdir_lock.Lock | None = None,
   clock: timing.Clock | None = None,
+  keep_checkpoints: bool = False,
+  compile: Callable[..., programs.Programs] = programs.compile,
 ) -> outcomes.Outcome:
   """Train until the last step, a request to stop, or a non-finite loss.
 
@@ -81,6 +83,10 @@ def run(
     reporter: where progress is reported.
     lock: of the workdir, if this process holds it; checked after each dispatch.
     clock: measures since this start began.
+    keep_checkpoints: whether to keep all checkpoints, for runs that branch off;
+      by default the newest two and the best.
+    compile: `programs.compile`, or a function that returns what it compiled for
+      a run with the same programs.
 
   Returns:
     How the run ended. Metrics and checkpoints are in the workdir.
@@ -100,7 +106,9 @@ def run(
   )
   with contextlib.ExitStack() as stack:
     saved = stack.enter_context(
-      contextlib.closing(_open_checkpoints(experiment, workdir, abstract))
+      contextlib.closing(
+        open_checkpoints(experiment, workdir, abstract, keep_checkpoints)
+      )
     )
     start = _restore(abstract, saved, reporter, clock)
     if start is None:
@@ -120,7 +128,7 @@ def run(
       if writer.times is not None:
         clock.resume(writer.times)
     with clock.phase("compile"):
-      compiled = programs.compile(
+      compiled = compile(
         setup,
         experiment.dataset,
         start.state,
@@ -151,15 +159,20 @@ def run(
     return outcome._replace(seconds=clock.row())
 
 
-def _open_checkpoints(
-  experiment: Experiment, workdir: pathlib.Path, abstract: TrainState
+def open_checkpoints(
+  experiment: Experiment,
+  workdir: pathlib.Path,
+  abstract: TrainState,
+  keep_all: bool = False,
 ) -> checkpoints.Checkpoints:
+  """Opens the checkpoints of a run; of a state like `abstract`."""
   validates = experiment.dataset.validation is not None
   return checkpoints.open(
     workdir,
     fingerprint=json.dumps(experiment.config, sort_keys=True),
     sparse_leaves=initial_state.sparse_leaves(abstract),
     best_metric="validation_accuracy" if validates else "test_accuracy",
+    keep_all=keep_all,
   )
 
 

@@ -1,7 +1,10 @@
 """Console output: a progress bar on a terminal, plain lines in a log file."""
 
 import contextlib
+import math
 import pathlib
+import time
+import types
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -30,25 +33,41 @@ _WIDE = 100
 
 
 @contextlib.contextmanager
-def progress(console: Console, *, total: int) -> Iterator[Reporter]:
+def progress(
+  console: Console,
+  *,
+  total: int,
+  completed: int = 0,
+  first: Mapping[str, str] = types.MappingProxyType({}),
+  interval_seconds: float = 0.0,
+) -> Iterator[Reporter]:
   """Show the progress of a run.
 
   Args:
     console: where to print.
     total: steps in the run.
+    completed: steps that an earlier process took.
+    first: formats of values to show before those of all runs, by name.
+    interval_seconds: the least time between two lines of a log file.
 
   Yields:
     The reporter for the loop.
   """
   if not console.is_terminal:
-    yield Reporter(
-      message=lambda text: line(console, text),
-      progress=lambda step, row: _plain(console, step, total, row),
-    )
+    printed = -math.inf
+
+    def log(step: int, row: Mapping[str, Any]) -> None:
+      nonlocal printed
+      if time.monotonic() - printed >= interval_seconds or step == total:
+        printed = time.monotonic()
+        text = _values(row, {**first, **_MORE_VALUES})
+        line(console, f"step {step}/{total}  {text}")
+
+    yield Reporter(message=lambda text: line(console, text), progress=log)
     return
-  formats = _MORE_VALUES if console.width >= _WIDE else _VALUES
+  formats = {**first, **(_MORE_VALUES if console.width >= _WIDE else _VALUES)}
   with _bar(console) as bar:
-    task = bar.add_task("", total=total, values="starting")
+    task = bar.add_task("", total=total, completed=completed, values="starting")
     latest: dict[str, Any] = {}
 
     def advance(step: int, row: Mapping[str, Any]) -> None:
@@ -86,12 +105,6 @@ def _bar(console: Console) -> Progress:
     TimeRemainingColumn(),
     console=console,
   )
-
-
-def _plain(
-  console: Console, step: int, total: int, row: Mapping[str, Any]
-) -> None:
-  line(console, f"step {step}/{total}  {_values(row, _MORE_VALUES)}")
 
 
 def _values(row: Mapping[str, Any], formats: Mapping[str, str]) -> str:
