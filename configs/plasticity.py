@@ -75,12 +75,13 @@ def _cifar(chosen: dict[str, Any]) -> ConfigDict:
   return _load("cifar", ",".join(words))
 
 
-def _load(name: str, arg: str) -> ConfigDict:
+def _load(name: str, arg: str) -> Any:
   config = files.load(files.find("`--config`", name)).get_config(arg)
   return config.copy_and_resolve_references()
 
 
-def _protocol(chosen: dict[str, Any], config: ConfigDict) -> dict[str, Any]:
+def _protocol(chosen: dict[str, Any], config: Any) -> dict[str, Any]:
+  """Returns the section of the protocol, at the paper's share of the run."""
   given: dict[str, Any] = {
     "every_epochs": config.epochs * _EVERY,
     "continue_epochs": config.epochs * _CONTINUE,

@@ -118,15 +118,16 @@ def prune_once(
     criterion=criterion,
     regrow_by=regrow_by,
   )
-  if grads is None:
-    if not method.updates_without_gradient:
-      raise ValueError(
-        "`grads` must be given to a criterion that reads the gradient, got"
-        " None. Pass jax.grad(loss)(params)."
-      )
-    grads = optax.tree.zeros_like(params)
+  if grads is None and not method.updates_without_gradient:
+    raise ValueError(
+      "`grads` must be given to a criterion that reads the gradient, got None."
+      " Pass jax.grad(loss)(params)."
+    )
+  unused: Any = optax.tree.zeros_like(params)
   tx = sparsify(optax.set_to_zero(), method, key=key, masks=masks)
-  updates, state = tx.update(grads, tx.init(params), params, hvp=hvp)
+  updates, state = tx.update(
+    unused if grads is None else grads, tx.init(params), params, hvp=hvp
+  )
   return Pruned(optax.apply_updates(params, updates), get_masks(state))
 
 

@@ -7,6 +7,7 @@ has only tables.
 from sparsejax.plots.accuracy import plot_accuracy
 from sparsejax.plots.budgets import budget_table, plot_budgets
 from sparsejax.plots.flops import plot_flops
+from sparsejax.plots.panels import plot_panels
 from sparsejax.plots.plasticity import plot_plasticity
 from sparsejax.plots.records import Run, read_run
 from sparsejax.plots.report import REPORT, write_report
@@ -35,6 +36,7 @@ __all__ = [
   "has_matplotlib",
   "plot_budgets",
   "plot_flops",
+  "plot_panels",
   "plot_plasticity",
   "plot_run",
   "read_run",

@@ -2,10 +2,14 @@
 
   python -m sparsejax.plots budgets WORKDIR... [--out FILE]
   python -m sparsejax.plots flops WORKDIR... --out FILE
+  python -m sparsejax.plots plasticity FOLDER... --out FILE
+  python -m sparsejax.plots final_gap FOLDER... --out FILE
 
 `budgets` prints the sparsity of every layer of finished runs, and plots it with
 `--out`. `flops` plots inference and training FLOPs over the steps. A run is
 named after its folder, or by the whole path if two folders have the same name.
+`plasticity` and `final_gap` plot grids of sparsejax.study.plasticity, and the
+mean of several, such as those of other seeds.
 Figures need matplotlib: pip install 'sparsejax[plots]'.
 
 Exit status: 0 done, 2 bad input.
@@ -22,6 +26,7 @@ _FIGURES: dict[str, Callable[..., Any]] = {
   "budgets": plots.plot_budgets,
   "flops": plots.plot_flops,
 }
+_MEASURES = ("plasticity", "final_gap")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,15 +43,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _plot(argv: list[str]) -> int:
   parser = command_line.Parser()
-  parser.add_argument("figure", metavar="budgets|flops")
+  parser.add_argument("figure", metavar="budgets|flops|plasticity|final_gap")
   parser.add_argument("workdirs", nargs="+", type=command_line.path)
   parser.add_argument("--out", type=command_line.path)
   parsed = parser.parse_args(argv)
-  if parsed.figure not in _FIGURES:
-    raise command_line.unknown("The figure", parsed.figure, _FIGURES)
-  if parsed.figure == "flops" and parsed.out is None:
-    raise command_line.InputError("`flops` needs `--out`, the file to write.")
+  known = [*_FIGURES, *_MEASURES]
+  if parsed.figure not in known:
+    raise command_line.unknown("The figure", parsed.figure, known)
+  if parsed.figure != "budgets" and parsed.out is None:
+    raise command_line.InputError(
+      f"`{parsed.figure}` needs `--out`, the file to write."
+    )
   try:
+    if parsed.figure in _MEASURES:
+      plots.plot_plasticity(parsed.workdirs, parsed.figure, parsed.out)
+      return command_line.DONE
     runs = {
       title: plots.read_run(folder)
       for title, folder in _titles(parsed.workdirs).items()

@@ -2,7 +2,8 @@
 
 A file in `configs/tables/` defines one `TABLE`, written to be compared with the
 printed page: each line of the paper's table (a method and its options) over the
-cells of its header (networks and their options). `reproduce` trains the rows.
+cells of its header (networks and their options). `reproduce` trains the rows. A
+figure is a table with a `Plot`, whose rows need no published numbers.
 """
 
 import itertools
@@ -30,6 +31,8 @@ class Row(NamedTuple):
     after: name of the row whose run this one starts from, with the same seed.
     source: whose numbers the paper quotes; "" for its own.
     note: how our run differs from the paper's, or what else to know.
+    seed_shift: added to the seed, for a row whose seed must differ from that of
+      the row that it starts from.
   """
 
   name: str
@@ -39,6 +42,25 @@ class Row(NamedTuple):
   after: str | None = None
   source: str = ""
   note: str = ""
+  seed_shift: int = 0
+
+
+class Plot(NamedTuple):
+  """What a figure shows.
+
+  A line is the first part of the rows' names. The other parts are the title of
+  its panel, but for the last one of points, which differs along the line.
+
+  Attributes:
+    y: the vertical axis, one row of panels each: names in `results.COLUMNS`
+      for points, one per run; keys of `metrics.jsonl` for curves over the
+      epochs of a run.
+    x: the horizontal axis of points, a name in `results.COLUMNS`; None for
+      curves.
+  """
+
+  y: tuple[str, ...]
+  x: str | None = None
 
 
 class Table(NamedTuple):
@@ -49,12 +71,14 @@ class Table(NamedTuple):
     reference: paper and number.
     columns: published columns, names in `results.COLUMNS` or of layers.
     rows: in the paper's order; a row comes after the one that it starts from.
+    plot: the figure to draw; None for a table.
   """
 
   title: str
   reference: str
   columns: tuple[str, ...]
   rows: tuple[Row, ...]
+  plot: Plot | None = None
 
 
 class Cell(NamedTuple):
@@ -155,6 +179,29 @@ def line(
     )
     for item, cell in zip(items, cells, strict=True)
     if item != "-"
+  )
+
+
+def unpublished(
+  name: str,
+  config: str,
+  cells: Sequence[Cell],
+  *,
+  after: str | None = None,
+  **fields: Any,
+) -> tuple[Row, ...]:
+  """Make the rows of a line without published numbers, as in a figure.
+
+  `line` describes the arguments.
+  """
+  return line(
+    name,
+    config,
+    cells,
+    " ".join(["-/-"] * len(cells)),
+    columns=("", ""),
+    after=after,
+    **fields,
   )
 
 

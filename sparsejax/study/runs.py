@@ -82,7 +82,7 @@ def plan(
     if key not in found:
       before = None if row.after is None else add(by_name[row.after], seed)
       argv = [f"--config={row.config}{word}", *row.changes]
-      argv += [f"--config.seed={seed}", *changes]
+      argv += [f"--config.seed={seed + row.seed_shift}", *changes]
       found[key] = _run(row, argv, before, workdir)
     return found[key]
 

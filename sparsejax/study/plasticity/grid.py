@@ -89,7 +89,7 @@ def experiment(
     data: the data set; the config's by default.
     wrap: changes the optimizer.
   """
-  changed = ConfigDict(config.copy_and_resolve_references()).unlock()
+  changed: Any = config.copy_and_resolve_references().unlock()
   changed.method.sparsity = sparsity
   return build.build(changed, data, wrap=wrap)
 

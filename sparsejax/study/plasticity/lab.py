@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 import sparsejax
 from sparsejax.analysis import plasticity
+from sparsejax.components import trees
 from sparsejax.data import Split
 from sparsejax.method import Input
 from sparsejax.study.plasticity import continuation, protocol as protocols
@@ -197,22 +198,14 @@ def _gradient(setup: Setup, state: TrainState, batch: Split) -> Any:
 
 def _product(setup: Setup, state: TrainState, batch: Split, grads: Any) -> Any:
   """Returns the Hessian of a batch times the gradient of active weights."""
-  zeros = jax.tree.map(jnp.zeros_like, grads)
-  masks = sparsejax.get_masks(state.opt_state)
+  direction = trees.map_masked(
+    lambda mask, g: jnp.where(mask, g, jnp.zeros_like(g)),
+    sparsejax.get_masks(state.opt_state),
+    grads,
+    dense=jnp.zeros_like,
+  )
   return jax.jvp(
     lambda params: _gradient(setup, state._replace(params=params), batch),
     (state.params,),
-    (_where(masks, grads, zeros),),
+    (direction,),
   )[1]
-
-
-def _where(masks: Any, grads: Any, zeros: Any) -> Any:
-  from sparsejax.components import trees
-
-  return trees.map_masked(
-    lambda mask, g, zero: jnp.where(mask, g, zero),
-    masks,
-    grads,
-    zeros,
-    dense=lambda g, zero: zero,
-  )

@@ -84,7 +84,7 @@ def split(config: ConfigDict) -> tuple[ConfigDict, dict[str, Any]]:
   Raises:
     InputError: if there is no such section, or the method is another one.
   """
-  whole = config.copy_and_resolve_references().unlock()
+  whole: Any = config.copy_and_resolve_references().unlock()
   section = whole.get("plasticity")
   if not isinstance(section, ConfigDict):
     raise command_line.InputError(
