@@ -12,8 +12,6 @@ from typing import Any, NamedTuple
 
 import jax
 
-RESULTS = pathlib.Path(__file__).parent / "results"
-
 
 class Timing(NamedTuple):
   """Times of one call, or medians over several.
@@ -96,15 +94,24 @@ def machine() -> dict[str, Any]:
 
 
 def save(
-  name: str, rows: Sequence[Mapping[str, Any]], where: Mapping[str, Any]
+  name: str,
+  rows: Sequence[Mapping[str, Any]],
+  where: Mapping[str, Any],
+  folder: pathlib.Path,
 ) -> None:
-  """Print rows as a Markdown table and write them as JSON."""
+  """Print rows as a Markdown table and write them as JSON.
+
+  Args:
+    name: of the file, without the platform.
+    rows: column -> value.
+    where: the machine, from `machine`.
+    folder: exists.
+  """
   platform_name = "cpu" if where["device"] == "cpu" else "gpu"
-  RESULTS.mkdir(exist_ok=True)
-  path = RESULTS / f"{name}_{platform_name}.json"
+  path = folder / f"{name}_{platform_name}.json"
   record = {"machine": {**where, "load_after": machine()["load"]}, "rows": rows}
   path.write_text(json.dumps(record, indent=1) + "\n")
-  print(f"\n{name}: {record['machine']}\n\n{table(rows)}", flush=True)
+  print(f"\n{name}: {record['machine']}\n\n{table(rows)}\n\n{path}", flush=True)
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:

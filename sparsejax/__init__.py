@@ -1,13 +1,8 @@
 """Sparse training in JAX: masks that live in the optax state."""
 
 from sparsejax import at_init, methods
-from sparsejax.analysis.summary import (
-  LayerSummary,
-  Summary,
-  assert_sparse,
-  stats,
-  summary,
-)
+from sparsejax.analysis.counted import DenseLeaf, LayerSummary, Summary
+from sparsejax.analysis.summary import assert_sparse, stats, summary
 from sparsejax.at_init import prune_at_init
 from sparsejax.components import connectivity, criteria
 from sparsejax.components.criteria import momentum, never_active_first
@@ -47,13 +42,14 @@ from sparsejax.state import (
   masks_from_params,
 )
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
   "Accumulator",
   "Context",
   "Count",
   "Criterion",
+  "DenseLeaf",
   "Gate",
   "Initial",
   "Input",

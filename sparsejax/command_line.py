@@ -12,6 +12,7 @@ import pathlib
 import re
 import signal
 import sys
+import traceback
 import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NoReturn
@@ -22,6 +23,7 @@ RESUME = "Saved checkpoints are intact: the same command resumes."
 
 _OUT_OF_MEMORY = "out of memory"  # What jax says, in its own exceptions.
 _MAX_LISTED, _MAX_SUGGESTED = 40, 5
+_BACKENDS = "xla_bridge.py"  # Where jax finds devices; it may only assert.
 _LINK_LOOP = "Symlink loop"  # Of pathlib before Python 3.13, no `OSError`.
 
 
@@ -235,12 +237,25 @@ def _message(error: BaseException, name: str, hint: str) -> str | None:
   if isinstance(error, RuntimeError) and _LINK_LOOP in str(error):
     return f"{error}: a link in this path leads back to itself."
   reason = " ".join(str(error).split()).rstrip(".")
+  if _raised_in(error) == _BACKENDS:
+    wanted = os.environ.get("JAX_PLATFORMS", "")
+    return (
+      f"JAX has no device for JAX_PLATFORMS={wanted!r}:"
+      f" {reason or 'it is not installed'}. Install jax for that device, such"
+      " as 'sparsejax[cuda13]', or unset JAX_PLATFORMS."
+    )
   if isinstance(error, MemoryError) or _OUT_OF_MEMORY in reason.lower():
     return (
       f"Out of memory: {reason or 'an allocation failed'}. Use a smaller model,"
       f" batch or data set, or raise the limit of the process. {hint}".strip()
     )
   return None
+
+
+def _raised_in(error: BaseException) -> str:
+  """Returns the name of the file that raised an error."""
+  frames = traceback.extract_tb(error.__traceback__)
+  return pathlib.Path(frames[-1].filename).name if frames else ""
 
 
 def _missing_library(error: ModuleNotFoundError, name: str) -> str | None:

@@ -84,6 +84,10 @@ METHODS = {
     methods.optg(0.5, steps_per_epoch=2, epochs=4, score_learning_rate=0.1),
     "every step",
   ),
+  "supermask": (
+    methods.supermask(0.5, score_learning_rate=0.1),
+    "every step",
+  ),
   "top_kast": (methods.top_kast(0.5, backward_sparsity=0.3), "every step"),
 }
 

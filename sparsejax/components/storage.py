@@ -171,6 +171,14 @@ kept_straight_through = kept._replace(
 """As `kept`, and the gradient acts on all latent weights (DPF, DNW)."""
 
 
+kept_fixed = kept._replace(
+  gradient=straight_through,
+  update=lambda leaf, update: jnp.zeros_like(update),
+  reads=(Input.GRADIENT,),
+)
+"""As `kept`, but no weight ever moves: only the masks do (supermasks)."""
+
+
 def kept_decayed(decay: float) -> Storage:
   """As `kept_straight_through`, and inactive weights decay faster.
 

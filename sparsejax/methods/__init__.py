@@ -10,7 +10,7 @@ from sparsejax.components import (
   scopes,
   storage as storages,
 )
-from sparsejax.methods.compositions import track_ever_active
+from sparsejax.methods.compositions import UNIFORM, track_ever_active
 from sparsejax.methods.granet import granet
 from sparsejax.methods.kept import (
   dnw,
@@ -18,6 +18,7 @@ from sparsejax.methods.kept import (
   optg,
   soft_threshold,
   sr_ste,
+  supermask,
   top_kast,
 )
 from sparsejax.methods.pruning import dense, gmp, one_shot, static
@@ -42,6 +43,7 @@ METHODS = {
   "dsr": dsr,
   "deep_r": deep_r,
   "optg": optg,
+  "supermask": supermask,
   "dpf": dpf,
   "dnw": dnw,
   "top_kast": top_kast,
@@ -56,6 +58,7 @@ DISTRIBUTIONS = {
 SCOPES = {
   "global": scopes.global_scope,
   **{name: scopes.layerwise(d) for name, d in DISTRIBUTIONS.items()},
+  "uniform": UNIFORM,
 }
 CRITERIA = {
   "magnitude": criteria.magnitude,
@@ -63,6 +66,8 @@ CRITERIA = {
   "taylor": criteria.taylor,
   "gradient_flow": criteria.gradient_flow,
 }
+GLOBAL_MAGNITUDE = "global_magnitude"
+"""Name of budgets that need trained weights; see `scopes.global_magnitude`."""
 REGROW_BY = {
   "random": criteria.random,
   "gradient": criteria.gradient_magnitude,
@@ -103,6 +108,7 @@ __all__ = [
   "sparse_evolution",
   "sr_ste",
   "static",
+  "supermask",
   "top_kast",
   "track_ever_active",
 ]

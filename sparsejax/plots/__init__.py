@@ -1,11 +1,12 @@
 """Figures, tables and reports from the records of runs.
 
-Figures need matplotlib (`pip install sparsejax[plots]`); without it, a report
-has only tables.
+Reports are complete by themselves. Figures in files need matplotlib (`pip
+install sparsejax[plots]`).
 """
 
 from sparsejax.plots.accuracy import plot_accuracy
 from sparsejax.plots.budgets import budget_table, plot_budgets
+from sparsejax.plots.comparison import write_comparison
 from sparsejax.plots.flops import plot_flops
 from sparsejax.plots.panels import plot_panels
 from sparsejax.plots.plasticity import plot_plasticity
@@ -20,7 +21,6 @@ from sparsejax.plots.results import (
   read_results,
 )
 from sparsejax.plots.style import has_matplotlib
-from sparsejax.plots.training_curves import plot_run
 
 __all__ = [
   "REPORT",
@@ -38,7 +38,7 @@ __all__ = [
   "plot_flops",
   "plot_panels",
   "plot_plasticity",
-  "plot_run",
   "read_run",
+  "write_comparison",
   "write_report",
 ]

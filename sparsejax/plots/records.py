@@ -10,6 +10,7 @@ are used.
 import json
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from sparsejax import command_line
@@ -17,6 +18,7 @@ from sparsejax import command_line
 CONFIG, METRICS, SUMMARY = "config.json", "metrics.jsonl", "summary.json"
 BRANCHES = "branches.jsonl"
 """The records of a grid of pruning plasticity, one branch per line."""
+ENVIRONMENT = "environment.json"
 PHASES: tuple[str, ...] = (
   "start",
   "compile",
@@ -48,12 +50,14 @@ class Run(NamedTuple):
     rows: lines of `metrics.jsonl`, by ascending step.
     summary: contents of `summary.json`; empty for an unfinished run.
     damage: why later rows are missing; `None` if none are.
+    environment: contents of `environment.json`; empty if there is none.
   """
 
   config: dict[str, Any]
   rows: list[dict[str, Any]]
   summary: dict[str, Any]
   damage: str | None = None
+  environment: Mapping[str, Any] = MappingProxyType({})
 
 
 def read_run(workdir: pathlib.Path) -> Run:
@@ -67,11 +71,20 @@ def read_run(workdir: pathlib.Path) -> Run:
 
   Raises:
     FileNotFoundError: if it is not the workdir of a run.
-    InputError: if its config or summary is damaged.
+    InputError: if its config, summary or environment is damaged.
   """
   config = read_config(workdir)
   found = read_metrics(workdir)
-  return Run(config, found.rows, read_summary(workdir) or {}, found.damage)
+  summary, environment = read_summary(workdir) or {}, workdir / ENVIRONMENT
+  return Run(
+    config,
+    found.rows,
+    summary,
+    found.damage,
+    _read(environment, {}, "Remove it: only reports show it.")
+    if environment.exists()
+    else {},
+  )
 
 
 def read_config(workdir: pathlib.Path) -> dict[str, Any]:
@@ -178,6 +191,10 @@ _TEXT = _Kind(
   "printable text", lambda x: isinstance(x, str) and x.isprintable()
 )
 _COUNT = _Kind("an integer of at least 0", _is_count)
+_COUNTS = _Kind(
+  "an array of integers of at least 0",
+  lambda x: isinstance(x, list) and all(map(_is_count, x)),
+)
 _NUMBER = _Kind("a number", _is_number)
 _FRACTION = _Kind("in [0, 1]", lambda x: _is_number(x) and 0 <= x <= 1)
 _SPARSITY = _Kind("in [0, 1)", lambda x: _is_number(x) and 0 <= x < 1)
@@ -195,10 +212,13 @@ _CONFIG = {
   "epochs_multiplier": _optional(_NUMBER),
   **{name: {"name": _TEXT} for name in ("data", "model", "method")},
 }
+_LISTS = ("pruned", "regrown")
 _ROW = {
   "step": _COUNT,
   "active": _optional(_COUNT),
   "test_accuracy": _optional(_FRACTION),
+  "mask_updates": _optional(_COUNT),
+  **dict.fromkeys(_LISTS, _optional(_COUNTS)),
 }
 _BRANCH = {
   "measure": _TEXT,
@@ -219,6 +239,7 @@ _LAYER = {
   "total": _COUNT,
   "active": _COUNT,
   "sparsity": _FRACTION,
+  **dict.fromkeys(_LISTS, _optional(_COUNT)),
 }
 _SUMMARY = {
   **dict.fromkeys(("method", "model", "data"), _TEXT),
@@ -327,6 +348,8 @@ def _row_fault(row: Mapping[str, Any], last: int) -> str | None:
   if row["step"] <= last:
     return f"`step` must be above {last}, got {row['step']}"
   for name, value in row.items():
-    if not isinstance(value, bool) and not _MEASURED.fits(value):
+    if name in _LISTS or isinstance(value, bool):
+      continue
+    if not _MEASURED.fits(value):
       return f"`{name}` must be a number, got {json.dumps(value)[:60]}"
   return None

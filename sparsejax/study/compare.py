@@ -1,8 +1,10 @@
 """Compare runs by method and sparsity, over seeds.
 
-  python -m sparsejax.study.compare RUN... [--csv FILE] [--plot FILE]
+  python -m sparsejax.study.compare RUN... [--report FILE] [--csv FILE]
+      [--plot FILE]
 
   RUN           a run's workdir, a folder of workdirs, or a glob ("runs/*")
+  --report FILE write an HTML page: results, curves, layers, times, configs
   --csv FILE    write one line per run
   --plot FILE   plot accuracy over sparsity (needs matplotlib)
 
@@ -40,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _compare(argv: list[str]) -> int:
   parser = command_line.Parser()
   parser.add_argument("runs", nargs="*")
+  parser.add_argument("--report", type=command_line.path)
   parser.add_argument("--csv", type=command_line.path)
   parser.add_argument("--plot", type=command_line.path)
   parsed = parser.parse_args(argv)
@@ -56,6 +59,9 @@ def _compare(argv: list[str]) -> int:
   if unfinished:
     listed = ", ".join(map(str, unfinished))
     print(f"note: skipped {len(unfinished)} unfinished runs: {listed}")
+  if parsed.report is not None:
+    plots.write_comparison(done, parsed.report)
+    print(f"Report: {parsed.report}")
   if parsed.csv is not None:
     tables.write_csv(list(map(_record, results)), parsed.csv)
   if parsed.plot is not None:

@@ -60,10 +60,17 @@ def facts(
     programs: flags of XLA and options of jax.
   """
   values = {f"config.{key}": v for key, v in identity.flat(config).items()}
-  versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
   return {
     **values,
     "--workdir": None if workdir is None else str(workdir),
+    **environment(),
+  }
+
+
+def environment() -> dict[str, Any]:
+  """Collect what decides how a config computes; uses no device."""
+  versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
+  return {
     "sparsejax": sparsejax.__version__,
     "source of sparsejax": _source_digest(),
     "python": platform.python_version(),

@@ -19,6 +19,7 @@ from sparsejax.training import input_pipeline, sharding, train_step
 from sparsejax.training.train_state import Setup, TrainState
 
 TrainDispatch = Callable[[TrainState], tuple[TrainState, train_step.Metrics]]
+MaskUpdate = Callable[[TrainState], TrainState]
 
 
 class Target(NamedTuple):
@@ -48,36 +49,6 @@ def compile_dispatches(
   Returns:
     A function that runs the next dispatch.
   """
-  steps = _compile_steps(target, train, trains=trains)
-  return _after_mask_update(target, steps, trains=trains)
-
-
-def _after_mask_update(
-  target: Target, steps: TrainDispatch, *, trains: bool
-) -> TrainDispatch:
-  """Returns dispatches that begin with the mask updates between steps."""
-  setup, state, _ = target
-  if not setup.mask_update_steps:
-    return steps
-  update: Any = jax.jit(
-    functools.partial(train_step.update_masks, setup),
-    donate_argnums=0,
-    out_shardings=sharding.of(state),
-  )
-  if trains:
-    update = update.lower(state).compile()
-
-  def dispatch(state: TrainState) -> tuple[TrainState, train_step.Metrics]:
-    if int(sharding.fetch(state.step)) % setup.mask_update_steps == 0:
-      state = update(state)
-    return steps(state)
-
-  return dispatch
-
-
-def _compile_steps(
-  target: Target, train: Split | Stream, *, trains: bool
-) -> TrainDispatch:
   setup, state, mesh = target
   if isinstance(train, Stream):
     key = jax.random.wrap_key_data(sharding.fetch(state.key))
@@ -115,6 +86,35 @@ def _compile_steps(
   if trains:
     dispatch = dispatch.lower(state, train).compile()
   return lambda state: dispatch(state, train)
+
+
+def compile_mask_update(target: Target, *, trains: bool) -> MaskUpdate | None:
+  """Compile the mask update between two steps.
+
+  Args:
+    target: what to compile for.
+    trains: whether any step is left; if not, nothing is compiled.
+
+  Returns:
+    A function that updates the masks where an update may be due, and donates
+    the state; `None` if the method updates masks in its steps.
+  """
+  setup, state, _ = target
+  if not setup.mask_update_steps:
+    return None
+  update: Any = jax.jit(
+    functools.partial(train_step.update_masks, setup),
+    donate_argnums=0,
+    out_shardings=sharding.of(state),
+  )
+  if trains:
+    update = update.lower(state).compile()
+
+  def update_if_due(state: TrainState) -> TrainState:
+    due = int(sharding.fetch(state.step)) % setup.mask_update_steps == 0
+    return update(state) if due else state
+
+  return update_if_due
 
 
 def dispatch_end(setup: Setup, first: int) -> int:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh
 
+import sparsejax
 from sparsejax.training import (
   dispatches,
   initial_state,
@@ -18,6 +19,7 @@ from sparsejax.training import (
   preemption,
   processes,
   programs,
+  run_flops,
   sharding,
   watchdog,
   weight_sharding,
@@ -217,7 +219,8 @@ def _train(run: _Run, state: TrainState) -> outcomes.Outcome:
 
   1. End if another run took the workdir over.
   2. Stop if the loss or the gradient is not finite.
-  3. At the end of an epoch, update the metric that the method follows.
+  3. At the end of an epoch, update the metric that the method follows; after
+     the last step, the masks as well, if the method does so.
   4. Evaluate, if due.
   5. Write metrics.
   6. Save weights for later runs, if configured.
@@ -243,6 +246,9 @@ def _train(run: _Run, state: TrainState) -> outcomes.Outcome:
     with run.clock.phase("evaluate"):
       state = _update_metric(run, state, step)
     last = step == steps.total
+    if last:
+      state = _update_masks(run, state)
+      rows[-1] |= _recounted(run, state, step)
     evaluation: dict[str, float] = {}
     if last or _due(steps.eval_every, first, step):
       evaluation = _evaluate(run, state)
@@ -277,6 +283,7 @@ def _dispatch(run: _Run, state: TrainState, first: int) -> _Dispatched:
   started = time.perf_counter()
   setup = run.experiment.setup
   with jax.transfer_guard("disallow"):
+    state = _update_masks(run, state)
     state, stacked = jax.block_until_ready(run.programs.train(state))
   watchdog.progress()
   seconds = time.perf_counter() - started
@@ -292,6 +299,24 @@ def _dispatch(run: _Run, state: TrainState, first: int) -> _Dispatched:
   return _Dispatched(
     state, step, rows, timing.Dispatch(count, updates, seconds)
   )
+
+
+def _update_masks(run: _Run, state: TrainState) -> TrainState:
+  """Updates the masks if the method does so between steps."""
+  if run.programs.update_masks is None:
+    return state
+  with jax.transfer_guard("disallow"):
+    return run.programs.update_masks(state)
+
+
+def _recounted(run: _Run, state: TrainState, step: int) -> dict[str, Any]:
+  """Returns what a row says of masks that changed after its step."""
+  if run.programs.update_masks is None:
+    return {}
+  stats = sharding.fetch(jax.jit(sparsejax.stats)(state.opt_state))
+  counters = run_flops.Counters(*sharding.fetch(state.counters))
+  found = metrics.sparsity_row({key: int(x) for key, x in stats.items()})
+  return found | run_flops.record(counters, step, run.experiment.costs)
 
 
 def _update_metric(run: _Run, state: TrainState, step: int) -> TrainState:

@@ -30,8 +30,11 @@ class Programs(NamedTuple):
   """Compiled programs.
 
   Attributes:
-    train: one dispatch, up to the next of `Setup.dispatch_ends`, after a mask
-      update if the method updates masks between steps; donates the state.
+    train: one dispatch, up to the next of `Setup.dispatch_ends`; donates the
+      state.
+    update_masks: updates the masks if the method does so between steps, to be
+      called before every dispatch and after the last one; donates the state.
+      `None` for other methods.
     evaluate: sums over a split, by name: "test", "validation" if there is one,
       and "train" if it is resident (compiled when it is first called).
     examples: number of examples in each of these splits.
@@ -42,6 +45,7 @@ class Programs(NamedTuple):
   """
 
   train: dispatches.TrainDispatch
+  update_masks: dispatches.MaskUpdate | None
   evaluate: Mapping[str, Evaluate]
   examples: Mapping[str, int]
   update_metric: UpdateMetric | None
@@ -87,6 +91,7 @@ def compile(
     )
   return Programs(
     train=train,
+    update_masks=dispatches.compile_mask_update(target, trains=trains),
     evaluate=evaluate,
     examples=examples,
     update_metric=update_metric,

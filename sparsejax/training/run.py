@@ -3,7 +3,9 @@
 import contextlib
 import datetime
 import functools
+import os
 import pathlib
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 
@@ -55,7 +57,7 @@ def run(
     stack.enter_context(exit_alone("sparsejax.train"))
     if stop is None:
       stop = stack.enter_context(preemption.stop_on_signals())
-      stop.nothing_to_save = True  # Until the first dispatch.
+    stop.nothing_to_save = True  # Until the first dispatch.
     try:
       return _run(command.parse(argv), stop, clock)
     except errors.CheckpointError as error:
@@ -98,6 +100,7 @@ def _run_together(
   with _workdir(parsed, experiment, console) as (workdir, lock):
     summary = records.read_summary(workdir)
     if summary is None:
+      _record_environment(workdir, parsed)
       return _train(console, experiment, workdir, stop, lock, clock)
     reporting.line(console, f"{workdir} is finished; nothing was changed.")
     _report(workdir)
@@ -143,6 +146,21 @@ def _train(
   processes.barrier("summary")  # A later run may look for it.
   reporting.result(console, summary, workdir)
   return outcomes.DONE
+
+
+def _record_environment(workdir: pathlib.Path, parsed: command.Command) -> None:
+  """Records what this start runs on, for the report."""
+  if not processes.is_first():
+    return
+  arguments = ["python", "-m", "sparsejax.train", *parsed.argv]
+  found = {
+    "command": shlex.join(arguments),
+    **agreement.environment(),
+    **agreement.device_facts(),
+    "processes": coordination.count(),
+    "cores": os.cpu_count(),
+  }
+  workdirs.write_json(workdir / records.ENVIRONMENT, found)
 
 
 @contextlib.contextmanager

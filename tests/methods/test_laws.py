@@ -69,6 +69,7 @@ KEPT = {
     score_dtype="bfloat16",
     scope=sparsejax.layerwise(sparsejax.erk),
   ),
+  "supermask": sparsejax.supermask(0.8, score_learning_rate=0.1),
   "dpf": sparsejax.dpf(0.8, end_step=10, every_steps=3),
   "dnw": sparsejax.dnw(0.8),
   "top_kast": sparsejax.top_kast(0.8, backward_sparsity=0.5, every_steps=2),

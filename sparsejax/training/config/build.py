@@ -63,6 +63,7 @@ def build(
   inner = wrap(_call("optimizer", resolved, provided))
   in_optimizer = _arguments("optimizer", resolved, provided)
   provided["learning_rate"] = optimizers.learning_rate_schedule(**in_optimizer)
+  provided["trained_params"] = init_from.trained_params(resolved)
   recipe = recipes.as_recipe(_call("method", extended, provided))
   source = metric.source(
     resolved["metric"],
@@ -70,7 +71,9 @@ def build(
     validates=dataset.validation is not None,
   )
   steps = when.with_kept(steps, resolved["keep_steps"])
-  before = init_from.find(resolved, needs_init_from=recipe.needs_init_from)
+  before = None
+  if provided["trained_params"] is None:
+    before = init_from.find(resolved, needs_init_from=recipe.needs_init_from)
   model, configured = _models(resolved, provided, recipe, dataset)
   key = jax.random.key(resolved["seed"])
   init_key, data_key, mask_key = (

@@ -44,10 +44,30 @@ def rows(
       {key: int(value[index]) for key, value in metrics["stats"].items()}
     )
     if costs is not None:
-      counters = (value[index] for value in metrics["counters"])
-      row |= run_flops.record(run_flops.Counters(*counters), row["step"], costs)
+      counters = run_flops.Counters(*(x[index] for x in metrics["counters"]))
+      row |= run_flops.record(counters, row["step"], costs)
+      row |= changes_row(counters)
     found.append(row)
   return found
+
+
+def changes_row(counters: run_flops.Counters) -> dict[str, Any]:
+  """Turn counts of all mask updates so far into recorded values.
+
+  Args:
+    counters: as numpy arrays.
+
+  Returns:
+    `mask_updates`, and `pruned` and `regrown`: for each sparse layer, in the
+    order of the summary's layers, how many weights all mask updates pruned and
+    regrew.
+  """
+  pruned, regrown = run_flops.changes(counters)
+  return {
+    "mask_updates": int(counters.mask_updates),
+    "pruned": pruned,
+    "regrown": regrown,
+  }
 
 
 def sparsity_row(stats: Mapping[str, int]) -> dict[str, Any]:

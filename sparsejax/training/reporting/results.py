@@ -61,7 +61,12 @@ def summarize(
     "dense_inference_macs": found.dense_macs,
     **run_flops.record(counters._replace(active=active), outcome.step, costs),
     "mask_updates": int(counters.mask_updates),
-    "layers": [_layer(layer, order) for layer in found.layers],
+    "layers": [
+      _layer(layer, order) | {"pruned": pruned, "regrown": regrown}
+      for layer, pruned, regrown in zip(
+        found.layers, *run_flops.changes(counters), strict=True
+      )
+    ],
     "warnings": [*experiment.warnings, *found.warnings],
     "devices": jax.device_count(),
     "processes": jax.process_count(),
