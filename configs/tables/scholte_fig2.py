@@ -3,13 +3,13 @@
     python -m sparsejax.study.reproduce scholte_fig2
 
 The source material has no figures of the thesis. This is our reading: accuracy
-of SET that regrows at random, next to an active weight and next to the most,
+of AccSET that regrows at random, next to an active weight and next to the most,
 for 100 epochs, as the text describes the test of its regrowth rules.
 """
 
 from sparsejax.study import papers
 
-_ROWS = ("set", "set_near", "set_most")
+_ROWS = ("accset", "accset_near", "accset_most")
 
 TABLE = papers.Table(
   title="Regrowth next to active weights, accuracy over epochs",

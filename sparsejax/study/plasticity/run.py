@@ -57,7 +57,9 @@ def run(argv: Sequence[str]) -> int:
   with contextlib.ExitStack() as stack:
     stop = stack.enter_context(preemption.stop_on_signals())
     stop.nothing_to_save = True  # Until the first dispatch.
-    lock = stack.enter_context(_claimed(folder, config, section, console))
+    lock = stack.enter_context(
+      _claimed(folder, resolved(parsed.config), console)
+    )
     try:
       protocol = _train(config, section, folder, lock, stop, console)
     except grids.Stopped as stopped:
@@ -102,6 +104,20 @@ def split(config: ConfigDict) -> tuple[ConfigDict, dict[str, Any]]:
   return whole, section.to_dict()
 
 
+def resolved(config: ConfigDict) -> dict[str, Any]:
+  """Turn a config into what `config.json` of a grid holds, and check it.
+
+  Raises:
+    InputError: as `split` and `keys.resolved` do.
+  """
+  runs, section = split(config)
+  plain = {
+    key: list(value) if isinstance(value, tuple) else value
+    for key, value in sorted(section.items())
+  }
+  return {**keys.resolved(runs), "plasticity": plain}
+
+
 def _default_folder(argv: Sequence[str]) -> pathlib.Path:
   (source,) = [
     arg.partition("=")[2]
@@ -115,19 +131,15 @@ def _default_folder(argv: Sequence[str]) -> pathlib.Path:
 
 @contextlib.contextmanager
 def _claimed(
-  folder: pathlib.Path,
-  config: ConfigDict,
-  section: Mapping[str, Any],
-  console: reporting.Console,
+  folder: pathlib.Path, config: Mapping[str, Any], console: reporting.Console
 ) -> Iterator[workdir_lock.Lock]:
   """Makes, locks and claims the folder of a grid."""
-  identity = {**keys.resolved(config), "plasticity": _plain(section)}
   try:
     folder.mkdir(parents=True, exist_ok=True)
     with workdir_lock.hold(
       folder, message=lambda text: reporting.line(console, text)
     ) as lock:
-      workdirs.claim(folder, identity)
+      workdirs.claim(folder, config)
       yield lock
   except OSError as error:
     if error.filename is None or not str(error.filename).startswith(
@@ -137,13 +149,6 @@ def _claimed(
     raise command_line.InputError(
       f"`--workdir` {folder} cannot be used: {error.strerror}."
     ) from error
-
-
-def _plain(section: Mapping[str, Any]) -> dict[str, Any]:
-  return {
-    key: list(value) if isinstance(value, tuple) else value
-    for key, value in sorted(section.items())
-  }
 
 
 def _train(
