@@ -6,7 +6,18 @@ from sparsejax.analysis.summary import assert_sparse, stats, summary
 from sparsejax.at_init import prune_at_init
 from sparsejax.components import connectivity, criteria
 from sparsejax.components.criteria import momentum, never_active_first
-from sparsejax.components.distributions import er, erk, uniform
+from sparsejax.components.distributions import (
+  er,
+  erk,
+  uniform,
+  uniform_whole,
+)
+from sparsejax.components.granularity import (
+  at_least,
+  blocks,
+  filters,
+  n_of_m,
+)
 from sparsejax.components.leaves import Override
 from sparsejax.components.schedules import cubic_curve, sigmoid_curve
 from sparsejax.components.scopes import (
@@ -22,6 +33,7 @@ from sparsejax.method import (
   Count,
   Criterion,
   Gate,
+  Granularity,
   Initial,
   Input,
   Leaf,
@@ -29,8 +41,11 @@ from sparsejax.method import (
   Pattern,
   Prune,
   PruneAndRegrow,
+  Quota,
   Scope,
+  Span,
   Storage,
+  Units,
 )
 from sparsejax.methods import *  # noqa: F403
 from sparsejax.sparsify import SparseTransformation, sparsify
@@ -51,6 +66,7 @@ __all__ = [
   "Criterion",
   "DenseLeaf",
   "Gate",
+  "Granularity",
   "Initial",
   "Input",
   "LayerSummary",
@@ -60,20 +76,26 @@ __all__ = [
   "Pattern",
   "Prune",
   "PruneAndRegrow",
+  "Quota",
   "Scope",
   "SparseState",
   "SparseTransformation",
+  "Span",
   "Storage",
   "Summary",
+  "Units",
   "__version__",
   "apply_masks",
   "assert_sparse",
   "at_init",
+  "at_least",
+  "blocks",
   "connectivity",
   "criteria",
   "cubic_curve",
   "er",
   "erk",
+  "filters",
   "freeze",
   "get_masks",
   "global_magnitude",
@@ -83,6 +105,7 @@ __all__ = [
   "layerwise",
   "masks_from_params",
   "momentum",
+  "n_of_m",
   "never_active_first",
   "prune_at_init",
   "sigmoid_curve",
@@ -90,6 +113,7 @@ __all__ = [
   "stats",
   "summary",
   "uniform",
+  "uniform_whole",
   "zeroed",
 ]
 __all__ += methods.__all__

@@ -189,6 +189,129 @@ class Layout:
     return jax.tree.unflatten(self.treedef, nodes)
 
 
+class Span(NamedTuple):
+  """The weights of one leaf that belong to an array of units.
+
+  Attributes:
+    number: of the leaf: in `Layout.leaves`, or among all leaves for a leaf that
+      follows.
+    sums: (array like the leaf) -> its sum over each unit, like the units.
+    spread: (bool array of the units) -> bools like the leaf.
+  """
+
+  number: int
+  sums: Callable[[Array], Array]
+  spread: Callable[[Array], Array]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Units:
+  """The units of a layout: what is pruned and regrown as one.
+
+  Attributes:
+    layout: of the arrays of units, which take the place of leaves and layers in
+      counts, scopes, random bits and selection. It has no tree.
+    spans: for each array of units its members; together they cover the sparse
+      leaves. A weight of several units is active where all of them are.
+    followers: for each array of units the spans of leaves that are masked with
+      it, but neither scored nor counted: biases, and the scale and bias of a
+      normalization.
+  """
+
+  layout: Layout
+  spans: tuple[tuple[Span, ...], ...]
+  followers: tuple[tuple[Span, ...], ...] = ()
+
+  def sums(self, arrays: Sequence[Array]) -> list[Float[Array, "..."]]:
+    """Returns float32 sums over each unit of arrays in layout order."""
+    return [
+      functools.reduce(
+        lambda a, b: a + b,
+        [s.sums(arrays[s.number].astype(np.float32)) for s in spans],
+      )
+      for spans in self.spans
+    ]
+
+  def any(self, masks: Sequence[Array]) -> list[Bool[Array, "..."]]:
+    """Returns for each unit whether any of its weights is active."""
+    return [x > 0 for x in self.sums(masks)]
+
+  def weights(self, units: Sequence[Array]) -> list[Bool[Array, "..."]]:
+    """Returns the masks of the sparse leaves, in layout order."""
+    found = _spread(units, self.spans)
+    return [found[number] for number in sorted(found)]
+
+  def following(self, units: Sequence[Array]) -> dict[int, Array]:
+    """Returns the masks of the leaves that follow, by index of the leaf."""
+    return _spread(units, self.followers) if self.followers else {}
+
+
+def _spread(
+  units: Sequence[Array], spans: Sequence[Sequence[Span]]
+) -> dict[int, Array]:
+  """Returns by number of the leaf where all units of a position are active."""
+  found: dict[int, Array] = {}
+  for mask, some in zip(units, spans, strict=True):
+    for span in some:
+      spread = span.spread(mask)
+      known = found.get(span.number)
+      found[span.number] = spread if known is None else known & spread
+  return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Quota:
+  """How many active units every cell of a layer has, such as its columns.
+
+  Attributes:
+    best: (scores, ties, least, valid, present, leaf) -> bool like the leaf: the
+      highest of the valid units that bring every cell to `least` together with
+      those that are present. Scores are uint32 ranks, and so are `ties`, which
+      order equal ones before the index does, or None; `least` broadcasts over
+      the leaf.
+    least: (layout, counts) -> int32[layers], the minimum of each cell where
+      layers have int32[layers] active units.
+    minimum: (leaf) -> the most units that the minima of a layer can take.
+    refills: whether prune-and-regrow prunes freely, and every cell regrows as
+      many as it lost; else the best of each cell are not pruned.
+  """
+
+  best: Callable[..., Bool[Array, "*dims"]]
+  least: Callable[[Layout, Array], Array]
+  minimum: Callable[[SparseLeaf], int]
+  refills: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Granularity:
+  """What is pruned and regrown as one, and how it is spread over a layer.
+
+  Attributes:
+    units: (layout) -> the units of its weights; None where each weight is one.
+    quota: how many every cell of a layer has; None where cells are free.
+    leaves: (layout) -> the layout without the leaves that have no units.
+      Raises ValueError for leaves that cannot have this granularity.
+    scope: takes the place of the method's scopes, where the granularity sets
+      the counts of layers; or None.
+    sparsity: the one that the granularity has, or None.
+  """
+
+  units: Callable[[Layout], Units] | None = None
+  quota: Quota | None = None
+  leaves: Callable[[Layout], Layout] = lambda layout: layout
+  scope: "Scope | None" = None
+  sparsity: float | None = None
+
+
+single_weights = Granularity()
+"""Every weight is a unit."""
+
+
+@functools.lru_cache
+def _units(granularity: Granularity, layout: Layout) -> Units | None:
+  return None if granularity.units is None else granularity.units(layout)
+
+
 class Leaf(NamedTuple):
   """What a part sees of one sparse leaf.
 
@@ -230,6 +353,8 @@ class Context(NamedTuple):
     key: typed key of the run; None without one.
     metric: float32[], what `update` got as `metric=`; None without.
     accumulators: by name, all of them; read one with `Accumulator.of`.
+    units: the same with every unit in the place of a weight, which has the sums
+      of their absolute values; None where each weight is a unit.
   """
 
   layout: Layout
@@ -238,6 +363,12 @@ class Context(NamedTuple):
   key: Key | None
   metric: Float[Array, ""] | None
   accumulators: Mapping[str, PyTree]
+  units: Any = None
+
+  @property
+  def counted(self) -> "Context":
+    """The context whose leaves are counted, pruned and regrown."""
+    return self if self.units is None else self.units
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -569,6 +700,8 @@ class Method:
     reset_optimizer: whether a mask update resets the optimizer state of all
       weights, and not only of those that do not keep their value.
     target_sparsity: the requested final sparsity; None where there is none.
+    granularity: what is pruned and regrown as one; all counts, sparsities and
+      fractions of the other parts are in its units.
   """
 
   initial: Initial
@@ -581,6 +714,7 @@ class Method:
   metric: MetricKind | None = None
   reset_optimizer: bool = False
   target_sparsity: float | None = None
+  granularity: Granularity = single_weights
 
   def __post_init__(self) -> None:
     """Checks parts, and that no two accumulators share a name."""
@@ -596,6 +730,15 @@ class Method:
   def all_accumulators(self) -> tuple[Accumulator, ...]:
     """The accumulators that the state holds: those given, and those read."""
     return tuple(self._known())
+
+  def units(self, layout: Layout) -> Units | None:
+    """Returns the units of a layout; None where each weight is one."""
+    return _units(self.granularity, layout)
+
+  def counted(self, layout: Layout) -> Layout:
+    """Returns the layout whose elements are counted: units, or weights."""
+    units = self.units(layout)
+    return layout if units is None else units.layout
 
   @property
   def initial_sparsity(self) -> float | None:

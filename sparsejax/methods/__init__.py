@@ -6,11 +6,17 @@ The tables hold the names that a config knows.
 from sparsejax.components import (
   criteria,
   distributions,
+  granularity as granularities,
   schedules,
   scopes,
   storage as storages,
 )
-from sparsejax.methods.compositions import UNIFORM, track_ever_active
+from sparsejax.method import single_weights
+from sparsejax.methods.compositions import (
+  UNIFORM,
+  track_ever_active,
+  with_granularity,
+)
 from sparsejax.methods.granet import granet
 from sparsejax.methods.kept import (
   dnw,
@@ -54,6 +60,7 @@ DISTRIBUTIONS = {
   "uniform": distributions.uniform,
   "er": distributions.er,
   "erk": distributions.erk,
+  "uniform_whole": distributions.uniform_whole,
 }
 SCOPES = {
   "global": scopes.global_scope,
@@ -82,6 +89,13 @@ REGROW_BY = {
   "never_active_first": criteria.never_active_first,
 }
 STORAGES = {"zeroed": storages.zeroed, "kept": storages.kept}
+GRANULARITIES = {
+  "weights": lambda: single_weights,
+  "filters": granularities.filters,
+  "blocks": granularities.blocks,
+  "n_of_m": granularities.n_of_m,
+  "at_least": granularities.at_least,
+}
 CURVES = {
   "cubic": schedules.cubic_curve,
   "sigmoid": schedules.sigmoid_curve(),
@@ -111,4 +125,5 @@ __all__ = [
   "supermask",
   "top_kast",
   "track_ever_active",
+  "with_granularity",
 ]

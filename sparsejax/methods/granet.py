@@ -5,8 +5,21 @@ schedule, then `regrowth.prune_and_regrow` prunes and regrows in each layer.
 """
 
 from sparsejax.components import criteria, schedules, scopes, storage
-from sparsejax.method import Criterion, Curve, Initial, Method, Prune, Scope
-from sparsejax.methods.compositions import ERK, prune_and_regrow
+from sparsejax.method import (
+  Criterion,
+  Curve,
+  Granularity,
+  Initial,
+  Method,
+  Prune,
+  Scope,
+  single_weights,
+)
+from sparsejax.methods.compositions import (
+  ERK,
+  prune_and_regrow,
+  with_granularity,
+)
 
 
 def granet(
@@ -24,6 +37,7 @@ def granet(
   criterion: Criterion = criteria.magnitude,
   regrow_by: Criterion = criteria.gradient_magnitude,
   restart: bool = False,
+  granularity: Granularity = single_weights,
 ) -> Method:
   """Gradual pruning with zero-cost neuroregeneration.
 
@@ -53,6 +67,7 @@ def granet(
     restart: whether a weight that is pruned and regrown in one update restarts
       at 0, as the paper says of pruned weights, or keeps its value and
       optimizer state, as in its code.
+    granularity: what is pruned and regrown as one; sparsities are in its units.
 
   References:
     Liu et al., `Sparse training via boosting pruning plasticity with
@@ -66,7 +81,7 @@ def granet(
     end_step=end_step,
     every_steps=every_steps,
   )
-  return Method(
+  method = Method(
     initial=Initial(ERK),
     prune=Prune(ramp, scope, criterion),
     regrow=prune_and_regrow(
@@ -78,3 +93,4 @@ def granet(
     storage=storage.zeroed,
     target_sparsity=sparsity,
   )
+  return with_granularity(method, granularity)

@@ -14,14 +14,16 @@ from sparsejax.method import (
   Criterion,
   Curve,
   Distribution,
+  Granularity,
   Initial,
   Method,
   Prune,
   PruneAndRegrow,
   Scope,
   Storage,
+  single_weights,
 )
-from sparsejax.methods.compositions import ERK, initial
+from sparsejax.methods.compositions import ERK, initial, with_granularity
 
 
 def dense() -> Method:
@@ -33,19 +35,24 @@ def dense() -> Method:
 
 
 def static(
-  sparsity: float, *, distribution: Distribution = distributions.erk
+  sparsity: float,
+  *,
+  distribution: Distribution = distributions.erk,
+  granularity: Granularity = single_weights,
 ) -> Method:
   """Random masks that never change.
 
   Args:
     sparsity: fraction of zeros in [0, 1).
     distribution: sparsity per layer.
+    granularity: what is active as one; sparsities are in its units.
   """
-  return Method(
+  method = Method(
     initial=initial(scopes.layerwise(distribution), sparsity),
     storage=storages.zeroed,
     target_sparsity=sparsity,
   )
+  return with_granularity(method, granularity)
 
 
 def one_shot(
@@ -57,6 +64,7 @@ def one_shot(
   scope: Scope = scopes.global_scope,
   criterion: Criterion = criteria.magnitude,
   regrow_by: Criterion | None = None,
+  granularity: Granularity = single_weights,
 ) -> Method:
   """Pruning at one step, to a sparsity or by a rate.
 
@@ -74,6 +82,7 @@ def one_shot(
     scope: which weights compete.
     criterion: what a weight is worth.
     regrow_by: what is regrown first, for a rate; None regrows nothing.
+    granularity: what is pruned and regrown as one; sparsities are in its units.
 
   References:
     Liu et al., `GraNet <https://arxiv.org/abs/2106.10404>`_, 2021, section 3.
@@ -85,13 +94,14 @@ def one_shot(
       " rate counts from the active weights, a sparsity from all."
     )
   if rate is not None:
-    return Method(
+    method = Method(
       initial=initial(ERK, initial_sparsity),
       regrow=_prune_once(
         rate, at_step=at_step, scope=scope, by=criterion, regrow_by=regrow_by
       ),
       storage=storages.zeroed,
     )
+    return with_granularity(method, granularity)
   if regrow_by is not None:
     raise ValueError(
       "`regrow_by` must be None with a `sparsity`: what is regrown would undo"
@@ -104,6 +114,7 @@ def one_shot(
     every_steps=at_step,
     scope=scope,
     criterion=criterion,
+    granularity=granularity,
   )
 
 
@@ -146,6 +157,7 @@ def gmp(
   curve: Curve = schedules.cubic_curve,
   criterion: Criterion = criteria.magnitude,
   storage: Storage = storages.zeroed,
+  granularity: Granularity = single_weights,
 ) -> Method:
   """Gradual pruning, by magnitude unless another criterion is given.
 
@@ -162,6 +174,7 @@ def gmp(
     curve: how the sparsity rises.
     criterion: what a weight is worth.
     storage: `sparsejax.zeroed` or `sparsejax.kept`.
+    granularity: what is pruned and regrown as one; sparsities are in its units.
 
   References:
     Zhu & Gupta, `To prune, or not to prune <https://arxiv.org/abs/1710.01878>`_,
@@ -176,9 +189,10 @@ def gmp(
     end_step=end_step,
     every_steps=every_steps,
   )
-  return Method(
+  method = Method(
     initial=Initial(ERK),
     prune=Prune(ramp, scope, criterion),
     storage=storage,
     target_sparsity=sparsity,
   )
+  return with_granularity(method, granularity)

@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Int, PyTree
 
 from sparsejax.components import criteria
 from sparsejax.method import Context, Criterion, Layout, Leaf, Method
-from sparsejax.selection import random_bits
+from sparsejax.selection import packing as packings, random_bits
 from sparsejax.selection.lazy import LazyArray, lazy
 from sparsejax.selection.packing import Packing
 
@@ -41,6 +41,16 @@ def leaves_of(
     )
     for i, sparse in enumerate(layout.leaves)
   ]
+
+
+def packing_of(method: Method, layout: Layout) -> Packing:
+  """Returns how the layout that a method counts is packed.
+
+  Quotas look at leaves, whose cells no packing keeps together.
+  """
+  if method.granularity.quota is None:
+    return packings.packing_for(layout)
+  return packings.leaves(layout)
 
 
 def with_keys(

@@ -27,7 +27,11 @@ from sparsejax.method import (
 from sparsejax.selection import random_bits
 from sparsejax.selection.bitmasks import Carrier
 from sparsejax.state import SparseState
-from sparsejax.updates import context as contexts, inner_state as inner_states
+from sparsejax.updates import (
+  context as contexts,
+  followers,
+  inner_state as inner_states,
+)
 
 
 class Call(NamedTuple):
@@ -203,6 +207,7 @@ class Call(NamedTuple):
     storage, layout = self.method.storage, self.layout
     leaves = self.context(masks, weights, accumulators).leaves
     grads = layout.put(self.grads, [storage.gradient(leaf) for leaf in leaves])
+    grads = followers.gradient(self.state.followers, grads)
     updates, inner_state = self.inner.update(
       grads, inner_state, stepped, **self.extra_args
     )

@@ -18,6 +18,7 @@ METHOD_OPTIONS: dict[str, type] = {
   "storage": str,
   "curve": str,
   "regrow_by": str,
+  "granularity": str,
 }
 """Options of the papers' configs that are arguments of the method."""
 

@@ -47,9 +47,13 @@ _METHOD_CHOICES = {
   ),
   "storage": schema.Choice(methods.STORAGES, "zeroed"),
 }
+_GRANULARITY = schema.Kind("granularity", methods.GRANULARITIES)
 KINDS = {
   "method": schema.Kind(
-    "method", {**methods.METHODS, **recipes.RECIPES}, _METHOD_CHOICES
+    "method",
+    {**methods.METHODS, **recipes.RECIPES},
+    _METHOD_CHOICES,
+    {"granularity": _GRANULARITY},
   ),
   "model": schema.Kind("model", MODELS),
   "optimizer": schema.Kind(
@@ -89,6 +93,19 @@ def section(
 def names(kind: str) -> tuple[str, ...]:
   """Returns the names that a section of a kind may have."""
   return tuple(KINDS[kind].factories)
+
+
+def find_kind(path: str) -> schema.Kind | None:
+  """Returns the kind of a section, such as `method.granularity`, if it is one.
+
+  Args:
+    path: of the section in a config.
+  """
+  first, *rest = path.split(".")
+  kind = KINDS.get(first)
+  for name in rest:
+    kind = kind and kind.nested.get(name)
+  return kind
 
 
 def takes(kind: str, name: str, parameter: str) -> bool:
