@@ -19,7 +19,14 @@ import optax
 from jaxtyping import PyTree
 
 from sparsejax.components import criteria, scopes
-from sparsejax.method import Criterion, Key, Masks, Scope
+from sparsejax.method import (
+  Criterion,
+  Granularity,
+  Key,
+  Masks,
+  Scope,
+  single_weights,
+)
 from sparsejax.methods import pruning
 from sparsejax.sparsify import sparsify
 from sparsejax.state import get_masks
@@ -76,6 +83,8 @@ def prune_once(
   scope: Scope = scopes.global_scope,
   criterion: Criterion = criteria.magnitude,
   regrow_by: Criterion | None = None,
+  round_up: bool = True,
+  granularity: Granularity = single_weights,
 ) -> Pruned:
   """Prunes a fraction of the active weights, and may regrow as many.
 
@@ -96,6 +105,9 @@ def prune_once(
     criterion: what a weight is worth.
     regrow_by: what is regrown first; every layer regrows as many weights as it
       lost. None regrows nothing.
+    round_up: whether `rate A` is rounded up, or down.
+    granularity: what is pruned and regrown as one, such as filters. The leaves
+      that follow an inactive filter hold what it regrows with.
 
   Returns:
     The network and its masks.
@@ -117,6 +129,8 @@ def prune_once(
     scope=scope,
     criterion=criterion,
     regrow_by=regrow_by,
+    round_up=round_up,
+    granularity=granularity,
   )
   if grads is None and not method.updates_without_gradient:
     raise ValueError(

@@ -1,5 +1,9 @@
 """Static masks, and methods that prune once or gradually."""
 
+from collections.abc import Callable
+
+from jaxtyping import Array
+
 from sparsejax.components import (
   arguments,
   counts,
@@ -64,6 +68,7 @@ def one_shot(
   scope: Scope = scopes.global_scope,
   criterion: Criterion = criteria.magnitude,
   regrow_by: Criterion | None = None,
+  round_up: bool = True,
   granularity: Granularity = single_weights,
 ) -> Method:
   """Pruning at one step, to a sparsity or by a rate.
@@ -82,6 +87,8 @@ def one_shot(
     scope: which weights compete.
     criterion: what a weight is worth.
     regrow_by: what is regrown first, for a rate; None regrows nothing.
+    round_up: whether `rate A` is rounded up, or down, as GraNet's code does for
+      filters, of which there are few.
     granularity: what is pruned and regrown as one; sparsities are in its units.
 
   References:
@@ -97,7 +104,12 @@ def one_shot(
     method = Method(
       initial=initial(ERK, initial_sparsity),
       regrow=_prune_once(
-        rate, at_step=at_step, scope=scope, by=criterion, regrow_by=regrow_by
+        rate,
+        at_step=at_step,
+        scope=scope,
+        by=criterion,
+        regrow_by=regrow_by,
+        rounding=counts.ceil if round_up else counts.floor,
       ),
       storage=storages.zeroed,
     )
@@ -125,6 +137,7 @@ def _prune_once(
   scope: Scope,
   by: Criterion,
   regrow_by: Criterion | None,
+  rounding: Callable[[Array], Array],
 ) -> PruneAndRegrow:
   """Prunes a fraction of the active weights at one step, and may regrow it.
 
@@ -137,7 +150,7 @@ def _prune_once(
     prune_by=by,
     prune_count=Count(
       lambda context, active: counts.share(
-        active, fraction, context.step, counts.ceil
+        active, fraction, context.step, rounding
       )
     ),
     when=schedules.Every(at_step, until=at_step),

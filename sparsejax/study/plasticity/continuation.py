@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from sparsejax.analysis.plasticity import Pruned
@@ -35,6 +36,20 @@ def hold_learning_rate(
     return updates, held
 
   return optax.GradientTransformationExtraArgs(inner.init, update)
+
+
+def with_followers(state: TrainState) -> Any:
+  """Returns the parameters with those of biases and scales of dead filters."""
+  (sparse,) = sparse_states(state.opt_state)
+  if not sparse.followers:
+    return state.params
+  return trees.map_masked(
+    lambda mask, value, param: jnp.where(mask, param, value),
+    sparse.followers.masks,
+    sparse.followers.values,
+    state.params,
+    dense=lambda value, param: param,
+  )
 
 
 def start(setup: Setup, state: TrainState, pruned: Pruned) -> TrainState:
@@ -95,8 +110,15 @@ def with_optimizer_of(
     dense=lambda *_: optax.MaskedNode(),
   )
   inner_state = inner_states.reset(inner, old.inner_state, keep, branch.params)
+  followers = old.followers
+  if followers:
+    followers = followers._replace(masks=new.followers.masks)
   kept = old._replace(
-    masks=new.masks, requested=new.requested, inner_state=inner_state
+    masks=new.masks,
+    units=new.units,
+    requested=new.requested,
+    followers=followers,
+    inner_state=inner_state,
   )
   return state._replace(
     params=branch.params,

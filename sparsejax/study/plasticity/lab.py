@@ -143,7 +143,7 @@ class Lab:
   ) -> TrainState:
     key = jax.random.fold_in(self.experiment.mask_key, _REGROWTH)
     pruned = plasticity.prune_once(
-      state.params,
+      continuation.with_followers(state),
       sparsejax.get_masks(state.opt_state),
       rate,
       grads=scores.grads or None,
@@ -152,6 +152,8 @@ class Lab:
       scope=self.protocol.scope,
       criterion=self.protocol.criterion,
       regrow_by=self.protocol.regrow_by if regrow else None,
+      round_up=self.protocol.round_up,
+      granularity=self.experiment.recipe.method.granularity,
     )
     branch = continuation.start(self._setup, state, pruned)
     if self.protocol.reset_optimizer:

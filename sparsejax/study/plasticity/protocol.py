@@ -34,6 +34,7 @@ class Protocol(NamedTuple):
   scope: Scope
   criterion: Criterion
   regrow_by: Criterion
+  round_up: bool
   gradient_batches: int
   reset_optimizer: bool
 
@@ -67,6 +68,7 @@ def granet(
   scope: Scope = scopes.global_scope,
   criterion: Criterion = criteria.magnitude,
   regrow_by: Criterion = criteria.gradient_magnitude,
+  round_up: bool = True,
   gradient_batches: int = 10,
   reset_optimizer: bool = True,
   total_steps: int,
@@ -87,6 +89,8 @@ def granet(
     scope: which weights compete when they are pruned.
     criterion: what a weight is worth.
     regrow_by: what is regrown first.
+    round_up: whether the number of weights to prune is rounded up, or down, as
+      that of filters.
     gradient_batches: number of training batches whose mean gradient, at the
       weights before pruning, criteria read.
     reset_optimizer: whether a branch starts with a new optimizer, as in the
@@ -137,6 +141,7 @@ def granet(
     scope=scope,
     criterion=criterion,
     regrow_by=regrow_by,
+    round_up=round_up,
     gradient_batches=gradient_batches,
     reset_optimizer=reset_optimizer,
   )
