@@ -122,4 +122,4 @@ def _label(name: str | None) -> str:
     return "epoch"
   if name in results.COLUMNS:
     return results.COLUMNS[name].title
-  return name.replace("_", " ")
+  return {"active": "active weights"}.get(name, name.replace("_", " "))

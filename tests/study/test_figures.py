@@ -52,7 +52,11 @@ def test_curves_have_the_values_of_all_seeds_at_each_epoch(tmp_path):
     result(tmp_path / str(seed), row, seed=seed, steps=4) for seed in (0, 1)
   ]
   ((panel,),) = figures.panels(table, found)
-  assert (panel.title, panel.x, panel.y) == ("cifar10", "epoch", "connections")
+  assert (panel.title, panel.x, panel.y) == (
+    "cifar10",
+    "epoch",
+    "active weights",
+  )
   drawn = [line for line in panel.lines if line.places]
   assert drawn == [
     Line(
