@@ -12,6 +12,7 @@ References:
   neuroregeneration <https://arxiv.org/abs/2106.10404>`_, 2021, section 3.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ from sparsejax.method import (
   Granularity,
   Key,
   Masks,
+  Method,
   Scope,
   single_weights,
 )
@@ -123,15 +125,7 @@ def prune_once(
     >>> prune_once(params, masks, 0.5).params["kernel"].tolist()
     [[3.0, 0.0], [0.0, 0.0]]
   """
-  method = pruning.one_shot(
-    rate=rate,
-    at_step=1,
-    scope=scope,
-    criterion=criterion,
-    regrow_by=regrow_by,
-    round_up=round_up,
-    granularity=granularity,
-  )
+  method = _one_shot(rate, scope, criterion, regrow_by, round_up, granularity)
   if grads is None and not method.updates_without_gradient:
     raise ValueError(
       "`grads` must be given to a criterion that reads the gradient, got None."
@@ -143,6 +137,27 @@ def prune_once(
     unused if grads is None else grads, tx.init(params), params, hvp=hvp
   )
   return Pruned(optax.apply_updates(params, updates), get_masks(state))
+
+
+@functools.cache
+def _one_shot(
+  rate: float,
+  scope: Scope,
+  criterion: Criterion,
+  regrow_by: Criterion | None,
+  round_up: bool,
+  granularity: Granularity,
+) -> Method:
+  """Returns one object per choice, so that it is compiled once."""
+  return pruning.one_shot(
+    rate=rate,
+    at_step=1,
+    scope=scope,
+    criterion=criterion,
+    regrow_by=regrow_by,
+    round_up=round_up,
+    granularity=granularity,
+  )
 
 
 def measure(

@@ -119,6 +119,7 @@ def one_shot(
       "`regrow_by` must be None with a `sparsity`: what is regrown would undo"
       " it. Give a `rate`, and the network returns to the sparsity before."
     )
+  assert sparsity is not None  # One of the two is given.
   return gmp(
     sparsity,
     initial_sparsity=initial_sparsity,

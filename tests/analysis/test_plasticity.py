@@ -1,12 +1,14 @@
 """Pruning once against numpy, and measures in a loop of one's own."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import tiers
 from oracles import network, plasticity as oracle
 
 import sparsejax
@@ -14,11 +16,13 @@ from sparsejax.analysis import plasticity
 from sparsejax.components import criteria
 
 UNIFORM = sparsejax.layerwise(sparsejax.uniform)
-# With the numbers of active weights that each leaves of 21 + 15.
 SCOPES = {
   "global": (sparsejax.global_scope, oracle.prune_jointly),
   "uniform": (UNIFORM, oracle.prune_in_layers),
 }
+
+
+ALWAYS = ((0.2, "global", True), (0.98, "uniform", True))
 
 
 def sparse_network(seed=0):
@@ -76,42 +80,46 @@ def by_numpy(params, masks, grads, rate, *, scope, score, regrows, key):
   return leaves[1:]
 
 
-@pytest.mark.parametrize("scope", SCOPES)
-@pytest.mark.parametrize("regrows", [False, True])
-def test_prune_once_equals_numpy(scope, regrows):
+@pytest.mark.parametrize(
+  ("rate", "scope", "regrows"),
+  tiers.some(
+    itertools.product((0.0, 0.2, 0.5, 0.98), SCOPES, (False, True)),
+    lambda case: case in ALWAYS,
+  ),
+)
+def test_prune_once_equals_numpy(rate, scope, regrows):
   key = jax.random.key(7)
   regrow_by = criteria.gradient_magnitude if regrows else None
-  for rate in (0.0, 0.2, 0.5, 0.98):
-    for seed in range(3):
-      params, masks, grads = sparse_network(seed)
-      found = plasticity.prune_once(
-        params,
-        masks,
-        rate,
-        grads=grads,
-        key=key,
-        scope=SCOPES[scope][0],
-        regrow_by=regrow_by,
-      )
-      expected = by_numpy(
-        params,
-        masks,
-        grads,
-        rate,
-        scope=scope,
-        score=oracle.by_magnitude,
-        regrows=regrows,
-        key=key,
-      )
-      for leaf in expected:
-        name = leaf.name.split("/")[0]
-        np.testing.assert_array_equal(found.masks[name]["kernel"], leaf.mask)
-        np.testing.assert_array_equal(
-          found.params[name]["kernel"], leaf.sparse_weights
-        )
+  for seed in range(3):
+    params, masks, grads = sparse_network(seed)
+    found = plasticity.prune_once(
+      params,
+      masks,
+      rate,
+      grads=grads,
+      key=key,
+      scope=SCOPES[scope][0],
+      regrow_by=regrow_by,
+    )
+    expected = by_numpy(
+      params,
+      masks,
+      grads,
+      rate,
+      scope=scope,
+      score=oracle.by_magnitude,
+      regrows=regrows,
+      key=key,
+    )
+    for leaf in expected:
+      name = leaf.name.split("/")[0]
+      np.testing.assert_array_equal(found.masks[name]["kernel"], leaf.mask)
       np.testing.assert_array_equal(
-        found.params["a"]["bias"], params["a"]["bias"]
+        found.params[name]["kernel"], leaf.sparse_weights
       )
+    np.testing.assert_array_equal(
+      found.params["a"]["bias"], params["a"]["bias"]
+    )
 
 
 def test_worked_example():
@@ -250,3 +258,83 @@ def test_measures_follow_a_loop_of_the_user():
   assert measured.plasticity == -1.0
   assert measured.final_gap(8.5) == 0.5
   assert int(seen[0].masks["kernel"].sum()) == 2
+
+
+# Filters of a layer -> how many are inactive at a sparsity; how many of those
+# that are left a rate prunes.
+FILTERS = (16, 32, 64)
+INACTIVE = {0.0: (0, 0, 0), 0.1: (1, 3, 6), 0.5: (8, 16, 32), 0.7: (11, 22, 44)}
+PRUNED = {
+  (0.0, 0.1): (1, 3, 6),
+  (0.0, 0.5): (8, 16, 32),
+  (0.0, 0.7): (11, 22, 44),
+  (0.5, 0.3): (2, 4, 9),
+  (0.7, 0.5): (2, 5, 10),
+}
+
+
+@pytest.mark.parametrize("regrows", tiers.every(2, [True, False]))
+def test_filters_have_the_worked_numbers_and_are_those_of_numpy(regrows):
+  rng = np.random.default_rng(3)
+  inputs = (3, *FILTERS)
+
+  def grid():
+    return {
+      f"conv{i}": {
+        "kernel": jnp.asarray(
+          rng.integers(1, 99, (3, 3, inputs[i], n)) / 64, jnp.float32
+        )
+      }
+      for i, n in enumerate(FILTERS)
+    }
+
+  dense, grads = grid(), grid()
+  granularity = sparsejax.filters()
+  for sparsity, inactive in INACTIVE.items():
+    tx = sparsejax.sparsify(
+      optax.sgd(0.1),
+      sparsejax.static(
+        sparsity,
+        distribution=sparsejax.components.distributions.uniform_whole,
+        granularity=granularity,
+      ),
+      key=jax.random.key(4),
+    )
+    state = tx.init(dense)
+    masks = sparsejax.get_masks(state)
+    params = sparsejax.apply_masks(dense, state)
+    dead = [
+      int((~mask.any(axis=(0, 1, 2))).sum()) for mask in jax.tree.leaves(masks)
+    ]
+    assert tuple(dead) == inactive
+    for rate in [rate for of, rate in PRUNED if of == sparsity]:
+      found = plasticity.prune_once(
+        params,
+        masks,
+        rate,
+        grads=grads,
+        key=jax.random.key(5),
+        scope=UNIFORM,
+        regrow_by=criteria.gradient_magnitude if regrows else None,
+        round_up=False,
+        granularity=granularity,
+      )
+      pruned = []
+      for i, name in enumerate(params):
+        leaf = network.Leaf(
+          name,
+          i,
+          np.array(params[name]["kernel"]),
+          np.array(masks[name]["kernel"]),
+        )
+        before = leaf.active
+        oracle.prune_filters(
+          leaf, np.asarray(grads[name]["kernel"]), rate, regrows=regrows
+        )
+        np.testing.assert_array_equal(found.masks[name]["kernel"], leaf.mask)
+        np.testing.assert_array_equal(
+          found.params[name]["kernel"], leaf.sparse_weights
+        )
+        pruned.append((before - leaf.active) // (9 * inputs[i]))
+      expected = (0, 0, 0) if regrows else PRUNED[sparsity, rate]
+      assert tuple(pruned) == expected

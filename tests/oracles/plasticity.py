@@ -4,6 +4,8 @@ Also gradual pruning by other criteria than magnitude, as its section 3.3
 compares. A score is a function (leaf, gradient) -> float32 array.
 """
 
+import numpy as np
+
 from oracles import prune_and_regrow, ranking
 from oracles.network import sparse_leaves
 
@@ -81,3 +83,24 @@ def gmp(gradual, score):
       leaf.mask = mask
 
   return [(gradual.prunes_at, update)]
+
+
+def filter_sums(values):
+  """The sum of |x| over each output filter, on the last axis."""
+  return np.abs(values).reshape(-1, values.shape[-1]).sum(axis=0)
+
+
+def prune_filters(leaf, gradient, rate, *, regrows):
+  """Prunes `floor(p |U|)` of the active filters U of a layer by L1 norm.
+
+  Regrows as many of the inactive ones by the sum of |gradient|, at zero.
+  """
+  active = leaf.mask.reshape(-1, leaf.mask.shape[-1]).any(axis=0)
+  count = ranking.floor_tol(rate * int(active.sum()))
+  norms = filter_sums(leaf.weights).astype(np.float32)
+  left = ranking.keep_top([norms], int(active.sum()) - count, active)
+  leaf.reset(~np.broadcast_to(left, leaf.mask.shape))
+  if regrows:
+    sums = filter_sums(gradient).astype(np.float32)
+    left = left | ranking.keep_top([sums], count, ~left)
+  leaf.mask = np.broadcast_to(left, leaf.mask.shape).copy()

@@ -111,7 +111,7 @@ def with_optimizer_of(
   )
   inner_state = inner_states.reset(inner, old.inner_state, keep, branch.params)
   followers = old.followers
-  if followers:
+  if followers and new.followers:
     followers = followers._replace(masks=new.followers.masks)
   kept = old._replace(
     masks=new.masks,
