@@ -319,9 +319,7 @@ CASES = [
 ALWAYS = (
   "static",
   "one_shot",
-  "one_shot rate",
   "one_shot rate regrows",
-  "one_shot rate uniform regrows",
   "gmp by taylor",
   "gmp kept from a half",
   "gmp between grid points",
