@@ -40,9 +40,8 @@ def trained(steps: int) -> tuple[Any, Callable[[Any], jax.Array]]:
   """Returns a trained dense network, and its loss on the training images."""
   data = digits()
   assert isinstance(data.train, Split)
-  model = mlp(data.classes)
-  images = (jnp.asarray(data.train.images, jnp.float32) - data.mean) / data.std
-  labels = jnp.asarray(data.train.labels)
+  model = mlp(data.provided["classes"])
+  images, labels = data.task.draw(None, data.train)
   tx = optax.sgd(0.05, momentum=0.9)
 
   def loss_fn(params: Any, x: jax.Array, y: jax.Array) -> jax.Array:

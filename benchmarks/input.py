@@ -87,7 +87,9 @@ class BareSteps:
     self._steps = sizes.steps
     train = chosen.dataset.train
     assert isinstance(train, Split)
-    setup = chosen.setup._replace(augment=lambda key, images: images)
+    draw = chosen.setup.task.draw
+    plain = chosen.setup.task._replace(draw=lambda key, x: draw(None, x))
+    setup = chosen.setup._replace(task=plain)
     self._batch = jax.device_put(
       Split(train.images[: sizes.batch], train.labels[: sizes.batch])
     )

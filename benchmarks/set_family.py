@@ -120,15 +120,16 @@ def _follow(
   total = 0
   for epoch in range(1, steps.total // steps.per_epoch + 1):
     state, metrics = compiled.train(state)
-    total = int(metrics.stats["total"][-1])
+    total = int(metrics.stats["total"][-1].sum())
     if compiled.update_metric is not None:
       state = compiled.update_metric(state)
     totals = sharding.fetch(compiled.evaluate["test"](state))
     examples = compiled.examples["test"]
     curves["epoch"].append(epoch)
-    curves["test_accuracy"].append(round(int(totals.correct) / examples, 5))
+    correct = int(totals.metrics["accuracy"])
+    curves["test_accuracy"].append(round(correct / examples, 5))
     curves["test_loss"].append(round(float(totals.loss) / examples, 5))
-    curves["active"].append(int(metrics.stats["active"][-1]))
+    curves["active"].append(int(metrics.stats["active"][-1].sum()))
   return curves | {"total": total}
 
 
@@ -232,7 +233,7 @@ def _draw(
 
 def main(arguments: Sequence[str] | None = None) -> None:
   """Train what is missing, then write the table and the figure."""
-  parser = outputs.parser(__doc__, small=False)
+  parser = outputs.parser(__doc__)
   parser.add_argument("data", choices=("digits", "cifar10"))
   parser.add_argument(
     "--seeds", type=int, default=5, help="number of seeds (5)"
@@ -257,10 +258,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # One epoch: the config's batch size is 100.
     overrides["dispatch_steps"] = args.train_examples // 100
   argv = [f"--config.{k}={v}" for k, v in overrides.items() if v is not None]
+  rows = cells(args.data, argv)
+  if args.small:
+    rows = cells(args.data, [*argv, "--config.epochs=2"])[:2]
   name, folder = f"set_family_{args.data}", outputs.folder(args)
   runs = sweep.run(
-    cells(args.data, argv),
-    range(args.seeds),
+    rows,
+    range(1 if args.small else args.seeds),
     outputs.continued(f"{name}.json", folder),
     jobs=args.jobs,
     train_fn=train,

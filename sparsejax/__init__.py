@@ -1,9 +1,11 @@
 """Sparse training in JAX: masks that live in the optax state."""
 
-from sparsejax import at_init, methods
+from sparsejax import at_init, calibration, methods
 from sparsejax.analysis.counted import DenseLeaf, LayerSummary, Summary
+from sparsejax.analysis.multiplied import multiplied
 from sparsejax.analysis.summary import assert_sparse, stats, summary
 from sparsejax.at_init import prune_at_init
+from sparsejax.calibration import calibrate, prune_with_calibration
 from sparsejax.components import connectivity, criteria
 from sparsejax.components.criteria import momentum, never_active_first
 from sparsejax.components.distributions import (
@@ -19,7 +21,11 @@ from sparsejax.components.granularity import (
   n_of_m,
 )
 from sparsejax.components.leaves import Override
-from sparsejax.components.schedules import cubic_curve, sigmoid_curve
+from sparsejax.components.schedules import (
+  cubic_curve,
+  linear_curve,
+  sigmoid_curve,
+)
 from sparsejax.components.scopes import (
   global_magnitude,
   global_scope,
@@ -88,6 +94,8 @@ __all__ = [
   "apply_masks",
   "assert_sparse",
   "at_init",
+  "calibrate",
+  "calibration",
   "at_least",
   "blocks",
   "connectivity",
@@ -103,11 +111,14 @@ __all__ = [
   "keep_alive",
   "kept",
   "layerwise",
+  "linear_curve",
   "masks_from_params",
   "momentum",
+  "multiplied",
   "n_of_m",
   "never_active_first",
   "prune_at_init",
+  "prune_with_calibration",
   "sigmoid_curve",
   "sparsify",
   "stats",

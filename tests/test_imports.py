@@ -20,7 +20,7 @@ LEVELS = (
   {"state"},
   {"selection"},
   {"updates"},
-  {"sparsify", "methods", "at_init", "analysis"},
+  {"sparsify", "methods", "at_init", "calibration", "analysis"},
   {"__init__"},
   {"training", "export"},
   {"train", "study", "launch"},
@@ -29,7 +29,8 @@ LEVELS = (
 # What others import of ours, besides their own folder.
 ASIDE = {
   "models": set(),
-  "data": {"command_line"},
+  "tasks": set(),
+  "data": {"command_line", "tasks"},
   "plots": {"command_line"},
 }
 IMPORT_ASIDE = {"training", "study", "launch"}
@@ -46,6 +47,8 @@ LIBRARIES = {
   "grain": ("data",),
   "sklearn": ("data",),
   "PIL": ("data",),
+  "onnx": ("export",),
+  "onnxruntime": ("export",),
 }
 
 

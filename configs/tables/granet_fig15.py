@@ -27,7 +27,7 @@ TABLE = papers.Table(
   rows=tuple(
     row
     for name, config in _LINES.items()
-    for row in papers.unpublished(name, config, _CELLS)
+    for row in papers.ours(name, config, _CELLS)
   ),
   plot=papers.Plot(y=("inference_flops_ratio", "training_flops_ratio")),
 )

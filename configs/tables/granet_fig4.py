@@ -36,7 +36,7 @@ def _lines(method: str, published: str) -> tuple[papers.Row, ...]:
   original = papers.line(
     method, f"{_CIFAR}:{method}", _CELLS, figures, columns=_COLUMNS
   )
-  again = papers.unpublished(
+  again = papers.ours(
     f"{method}-reinit",
     f"{_CIFAR}:retrain",
     _MASKS,

@@ -18,7 +18,7 @@ TABLE = papers.Table(
   rows=tuple(
     row
     for name in _ROWS
-    for row in papers.unpublished(
+    for row in papers.ours(
       name, f"set_mlp:{name},epochs=100", papers.across(("cifar10",))
     )
   ),

@@ -111,18 +111,35 @@ def stats(opt_state: optax.OptState) -> dict[str, Int[Array, ""]]:
     ValueError: if the state has no masks, or more than 2^31 - 1 weights, whose
       counts do not fit; `summary` counts those.
   """
-  states, masks = sparse_states(opt_state), get_masks(opt_state)
-  total = sum(leaf.size for leaf in jax.tree.leaves(masks))
+  total = sum(leaf.size for leaf in jax.tree.leaves(get_masks(opt_state)))
   if total > INT32_MAX:
     raise ValueError(
       f"`opt_state` has masks for {total} weights; counts on the device end"
       f" at {INT32_MAX}. Use `summary`, on the host."
     )
+  return {
+    key: jnp.sum(counts, dtype=jnp.int32)
+    for key, counts in leaf_stats(opt_state).items()
+  }
+
+
+def leaf_stats(opt_state: optax.OptState) -> dict[str, Int[Array, "..."]]:
+  """Returns counts whose sums are those of `stats`, of any number of weights.
+
+  Returns:
+    As `stats`: `step` and `last_update` are scalars, all others are int32[n]
+    with the counts of single leaves or layers, to be summed on the host.
+
+  Raises:
+    ValueError: if the state has no masks.
+  """
+  states = sparse_states(opt_state)
+  masks = [leaf for s in states for leaf in jax.tree.leaves(get_masks(s))]
   out = {
-    "active": sum(_active(get_masks(state)) for state in states),
-    "total": jnp.int32(total),
-    "requested": sum(
-      jnp.sum(jnp.maximum(s.requested, 0), dtype=jnp.int32) for s in states
+    "active": _each(masks),
+    "total": jnp.array([leaf.size for leaf in masks], jnp.int32),
+    "requested": jnp.concatenate(
+      [jnp.maximum(state.requested, 0) for state in states]
     ),
     "step": states[0].step,
     "last_update": states[0].last_update,
@@ -133,8 +150,13 @@ def stats(opt_state: optax.OptState) -> dict[str, Int[Array, ""]]:
     out["active_units"] = sum(jnp.sum(x, dtype=jnp.int32) for x in units)
   name = ever_active.name
   if all(name in state.accumulators for state in states):
-    out[name] = sum(_active(state.accumulators[name]) for state in states)
+    found = [s.accumulators[name] for s in states]
+    out[name] = _each([leaf for x in found for leaf in jax.tree.leaves(x)])
   return out
+
+
+def _each(masks: list[Array]) -> Int[Array, " leaves"]:
+  return search.count_each(masks) if masks else jnp.zeros(0, jnp.int32)
 
 
 def assert_sparse(params: PyTree, opt_state: optax.OptState) -> None:
@@ -192,11 +214,6 @@ def _of_networks(
       for units in each.units
     ),
   )
-
-
-def _active(masks: PyTree) -> Int[Array, ""]:
-  counts = search.count_each(jax.tree.leaves(masks))
-  return jnp.sum(counts, dtype=jnp.int32)
 
 
 def _layout(params: PyTree, state: SparseState) -> Layout:
@@ -298,7 +315,11 @@ def _warnings(
   active = sum(x.active for x in units or layers)
   if active != requested:
     what = "units" if units else "weights"
-    texts.append(f"{requested} {what} were requested, {active} are active")
+    texts.append(
+      f"{requested} {what} were requested, {active} are active. A method that"
+      " does not prune keeps the count of the masks it starts from: give a new"
+      " method masks of its own (docs/troubleshooting.md)"
+    )
   return texts
 
 

@@ -31,6 +31,7 @@ from sparsejax.methods.pruning import dense, gmp, one_shot, static
 from sparsejax.methods.redistribution import deep_r, dsr, snfs
 from sparsejax.methods.rigl import rigl, rigl_itop, set_itop
 from sparsejax.methods.set_family import accset, dynset, lset, sparse_evolution
+from sparsejax.methods.weight_sparse import weight_sparse
 
 METHODS = {
   "dense": dense,
@@ -40,7 +41,7 @@ METHODS = {
   "granet": granet,
   "rigl": rigl,
   "rigl_itop": rigl_itop,
-  "set": sparse_evolution,
+  "set": sparse_evolution,  # A word of Python, so no name of a function.
   "set_itop": set_itop,
   "accset": accset,
   "lset": lset,
@@ -55,7 +56,10 @@ METHODS = {
   "top_kast": top_kast,
   "str": soft_threshold,
   "sr_ste": sr_ste,
+  "weight_sparse": weight_sparse,
 }
+ALIASES = {"sparse_evolution": "set", "soft_threshold": "str"}
+"""Names of functions that a config may use, and its own names."""
 DISTRIBUTIONS = {
   "uniform": distributions.uniform,
   "er": distributions.er,
@@ -64,6 +68,7 @@ DISTRIBUTIONS = {
 }
 SCOPES = {
   "global": scopes.global_scope,
+  "global_keep_alive": scopes.keep_alive(scopes.global_scope, 1),
   **{name: scopes.layerwise(d) for name, d in DISTRIBUTIONS.items()},
   "uniform": UNIFORM,
 }
@@ -98,6 +103,7 @@ GRANULARITIES = {
 }
 CURVES = {
   "cubic": schedules.cubic_curve,
+  "linear": schedules.linear_curve,
   "sigmoid": schedules.sigmoid_curve(),
 }
 
@@ -125,5 +131,6 @@ __all__ = [
   "supermask",
   "top_kast",
   "track_ever_active",
+  "weight_sparse",
   "with_granularity",
 ]

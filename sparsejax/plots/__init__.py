@@ -4,7 +4,6 @@ Reports are complete by themselves. Figures in files need matplotlib (`pip
 install sparsejax[plots]`).
 """
 
-from sparsejax.plots.accuracy import plot_accuracy
 from sparsejax.plots.budgets import budget_table, plot_budgets
 from sparsejax.plots.comparison import write_comparison
 from sparsejax.plots.flops import plot_flops
@@ -15,21 +14,22 @@ from sparsejax.plots.report import REPORT, write_report
 from sparsejax.plots.results import (
   Average,
   Result,
-  accuracy_table,
   average_seeds,
   duplicate_seeds,
   read_results,
+  result_table,
 )
+from sparsejax.plots.results_figure import plot_results
 from sparsejax.plots.style import has_matplotlib
 
 __all__ = [
   "REPORT",
   "Average",
   "Result",
-  "accuracy_table",
+  "result_table",
   "average_seeds",
   "duplicate_seeds",
-  "plot_accuracy",
+  "plot_results",
   "read_results",
   "Run",
   "budget_table",

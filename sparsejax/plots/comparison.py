@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sparsejax.plots import budgets, curves, labels, page, report, svg
-from sparsejax.plots.records import Run, read_run
+from sparsejax.plots.records import Run, measures, read_run
 from sparsejax.plots.results import (
   Average,
   Result,
-  accuracy_table,
   average_seeds,
   percent,
   read_results,
+  result_table,
 )
 
 _MOST_CURVES = 21  # Colors times dashes.
@@ -35,13 +35,16 @@ def write_comparison(
   results = read_results(workdirs)
   runs = [read_run(workdir) for workdir in workdirs]
   averages = average_seeds(results)
+  measure = results[0].measure
   title = f"{len(runs)} runs"
   named = _named(results, runs)
   body = [
     f"<h1>{title}</h1>",
     f'<p class="soft">{html.escape(_subtitle(runs))}</p>',
-    "<h2>Test accuracy</h2><p>In %: mean ± standard deviation (runs).</p>",
-    page.table(*_split(accuracy_table(averages))),
+    f"<h2>Test {html.escape(measure.title)}</h2><p>"
+    f"{'In %: mean' if measure.percent else 'Mean'} ± standard deviation"
+    " (runs).</p>",
+    page.table(*_split(result_table(averages))),
     page.figures(_charts(averages, results, runs)),
     _results(named),
     _layers(results, runs),
@@ -90,7 +93,8 @@ def _named(results: Sequence[Result], runs: Sequence[Run]) -> dict[str, Run]:
 def _charts(
   averages: Sequence[Average], results: Sequence[Result], runs: Sequence[Run]
 ) -> dict[str, str]:
-  found = {"Test accuracy over sparsity": _over_sparsity(averages)}
+  title = f"Test {averages[0].measure.title} over sparsity"
+  found = {title: _over_sparsity(averages)}
   names = _labels(results)
   if len(set(names)) > _MOST_CURVES:
     return found
@@ -98,7 +102,7 @@ def _charts(
 
 
 def _over_sparsity(averages: Sequence[Average]) -> str:
-  """Draws accuracy over sparsity; nothing for a single sparsity.
+  """Draws the leading measure over sparsity; nothing for a single sparsity.
 
   The axis is logarithmic in the fraction of active weights. A network without
   active weights has no position.
@@ -107,6 +111,7 @@ def _over_sparsity(averages: Sequence[Average]) -> str:
   places = {a.sparsity: -math.log10(1 - a.sparsity) for a in found}
   if len(places) < 2:
     return ""
+  measure = averages[0].measure
   back = {place: sparsity for sparsity, place in places.items()}
   names = list(dict.fromkeys(a.label for a in found))
   lines = [
@@ -119,7 +124,9 @@ def _over_sparsity(averages: Sequence[Average]) -> str:
   ]
   return svg.chart(
     lines,
-    svg.Axis("test accuracy", lambda value: f"{value:.4g} %"),
+    svg.Axis(
+      f"test {measure.title}", lambda x: f"{x:.4g}{' %' * measure.percent}"
+    ),
     x_label="sparsity",
     x_low=None,
     x_text=lambda place: percent(back[place]),
@@ -137,7 +144,9 @@ def _spaced(places: Sequence[float]) -> list[float]:
 
 
 def _results(named: Mapping[str, Run]) -> str:
-  header = ("run", "test accuracy", "test loss", "sparsity", "active weights")
+  known = measures(next(iter(named.values())).summary)
+  header = ("run", *(f"test {m.title}" for m in known), "test loss")
+  header += ("sparsity", "active weights")
   header += ("inference FLOPs", "training FLOPs", "ever active")
   header += ("mask updates", "time in steps")
   rows = []
@@ -147,7 +156,7 @@ def _results(named: Mapping[str, Run]) -> str:
     rows.append(
       (
         name,
-        page.percent(x["test_accuracy"]),
+        *(text for _, text in report.measured(x)),
         "not finite" if loss is None else f"{loss:.4f}",
         page.percent(x["sparsity"]),
         x["active"],

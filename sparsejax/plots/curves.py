@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from sparsejax.plots import svg
-from sparsejax.plots.records import Run
+from sparsejax.plots.records import Measure, Run, measures
 
 Points = list[tuple[svg.Number, svg.Number]]
 Labeled = Sequence[tuple[str, Run]]
@@ -19,12 +19,15 @@ def charts(runs: Labeled) -> dict[str, str]:
       each.
 
   Returns:
-    Title -> chart: accuracy, loss, sparsity, FLOPs, how many active weights
-    mask updates left active, and how many they pruned and regrew. A chart
-    without a recorded value is left out.
+    Title -> chart: accuracy, or what else the task measures, loss, sparsity,
+    FLOPs, how many active weights mask updates left active, and how many they
+    pruned and regrew. A chart without a recorded value is left out.
   """
   found = {
-    "Accuracy": _accuracy(runs),
+    **{
+      measure.title.capitalize(): _measure(runs, measure)
+      for measure in measures(runs[0][1].summary)
+    },
     "Loss": _loss(runs),
     "Sparsity": _sparsity(runs),
     "FLOPs": _flops(runs),
@@ -100,20 +103,24 @@ def _draw(
   return svg.chart(lines, axis)
 
 
-def _accuracy(runs: Labeled) -> str:
-  seen = [y for _, run in runs for _, y in recorded(run, "test_accuracy")]
-  low = max(0.0, min(seen, default=0.0) - 0.05)
-  axis = svg.Axis("accuracy", _percent, low=100 * low, high=100)
+def _measure(runs: Labeled, measure: Measure) -> str:
+  name, test, factor = measure.name, f"test_{measure.name}", 1
+  axis = svg.Axis(measure.title, lambda value: f"{value:g}", log=True)
+  if measure.percent:
+    seen = [y for _, run in runs for _, y in recorded(run, test)]
+    low = max(0.0, min(seen, default=0.0) - 0.05)
+    axis = svg.Axis(measure.title, _percent, low=100 * low, high=100)
+    factor = 100
   return _draw(
     runs,
     axis,
     [
       (
         "training batch",
-        lambda run: recorded(run, "accuracy", 100),
+        lambda run: recorded(run, name, factor),
         {"faint": True},
       ),
-      ("test", lambda run: recorded(run, "test_accuracy", 100), {}),
+      ("test", lambda run: recorded(run, test, factor), {}),
     ],
   )
 

@@ -10,6 +10,8 @@ import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from sparsejax.plots.records import Measure
+
 _STYLE = """
 :root { color-scheme: light dark;
   --page: #fff; --text: #1f2328; --soft: #59636e; --line: #d9dee3;
@@ -150,6 +152,13 @@ def stack(shares: Mapping[str, int | float]) -> str:
 def percent(value: int | float | None, digits: int = 2) -> str:
   """Returns a share in %; "none" for None."""
   return "none" if value is None else f"{100 * value:.{digits}f} %"
+
+
+def measured(measure: Measure, value: int | float | None) -> str:
+  """Returns a recorded value of a measure with its unit."""
+  if value is None:
+    return "not finite"
+  return percent(value) if measure.percent else f"{value:.4f}"
 
 
 def short(value: int | float) -> str:

@@ -42,6 +42,48 @@ class Metrics(NamedTuple):
   damage: str | None
 
 
+class Measure(NamedTuple):
+  """What the runs of a task are compared by.
+
+  Attributes:
+    name: `test_NAME` is its key in a summary.
+    title: what tables and axes call it.
+    percent: whether it is a fraction that is shown in %.
+    higher_is_better: whether higher values are better.
+  """
+
+  name: str
+  title: str
+  percent: bool
+  higher_is_better: bool
+
+  @property
+  def unit(self) -> str:
+    """The title with its unit."""
+    return f"{self.title} (%)" if self.percent else self.title
+
+  def shown(self, value: float) -> float:
+    """Returns a recorded value in its unit."""
+    return 100 * value if self.percent else value
+
+
+ACCURACY = Measure("accuracy", "accuracy", True, True)
+
+
+def measures(summary: Mapping[str, Any]) -> list[Measure]:
+  """Returns what a run measures, the leading one first.
+
+  Args:
+    summary: of a run; one that is not finished, or older than tasks, measures
+      accuracy.
+  """
+  found = [
+    Measure(**{field: each[field] for field in Measure._fields})
+    for each in summary.get("measures", ())
+  ]
+  return found or [ACCURACY]
+
+
 class Run(NamedTuple):
   """The records of one run.
 
@@ -111,12 +153,18 @@ def read_summary(workdir: pathlib.Path) -> dict[str, Any] | None:
   path = workdir / SUMMARY
   if not path.exists():
     return None
-  return _read(
-    path,
-    _SUMMARY,
+  way_out = (
     "Remove it, and the command of the run writes it again from the newest"
-    " checkpoint.",
+    " checkpoint."
   )
+  summary = _read(path, _SUMMARY, way_out)
+  for measure in measures(summary):
+    key = f"test_{measure.name}"
+    kind = _FRACTION if measure.percent else _MEASURED
+    fault = next(_faults(summary.get(key, _MISSING), kind, key), None)
+    if fault is not None:
+      raise _damaged(path, fault, way_out)
+  return summary
 
 
 def read_metrics(workdir: pathlib.Path) -> Metrics:
@@ -129,7 +177,7 @@ def read_metrics(workdir: pathlib.Path) -> Metrics:
   if not path.exists():
     return Metrics([], None)
   rows: list[dict[str, Any]] = []
-  for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
+  for number, line in enumerate(_content(path).split(b"\n")[:-1], 1):
     row, fault = _parse(line, _ROW)
     last = rows[-1]["step"] if rows else -1
     fault = fault or _row_fault(row, last)
@@ -183,6 +231,12 @@ def _or_null(kind: _Kind) -> _Kind:
   return _Kind(f"{kind.text} or null", lambda x: x is None or kind.fits(x))
 
 
+class _Optional(NamedTuple):
+  """An array or object that may be missing."""
+
+  wanted: Any
+
+
 def _optional(kind: _Kind) -> _Kind:
   return _Kind(kind.text, lambda x: x is _MISSING or kind.fits(x))
 
@@ -190,6 +244,7 @@ def _optional(kind: _Kind) -> _Kind:
 _TEXT = _Kind(
   "printable text", lambda x: isinstance(x, str) and x.isprintable()
 )
+_FLAG = _Kind("true or false", lambda x: isinstance(x, bool))
 _COUNT = _Kind("an integer of at least 0", _is_count)
 _COUNTS = _Kind(
   "an array of integers of at least 0",
@@ -231,6 +286,10 @@ _BRANCH = {
   ),
   "loss": _MEASURED,
 }
+_MEASURE = {
+  **dict.fromkeys(("name", "title"), _TEXT),
+  **dict.fromkeys(("percent", "higher_is_better"), _FLAG),
+}
 _LAYER = {
   "name": _TEXT,
   "position": _optional(_COUNT),
@@ -258,7 +317,7 @@ _SUMMARY = {
   ),
   "selected_step": _optional(_COUNT),
   **dict.fromkeys(("init_step", "resumed_from_step"), _or_null(_COUNT)),
-  **dict.fromkeys(("test_accuracy", "sparsity"), _FRACTION),
+  "sparsity": _FRACTION,
   "target_sparsity": _or_null(_SPARSITY),
   "equivalent_sparsity": _optional(_or_null(_SPARSITY)),
   "itop_rate": _or_null(_FRACTION),
@@ -282,6 +341,8 @@ _SUMMARY = {
     for name in (*PHASES, "elapsed", "began")
   },
   "layers": [_LAYER],
+  "task": _optional(_TEXT),
+  "measures": _Optional([_MEASURE]),
 }
 
 
@@ -289,10 +350,23 @@ def _read(
   path: pathlib.Path, wanted: Mapping[str, Any], way_out: str
 ) -> dict[str, Any]:
   """Returns the object in a file, or raises the one error of its kind."""
-  value, fault = _parse(path.read_bytes(), wanted)
+  value, fault = _parse(_content(path), wanted)
   if fault is not None:
-    raise command_line.InputError(f"{path} is damaged: {fault}. {way_out}")
+    raise _damaged(path, fault, way_out)
   return value
+
+
+def _content(path: pathlib.Path) -> bytes:
+  """Returns the bytes of a file; a pipe would block for ever."""
+  if not path.is_file():
+    raise command_line.InputError(f"{path} is not a regular file. Remove it.")
+  return path.read_bytes()
+
+
+def _damaged(
+  path: pathlib.Path, fault: str, way_out: str
+) -> command_line.InputError:
+  return command_line.InputError(f"{path} is damaged: {fault}. {way_out}")
 
 
 def _parse(data: bytes, wanted: Mapping[str, Any]) -> tuple[Any, str | None]:
@@ -326,6 +400,10 @@ def _is_plain(value: Any, levels: int) -> bool:
 
 def _faults(value: Any, wanted: Any, name: str = "") -> Iterator[str]:
   """Yields how a value differs from what is wanted."""
+  if isinstance(wanted, _Optional):
+    if value is _MISSING:
+      return
+    wanted = wanted.wanted
   kind = wanted if isinstance(wanted, _Kind) else _CONTAINERS[type(wanted)]
   if not kind.fits(value):
     found = (

@@ -3,10 +3,11 @@
 import html
 import json
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 from sparsejax.plots import budgets, curves, page
-from sparsejax.plots.records import PHASES, Run, read_run
+from sparsejax.plots.records import PHASES, Measure, Run, measures, read_run
 
 REPORT = "report.html"
 
@@ -119,7 +120,7 @@ def _headline(run: Run) -> dict[str, str]:
     return {}
   target = summary["target_sparsity"]
   found = {
-    "test accuracy": page.percent(summary["test_accuracy"]),
+    **{f"test {m.title}": value for m, value in measured(summary)},
     "sparsity"
     if target is None
     else f"sparsity, {page.percent(target)} requested": page.percent(
@@ -196,21 +197,31 @@ def _moved(run: Run) -> str:
   )
 
 
+def measured(summary: Mapping[str, Any]) -> list[tuple[Measure, str]]:
+  """Returns what a run measures, with the text of the test split's values."""
+  return [
+    (measure, page.measured(measure, summary[f"test_{measure.name}"]))
+    for measure in measures(summary)
+  ]
+
+
 def _evaluations(run: Run) -> str:
+  known = measures(run.summary)
   rows = [
     (
       row["step"],
-      page.percent(row["test_accuracy"]),
+      *(page.measured(m, row.get(f"test_{m.name}")) for m in known),
       _loss(row.get("test_loss")),
       page.percent(row.get("sparsity")),
       page.percent(row.get("inference_flops_ratio"), 1),
     )
     for row in run.rows
-    if "test_accuracy" in row
+    if f"test_{known[0].name}" in row
   ]
   if not rows:
     return ""
-  header = ("step", "test accuracy", "test loss", "sparsity", "FLOPs, of dense")
+  titles = (f"test {m.title}" for m in known)
+  header = ("step", *titles, "test loss", "sparsity", "FLOPs, of dense")
   return (
     f"<details><summary>{len(rows)} evaluations</summary>"
     f"{page.table(header, rows)}</details>"

@@ -26,7 +26,7 @@ class Row(NamedTuple):
     name: parts joined by slashes, such as `granet-0.5/vgg19/cifar10/0.98`.
     config: what `--config` of the trainer takes; `None` for what the library
       does not train.
-    published: column -> figure.
+    published: column -> figure; empty in a table of our own.
     changes: more arguments of the trainer.
     after: name of the row whose run this one starts from, with the same seed.
     seek: sparsity in (0, 1) that its runs end with, of a method that has no
@@ -211,7 +211,7 @@ def line(
   )
 
 
-def unpublished(
+def ours(
   name: str,
   config: str,
   cells: Sequence[Cell],
@@ -219,18 +219,31 @@ def unpublished(
   after: str | None = None,
   **fields: Any,
 ) -> tuple[Row, ...]:
-  """Make the rows of a line without published numbers, as in a figure.
+  """Make the rows of one line without published numbers.
 
-  `line` describes the arguments.
+  They are those of a table of our own, or of a figure.
+
+  Args:
+    name: the start of the rows' names.
+    config: as in `Row`, without the options of the cells.
+    cells: the header's cells.
+    after: name of the line whose runs these start from.
+    **fields: other fields of `Row`.
+
+  Examples:
+    >>> (row,) = ours("gmp", "lm:gmp", [Cell("0.9", "sparsity=0.9")])
+    >>> row.name, row.config, row.published
+    ('gmp/0.9', 'lm:gmp,sparsity=0.9', {})
   """
-  return line(
-    name,
-    config,
-    cells,
-    " ".join(["-/-"] * len(cells)),
-    columns=("", ""),
-    after=after,
-    **fields,
+  return tuple(
+    Row(
+      f"{name}/{cell.name}",
+      f"{config},{cell.options}",
+      {},
+      after=None if after is None else f"{after}/{cell.name}",
+      **fields,
+    )
+    for cell in cells
   )
 
 

@@ -27,7 +27,7 @@ from sparsejax.training import (
 )
 from sparsejax.training.checkpointing import best, checkpoints, weights
 from sparsejax.training.config.experiment import Experiment
-from sparsejax.training.reporting import metrics, timing
+from sparsejax.training.reporting import emptied, metrics, timing
 from sparsejax.training.reporting.reporter import Reporter
 from sparsejax.training.train_state import TrainState, Weights
 
@@ -43,6 +43,7 @@ class _Run(NamedTuple):
   stop: preemption.StopRequest
   lock: workdir_lock.Lock | None
   reporter: Reporter
+  sparse_leaves: tuple[str, ...]
   resumed_from_step: int | None
   compile_seconds: float
   clock: timing.Clock
@@ -63,6 +64,7 @@ class _Dispatched(NamedTuple):
   step: int
   rows: list[dict[str, Any]]
   timing: timing.Dispatch
+  warnings: tuple[str, ...]
 
 
 def run(
@@ -104,7 +106,10 @@ def run(
   abstract = initial_state.abstract(experiment, mesh)
   setup = experiment.setup._replace(
     shard=sharding.batch_sharder(mesh),
-    gather=weight_sharding.gatherer(sharding.of(abstract.params)),
+    gather=weight_sharding.gatherer(
+      sharding.of(abstract.params),
+      stacked=getattr(experiment.model, "layer_axes", ()),
+    ),
   )
   with contextlib.ExitStack() as stack:
     saved = stack.enter_context(
@@ -151,6 +156,7 @@ def run(
       stop=stop,
       lock=lock,
       reporter=reporter,
+      sparse_leaves=initial_state.sparse_leaves(abstract),
       resumed_from_step=start.resumed_from_step,
       compile_seconds=seconds,
       clock=clock,
@@ -168,12 +174,14 @@ def open_checkpoints(
   keep_all: bool = False,
 ) -> checkpoints.Checkpoints:
   """Opens the checkpoints of a run; of a state like `abstract`."""
-  validates = experiment.dataset.validation is not None
+  split = "test" if experiment.dataset.validation is None else "validation"
+  measure = experiment.dataset.task.measures[0]
   return checkpoints.open(
     workdir,
     fingerprint=json.dumps(experiment.config, sort_keys=True),
     sparse_leaves=initial_state.sparse_leaves(abstract),
-    best_metric="validation_accuracy" if validates else "test_accuracy",
+    best_metric=f"{split}_{measure.name}",
+    lowest=not measure.higher_is_better,
     keep_all=keep_all,
   )
 
@@ -234,8 +242,10 @@ def _train(run: _Run, state: TrainState) -> outcomes.Outcome:
   while step < steps.total:
     first = step
     with run.clock.phase("step"):
-      state, step, rows, timed = _dispatch(run, state, first)
+      state, step, rows, timed, warnings = _dispatch(run, state, first)
     timings.append(timed)
+    for warning in warnings:
+      run.reporter.message(f"warning: {warning}")
     if run.lock is not None:
       run.lock.check()
     bad = next((row["step"] for row in rows if not row["finite"]), None)
@@ -279,7 +289,7 @@ def _train(run: _Run, state: TrainState) -> outcomes.Outcome:
 
 def _dispatch(run: _Run, state: TrainState, first: int) -> _Dispatched:
   """Runs one dispatch of training steps."""
-  updates = int(sharding.fetch(state.counters.mask_updates))
+  before = sharding.fetch(state.counters)
   started = time.perf_counter()
   setup = run.experiment.setup
   with jax.transfer_guard("disallow"):
@@ -292,12 +302,18 @@ def _dispatch(run: _Run, state: TrainState, first: int) -> _Dispatched:
   history = jax.tree.map(
     lambda x: x[start : start + count], sharding.fetch(stacked)
   )
-  updates = int(history.counters.mask_updates[-1]) - updates
+  updates = int(history.counters.mask_updates[-1] - before.mask_updates)
+  warnings = emptied.emptied(
+    run.sparse_leaves, before.active, history.counters.active, first=first
+  )
   rows = metrics.rows(
-    history._asdict(), first=first, costs=run.experiment.costs
+    history._asdict(),
+    first=first,
+    costs=run.experiment.costs,
+    derive=run.experiment.dataset.task.derived,
   )
   return _Dispatched(
-    state, step, rows, timing.Dispatch(count, updates, seconds)
+    state, step, rows, timing.Dispatch(count, updates, seconds), tuple(warnings)
   )
 
 
@@ -329,7 +345,7 @@ def _update_metric(run: _Run, state: TrainState, step: int) -> TrainState:
 
 
 def _evaluate(run: _Run, state: TrainState) -> dict[str, float]:
-  """Returns mean losses and accuracies on the splits not trained on."""
+  """Returns mean losses and metrics on the splits not trained on."""
   names = [name for name in run.programs.evaluate if name != "train"]
   with run.clock.phase("evaluate"), jax.transfer_guard("disallow"):
     return programs.mean_metrics(run.programs, names, state)

@@ -119,15 +119,15 @@ def count_mask_update(counters: Counters, before: Any, after: Any) -> Counters:
 
 
 def model_costs(
-  model: Any, variables: Any, masks: Any, image: Any, *, batch_size: int
+  model: Any, variables: Any, masks: Any, inputs: Any, *, batch_size: int
 ) -> ModelCosts:
   """Trace a model to count its multiply-adds.
 
   Args:
-    model: Flax module, called with images and `train=`.
+    model: Flax module, called with inputs and `train=`.
     variables: its collections, or their shapes.
     masks: the tree of masks, or their shapes.
-    image: float[1, H, W, C], or its shape.
+    inputs: of one example, or their shapes.
     batch_size: examples per step.
 
   Returns:
@@ -138,11 +138,11 @@ def model_costs(
   """
   rest = {key: value for key, value in variables.items() if key != "params"}
   table = flops.multiply_adds(
-    lambda params, image, rest: model.apply(
-      {"params": params, **rest}, image, train=False
+    lambda params, inputs, rest: model.apply(
+      {"params": params, **rest}, inputs, train=False
     ),
     variables["params"],
-    image,
+    inputs,
     rest,
   )
   leaves = trees.named_leaves(masks)
@@ -229,9 +229,7 @@ def _changes(opt_state: Any) -> jax.Array:
 
 def _mask_updated(before: Any, after: Any) -> jax.Array:
   """Returns bool[], whether masks were updated between the two states."""
-  old, new = (
-    sparsejax.stats(state)["last_update"] for state in (before, after)
-  )
+  old, new = (sparse_states(state)[0].last_update for state in (before, after))
   return old != new
 
 

@@ -1,6 +1,7 @@
 """Damaged records: one clear error, or metrics up to the last good line."""
 
 import json
+import os
 
 import pytest
 from helpers import records as written
@@ -44,6 +45,14 @@ def workdir(tmp_path):
   return written.write(tmp_path / "run")
 
 
+@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl"])
+def test_a_pipe_is_refused_and_not_waited_for(workdir, name):
+  (workdir / name).unlink()
+  os.mkfifo(workdir / name)
+  with pytest.raises(command_line.InputError, match="not a regular file"):
+    plots.write_report(workdir)
+
+
 @pytest.mark.parametrize("reader", READERS)
 def test_intact_records_are_read(workdir, reader):
   READERS[reader](workdir)
@@ -64,6 +73,14 @@ def test_damaged_record_is_one_error(workdir, reader, name, text):
   message = str(caught.value)
   assert message.startswith(f"{workdir / name} is damaged: ")
   assert "Remove it" in message and message.isprintable()
+
+
+MEASURE = {
+  "name": "accuracy",
+  "title": "accuracy",
+  "percent": True,
+  "higher_is_better": True,
+}
 
 
 @pytest.mark.parametrize("reader", READERS)
@@ -90,6 +107,9 @@ def test_damaged_record_is_one_error(workdir, reader, name, text):
     ("layers", [3], "an object"),
     ("layers", [{"name": "a"}], "is missing"),
     ("init_step", "x", "an integer of at least 0 or null"),
+    ("measures", [{"name": "accuracy"}], "is missing"),
+    ("measures", [{**MEASURE, "percent": 1}], "true or false"),
+    ("measures", [MEASURE | {"name": "depth"}], "`test_depth` is missing"),
   ],
 )
 def test_value_that_a_run_does_not_write_is_named(

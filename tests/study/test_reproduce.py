@@ -252,7 +252,7 @@ def test_the_best_evaluation_is_one_after_the_last_pruning(tmp_path):
   row = papers.Row("a", "digits:gmp", {})
   run = study_runs.Run(row, 0, (), written.CONFIG, tmp_path)
   result = results.read(run)
-  assert result.best_accuracy == 0.8
+  assert result.best == 0.8
 
 
 @pytest.mark.parametrize(
@@ -292,6 +292,9 @@ def test_errors_are_one_line(table, tmp_path, capsys, args, message):
     ("TABLE = 1 / 0", "line 3, cannot be run: ZeroDivisionError"),
     ("import sys; sys.exit(1)", "cannot be run: SystemExit"),
     ("TABLE = (", "line 3, cannot be run: SyntaxError"),
+    ("TABLE = papers.Table('', '', (), None)", "`papers.Row`, got None"),
+    ("TABLE = papers.Table('', '', (), ())", "`papers.Row`, got ()"),
+    ("TABLE = papers.Table('', '', (), (3,))", "`papers.Row`, got (3,)"),
     ("TABLE = papers.Table('', '', (), (row('b', after='a'),))", "is no row"),
     (
       "TABLE = papers.Table('', '', (), (row('a', after='a'),))",

@@ -265,7 +265,7 @@ def test_accuracies_by_hand():
       known,
       "train_accuracy",
       loss=jax.numpy.float32(9.0),
-      accuracy=jax.numpy.float32(value),
+      metrics={"accuracy": jax.numpy.float32(value)},
       step=jax.numpy.int32(step),
       steps_per_epoch=2,
     )
@@ -274,8 +274,7 @@ def test_accuracies_by_hand():
   known = metric.after_validation(
     metric.init("validation_accuracy"),
     "validation_accuracy",
-    loss=jax.numpy.float32(9.0),
-    correct=jax.numpy.int32(30),
+    totals={"loss": jax.numpy.float32(9.0), "accuracy": jax.numpy.int32(30)},
     examples=40,
   )
   assert metric.update_kwargs(known) == {"metric": np.float32(0.75)}

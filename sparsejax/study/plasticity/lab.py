@@ -12,7 +12,6 @@ from jax.sharding import Mesh
 import sparsejax
 from sparsejax.analysis import plasticity
 from sparsejax.components import trees
-from sparsejax.data import Split
 from sparsejax.method import Input
 from sparsejax.study.plasticity import continuation, protocol as protocols
 from sparsejax.study.plasticity.protocol import Branch, Protocol
@@ -172,15 +171,15 @@ class Lab:
     )
     return {*self.protocol.criterion.reads, *regrow_by}
 
-  def _mean(self, of_batch: Callable[[Split], Any]) -> Any:
+  def _mean(self, of_batch: Callable[[Any], Any]) -> Any:
     """Returns the mean of a tree over the batches that are scored."""
     key = jax.random.fold_in(self.experiment.mask_key, _SCORING)
     batches = initial_state.examples(
       self.experiment.dataset, key, self._setup.batch_size
     )
     number, total = self.protocol.gradient_batches, None
-    for batch in itertools.islice(batches, number):
-      found = of_batch(jax.tree.map(jnp.asarray, batch))
+    for examples in itertools.islice(batches, number):
+      found = of_batch(jax.tree.map(jnp.asarray, examples))
       total = found if total is None else jax.tree.map(jnp.add, total, found)
     return jax.tree.map(lambda x: x / number, total)
 
@@ -190,15 +189,15 @@ def active(state: TrainState) -> int:
   return int(sharding.fetch(state.counters.active).sum())
 
 
-def _gradient(setup: Setup, state: TrainState, batch: Split) -> Any:
-  """Returns the dense gradient of a batch in training mode."""
-  batch = jax.tree.map(setup.shard, batch)
+def _gradient(setup: Setup, state: TrainState, examples: Any) -> Any:
+  """Returns the dense gradient of a batch, drawn as for evaluation."""
+  batch = jax.tree.map(setup.shard, setup.task.draw(None, examples))
   key = jax.random.wrap_key_data(state.key)
   found, _ = batch_gradient.batch_gradient(setup, state, batch, key)
   return found.grads
 
 
-def _product(setup: Setup, state: TrainState, batch: Split, grads: Any) -> Any:
+def _product(setup: Setup, state: TrainState, examples: Any, grads: Any) -> Any:
   """Returns the Hessian of a batch times the gradient of active weights."""
   direction = trees.map_masked(
     lambda mask, g: jnp.where(mask, g, jnp.zeros_like(g)),
@@ -207,7 +206,7 @@ def _product(setup: Setup, state: TrainState, batch: Split, grads: Any) -> Any:
     dense=jnp.zeros_like,
   )
   return jax.jvp(
-    lambda params: _gradient(setup, state._replace(params=params), batch),
+    lambda params: _gradient(setup, state._replace(params=params), examples),
     (state.params,),
     (direction,),
   )[1]

@@ -161,7 +161,13 @@ def _train(
 ) -> Protocol:
   """Trains the grid; returns its protocol."""
   first = grids.experiment(config, 0.0)
-  when = first.steps
+  when, measure = first.steps, first.dataset.task.measures[0]
+  if measure.name != "accuracy":
+    raise command_line.InputError(
+      f"`config.data` must be of a task with an accuracy, got one that is"
+      f" measured by {measure.title}: the measures of a grid are differences of"
+      " accuracies."
+    )
   protocol = protocols.from_section(
     section, total_steps=when.total, steps_per_epoch=when.per_epoch
   )
@@ -190,6 +196,7 @@ def _train(
   )
   with reporting.progress(
     console,
+    measure=measure,
     total=runs + grids.steps(protocol, every),
     completed=runs
     - len(unfinished) * protocol.total_steps

@@ -23,7 +23,14 @@ from ml_collections import config_dict
 from sparsejax import command_line
 from sparsejax.training.config import durations, value_types
 
-PROVIDED = ("classes", "total_steps", "steps_per_epoch", "epochs", "groups")
+PROVIDED = (
+  "classes",
+  "vocabulary",
+  "total_steps",
+  "steps_per_epoch",
+  "epochs",
+  "groups",
+)
 """Parameters that get their value from the run."""
 
 
@@ -188,10 +195,23 @@ def arguments(
       value = provided.get("learning_rate")
     if value is not None:
       found[key] = value
-  return found | {
-    key: provided[key]
-    for key in PROVIDED
-    if key in provided and takes(kind, name, key)
+  return found | _from_run(kind, where, name, provided)
+
+
+def _from_run(
+  kind: Kind, where: str, name: str, provided: Mapping[str, Any]
+) -> dict[str, Any]:
+  """Returns the arguments that a factory gets from the run and its data."""
+  taken = inspect.signature(kind.factories[name]).parameters
+  for key in PROVIDED:
+    missing = key in taken and key not in provided
+    if missing and taken[key].default is inspect.Parameter.empty:
+      raise command_line.InputError(
+        f"`{where}.name` is {name!r}, which takes its `{key}` from the data,"
+        " but `config.data` has none. Use one that fits the data."
+      )
+  return {
+    key: provided[key] for key in PROVIDED if key in provided and key in taken
   }
 
 

@@ -12,7 +12,7 @@ from sparsejax.training.config import schema
 
 # Defaults are names here and values in the signatures; `tests/training/
 # test_schema.py` compares the two.
-_UNIFORM = ("snfs", "dsr", "dnw", "top_kast", "sr_ste")
+_UNIFORM = ("snfs", "dsr", "dnw", "top_kast", "sr_ste", "weight_sparse")
 
 
 def _by_trained(make: Callable[[Any], Any]) -> dict[str, schema.FromRun]:
@@ -22,7 +22,7 @@ def _by_trained(make: Callable[[Any], Any]) -> dict[str, schema.FromRun]:
 
 _METHOD_CHOICES = {
   "criterion": schema.Choice(methods.CRITERIA, "magnitude"),
-  "curve": schema.Choice(methods.CURVES, "cubic"),
+  "curve": schema.Choice(methods.CURVES, "cubic", {"weight_sparse": "linear"}),
   "distribution": schema.Choice(
     methods.DISTRIBUTIONS | _by_trained(scopes.global_magnitude),
     "erk",
@@ -65,6 +65,11 @@ KINDS = {
 }
 
 
+def canonical(kind: str, name: str) -> str:
+  """Returns the name that records have, for one that also is a function's."""
+  return methods.ALIASES.get(name, name) if kind == "method" else name
+
+
 def section(
   kind: str,
   name: str,
@@ -87,7 +92,7 @@ def section(
   Raises:
     InputError: if a name or key is unknown.
   """
-  return schema.section(KINDS[kind], name, given, fill)
+  return schema.section(KINDS[kind], canonical(kind, name), given, fill)
 
 
 def names(kind: str) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ import math
 import pathlib
 import time
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -18,17 +18,10 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from sparsejax.components import counts
+from sparsejax.tasks import Measure
 from sparsejax.training.reporting.reporter import Reporter
 
-# These fit on a line of 80 columns, next to the bar.
-_VALUES = {
-  "loss": "loss {:.4f}",
-  "accuracy": "acc {:.1%}",
-  "test_accuracy": "test {:.2%}",
-  "sparsity": "sparsity {:.1%}",
-}
-# For log files and wide terminals.
-_MORE_VALUES = _VALUES | {"inference_flops_ratio": "flops {:.1%}"}
 _WIDE = 100
 
 
@@ -37,6 +30,7 @@ def progress(
   console: Console,
   *,
   total: int,
+  measure: Measure,
   completed: int = 0,
   first: Mapping[str, str] = types.MappingProxyType({}),
   interval_seconds: float = 0.0,
@@ -46,6 +40,7 @@ def progress(
   Args:
     console: where to print.
     total: steps in the run.
+    measure: what is shown besides the loss.
     completed: steps that an earlier process took.
     first: formats of values to show before those of all runs, by name.
     interval_seconds: the least time between two lines of a log file.
@@ -53,6 +48,9 @@ def progress(
   Yields:
     The reporter for the loop.
   """
+  formats = {**first, **_formats(measure)}
+  # For log files and wide terminals.
+  more = formats | {"inference_flops_ratio": "flops {:.1%}"}
   if not console.is_terminal:
     printed = -math.inf
 
@@ -60,12 +58,13 @@ def progress(
       nonlocal printed
       if time.monotonic() - printed >= interval_seconds or step == total:
         printed = time.monotonic()
-        text = _values(row, {**first, **_MORE_VALUES})
+        text = _values(row, more)
         line(console, f"step {step}/{total}  {text}")
 
     yield Reporter(message=lambda text: line(console, text), progress=log)
     return
-  formats = {**first, **(_MORE_VALUES if console.width >= _WIDE else _VALUES)}
+  if console.width >= _WIDE:
+    formats = more
   with _bar(console) as bar:
     task = bar.add_task("", total=total, completed=completed, values="starting")
     latest: dict[str, Any] = {}
@@ -83,7 +82,11 @@ def line(console: Console, text: str) -> None:
 
 
 def result(
-  console: Console, summary: Mapping[str, Any], workdir: pathlib.Path
+  console: Console,
+  summary: Mapping[str, Any],
+  workdir: pathlib.Path,
+  *,
+  measures: Sequence[Measure],
 ) -> None:
   """Print the result of a finished run.
 
@@ -91,9 +94,10 @@ def result(
     console: where to print.
     summary: content of `summary.json`.
     workdir: workdir of the run.
+    measures: of the task.
   """
   console.print(_layer_table(summary))
-  for name, value in _result_lines(summary, workdir):
+  for name, value in _result_lines(summary, workdir, measures):
     line(console, f"{name:<19} {value}")
 
 
@@ -105,6 +109,17 @@ def _bar(console: Console) -> Progress:
     TimeRemainingColumn(),
     console=console,
   )
+
+
+def _formats(measure: Measure) -> dict[str, str]:
+  """Returns the values that fit on 80 columns next to the bar, formatted."""
+  in_batch = measure.batch_text or measure.text
+  return {
+    "loss": "loss {:.4f}",
+    measure.name: f"{measure.short} {in_batch}",
+    f"test_{measure.name}": f"test {measure.text}",
+    "sparsity": "sparsity {:.1%}",
+  }
 
 
 def _values(row: Mapping[str, Any], formats: Mapping[str, str]) -> str:
@@ -128,20 +143,22 @@ def _layer_table(summary: Mapping[str, Any]) -> Table:
 
 
 def _result_lines(
-  summary: Mapping[str, Any], workdir: pathlib.Path
+  summary: Mapping[str, Any],
+  workdir: pathlib.Path,
+  measures: Sequence[Measure],
 ) -> Iterator[tuple[str, str]]:
   """Yields the label and the text of each line."""
   selected = summary.get("selected_step", summary["steps"])
   if selected != summary["steps"]:
     yield "selected step", f"{selected} of {summary['steps']} (best)"
-  yield "test accuracy", f"{summary['test_accuracy']:.2%}"
-  loss = summary["test_loss"]
-  yield "test loss", "not finite" if loss is None else f"{loss:.4f}"
+  for each in measures:
+    value = summary[f"test_{each.name}"]
+    yield f"test {each.title}", _finite(value, each.text)
+  yield "test loss", _finite(summary["test_loss"], "{:.4f}")
   target = summary["target_sparsity"]
   yield "requested sparsity", "none" if target is None else f"{target:.4%}"
   yield "achieved sparsity", f"{summary['sparsity']:.4%}"
-  counts = f"{summary['active']:,} ({summary['requested']:,} requested)"
-  yield "active weights", counts
+  yield "active weights", _active(summary)
   yield "ever active (ITOP)", _itop_rate(summary["itop_rate"])
   yield "inference FLOPs", _flops(summary, "inference_flops")
   yield "training FLOPs", _flops(summary, "training_flops")
@@ -150,6 +167,24 @@ def _result_lines(
   yield "training time", f"{summary['train_seconds']:.1f} s"
   yield "results", str(workdir / "summary.json")
   yield "report", str(workdir / "report.html")
+
+
+def _active(summary: Mapping[str, Any]) -> str:
+  """Returns the active weights, those requested, and those of the target.
+
+  The last two differ where the schedule has not reached the target.
+  """
+  target, requested = summary["target_sparsity"], summary["requested"]
+  text = f"{summary['active']:,} ({requested:,} requested"
+  if target is not None and summary["total"]:
+    final = counts.requested_count(summary["total"], target)
+    if final != requested:
+      text += f" so far, {final:,} at the end of the schedule"
+  return f"{text})"
+
+
+def _finite(value: float | None, text: str) -> str:
+  return "not finite" if value is None else text.format(value)
 
 
 def _flops(summary: Mapping[str, Any], name: str) -> str:
