@@ -111,6 +111,11 @@ def one_shot(
       f"Either `sparsity` or `rate` must be given, got {sparsity} and {rate}. A"
       " rate counts from the active weights, a sparsity from all."
     )
+  if rate is None and regrow_by is not None:
+    raise ValueError(
+      "`regrow_by` must be None with a `sparsity`: what is regrown would undo"
+      " it. Give a `rate`, and the network returns to the sparsity before."
+    )
   if at_step == 0:
     return _prune_now(sparsity, scope, criterion, granularity)
   if rate is not None:
@@ -127,11 +132,6 @@ def one_shot(
       storage=storages.zeroed,
     )
     return with_granularity(method, granularity)
-  if regrow_by is not None:
-    raise ValueError(
-      "`regrow_by` must be None with a `sparsity`: what is regrown would undo"
-      " it. Give a `rate`, and the network returns to the sparsity before."
-    )
   assert sparsity is not None  # One of the two is given.
   return gmp(
     sparsity,
