@@ -7,6 +7,7 @@ channels dead, are shrunk, and the smaller network is timed against the masked
 one on one core. Needs the extra `onnx`.
 """
 
+import functools
 import os
 import pathlib
 import tempfile
@@ -50,7 +51,7 @@ NETWORKS = {
 
 
 def half_dead(model, x):
-  """Returns a network of which a random half of each kind of channel is dead."""
+  """Returns a network with a random half of each kind of channel dead."""
 
   def apply(variables, x):
     return model.apply(variables, x, train=False)
@@ -92,12 +93,12 @@ def rows(name, model, size, batches, rounds):
       sessions[kind] = onnx_file.load(path, threads=1)
   for batch in batches:
     xs = jnp.repeat(x, batch, axis=0)
+    array = np.asarray(xs)
     calls = {}
     for kind, (function, params) in networks.items():
-      compiled = jax.jit(function)
-      calls[f"XLA {kind}"] = lambda f=compiled, p=params, x=xs: f(p, x)
-      calls[f"onnxruntime {kind}"] = lambda s=sessions[kind], x=np.asarray(xs): (
-        onnx_file.run(s, x)
+      calls[f"XLA {kind}"] = functools.partial(jax.jit(function), params, xs)
+      calls[f"onnxruntime {kind}"] = functools.partial(
+        onnx_file.run, sessions[kind], array
       )
     found = timing.measure(calls, rounds, warm_up=1, warm=1)
     for runtime in ("XLA", "onnxruntime"):
