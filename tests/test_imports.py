@@ -48,6 +48,7 @@ LIBRARIES = {
   "sklearn": ("data",),
   "PIL": ("data",),
   "onnx": ("export",),
+  "safetensors": ("export",),
   "onnxruntime": ("export",),
 }
 
