@@ -150,7 +150,12 @@ def _result_lines(
   target = summary["target_sparsity"]
   yield "requested sparsity", "none" if target is None else f"{target:.4%}"
   yield "achieved sparsity", f"{summary['sparsity']:.4%}"
-  yield "active weights", _active(summary)
+  if summary["units"]:
+    units = f"{summary['active_units']:,} of {summary['total_units']:,}"
+    yield "active units", f"{units} ({summary['requested']:,} requested)"
+    yield "active weights", f"{summary['active']:,}"
+  else:
+    yield "active weights", _active(summary)
   yield "ever active (ITOP)", _itop_rate(summary["itop_rate"])
   yield "inference FLOPs", _flops(summary, "inference_flops")
   yield "training FLOPs", _flops(summary, "training_flops")
