@@ -6,10 +6,11 @@ from typing import NamedTuple
 import jax
 import numpy as np
 import optax
-from jaxtyping import Array, Int, PyTree, UInt32
+from jaxtyping import Array, Bool, Int, PyTree, UInt32
 
-from sparsejax.components import leaves, trees
+from sparsejax.components import fan_in, leaves, trees
 from sparsejax.components.counts import INT32_MAX
+from sparsejax.components.fan_in import FanIn
 from sparsejax.method import Masks
 
 _FROZEN = np.int32(INT32_MAX)
@@ -23,7 +24,7 @@ class SparseState(NamedTuple):
     last_update: int32[]; step of the last mask update, -1 before the first one.
       The largest int32 freezes the masks.
     masks: tree of bool like the parameters, `True` = active; `MaskedNode` at
-      dense leaves.
+      dense leaves. A kernel that is trained in lanes has a `FanIn` instead.
     requested: int32[1 + layers]; the requested counts. First that of all layers
       which share a budget, then one per layer, -1 where it shares one.
     axes: int32[leaves]; for each sparse leaf the axis along which every slice
@@ -90,10 +91,39 @@ def get_masks(opt_state: optax.OptState) -> Masks:
   Raises:
     ValueError: if there is none, or two have a mask for the same leaf.
   """
+  return jax.tree.map(
+    lambda mask: fan_in.mask_of(mask) if isinstance(mask, FanIn) else mask,
+    stored_masks(opt_state),
+    is_leaf=trees.is_mask,
+  )
+
+
+def stored_masks(opt_state: optax.OptState) -> Masks:
+  """Returns the masks as the state holds them: bools, or a `FanIn`.
+
+  As `get_masks`, but nothing is computed.
+  """
   first, *others = [state.masks for state in sparse_states(opt_state)]
   for other in others:
-    first = jax.tree.map(_merge, first, other, is_leaf=trees.is_masked_node)
+    first = jax.tree.map(_merge, first, other, is_leaf=trees.is_mask)
   return first
+
+
+def mask_nodes(masks: Masks) -> list[Bool[Array, "..."] | FanIn]:
+  """Returns the stored masks of the sparse leaves, in tree order."""
+  nodes = jax.tree.leaves(masks, is_leaf=trees.is_mask)
+  return [node for node in nodes if not trees.is_masked_node(node)]
+
+
+def active_flags(masks: Masks) -> list[Bool[Array, "..."]]:
+  """Returns for each sparse leaf bools of which as many hold as are active.
+
+  They are the mask, or which slots of a `FanIn` are filled.
+  """
+  return [
+    node.lanes.filled if isinstance(node, FanIn) else node
+    for node in mask_nodes(masks)
+  ]
 
 
 def apply_masks(params: PyTree, opt_state: optax.OptState) -> PyTree:

@@ -17,7 +17,14 @@ from sparsejax.components.accumulators import ever_active
 from sparsejax.components.counts import INT32_MAX
 from sparsejax.method import Layout
 from sparsejax.selection import search
-from sparsejax.state import SparseState, get_masks, sparse_states
+from sparsejax.state import (
+  SparseState,
+  active_flags,
+  get_masks,
+  mask_nodes,
+  sparse_states,
+  stored_masks,
+)
 
 _COLUMNS = ("layer", "shape", "weights", "active", "requested", "sparsity")
 
@@ -207,15 +214,15 @@ def stats(opt_state: optax.OptState) -> dict[str, Int[Array, ""]]:
     ValueError: if the state has no masks, or more than 2^31 - 1 weights, whose
       counts do not fit; `summary` counts those.
   """
-  states, masks = sparse_states(opt_state), get_masks(opt_state)
-  total = sum(leaf.size for leaf in jax.tree.leaves(masks))
+  states, masks = sparse_states(opt_state), stored_masks(opt_state)
+  total = sum(mask.size for mask in mask_nodes(masks))
   if total > INT32_MAX:
     raise ValueError(
       f"`opt_state` has masks for {total} weights; counts on the device end"
       f" at {INT32_MAX}. Use `summary`, on the host."
     )
   out = {
-    "active": sum(_active(get_masks(state)) for state in states),
+    "active": sum(_active(state.masks) for state in states),
     "total": jnp.int32(total),
     "requested": sum(
       jnp.sum(jnp.maximum(s.requested, 0), dtype=jnp.int32) for s in states
@@ -261,7 +268,7 @@ def _row(name: str, shape: str, x: LayerSummary | Summary) -> tuple[str, ...]:
 
 
 def _active(masks: PyTree) -> Int[Array, ""]:
-  counts = search.count_each(jax.tree.leaves(masks))
+  counts = search.count_each(active_flags(masks))
   return jnp.sum(counts, dtype=jnp.int32)
 
 
@@ -286,7 +293,7 @@ def _layers(
     layout.axes, len(layout.sizes), sharded=layout.sharded
   )
   count = jax.jit(lambda masks: search.count_active(masks, each_layer))
-  active = np.asarray(count(jax.tree.leaves(state.masks))).tolist()
+  active = np.asarray(count(active_flags(state.masks))).tolist()
   ever = [None] * len(active)
   if ever_active.name in state.accumulators:
     tree = state.accumulators[ever_active.name]

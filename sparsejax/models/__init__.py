@@ -20,6 +20,7 @@ from sparsejax.models.resnet import (
   resnet50_cifar,
 )
 from sparsejax.models.set_mlp import SetMLP, set_mlp
+from sparsejax.models.sparse_dense import SparseDense
 from sparsejax.models.vgg import VGG, vgg19, vgg19_optg, vgg_c, vgg_d
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
@@ -45,6 +46,7 @@ __all__ = [
   "ResNet",
   "VGG",
   "SetMLP",
+  "SparseDense",
   "cnn",
   "mlp",
   "mobilenet_v1",

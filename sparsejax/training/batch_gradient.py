@@ -44,14 +44,14 @@ def batch_gradient(
   """
   parts = setup.microbatches
   if parts == 1:
-    return _gradient(setup, state.params, state.model_state, batch, dropout_key)
+    return _gradient(setup, state, state.model_state, batch, dropout_key)
 
   def accumulate(carry: tuple[BatchGradient, Any], part: tuple) -> tuple:
     total, model_state = carry
     microbatch, index = part
     found, model_state = _gradient(
       setup,
-      state.params,
+      state,
       model_state,
       jax.tree.map(setup.shard, microbatch),
       jax.random.fold_in(dropout_key, index),
@@ -72,7 +72,7 @@ def batch_gradient(
 
 def _gradient(
   setup: Setup,
-  params: Any,
+  state: TrainState,
   model_state: Any,
   batch: Split,
   dropout_key: jax.Array,
@@ -88,6 +88,7 @@ def _gradient(
       model_state,
       inputs,
       dropout_key=dropout_key,
+      constants=setup.layout.collections(state.opt_state),
     )
     losses = forward.cross_entropy(
       logits, labels, smoothing=setup.label_smoothing
@@ -95,7 +96,7 @@ def _gradient(
     return losses.mean(), (logits, changed)
 
   (loss, (logits, changed)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-    params
+    state.params
   )
   accuracy = (logits.argmax(-1) == labels).mean(dtype=jnp.float32)
   return BatchGradient(loss, accuracy, grads), changed

@@ -76,7 +76,11 @@ def add_batch(
   inputs = batches.normalize(jnp.asarray(batch.images), setup.mean, setup.std)
   params = train_state.eval_params(setup, state)
   logits, _ = forward.apply_model(
-    setup.model, params, state.model_state, inputs
+    setup.model,
+    params,
+    state.model_state,
+    inputs,
+    constants=setup.layout.collections(state.opt_state),
   )
   losses = forward.cross_entropy(logits, labels)
   correct = (logits.argmax(-1) == labels) & counted

@@ -1,5 +1,7 @@
 """The forward pass and the loss, shared by training, evaluation and scoring."""
 
+import types
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -14,6 +16,7 @@ def apply_model(
   inputs: jax.Array,
   *,
   dropout_key: jax.Array | None = None,
+  constants: Mapping[str, Any] = types.MappingProxyType({}),
 ) -> tuple[jax.Array, Any]:
   """Apply a model to normalized inputs.
 
@@ -24,12 +27,13 @@ def apply_model(
     inputs: float[B, H, W, C].
     dropout_key: typed key; selects training mode. `None` selects evaluation
       mode, in which no collection changes.
+    constants: collections that never change in a forward pass.
 
   Returns:
     float[B, K] logits, and the updated model state.
   """
   train = dropout_key is not None
-  variables: dict[str, Any] = {"params": params, **model_state}
+  variables: dict[str, Any] = {"params": params, **model_state, **constants}
   result: Any = model.apply(
     variables,
     inputs,

@@ -1,0 +1,1 @@
+"""Sparse networks for other programs: smaller files, and faster layers."""
