@@ -7,20 +7,18 @@ pooling and biases are not counted.
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax.extend import core
 from jaxtyping import PyTree
 
+from sparsejax.analysis import jaxprs
 from sparsejax.components import trees
 
 FLOPS_PER_MAC = 2
 _PRODUCTS = ("dot_general", "conv_general_dilated")
-# Their inner arrays are parts of the outer ones, or products of another kind.
-_OPAQUE = ("shard_map", "pallas_call", "ragged_dot_general")
 
 
 class Costs(NamedTuple):
@@ -94,7 +92,7 @@ def multiply_adds(
     >>> multiply_adds(apply, params, jnp.ones((1, 8))).kernels
     {'kernel': 24}
   """
-  traced = jax.make_jaxpr(apply)(params, *example)
+  traced = jaxprs.trace(apply, params, *example)
   leaves = trees.named_leaves(params)
   origins = [
     frozenset([i]) if jnp.issubdtype(leaf.dtype, jnp.floating) else _CONSTANT
@@ -103,7 +101,7 @@ def multiply_adds(
   origins += [_DATA] * (len(traced.jaxpr.invars) - len(origins))
   sizes = [math.prod(leaf.shape) for _, leaf in leaves]
   macs: Counter[int | None] = Counter()
-  _walk(traced.jaxpr, origins, _Tally(macs, sizes))
+  _walk(traced, origins, _Tally(macs, sizes))
   kernels = {leaves[i][0]: n for i, n in macs.items() if i is not None}
   return Costs(kernels, macs[None])
 
@@ -150,30 +148,24 @@ class _Tally(NamedTuple):
     return self._replace(macs=Counter())
 
 
-def _walk(jaxpr: core.Jaxpr, origins, tally: _Tally) -> list[_Origin]:
-  """Adds up the products of a jaxpr; returns the origins of its results."""
-  known: dict[Any, _Origin] = dict.fromkeys(jaxpr.constvars, _CONSTANT)
-  known |= dict(zip(jaxpr.invars, origins, strict=True))
-
-  def origin(atom: Any) -> _Origin:
-    return _CONSTANT if isinstance(atom, core.Literal) else known[atom]
-
-  for eqn in jaxpr.eqns:
-    results = _step(eqn, [origin(atom) for atom in eqn.invars], tally)
-    known |= dict(zip(eqn.outvars, results, strict=True))
-  return [origin(atom) for atom in jaxpr.outvars]
+def _walk(program: core.ClosedJaxpr, origins, tally: _Tally) -> list[_Origin]:
+  """Adds up the products of a program; returns the origins of its results."""
+  return jaxprs.walk(
+    program.jaxpr,
+    origins,
+    lambda eqn, operands: _step(eqn, operands, tally),
+    literal=lambda atom: _CONSTANT,
+    constants=[_CONSTANT] * len(program.consts),
+  )
 
 
 def _step(eqn: core.JaxprEqn, origins, tally: _Tally) -> list[_Origin]:
   """Adds up the products of one equation; returns its results' origins."""
   name = eqn.primitive.name
-  called = _called(eqn)
   if name in _PRODUCTS:
     _charge(eqn, origins, tally)
   elif name in _LOOPS_AND_BRANCHES:
     return _LOOPS_AND_BRANCHES[name](eqn, origins, tally)
-  elif called is not None:
-    return _walk(called, origins, tally)
   elif _multiplies(eqn):
     raise ValueError(
       f"`apply` has a product inside `{name}`, where it cannot be counted."
@@ -235,17 +227,6 @@ def _macs(eqn: core.JaxprEqn) -> int:
   return outputs * window // math.prod(eqn.params["lhs_dilation"])
 
 
-def _called(eqn: core.JaxprEqn) -> core.Jaxpr | None:
-  """Returns the jaxpr that an equation calls with its own operands, if any."""
-  if eqn.primitive.name in _OPAQUE:
-    return None
-  for key in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
-    inner = getattr(eqn.params.get(key), "jaxpr", eqn.params.get(key))
-    if isinstance(inner, core.Jaxpr) and len(inner.invars) == len(eqn.invars):
-      return inner
-  return None
-
-
 def _multiplies(eqn: core.JaxprEqn) -> bool:
   """Whether an equation has a product, however deep."""
   if eqn.primitive.name in (*_PRODUCTS, "ragged_dot_general"):
@@ -258,21 +239,11 @@ def _multiplies(eqn: core.JaxprEqn) -> bool:
 
 
 def _scan(eqn: core.JaxprEqn, origins, tally: _Tally) -> list[_Origin]:
-  body = eqn.params["jaxpr"].jaxpr
-  # From the shapes, since the parameters' names differ between versions: the
-  # body sees a slice of what is scanned over and returns one of a result.
-  end = _num_alike(eqn.invars, body.invars)
-  first = end - _num_alike(eqn.outvars, body.outvars)
+  body, first, end = jaxprs.scan_body(eqn)
   carried = _carry(body, origins, first, end, tally)
   operands = [*origins[:first], *carried, *origins[end:]]
   times = tally.times * eqn.params["length"]
   return _walk(body, operands, tally._replace(times=times))
-
-
-def _num_alike(outside: Sequence[Any], inside: Sequence[Any]) -> int:
-  """Returns how many values have the same shape outside and inside a loop."""
-  pairs = zip(outside, inside, strict=True)
-  return sum(_shape(a) == _shape(b) for a, b in pairs)
 
 
 def _while(eqn: core.JaxprEqn, origins, tally: _Tally) -> list[_Origin]:
@@ -282,13 +253,13 @@ def _while(eqn: core.JaxprEqn, origins, tally: _Tally) -> list[_Origin]:
       " known. Use `scan`, or `fori_loop` with constant bounds."
     )
   first = eqn.params["cond_nconsts"]
-  body = eqn.params["body_jaxpr"].jaxpr
-  constants = eqn.params["body_nconsts"]
-  return _carry(body, origins[first:], constants, len(body.invars), tally)
+  body = eqn.params["body_jaxpr"]
+  constants, end = eqn.params["body_nconsts"], len(body.jaxpr.invars)
+  return _carry(body, origins[first:], constants, end, tally)
 
 
 def _carry(
-  body: core.Jaxpr, origins, first: int, end: int, tally: _Tally
+  body: core.ClosedJaxpr, origins, first: int, end: int, tally: _Tally
 ) -> list[_Origin]:
   """Returns the origins of a loop's carry, in any iteration."""
   carried = origins[first:end]
@@ -304,7 +275,7 @@ def _carry(
 def _cond(eqn: core.JaxprEqn, origins, tally: _Tally) -> list[_Origin]:
   tallies = [tally.fresh() for _ in eqn.params["branches"]]
   results = [
-    _walk(branch.jaxpr, origins[1:], fresh)
+    _walk(branch, origins[1:], fresh)
     for branch, fresh in zip(eqn.params["branches"], tallies, strict=True)
   ]
   tally.macs.update(max((x.macs for x in tallies), key=Counter.total))
