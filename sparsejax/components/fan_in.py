@@ -25,6 +25,8 @@ from jaxtyping import Array, Bool, Int, Shaped
 
 from sparsejax.components.counts import INT32_MAX
 
+_BLOCK = 128
+
 UNROLL = 4
 """The number of slots is a multiple of this."""
 
@@ -148,7 +150,7 @@ def encode(
     raise ValueError(
       f"`mask` must have at most {INT32_MAX} weights, got {mask.size}."
     )
-  (flat,) = jnp.nonzero(mask.T.reshape(-1), size=most, fill_value=mask.size)
+  flat = _nonzero(mask.T.reshape(-1), most)
   to, of = flat // inputs, flat % inputs  # The output is N past the last one.
   size = capacity(most, outputs, slots)
   place = _place(to, outputs, size)
@@ -208,6 +210,45 @@ def slots_for(mask: np.ndarray) -> int:
     return slots * (len(fan_in) + extra) + extra
 
   return min(choices, key=cost, default=UNROLL)
+
+
+def trimmed(fan_in: FanIn) -> FanIn:
+  """Returns lanes without those that no output uses, for masks that stay.
+
+  Their gradient by the inputs is slower.
+  """
+  lanes = fan_in.lanes
+  used = int((np.asarray(lanes.owners) < lanes.outputs).sum())
+  last = lanes.outputs + used
+  return FanIn(
+    Lanes(
+      lanes.indices[:, :last],
+      lanes.counts[:last],
+      lanes.owners[:used],
+      lanes.inputs,
+      lanes.outputs,
+    ),
+    fan_in.most,
+  )
+
+
+def _nonzero(flags: Bool[Array, " n"], most: int) -> Int[Array, " most"]:
+  """Returns int32[most], the indices of the ones in order, then `n`.
+
+  As `jnp.nonzero`, which writes 8 bytes per flag: here the counts of blocks are
+  summed up, and each index is found within its block.
+  """
+  blocks = jnp.pad(flags, (0, -len(flags) % _BLOCK)).reshape(-1, _BLOCK)
+  counts = jnp.sum(blocks, axis=1, dtype=jnp.int32)
+  ends = jnp.cumsum(counts)
+  number = jnp.arange(most, dtype=jnp.int32)
+  block = jnp.searchsorted(ends, number, side="right").astype(jnp.int32)
+  before = (ends - counts).at[block].get(mode="clip")
+  rank = (number - before).astype(jnp.uint8)
+  ones = jnp.cumsum(blocks.at[block].get(mode="clip"), axis=1, dtype=jnp.uint8)
+  place = jnp.argmax(ones > rank[:, None], axis=1).astype(jnp.int32)
+  found = block * _BLOCK + place
+  return jnp.where(block < len(counts), found, len(flags))
 
 
 class _Place(NamedTuple):

@@ -98,7 +98,9 @@ def _used_chunks(lanes: Lanes, chunk: int):
 def _sum_of_rows(values, indices, x):
   """Returns the sum over slots of `value * x[index]`, float[lanes, B]."""
   slots, lanes = values.shape
-  steps = UNROLL if x.shape[1] >= _FEW and slots % UNROLL == 0 else 1
+  batch = x.shape[1]
+  few = isinstance(batch, int) and batch < _FEW  # A symbolic one may be large.
+  steps = 1 if few or slots % UNROLL else UNROLL
 
   def add(total, taken):
     for value, index in zip(*taken, strict=True):

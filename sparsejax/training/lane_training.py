@@ -111,6 +111,8 @@ def sparsify(
   if masks is not None:
     raise ValueError("`masks` must be None: lanes hold the method's own masks.")
   inner = optax.with_extra_args_support(inner)
+  if key is not None and not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+    key = jax.random.wrap_key_data(key)
   first = sparsejax.sparsify(
     optax.identity(),
     method,
@@ -121,7 +123,7 @@ def sparsify(
   )
 
   def init_fn(params: PyTree) -> SparseState:
-    state = first.init(params)
+    state: Any = first.init(params)
     layout = leaves.find_layout(params, select, overrides, None, sharded)
     found = _encode(method, layout, jax.tree.leaves(state.masks))
     pairs = zip(layout.take(params), found, strict=True)
@@ -132,7 +134,7 @@ def sparsify(
 
   def update_fn(
     updates: PyTree,
-    state: SparseState,
+    state: Any,
     params: PyTree | None = None,
     **extra_args: Any,
   ) -> tuple[PyTree, SparseState]:
@@ -284,10 +286,10 @@ def _updated_layer(
   lanes = layer.masks
   kernel = fan_in.kernel_of(layer.values, lanes)
   dense = Leaf(kernel, None, fan_in.mask_of(lanes), {}, sparse=leaf)
-  key = parts.key
-  if key is not None:
-    impl = jax.random.key_impl(key)
-    key = jax.random.wrap_key_data(state.key_data, impl=impl)
+  key = None
+  if parts.key is not None:
+    impl = jax.random.key_impl(parts.key)
+    key = jax.random.wrap_key_data(jnp.asarray(state.key_data), impl=impl)
   context = Context(Layout((leaf,)), [dense], state.step, key, None, {})
   found = mask_update.next_masks(
     parts.method, context, None, jnp.asarray(True), None
