@@ -1,12 +1,12 @@
 """The state of `sparsify`, and access to its masks."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Int, PyTree, UInt32
+from jaxtyping import Array, Int, PyTree, UInt32
 
 from sparsejax.components import fan_in, leaves, trees
 from sparsejax.components.counts import INT32_MAX
@@ -109,13 +109,13 @@ def stored_masks(opt_state: optax.OptState) -> Masks:
   return first
 
 
-def mask_nodes(masks: Masks) -> list[Bool[Array, "..."] | FanIn]:
-  """Returns the stored masks of the sparse leaves, in tree order."""
+def mask_nodes(masks: Masks) -> list[Any]:
+  """Returns the stored masks of the sparse leaves: bools, or a `FanIn`."""
   nodes = jax.tree.leaves(masks, is_leaf=trees.is_mask)
   return [node for node in nodes if not trees.is_masked_node(node)]
 
 
-def active_flags(masks: Masks) -> list[Bool[Array, "..."]]:
+def active_flags(masks: Masks) -> list[Any]:
   """Returns for each sparse leaf bools of which as many hold as are active.
 
   They are the mask, or which slots of a `FanIn` are filled.

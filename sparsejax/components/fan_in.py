@@ -16,7 +16,7 @@ in the order of their inputs.
 import dataclasses
 import functools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -50,9 +50,9 @@ class Lanes:
     outputs: N.
   """
 
-  indices: Int[Array, "slots lanes"]
-  counts: Int[Array, " lanes"]
-  owners: Int[Array, " extra"]
+  indices: Any  # In a tree map, no arrays.
+  counts: Any
+  owners: Any
   inputs: int
   outputs: int
 
@@ -87,10 +87,10 @@ class FanIn:
       of each slot is. None for inference.
   """
 
-  lanes: Lanes
+  lanes: Any  # `Lanes`, but in a tree map.
   most: int
-  by_input: Lanes | None = None
-  slots: Int[Array, "slots lanes"] | None = None
+  by_input: Any = None
+  slots: Any = None
 
   @property
   def shape(self) -> tuple[int, int]:
@@ -127,6 +127,7 @@ def capacity(most: int, outputs: int, slots: int | None = None) -> Capacity:
   return Capacity(slots, most // slots)
 
 
+@functools.partial(jax.jit, static_argnames=("most", "slots", "trains"))
 def encode(
   mask: Bool[Array, "inputs outputs"],
   most: int,
@@ -168,6 +169,7 @@ def encode(
   return FanIn(lanes, most, by_input, slots_)
 
 
+@jax.jit
 def values_of(
   kernel: Shaped[Array, "inputs outputs"], fan_in: FanIn
 ) -> Shaped[Array, "slots lanes"]:
@@ -177,6 +179,7 @@ def values_of(
   return jnp.where(lanes.filled, taken, jnp.zeros_like(taken))
 
 
+@jax.jit
 def kernel_of(
   values: Shaped[Array, "slots lanes"], fan_in: FanIn
 ) -> Shaped[Array, "inputs outputs"]:
@@ -187,6 +190,7 @@ def kernel_of(
   return kernel.at[lanes.indices, to].set(values, mode="drop")
 
 
+@jax.jit
 def mask_of(fan_in: FanIn) -> Bool[Array, "inputs outputs"]:
   """Returns the mask of the kernel."""
   return kernel_of(jnp.ones(fan_in.lanes.indices.shape, bool), fan_in)
