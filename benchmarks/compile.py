@@ -8,6 +8,7 @@ SGD with momentum on the kernels of ResNet-50, donated. Times include tracing.
 import functools
 
 import jax
+import outputs
 import resnet50
 import step
 import timing
@@ -51,10 +52,19 @@ def compilations(kernels, rounds=3):
   ]
 
 
-def main():
-  """Run the benchmark and save its results."""
+def run(options):
+  """Measures, and saves the results."""
   where = timing.machine()
-  timing.save("compile_resnet50", compilations(resnet50.shapes()), where)
+  kernels, rounds = resnet50.shapes(), 3
+  if options.small:
+    kernels, rounds = resnet50.some(kernels), 1
+  rows = compilations(kernels, rounds)
+  timing.save("compile_resnet50", rows, where, options.folder)
+
+
+def main(argv=None):
+  """Run the benchmark and save its results."""
+  run(outputs.options(__doc__, argv))
 
 
 if __name__ == "__main__":

@@ -3,14 +3,15 @@
     python benchmarks/digits.py
 
 Trains configs/digits.py as the trainer does, but with one compiled step for all
-seeds, and writes benchmarks/results/digits.{json,csv,md,png}. Finished runs are
-not repeated. Needs matplotlib: `pip install -e '.[train,plots]'`.
+seeds, and writes digits.{json,csv,md,png}. Finished runs, those among the
+committed results included, are not repeated. Needs matplotlib: `pip install -e
+'.[train,plots]'`.
 """
 
-import argparse
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import outputs
 import report
 import sweep
 
@@ -170,27 +171,25 @@ INIT_RUNS: dict[str, Callable[..., list[tuple[str, ...]]]] = {
 }
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
   """Train what is missing, then write the table and the figure."""
-  parser = argparse.ArgumentParser(description=__doc__)
+  parser = outputs.parser(__doc__)
   parser.add_argument(
     "--jobs", type=int, default=2, help="parallel processes (2)"
   )
-  parser.add_argument(
-    "--results",
-    type=pathlib.Path,
-    default=ROOT / "benchmarks" / "results" / "digits",
-    help="path of the results, without suffix",
-  )
-  args = parser.parse_args()
-  runs = sweep.run(
-    cells(), SEEDS, args.results.with_suffix(".json"), jobs=args.jobs
-  )
-  report.write_csv(runs, args.results.with_suffix(".csv"))
+  args = parser.parse_args(argv)
+  folder = outputs.folder(args)
+  found, seeds, jobs = cells(), SEEDS, args.jobs
+  if args.small:
+    found, seeds, jobs = cells(words=",runlocal")[:3], SEEDS[:1], 1
+  path = outputs.continued("digits.json", folder)
+  runs = sweep.run(found, seeds, path, jobs=jobs)
+  report.write_csv(runs, folder / "digits.csv")
   table = report.table(runs, SPARSITIES)
-  args.results.with_suffix(".md").write_text(table, encoding="utf-8")
-  report.plot(runs, PANELS, args.results.with_suffix(".png"))
+  (folder / "digits.md").write_text(table, encoding="utf-8")
+  report.plot(runs, PANELS, folder / "digits.png")
   print(table)
+  print(f"Results: {folder}")
 
 
 if __name__ == "__main__":

@@ -13,10 +13,12 @@ import functools
 import pathlib
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
+import outputs
 import timing
 
 from sparsejax.data import Split, imagenet, images, streams, tfds_writer
@@ -26,20 +28,37 @@ from sparsejax.training.config import build, command
 from sparsejax.training.config.experiment import Experiment
 
 CONFIG = pathlib.Path(__file__).parents[1] / "configs" / "cifar.py"
-STEPS, BATCH = 8, 128
-FILES, HEIGHT, WIDTH, SIZE = 256, 375, 500, 224
+HEIGHT, WIDTH, SIZE = 375, 500, 224
 
 
-def experiment() -> Experiment:
+class Sizes(NamedTuple):
+  """How much is measured.
+
+  Attributes:
+    rounds: timed calls of each function.
+    width: of ResNet-20, relative to the paper's.
+    batch: images in a batch.
+    steps: steps in a dispatch.
+    files: JPEGs that are streamed.
+  """
+
+  rounds: int = 8
+  width: float = 1.0
+  batch: int = 128
+  steps: int = 8
+  files: int = 256
+
+
+def experiment(sizes: Sizes) -> Experiment:
   """Returns ResNet-20 with GraNet on a synthetic CIFAR-10."""
   argv = [
-    f"--config={CONFIG}:resnet20,granet,runlocal,batch_size={BATCH}",
-    "--config.model.width=1.0",
+    f"--config={CONFIG}:resnet20,granet,runlocal,batch_size={sizes.batch}",
+    f"--config.model.width={sizes.width}",
     "--config.data.train_examples=45000",
     "--config.epochs=1000",
     # No mask update in the timed steps.
     "--config.method.every_steps=1000",
-    f"--config.dispatch_steps={STEPS}",
+    f"--config.dispatch_steps={sizes.steps}",
   ]
   return build.build(command.parse(argv).config)
 
@@ -56,7 +75,7 @@ class Trainer:
     )
 
   def __call__(self) -> train_state.TrainState:
-    """Takes `STEPS` steps."""
+    """Takes the steps of a dispatch."""
     self._state, _ = self._programs.train(self._state)
     return self._state
 
@@ -64,12 +83,15 @@ class Trainer:
 class BareSteps:
   """The same steps on one batch, without shuffling and augmentation."""
 
-  def __init__(self, chosen: Experiment):
+  def __init__(self, chosen: Experiment, sizes: Sizes):
+    self._steps = sizes.steps
     train = chosen.dataset.train
     assert isinstance(train, Split)
-    setup = chosen.setup._replace(augment=lambda key, images: images)
+    draw = chosen.setup.task.draw
+    plain = chosen.setup.task._replace(draw=lambda key, x: draw(None, x))
+    setup = chosen.setup._replace(task=plain)
     self._batch = jax.device_put(
-      Split(train.images[:BATCH], train.labels[:BATCH])
+      Split(train.images[: sizes.batch], train.labels[: sizes.batch])
     )
     self._state = first_state(chosen)
     self._history = train_step.empty_history(setup, self._state, self._batch)
@@ -78,8 +100,8 @@ class BareSteps:
     )
 
   def __call__(self) -> train_state.TrainState:
-    """Takes `STEPS` steps."""
-    for _ in range(STEPS):
+    """Takes as many steps as a dispatch."""
+    for _ in range(self._steps):
       self._state, self._history = self._one(
         self._state, self._history, self._batch
       )
@@ -100,22 +122,22 @@ def first_state(chosen: Experiment) -> train_state.TrainState:
   )()
 
 
-def measure_resident(rounds: int) -> list[dict]:
+def measure_resident(sizes: Sizes) -> list[dict]:
   """Returns one row for the trainer and one for the bare steps."""
-  chosen = experiment()
-  calls = {"bare step": BareSteps(chosen), "trainer": Trainer(chosen)}
-  seconds = timing.alternate(calls, rounds)
+  chosen = experiment(sizes)
+  calls = {"bare step": BareSteps(chosen, sizes), "trainer": Trainer(chosen)}
+  seconds = timing.alternate(calls, sizes.rounds)
   return [
     {
       "input": name,
-      "images per second": STEPS * BATCH / seconds[name],
+      "images per second": sizes.steps * sizes.batch / seconds[name],
       "relative to the bare step": seconds["bare step"] / seconds[name],
     }
     for name in calls
   ]
 
 
-def write_images(folder: pathlib.Path) -> None:
+def write_images(folder: pathlib.Path, files: int) -> None:
   """Writes JPEGs as large and as detailed as those of ImageNet."""
   random = np.random.default_rng(0)
 
@@ -125,7 +147,7 @@ def write_images(folder: pathlib.Path) -> None:
     noisy = smooth + random.integers(-12, 13, smooth.shape)
     return images.encode(np.clip(noisy, 0, 255).astype(np.uint8), "jpeg")
 
-  examples = [{"image": image(), "label": i} for i in range(FILES)]
+  examples = [{"image": image(), "label": i} for i in range(files)]
   features = {
     "image": tfds_writer.Feature("jpeg", shape=(None, None, 3)),
     "label": tfds_writer.Feature("label", names=[str(i) for i in range(1000)]),
@@ -139,13 +161,13 @@ def write_images(folder: pathlib.Path) -> None:
   )
 
 
-def measure_streamed(rounds: int) -> list[dict]:
+def measure_streamed(sizes: Sizes) -> list[dict]:
   """Returns one row for Pillow alone and one for the stream."""
   with tempfile.TemporaryDirectory() as folder:
-    write_images(pathlib.Path(folder))
+    write_images(pathlib.Path(folder), sizes.files)
     train = imagenet(path=folder).train
     assert isinstance(train, streams.Stream)
-    records = [train.records[i] for i in range(FILES)]
+    records = [train.records[i] for i in range(sizes.files)]
     kilobytes = np.mean([len(record["image"]) for record in records]) / 1000
     random = np.random.default_rng(0)
 
@@ -155,20 +177,20 @@ def measure_streamed(rounds: int) -> list[dict]:
 
     def stream() -> None:
       # Each file once, so that no prefetched image is left over.
-      for _ in streams.eval_batches(train, batch_size=BATCH // 4):
+      for _ in streams.eval_batches(train, batch_size=sizes.batch // 4):
         pass
 
     seconds = {
-      name: seconds_of(call, rounds)
+      name: seconds_of(call, sizes.rounds)
       for name, call in {"Pillow": pillow, "stream": stream}.items()
     }
-  per_core = {name: FILES / cpu for name, (_, cpu) in seconds.items()}
+  per_core = {name: sizes.files / cpu for name, (_, cpu) in seconds.items()}
   return [
     {
       "reader": name,
       "images per core and second": per_core[name],
       "relative to Pillow": per_core[name] / per_core["Pillow"],
-      "images per second": FILES / seconds[name][0],
+      "images per second": sizes.files / seconds[name][0],
       "kilobytes per file": kilobytes,
     }
     for name in per_core
@@ -187,7 +209,17 @@ def seconds_of(call: Callable[[], None], rounds: int) -> tuple[float, float]:
   )
 
 
+def main(argv: Sequence[str] | None = None) -> None:
+  """Run the benchmark and save its results."""
+  options = outputs.options(__doc__, argv)
+  where, sizes = timing.machine(), Sizes()
+  if options.small:
+    sizes = Sizes(rounds=1, width=0.25, batch=4, steps=2, files=16)
+  rows = measure_resident(sizes)
+  timing.save("input_resident", rows, where, options.folder)
+  rows = measure_streamed(sizes)
+  timing.save("input_streamed", rows, where, options.folder)
+
+
 if __name__ == "__main__":
-  where = timing.machine()
-  timing.save("input_resident", measure_resident(8), where)
-  timing.save("input_streamed", measure_streamed(8), where)
+  main()

@@ -3,8 +3,8 @@
     python benchmarks/optg.py
 
 Trains the digits config at 95 % sparsity with alpha = 0.1, 0.5 and 1, as in
-Figure 1 of the paper, and writes benchmarks/results/optg.{json,png}. Needs
-matplotlib: `pip install -e '.[train,plots]'`.
+Figure 1 of the paper, and writes optg.{json,png}. Needs matplotlib: `pip
+install -e '.[train,plots]'`.
 """
 
 import json
@@ -13,19 +13,23 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
+
+import outputs
 
 from sparsejax.plots import style
 
 ROOT = pathlib.Path(__file__).parents[1]
-RESULTS = ROOT / "benchmarks" / "results" / "optg"
 ALPHAS = (0.1, 0.5, 1.0)
 SPARSITY, EPOCHS, SEED = 0.95, 40, 10
 _COLORS = ("#E69F00", "#0072B2", "#009E73")
 
 
-def train(alpha: float, workdir: pathlib.Path) -> dict[str, object]:
+def train(
+  alpha: float, workdir: pathlib.Path, *words: str
+) -> dict[str, object]:
   """Trains one run from the command line; returns its curves over epochs."""
-  options = f"optg,sparsity={SPARSITY},seed={SEED}"
+  options = ",".join(["optg", f"sparsity={SPARSITY},seed={SEED}", *words])
   command = [
     sys.executable,
     "-m",
@@ -74,15 +78,20 @@ def plot(runs: list[dict], path: pathlib.Path) -> None:
   figure.savefig(path)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
   """Train, then write the curves and the figure."""
+  options = outputs.options(__doc__, argv)
+  words = ["runlocal"] if options.small else []
   with tempfile.TemporaryDirectory() as folder:
-    runs = [train(a, pathlib.Path(folder) / f"alpha-{a:g}") for a in ALPHAS]
+    runs = [
+      train(a, pathlib.Path(folder) / f"alpha-{a:g}", *words) for a in ALPHAS
+    ]
   text = json.dumps(runs, indent=1) + "\n"
-  RESULTS.with_suffix(".json").write_text(text, encoding="utf-8")
-  plot(runs, RESULTS.with_suffix(".png"))
+  (options.folder / "optg.json").write_text(text, encoding="utf-8")
+  plot(runs, options.folder / "optg.png")
   for run in runs:
     print(f"alpha {run['alpha']:g}: {run['test_accuracy']:.2%} test accuracy")
+  print(f"Results: {options.folder}")
 
 
 if __name__ == "__main__":

@@ -24,6 +24,11 @@ def shapes() -> dict[str, tuple[int, ...]]:
   return {f"layer_{i:02d}": shape for i, shape in enumerate(kernels)}
 
 
+def some(kernels: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+  """Returns a few small kernels, to try a script."""
+  return {name: kernels[name] for name in list(kernels)[:3]}
+
+
 def single_leaf() -> dict[str, tuple[int, ...]]:
   """Returns the shape of one kernel of 100 million weights."""
   return {"layer": (10_000, 10_000)}

@@ -14,6 +14,7 @@ import time
 
 import jax
 import jax.numpy as jnp
+import outputs
 import timing
 
 from sparsejax.training.checkpointing import checkpoints
@@ -94,9 +95,15 @@ def saves(rounds, weights=WEIGHTS, steps=STEPS):
   ]
 
 
-def main():
+def run(options):
+  """Measures, and saves the results."""
+  rows = saves(1, weights=1000, steps=2) if options.small else saves(5)
+  timing.save("save", rows, timing.machine(), options.folder)
+
+
+def main(argv=None):
   """Run the benchmark and save its results."""
-  timing.save("save", saves(5), timing.machine())
+  run(outputs.options(__doc__, argv))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import outputs
 import resnet50
 import timing
 from jax import lax
@@ -139,13 +140,26 @@ def backends(sizes=SIZES, rounds=15):
   return rows
 
 
-def main():
-  """Run the benchmark and save its results."""
+def run(options):
+  """Measures, and saves the results."""
   where = timing.machine()
-  timing.save("selection_resnet50", updates(resnet50.shapes(), 9), where)
-  leaf = updates(resnet50.single_leaf(), 3)
-  timing.save("selection_single_leaf", leaf, where)
-  timing.save("selection_backends", backends(), where)
+  kernels, leaf, sizes = resnet50.shapes(), resnet50.single_leaf(), SIZES
+  rounds = 9, 3, 15
+  if options.small:
+    kernels, leaf, sizes = resnet50.some(kernels), {"layer": (50, 40)}, (64,)
+    rounds = 1, 1, 1
+  results = {
+    "selection_resnet50": lambda: updates(kernels, rounds[0]),
+    "selection_single_leaf": lambda: updates(leaf, rounds[1]),
+    "selection_backends": lambda: backends(sizes, rounds[2]),
+  }
+  for name, measure in results.items():
+    timing.save(name, measure(), where, options.folder)
+
+
+def main(argv=None):
+  """Run the benchmark and save its results."""
+  run(outputs.options(__doc__, argv))
 
 
 if __name__ == "__main__":

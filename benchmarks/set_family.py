@@ -4,17 +4,18 @@
     TFDS_DATA_DIR=... python benchmarks/set_family.py cifar10 --epochs=1000
 
 Trains the rows of configs/set_mlp.py as the trainer does, but with one compiled
-step for all seeds, and writes benchmarks/results/set_family_*.{json,md,png}:
-accuracy, loss and number of connections at the end and over epochs. Finished
-runs are not repeated. Needs matplotlib: `pip install -e '.[train,plots]'`.
+step for all seeds, and writes set_family_*.{json,md,png}: accuracy, loss and
+number of connections at the end and over epochs. Finished runs, those among the
+committed results included, are not repeated. Needs matplotlib: `pip install -e
+'.[train,plots]'`.
 """
 
-import argparse
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import outputs
 import report
 import sweep
 
@@ -36,8 +37,9 @@ ROWS = {
   "dynset3": "DynSET, validation accuracy",
   "set_paused": "SET with the gate",
   "set_more": "SET that regrows more",
-  "set_near": "SET, one active neighbor",
-  "set_most": "SET, most active neighbors",
+  "accset_more": "AccSET that may regrow more",
+  "accset_near": "AccSET, one active neighbor",
+  "accset_most": "AccSET, most active neighbors",
 }
 CURVES = {
   "test_accuracy": "test accuracy",
@@ -46,7 +48,7 @@ CURVES = {
 }
 # A palette for color-blind readers (Okabe and Ito, 2008), extended.
 _COLORS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00")
-_COLORS += ("#CC79A7", "#B8A900", "#777777", "#AAAAAA")
+_COLORS += ("#CC79A7", "#B8A900", "#777777", "#AAAAAA", "#8B4513")
 
 
 def cells(data: str, overrides: Sequence[str] = ()) -> list[sweep.Cell]:
@@ -118,15 +120,16 @@ def _follow(
   total = 0
   for epoch in range(1, steps.total // steps.per_epoch + 1):
     state, metrics = compiled.train(state)
-    total = int(metrics.stats["total"][-1])
+    total = int(metrics.stats["total"][-1].sum())
     if compiled.update_metric is not None:
       state = compiled.update_metric(state)
     totals = sharding.fetch(compiled.evaluate["test"](state))
     examples = compiled.examples["test"]
     curves["epoch"].append(epoch)
-    curves["test_accuracy"].append(round(int(totals.correct) / examples, 5))
+    correct = int(totals.metrics["accuracy"])
+    curves["test_accuracy"].append(round(correct / examples, 5))
     curves["test_loss"].append(round(float(totals.loss) / examples, 5))
-    curves["active"].append(int(metrics.stats["active"][-1]))
+    curves["active"].append(int(metrics.stats["active"][-1].sum()))
   return curves | {"total": total}
 
 
@@ -228,9 +231,9 @@ def _draw(
   axis.plot(epochs, means, color=color, lw=1.5, label=title, dashes=dashes)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
   """Train what is missing, then write the table and the figure."""
-  parser = argparse.ArgumentParser(description=__doc__)
+  parser = outputs.parser(__doc__)
   parser.add_argument("data", choices=("digits", "cifar10"))
   parser.add_argument(
     "--seeds", type=int, default=5, help="number of seeds (5)"
@@ -245,7 +248,7 @@ def main() -> None:
   parser.add_argument(
     "--jobs", type=int, default=1, help="parallel processes (1)"
   )
-  args = parser.parse_args()
+  args = parser.parse_args(arguments)
   overrides = {
     "epochs": args.epochs,
     "model.hidden": args.hidden,
@@ -255,18 +258,22 @@ def main() -> None:
     # One epoch: the config's batch size is 100.
     overrides["dispatch_steps"] = args.train_examples // 100
   argv = [f"--config.{k}={v}" for k, v in overrides.items() if v is not None]
-  results = ROOT / "benchmarks" / "results" / f"set_family_{args.data}"
+  rows = cells(args.data, argv)
+  if args.small:
+    rows = cells(args.data, [*argv, "--config.epochs=2"])[:2]
+  name, folder = f"set_family_{args.data}", outputs.folder(args)
   runs = sweep.run(
-    cells(args.data, argv),
-    range(args.seeds),
-    results.with_suffix(".json"),
+    rows,
+    range(1 if args.small else args.seeds),
+    outputs.continued(f"{name}.json", folder),
     jobs=args.jobs,
     train_fn=train,
   )
   text = table(runs)
-  results.with_suffix(".md").write_text(text, encoding="utf-8")
-  plot(runs, results.with_suffix(".png"))
+  (folder / f"{name}.md").write_text(text, encoding="utf-8")
+  plot(runs, folder / f"{name}.png")
   print(text)
+  print(f"Results: {folder}")
 
 
 if __name__ == "__main__":

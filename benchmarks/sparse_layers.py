@@ -8,14 +8,12 @@ lanes against the dense product of XLA. Then the network of SET on CIFAR-10,
 against the dense network in XLA and, if it is installed, in onnxruntime.
 
 Everything runs in one thread; times are processor time of the process, the
-20th percentile of calls in turns, and ratios are within one run. `--record`
-writes the results to `results/`.
+20th percentile of calls in turns, and ratios are within one run.
 """
 
-import argparse
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 os.environ["XLA_FLAGS"] = (
@@ -27,6 +25,7 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 import optax  # noqa: E402
+import outputs  # noqa: E402
 import timing  # noqa: E402
 
 import sparsejax  # noqa: E402
@@ -36,7 +35,7 @@ from sparsejax.export.sparse_apply import sparse_apply  # noqa: E402
 
 SPARSITIES = (0.8, 0.9, 0.95, 0.98, 0.99)
 SIZES, BATCHES = (1024, 2048, 4096), (1, 32, 128)
-ROUNDS = 15
+HIDDEN, ROUNDS = (4000, 1000, 4000), 11
 
 
 def milliseconds(
@@ -53,12 +52,12 @@ def milliseconds(
   return {name: float(np.percentile(x, 20)) for name, x in times.items()}
 
 
-def products(rounds: int) -> list[dict[str, Any]]:
+def products(sizes: tuple[int, ...], rounds: int) -> list[dict[str, Any]]:
   """Returns one row per size and batch."""
   table = []
   product = jax.jit(fan_in_product.product)
   dense = jax.jit(lambda x, w: x @ w)
-  for size in SIZES:
+  for size in sizes:
     for batch in BATCHES:
       rng = np.random.default_rng(0)
       x = jnp.asarray(rng.normal(size=(batch, size)), jnp.float32)
@@ -88,9 +87,9 @@ def products(rounds: int) -> list[dict[str, Any]]:
   return table
 
 
-def networks(rounds: int) -> list[dict[str, Any]]:
+def networks(hidden: tuple[int, ...], rounds: int) -> list[dict[str, Any]]:
   """Returns one row per batch: SET's network, dense and sparse."""
-  model = models.set_mlp(10)
+  model = models.set_mlp(10, hidden=hidden)
 
   def apply(params: Any, x: jax.Array) -> jax.Array:
     return model.apply({"params": params}, x, train=False)
@@ -175,18 +174,16 @@ def _onnx_network(params: Any) -> bytes:
   return made.SerializeToString()
 
 
-def main() -> None:
-  """Measures, prints, and records if that is requested."""
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument("--rounds", type=int, default=ROUNDS)
-  parser.add_argument("--record", action="store_true")
-  args = parser.parse_args()
-  where = timing.machine()
-  record = args.record
-  found = networks(args.rounds)
-  timing.save("sparse_layers_set_mlp", found, where, record=record)
-  found = products(args.rounds)
-  timing.save("sparse_layers_products", found, where, record=record)
+def main(argv: Sequence[str] | None = None) -> None:
+  """Run the command line `argv`."""
+  options, where = outputs.options(__doc__, argv), timing.machine()
+  hidden, sizes, rounds = HIDDEN, SIZES, ROUNDS
+  if options.small:
+    hidden, sizes, rounds = (40, 10, 40), (64,), 1
+  found = networks(hidden, rounds)
+  timing.save("sparse_layers_set_mlp", found, where, options.folder)
+  found = products(sizes, rounds)
+  timing.save("sparse_layers_products", found, where, options.folder)
 
 
 if __name__ == "__main__":

@@ -13,17 +13,15 @@ One core. The network of `configs/set_mlp.py` on CIFAR-10, 3072-4000-1000-4000-
 
 Each is timed alone, in processor time of the process, in turns, in rounds of a
 few steps without a mask update; then one mask update. Memory is the arrays
-between steps, and what the compiled programs take temporarily. `--record`
-writes the result to `results/`.
+between steps, and what the compiled programs take temporarily.
 """
 
-import argparse
 import functools
 import os
 import pathlib
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 os.environ["XLA_FLAGS"] = (
@@ -33,11 +31,12 @@ os.environ["XLA_FLAGS"] = (
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
+import outputs  # noqa: E402
 import scipy.sparse as sp  # noqa: E402
 import timing  # noqa: E402
 
 from sparsejax.components import fan_in  # noqa: E402
-from sparsejax.data import Dataset, Split  # noqa: E402
+from sparsejax.data import Dataset, Split, labeled_images  # noqa: E402
 from sparsejax.data.augment import identity, rotate_shift_flip  # noqa: E402
 from sparsejax.state import active_flags, stored_masks  # noqa: E402
 from sparsejax.training import train_state, train_step  # noqa: E402
@@ -47,6 +46,7 @@ from sparsejax.training.train_state import Setup, TrainState  # noqa: E402
 CONFIG = pathlib.Path(__file__).parents[1] / "configs" / "set_mlp.py"
 BATCH, STEPS, ROUNDS = 100, 3, 7
 MOMENTUM, LEARNING_RATE, SLOPE = 0.9, 0.01, 0.3
+MEAN, STD = 127.5, 73.9
 
 
 class Timed(NamedTuple):
@@ -67,38 +67,43 @@ class Timed(NamedTuple):
   update_bytes: int | None
 
 
-def random_images(seed: int = 0, examples: int = 1000) -> Dataset:
+def random_images(augment: bool, examples: int = 1000) -> Dataset:
   """Returns images of CIFAR's size without anything to learn in them."""
-  rng = np.random.default_rng(seed)
+  rng = np.random.default_rng(0)
   images = rng.integers(0, 256, (examples, 32, 32, 3), np.uint8)
   split = Split(images, rng.integers(0, 10, examples).astype(np.int32))
-  return Dataset(
-    split, split, 10, mean=127.5, std=73.9, augment=rotate_shift_flip()
+  return labeled_images(
+    train=split,
+    test=split,
+    classes=10,
+    mean=MEAN,
+    std=STD,
+    augment=rotate_shift_flip() if augment else identity,
   )
 
 
-def experiment(layout: str, augment: bool = True) -> Any:
+def experiment(layout: str, augment: bool, small: bool) -> Any:
   """Returns the experiment of the config, on random images."""
   argv = [f"--config={CONFIG}:cifar10", f"--config.model.layout={layout}"]
+  if small:
+    argv.append("--config.model.width=0.02")
   if not augment:
     argv.append("--config.model.dropout=0.0")
-  data = random_images()
-  if not augment:
-    data = data._replace(augment=identity)
-  return build.build(command.parse(argv).config, data)
+  return build.build(command.parse(argv).config, random_images(augment))
 
 
 class Network:
   """The trainer's compiled step and mask update, and their state."""
 
-  def __init__(self, layout: str, augment: bool):
-    found = experiment(layout, augment)
+  def __init__(self, layout: str, augment: bool, small: bool):
+    found = experiment(layout, augment, small)
     setup = found.setup
     self.batch = jax.tree.map(lambda x: x[:BATCH], found.dataset.train)
     init = functools.partial(train_state.init, setup)
     self.state: TrainState = jax.jit(init)(
       found.init_key, found.data_key, found.dataset.example
     )
+    self._interval = found.steps.per_epoch
     self._step = self._compiled(_step, setup, self.state, self.batch)
     self._update = self._compiled(train_step.update_masks, setup, self.state)
 
@@ -113,7 +118,7 @@ class Network:
   def update(self) -> None:
     """Updates the masks; they are made due at every call."""
     state = self.state.opt_state
-    at_epoch = state.step * 0 + np.int32(build_interval(self))
+    at_epoch = state.step * 0 + np.int32(self._interval)
     state = state._replace(step=at_epoch, last_update=state.last_update * 0 - 1)
     state = self.state._replace(opt_state=state)
     self.state = jax.block_until_ready(self._update(state))
@@ -125,12 +130,6 @@ class Network:
     arrays = jax.tree.leaves((self.state.params, self.state.opt_state))
     size = sum(array.nbytes for array in arrays)
     return Timed(self.step, self.update, size, *temporary)
-
-
-def build_interval(network: Network) -> int:
-  """Returns the steps between two mask updates of the config."""
-  del network  # An epoch of the random images.
-  return random_images().train.examples // BATCH
 
 
 def _step(setup: Setup, state: TrainState, batch: Split) -> TrainState:
@@ -149,7 +148,7 @@ class ScipyNetwork:
     self._rng = np.random.default_rng(0)
     images, labels = network.batch
     self._images = np.asarray(images, np.float32).reshape(BATCH, -1).T
-    self._images = np.ascontiguousarray((self._images - 127.5) / 73.9)
+    self._images = np.ascontiguousarray((self._images - MEAN) / STD)
     self._labels = np.asarray(labels)
     self._kernels, self._biases = [], []
     for name in sorted(params):
@@ -290,15 +289,15 @@ def measure(
   return found
 
 
-def rows(rounds: int, augment: bool) -> list[dict[str, Any]]:
+def rows(small: bool, augment: bool) -> list[dict[str, Any]]:
   """Returns one row per way to train."""
   networks: dict[str, Any] = {
-    layout: Network(layout, augment) for layout in ("masked", "sparse")
+    layout: Network(layout, augment, small) for layout in ("masked", "sparse")
   }
   if not augment:
     networks["scipy"] = ScipyNetwork(networks["sparse"])
   timed = {name: each.timed() for name, each in networks.items()}
-  found = measure(timed, rounds)
+  found = measure(timed, 1 if small else ROUNDS)
   masked = statistics.median(found["masked"]["step"])
   table = []
   for name, each in timed.items():
@@ -326,17 +325,13 @@ def _megabytes(size: int | None) -> float | str:
   return "" if size is None else size / 1e6
 
 
-def main() -> None:
-  """Measures, prints, and records if that is requested."""
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument("--rounds", type=int, default=ROUNDS)
-  parser.add_argument("--record", action="store_true")
-  args = parser.parse_args()
-  where = timing.machine()
+def main(argv: Sequence[str] | None = None) -> None:
+  """Run the command line `argv`."""
+  options, where = outputs.options(__doc__, argv), timing.machine()
   found = [
-    row for augment in (False, True) for row in rows(args.rounds, augment)
+    row for augment in (False, True) for row in rows(options.small, augment)
   ]
-  timing.save("sparse_training", found, where, record=args.record)
+  timing.save("sparse_training", found, where, options.folder)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import optax
+import outputs
 import resnet50
 import timing
 
@@ -85,12 +86,21 @@ def steps(kernels, donate, rounds):
   ]
 
 
-def main():
-  """Run the benchmark and save its results."""
+def run(options):
+  """Measures, and saves the results."""
   where = timing.machine()
-  kernels = resnet50.shapes()
-  rows = [row for donate in (True, False) for row in steps(kernels, donate, 15)]
-  timing.save("step_resnet50", rows, where)
+  kernels, rounds = resnet50.shapes(), 15
+  if options.small:
+    kernels, rounds = resnet50.some(kernels), 1
+  rows = [
+    row for donate in (True, False) for row in steps(kernels, donate, rounds)
+  ]
+  timing.save("step_resnet50", rows, where, options.folder)
+
+
+def main(argv=None):
+  """Run the benchmark and save its results."""
+  run(outputs.options(__doc__, argv))
 
 
 if __name__ == "__main__":

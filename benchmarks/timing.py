@@ -6,16 +6,11 @@ import pathlib
 import platform
 import resource
 import statistics
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-
-RESULTS = pathlib.Path(__file__).parent / "results"
-SCRATCH = pathlib.Path(tempfile.gettempdir()) / "sparsejax_benchmarks"
 
 
 class Timing(NamedTuple):
@@ -102,31 +97,21 @@ def save(
   name: str,
   rows: Sequence[Mapping[str, Any]],
   where: Mapping[str, Any],
-  *,
-  record: bool = True,
+  folder: pathlib.Path,
 ) -> None:
   """Print rows as a Markdown table and write them as JSON.
 
   Args:
-    name: of the file.
-    rows: what was measured.
-    where: the machine, as `machine` describes it.
-    record: whether to write to `results/`, which is committed, or to a folder
-      for temporary files.
+    name: of the file, without the platform.
+    rows: column -> value.
+    where: the machine, from `machine`.
+    folder: exists.
   """
   platform_name = "cpu" if where["device"] == "cpu" else "gpu"
-  folder = RESULTS if record else SCRATCH
-  folder.mkdir(exist_ok=True)
   path = folder / f"{name}_{platform_name}.json"
-  content = {
-    "command": " ".join([sys.executable.rpartition("/")[2], *sys.argv]),
-    "machine": {**where, "load_after": machine()["load"]},
-    "rows": rows,
-  }
-  path.write_text(json.dumps(content, indent=1) + "\n")
-  print(
-    f"\n{name}: {content['machine']}\n\n{table(rows)}\n\n{path}", flush=True
-  )
+  record = {"machine": {**where, "load_after": machine()["load"]}, "rows": rows}
+  path.write_text(json.dumps(record, indent=1) + "\n")
+  print(f"\n{name}: {record['machine']}\n\n{table(rows)}\n\n{path}", flush=True)
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:

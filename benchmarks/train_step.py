@@ -11,6 +11,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import optax
+import outputs
 import step
 import timing
 
@@ -87,10 +88,19 @@ def train_steps(rounds, model=None, batch=BATCH, pixels=PIXELS):
   ]
 
 
-def main():
-  """Run the benchmark and save its results."""
+def run(options):
+  """Measures, and saves the results."""
   where = timing.machine()
-  timing.save("train_step_resnet50", train_steps(15), where)
+  if options.small:
+    rows = train_steps(1, models.resnet20(CLASSES, width=0.25), 4, 16)
+  else:
+    rows = train_steps(15)
+  timing.save("train_step_resnet50", rows, where, options.folder)
+
+
+def main(argv=None):
+  """Run the benchmark and save its results."""
+  run(outputs.options(__doc__, argv))
 
 
 if __name__ == "__main__":

@@ -4,15 +4,17 @@
 
 Times one step of 32 copies of a perceptron in one program, each with its own
 weights and masks, between mask updates and with one in every ten steps. The
-state is donated. Writes `benchmarks/results/vmap_{cpu,gpu}.json`.
+state is donated.
 """
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+import outputs
 import timing
 
 import sparsejax
@@ -61,8 +63,8 @@ def start(tx: Any, sparse: bool, key: jax.Array) -> tuple[Any, Any]:
 class Loop:
   """Steps of all copies, which keep their state from call to call."""
 
-  def __init__(self, tx: Any, sparse: bool):
-    keys = jax.random.split(jax.random.key(0), COPIES)
+  def __init__(self, tx: Any, sparse: bool, copies: int):
+    keys = jax.random.split(jax.random.key(0), copies)
     first = jax.jit(jax.vmap(functools.partial(start, tx, sparse)))
     self.carry = first(keys)
     together = jax.vmap(functools.partial(step, tx))
@@ -88,18 +90,21 @@ def granet(every: int) -> sparsejax.Method:
   )
 
 
-def main() -> None:
-  """Measures and saves."""
-  where = timing.machine()
+def main(argv: Sequence[str] | None = None) -> None:
+  """Run the benchmark and save its results."""
+  options = outputs.options(__doc__, argv)
+  where, copies, rounds = timing.machine(), COPIES, ROUNDS
+  if options.small:
+    copies, rounds = 2, 1
   inner = optax.sgd(0.05, momentum=0.9)
-  loops = {"dense": Loop(inner, False)}
+  loops = {"dense": Loop(inner, False, copies)}
   for name, every in (("granet", 10**5), ("granet, update in every 10", 10)):
     tx = sparsejax.sparsify(inner, granet(every), key=jax.random.key(0))
-    loops[name] = Loop(tx, True)
-  found = timing.measure(loops, ROUNDS, warm=0)
+    loops[name] = Loop(tx, True, copies)
+  found = timing.measure(loops, rounds, warm=0)
   rows = [
     {
-      "32 networks": name,
+      f"{copies} networks": name,
       "step / dense step": found[name].wall / found["dense"].wall,
       "CPU time": found[name].cpu / found["dense"].cpu,
       "milliseconds": 1e3 * found[name].wall / STEPS,
@@ -107,7 +112,7 @@ def main() -> None:
     }
     for name, loop in loops.items()
   ]
-  timing.save("vmap", rows, where)
+  timing.save("vmap", rows, where, options.folder)
 
 
 if __name__ == "__main__":

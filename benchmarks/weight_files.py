@@ -5,19 +5,19 @@
 A ResNet-50 with random weights, masked by ERK as SET does at the start, at 90,
 95 and 98 %: files of `sparsejax.export.weights` in float32 and bfloat16, with
 and without zstd, and as others would store it: dense, and dense with zstd.
-Ratios are to the dense float32 file. `--record` writes the result to
-`results/`.
+Ratios are to the dense float32 file.
 """
 
-import argparse
 import pathlib
 import tempfile
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+import outputs
 import timing
 import zstandard
 
@@ -34,9 +34,9 @@ FILES = {
 }
 
 
-def network(sparsity: float) -> tuple[Any, Any]:
+def network(sparsity: float, width: float) -> tuple[Any, Any]:
   """Returns parameters and masks of a ResNet-50."""
-  model = models.resnet50(1000)
+  model = models.resnet50(1000, width=width)
   image = jnp.zeros((1, 64, 64, 3))
   params = jax.jit(lambda key: model.init(key, image, train=False))(
     jax.random.key(0)
@@ -48,9 +48,11 @@ def network(sparsity: float) -> tuple[Any, Any]:
   return sparsejax.apply_masks(params, state), sparsejax.get_masks(state)
 
 
-def sizes(sparsity: float, folder: pathlib.Path) -> list[dict[str, Any]]:
+def sizes(
+  sparsity: float, width: float, folder: pathlib.Path
+) -> list[dict[str, Any]]:
   """Returns one row per kind of file."""
-  params, masks = network(sparsity)
+  params, masks = network(sparsity, width)
   dense = folder / "dense.safetensors"
   weights.save_dense(dense, params)
   whole = dense.stat().st_size
@@ -81,15 +83,15 @@ def _row(sparsity: float, name: str, size: int, whole: int) -> dict[str, Any]:
   }
 
 
-def main() -> None:
-  """Measures, prints, and records if that is requested."""
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument("--record", action="store_true")
-  args = parser.parse_args()
-  where = timing.machine()
+def main(argv: Sequence[str] | None = None) -> None:
+  """Run the command line `argv`."""
+  options, where = outputs.options(__doc__, argv), timing.machine()
+  width = 0.1 if options.small else 1.0
   with tempfile.TemporaryDirectory() as folder:
-    rows = [row for s in SPARSITIES for row in sizes(s, pathlib.Path(folder))]
-  timing.save("weight_files", rows, where, record=args.record)
+    rows = [
+      row for s in SPARSITIES for row in sizes(s, width, pathlib.Path(folder))
+    ]
+  timing.save("weight_files", rows, where, options.folder)
 
 
 if __name__ == "__main__":

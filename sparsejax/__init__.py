@@ -1,19 +1,19 @@
 """Sparse training in JAX: masks that live in the optax state."""
 
-from sparsejax import at_init, methods
-from sparsejax.analysis.summary import (
-  LayerSummary,
-  Summary,
-  assert_sparse,
-  stats,
-  summary,
-)
+from sparsejax import at_init, calibration, methods
+from sparsejax.analysis.counted import DenseLeaf, LayerSummary, Summary
+from sparsejax.analysis.summary import assert_sparse, stats, summary
 from sparsejax.at_init import prune_at_init
+from sparsejax.calibration import calibrate, prune_with_calibration
 from sparsejax.components import connectivity, criteria
 from sparsejax.components.criteria import momentum, never_active_first
 from sparsejax.components.distributions import er, erk, uniform
 from sparsejax.components.leaves import Override
-from sparsejax.components.schedules import cubic_curve, sigmoid_curve
+from sparsejax.components.schedules import (
+  cubic_curve,
+  linear_curve,
+  sigmoid_curve,
+)
 from sparsejax.components.scopes import (
   global_magnitude,
   global_scope,
@@ -47,13 +47,14 @@ from sparsejax.state import (
   masks_from_params,
 )
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
   "Accumulator",
   "Context",
   "Count",
   "Criterion",
+  "DenseLeaf",
   "Gate",
   "Initial",
   "Input",
@@ -73,6 +74,8 @@ __all__ = [
   "apply_masks",
   "assert_sparse",
   "at_init",
+  "calibrate",
+  "calibration",
   "connectivity",
   "criteria",
   "cubic_curve",
@@ -85,10 +88,12 @@ __all__ = [
   "keep_alive",
   "kept",
   "layerwise",
+  "linear_curve",
   "masks_from_params",
   "momentum",
   "never_active_first",
   "prune_at_init",
+  "prune_with_calibration",
   "sigmoid_curve",
   "sparsify",
   "stats",

@@ -27,6 +27,30 @@ Masks = PyTree
 """Tree of bool arrays like the parameters, `MaskedNode` at dense leaves."""
 
 
+def described(value: Any) -> str:
+  """Says what a wrong argument is, in a few words."""
+  if isinstance(value, str):
+    return f"the string {value!r}"
+  if value is None:
+    return "None"
+  if callable(value) and hasattr(value, "__name__"):
+    return f"the function {value.__name__}"
+  text = repr(value)
+  kind = type(value).__name__
+  return f"{text} ({kind})" if len(text) <= 40 else f"a {kind}"
+
+
+def _check_parts(record: Any, **kinds: type) -> None:
+  """Raises ValueError unless fields hold parts of a kind, or None."""
+  for name, kind in kinds.items():
+    value = getattr(record, name)
+    if value is not None and not isinstance(value, kind):
+      raise ValueError(
+        f"`{name}` must be a `{kind.__name__}`, got {described(value)}. Give"
+        " the object: names are for configs."
+      )
+
+
 class Input(enum.Enum):
   """What a part of a method may read, besides accumulators.
 
@@ -363,6 +387,10 @@ class Initial:
   criterion: Criterion | None = None
   pattern: Pattern | None = None
 
+  def __post_init__(self) -> None:
+    """Raises ValueError for a part of another kind."""
+    _check_parts(self, scope=Scope, criterion=Criterion, pattern=Pattern)
+
 
 @dataclasses.dataclass(frozen=True)
 class Prune:
@@ -379,6 +407,10 @@ class Prune:
   scope: Scope
   criterion: Criterion
   pattern: Pattern | None = None
+
+  def __post_init__(self) -> None:
+    """Raises ValueError for a part of another kind."""
+    _check_parts(self, scope=Scope, criterion=Criterion, pattern=Pattern)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -432,6 +464,10 @@ class PruneAndRegrow:
   parts: Callable[[Array], Sequence[Bool[Array, "*dims"]]] | None = None
   restart: bool = False
   exclude_just_pruned: bool = False
+
+  def __post_init__(self) -> None:
+    """Raises ValueError for a part of another kind."""
+    _check_parts(self, by=Criterion, prune_by=Criterion, prune_count=Count)
 
 
 class MaskChange(NamedTuple):
@@ -537,7 +573,8 @@ class Method:
   target_sparsity: float | None = None
 
   def __post_init__(self) -> None:
-    """Checks that no two accumulators share a name."""
+    """Checks parts, and that no two accumulators share a name."""
+    _check_parts(self, initial=Initial, storage=Storage, prune=Prune)
     names = [each.name for each in self.all_accumulators]
     if len(set(names)) < len(names):
       raise ValueError(

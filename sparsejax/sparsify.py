@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PyTree
 
-from sparsejax.components import leaves, placement, trees
+from sparsejax.components import arguments, leaves, placement, trees
 from sparsejax.components.leaves import Overrides, Select
-from sparsejax.method import Key, Layout, Masks, Method
+from sparsejax.method import Key, Layout, Masks, Method, described
 from sparsejax.selection import bitmasks
 from sparsejax.state import SparseState, map_sparse_states, sparse_states
 from sparsejax.updates import first_masks, inner_state as inner_states, orders
@@ -63,10 +63,11 @@ def sparsify(
     are not finite. Its `update_masks` changes them between two steps.
 
   Raises:
-    ValueError: at once for `select` together with `masks`; in `init` for a
-      missing key, a selector or override that matches nothing, and budgets that
-      contradict each other; for parameters that are seen to be sharded where
-      `sharded` is False.
+    ValueError: at once for `select` together with `masks`, and for arguments of
+      another kind; in `init` for leaves that are no arrays, a missing key, a
+      selector or override that matches nothing, and budgets that contradict
+      each other; for parameters that are seen to be sharded where `sharded` is
+      False.
 
   Examples:
     >>> import jax, jax.numpy as jnp, optax, sparsejax
@@ -82,6 +83,7 @@ def sparsify(
       "`select` must be None where `masks` is given: the masks say which"
       " leaves are sparse."
     )
+  arguments.check_sparsify(inner, method, key, overrides)
   if hasattr(inner, "gradient_transformation"):  # optax.MultiSteps
     inner = inner.gradient_transformation()
   if key is not None and not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
@@ -108,6 +110,12 @@ def sparsify(
       raise ValueError(
         "`params` must be given to `update`, got None: a pruned weight moves to"
         " 0 from its present value. Call tx.update(grads, opt_state, params)."
+      )
+    if updates is None or not isinstance(state, SparseState):
+      raise ValueError(
+        "`update` takes gradients and the state of this transformation, got"
+        f" {described(updates)} and {described(state)}. Call"
+        " tx.update(grads, opt_state, params)."
       )
     call = _call(bound, updates, state, params, extra_args)
     order = method.order or orders.step_then_update
@@ -198,6 +206,7 @@ def _init(
 ) -> SparseState:
   """Returns the state at step 0."""
   method, storage = bound.method, bound.method.storage
+  arguments.check_params(params)
   layout = bound.layout(params, select, masks)
   key = bound.key(bound.key_data)
   first, requested = first_masks.begin(method, layout, key, params, masks)
@@ -206,6 +215,9 @@ def _init(
   accumulators = first_masks.start_accumulators(method, layout, params, first)
   masks = layout.masked_tree(first)
   inner_state = bound.inner.init(trees.where(masks, params))
+  inner_states.check(
+    bound.inner, inner_state, masks, resets=not storage.keeps_state
+  )
   if method.reads_momentum:
     inner_states.momentum(inner_state, layout)  # Raises where there is none.
   state = SparseState(
@@ -213,6 +225,7 @@ def _init(
     last_update=jnp.full((), -1, jnp.int32),
     masks=masks,
     requested=requested,
+    changes=jnp.zeros((2, len(layout.sizes)), jnp.int32),
     axes=jnp.array([-1 if a is None else a for a in layout.axes], jnp.int32),
     inner_state=inner_state,
     latent=storage.init(params, masks, accumulators),

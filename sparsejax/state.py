@@ -8,7 +8,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Int, PyTree, UInt32
 
-from sparsejax.components import fan_in, leaves, trees
+from sparsejax.components import alignment, fan_in, leaves, trees
 from sparsejax.components.counts import INT32_MAX
 from sparsejax.components.fan_in import FanIn
 from sparsejax.method import Masks
@@ -27,6 +27,9 @@ class SparseState(NamedTuple):
       dense leaves. A kernel that is trained in lanes has a `FanIn` instead.
     requested: int32[1 + layers]; the requested counts. First that of all layers
       which share a budget, then one per layer, -1 where it shares one.
+    changes: int32[2, layers]; how many weights the last mask update pruned in
+      each layer, and how many it regrew. A weight that it pruned and regrew at
+      once counts as neither.
     axes: int32[leaves]; for each sparse leaf the axis along which every slice
       is its own layer, -1 for a leaf that is one layer.
     inner_state: the state of the inner transformation.
@@ -39,6 +42,7 @@ class SparseState(NamedTuple):
   last_update: Int[Array, ""]
   masks: PyTree
   requested: Int[Array, " counts"]
+  changes: Int[Array, "2 layers"]
   axes: Int[Array, " leaves"]
   inner_state: optax.OptState
   latent: PyTree
@@ -49,11 +53,13 @@ class SparseState(NamedTuple):
 def sparse_states(opt_state: optax.OptState) -> list[SparseState]:
   """Returns every `SparseState` in an optimizer state, however nested.
 
+  Arrays are plain, also where `nnx.Optimizer` has put them into variables.
+
   Raises:
     ValueError: if there is none.
   """
   nodes = jax.tree.leaves(opt_state, is_leaf=_is_sparse_state)
-  states = [node for node in nodes if _is_sparse_state(node)]
+  states = [alignment.plain(node) for node in nodes if _is_sparse_state(node)]
   if not states:
     raise ValueError(
       "`opt_state` holds no `SparseState`, got a"
@@ -105,7 +111,7 @@ def stored_masks(opt_state: optax.OptState) -> Masks:
   """
   first, *others = [state.masks for state in sparse_states(opt_state)]
   for other in others:
-    first = jax.tree.map(_merge, first, other, is_leaf=trees.is_mask)
+    first = _merge(first, other)
   return first
 
 
@@ -132,10 +138,17 @@ def apply_masks(params: PyTree, opt_state: optax.OptState) -> PyTree:
   Call it once, after `init`; from then on `update` keeps the zeros.
 
   Args:
-    params: the tree that `init` got.
-    opt_state: the state that it returned, or any state around it.
+    params: the tree that `init` got, or a model that it is part of: an NNX or
+      Equinox module.
+    opt_state: the state that `init` returned, or any state around it, such as
+      an `nnx.Optimizer`.
+
+  Returns:
+    A tree like `params`. A module of NNX is a copy; to change one in place:
+    `nnx.update(model, apply_masks(nnx.state(model, nnx.Param), optimizer))`.
   """
-  return trees.where(get_masks(opt_state), params)
+  masks = alignment.masks_like(get_masks(opt_state), params)
+  return trees.where(masks, params)
 
 
 def freeze(opt_state: optax.OptState) -> optax.OptState:
@@ -143,8 +156,12 @@ def freeze(opt_state: optax.OptState) -> optax.OptState:
 
   Raises ValueError if it holds no `SparseState`.
   """
+
+  def frozen(last_update: PyTree) -> PyTree:  # An array, in NNX a variable.
+    return jax.tree.map(lambda x: x * 0 + _FROZEN, last_update)
+
   return map_sparse_states(
-    lambda state: state._replace(last_update=state.last_update * 0 + _FROZEN),
+    lambda state: state._replace(last_update=frozen(state.last_update)),
     opt_state,
   )
 
@@ -170,12 +187,15 @@ def _is_sparse_state(node: object) -> bool:
   return isinstance(node, SparseState)
 
 
-def _merge(a: object, b: object) -> object:
-  if trees.is_masked_node(a):
-    return b
-  if trees.is_masked_node(b):
-    return a
-  raise ValueError(
-    "`opt_state` holds two masks for one leaf; `sparsify` was applied to it"
-    " twice. Wrap each leaf once."
+def _merge(a: Masks, b: Masks) -> Masks:
+  """Merges two trees; a `MaskedNode` may stand for a whole subtree."""
+  if trees.is_masked_node(a) or trees.is_masked_node(b):
+    return b if trees.is_masked_node(a) else a
+  if jax.tree_util.all_leaves([a]) or jax.tree_util.all_leaves([b]):
+    raise ValueError(
+      "`opt_state` holds two masks for one leaf; `sparsify` was applied to it"
+      " twice. Wrap each leaf once."
+    )
+  return jax.tree.map(
+    _merge, a, b, is_leaf=lambda node: node is not a and node is not b
   )

@@ -1,5 +1,6 @@
 """What all commands do with errors and Ctrl-C."""
 
+import os
 import pathlib
 import signal
 import subprocess
@@ -125,3 +126,24 @@ def test_a_url_is_no_path(url, capsys):
 @pytest.mark.parametrize("text", ["gs:/b", "a:b//c", "./x://y", "//host/x"])
 def test_a_path_may_look_much_like_a_url(text):
   assert command_line.path(text) == pathlib.Path(text)
+
+
+@pytest.mark.parametrize("platform", ["cuda", "nonsense"])
+def test_a_missing_device_is_one_line(platform):
+  code = (
+    "import jax, sys; from sparsejax import command_line;"
+    "sys.exit(command_line.run(lambda argv: jax.device_count(), [],"
+    " name='x', doc=None))"
+  )
+  ended = subprocess.run(
+    [sys.executable, "-c", code],
+    env=os.environ | {"JAX_PLATFORMS": platform},
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert ended.returncode == command_line.BAD_INPUT
+  start = f"error: JAX has no device for JAX_PLATFORMS='{platform}': "
+  lines = [x for x in ended.stderr.splitlines() if "error" in x]
+  assert len(lines) == 1 and lines[0].startswith(start)
+  assert "Traceback" not in ended.stderr

@@ -479,7 +479,8 @@ def test_requested_counts_at_step_0_are_those_of_the_first_masks():
   )
   tx = sparsejax.sparsify(optax.sgd(0.1), method, key=jax.random.key(0))
   params = {"a": jnp.ones((6, 40)), "c": jnp.ones((9, 9))}
-  counted = sparsejax.summary(params, tx.init(params))
+  state = tx.init(params)
+  counted = sparsejax.summary(sparsejax.apply_masks(params, state), state)
   assert [x.requested for x in counted.layers] == [
     x.active for x in counted.layers
   ]

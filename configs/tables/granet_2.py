@@ -70,7 +70,7 @@ TABLE = papers.Table(
     *papers.line(
       "str",
       f"{_CIFAR}:str",
-      papers.without("sparsity", _SPARSE),
+      papers.sought(_SPARSE),
       """
       93.73 93.27 92.21 | 71.93 71.14 69.89
       92.59 91.35 88.75 | 73.45 70.45 62.34

@@ -109,7 +109,7 @@ TABLE = papers.Table(
     *papers.line(
       "str",
       f"{_IMAGENET}:str",
-      papers.without("sparsity", _CELLS),
+      papers.sought(_CELLS),
       "76.1/-/.17 74.0/-/.08",
       columns=_COLUMNS,
       source="quoted from STR",

@@ -41,7 +41,7 @@ def _quoted(
   """Returns a line that is trained as GraNet trains, CIFAR-10 | CIFAR-100."""
   cells = _cells(model)
   if name == "str":
-    cells = papers.without("sparsity", cells)
+    cells = papers.sought(cells)
   return papers.line(
     name,
     f"{_CIFAR}:{method or name}",

@@ -199,7 +199,7 @@ def _shares(
   leaves: frozenset[int], atom: Any, macs: int, sizes: list[int]
 ) -> dict[int | None, int]:
   """Splits the cost of an operand among the leaves it was computed from."""
-  size = math.prod(_shape(atom))
+  size = math.prod(jaxprs.shape(atom))
   largest = max(sorted(leaves), key=sizes.__getitem__)
   if sum(sizes[leaf] for leaf in leaves) != size:
     return {largest: macs}
@@ -210,14 +210,10 @@ def _shares(
   return shares
 
 
-def _shape(atom: Any) -> tuple[int, ...]:
-  return atom.aval.shape
-
-
 def _macs(eqn: core.JaxprEqn) -> int:
   """Returns the multiply-adds of one product."""
-  left, right = map(_shape, eqn.invars)
-  outputs = math.prod(_shape(eqn.outvars[0]))
+  left, right = map(jaxprs.shape, eqn.invars)
+  outputs = math.prod(jaxprs.shape(eqn.outvars[0]))
   if eqn.primitive.name == "dot_general":
     (contracted, _), _ = eqn.params["dimension_numbers"]
     return outputs * math.prod(left[axis] for axis in contracted)

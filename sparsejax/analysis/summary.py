@@ -2,8 +2,9 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +12,9 @@ import numpy as np
 import optax
 from jaxtyping import Array, Int, PyTree
 
-from sparsejax.analysis.flops import FLOPS_PER_MAC, Costs
-from sparsejax.components import leaves, trees
+from sparsejax.analysis.counted import DenseLeaf, LayerSummary, Summary
+from sparsejax.analysis.flops import Costs
+from sparsejax.components import alignment, kernels, leaves, trees
 from sparsejax.components.accumulators import ever_active
 from sparsejax.components.counts import INT32_MAX
 from sparsejax.method import Layout
@@ -26,131 +28,10 @@ from sparsejax.state import (
   stored_masks,
 )
 
-_COLUMNS = ("layer", "shape", "weights", "active", "requested", "sparsity")
-
-
-class LayerSummary(NamedTuple):
-  """Counts of one layer.
-
-  Attributes:
-    name: of the leaf, with `[i]` where its slices are layers.
-    shape: of the layer.
-    total: weights.
-    active: active weights.
-    requested: requested weights; None where the layer shares a budget with
-      others.
-    ever_active: weights that were ever active; None if that is not tracked.
-    macs: multiply-adds of the dense layer for one example; None if unknown.
-  """
-
-  name: str
-  shape: tuple[int, ...]
-  total: int
-  active: int
-  requested: int | None
-  ever_active: int | None
-  macs: float | None
-
-  @property
-  def sparsity(self) -> float:
-    """Fraction of zeros, in [0, 1]."""
-    return 1 - self.active / self.total
-
-
-class Summary(NamedTuple):
-  """Counts of a network; prints as a table.
-
-  Attributes:
-    layers: one entry per sparse layer, in tree order.
-    requested: requested weights at the last mask update, in total.
-    parameters: all parameters, dense leaves included.
-    other_macs: multiply-adds for one example that no mask reduces: of dense
-      leaves, and of products without a leaf; None if unknown.
-    extra_bytes: by name, the memory that the method adds to that of dense
-      training: `masks`, `latent`, and each accumulator.
-    warnings: layers without active weights, counts other than requested.
-  """
-
-  layers: tuple[LayerSummary, ...]
-  requested: int
-  parameters: int
-  other_macs: float | None
-  extra_bytes: dict[str, int]
-  warnings: tuple[str, ...]
-
-  @property
-  def total(self) -> int:
-    """Weights of all sparse layers, N."""
-    return sum(layer.total for layer in self.layers)
-
-  @property
-  def active(self) -> int:
-    """Active weights of all sparse layers."""
-    return sum(layer.active for layer in self.layers)
-
-  @property
-  def sparsity(self) -> float:
-    """Fraction of zeros among the weights of sparse layers."""
-    return _share(self.total - self.active, self.total)
-
-  @property
-  def itop_rate(self) -> float | None:
-    """Share of the weights that were ever active; None if not tracked."""
-    if any(layer.ever_active is None for layer in self.layers):
-      return None
-    return _share(sum(x.ever_active or 0 for x in self.layers), self.total)
-
-  @property
-  def dense_macs(self) -> float | None:
-    """Multiply-adds of the dense network for one example."""
-    if self.other_macs is None:
-      return None
-    return self.other_macs + math.fsum(x.macs or 0 for x in self.layers)
-
-  @property
-  def macs(self) -> float | None:
-    """Multiply-adds of the sparse network for one example."""
-    if self.other_macs is None:
-      return None
-    return self.other_macs + math.fsum(
-      (x.macs or 0) * x.active / x.total for x in self.layers
-    )
-
-  @property
-  def flops(self) -> float | None:
-    """FLOPs of the sparse network for one example, 2 per multiply-add."""
-    return None if self.macs is None else FLOPS_PER_MAC * self.macs
-
-  def __str__(self) -> str:
-    """Returns the table."""
-    rows = [
-      _COLUMNS,
-      *(_row(x.name, "x".join(map(str, x.shape)), x) for x in self.layers),
-      _row("total", "", self),
-    ]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for name, shape, *numbers in rows:
-      cells = [name.ljust(widths[0]), shape.ljust(widths[1])]
-      cells += map(str.rjust, numbers, widths[2:])
-      lines.append("  ".join(cells).rstrip())
-    lines.insert(1, "-" * (sum(widths) + 2 * len(widths) - 2))
-    masked = _share(self.total - self.active, self.parameters)
-    lines.append(
-      f"{masked:.4%} of all {self.parameters:,} parameters are masked"
-    )
-    if self.itop_rate is not None:
-      lines.append(f"ever active: {self.itop_rate:.4%}")
-    if self.macs is not None and self.dense_macs:
-      ratio = self.macs / self.dense_macs
-      lines.append(f"FLOPs per example: {self.flops:.4g}, {ratio:.4f} of dense")
-    sizes = ", ".join(
-      f"{name} {size / max(self.total, 1):.3g}"
-      for name, size in self.extra_bytes.items()
-    )
-    lines.append(f"extra bytes per weight: {sizes}")
-    lines.extend(f"warning: {text}" for text in self.warnings)
-    return "\n".join(lines)
+_ADVICE = (
+  "keep one in every layer:"
+  " scope=sparsejax.keep_alive(sparsejax.global_scope, 1)"
+)
 
 
 def summary(
@@ -162,17 +43,25 @@ def summary(
   """Counts weights on the host: per layer and in total, requested and achieved.
 
   Args:
-    params: the tree that the optimizer state belongs to.
-    opt_state: has one `SparseState`, or several for separate leaves.
+    params: the parameters that the optimizer state belongs to, or the model of
+      NNX or Equinox that holds them. Of shapes, only the masks are counted.
+    opt_state: has one `SparseState`, or several for separate leaves; the state
+      of an optimizer, an `nnx.Optimizer`, or what `vmap` made of them.
     costs: of the dense network, from `flops.multiply_adds`, or leaf name ->
       multiply-adds for one example; None for a summary without FLOPs.
 
   Returns:
-    Integer counts; sparsities are computed from them in float64.
+    Integer counts; sparsities are computed from them in float64. Networks under
+    `vmap` are counted one by one, and their layers called `0: a/kernel`.
 
   Raises:
-    ValueError: if there is no `SparseState`, or `costs` names no leaf.
+    ValueError: if there is no `SparseState`, `costs` names no leaf, or the
+      parameters are not those of the state.
   """
+  states = sparse_states(opt_state)
+  params = alignment.params_like(params, get_masks(states))
+  if jnp.ndim(states[0].step):
+    return _of_networks(params, states, costs)
   macs = costs.kernels if isinstance(costs, Costs) else costs or {}
   names = [name for name, _ in trees.named_leaves(params)]
   unknown = set(macs) - set(names)
@@ -181,7 +70,7 @@ def summary(
       f"`costs` names {sorted(unknown)}, which are no leaves. Leaves:"
       f" {', '.join(names)}."
     )
-  layers, requested, states = [], 0, sparse_states(opt_state)
+  layers, requested = [], 0
   for state in states:
     found = _layers(params, state, macs)
     layers += found
@@ -199,6 +88,8 @@ def summary(
     other_macs,
     _extra_bytes(states),
     tuple(_warnings(layers, requested)),
+    _dense_leaves(params, states),
+    tuple(_notes(params, layers)),
   )
 
 
@@ -214,26 +105,49 @@ def stats(opt_state: optax.OptState) -> dict[str, Int[Array, ""]]:
     ValueError: if the state has no masks, or more than 2^31 - 1 weights, whose
       counts do not fit; `summary` counts those.
   """
-  states, masks = sparse_states(opt_state), stored_masks(opt_state)
-  total = sum(mask.size for mask in mask_nodes(masks))
+  nodes = mask_nodes(stored_masks(opt_state))
+  total = sum(mask.size for mask in nodes)
   if total > INT32_MAX:
     raise ValueError(
       f"`opt_state` has masks for {total} weights; counts on the device end"
       f" at {INT32_MAX}. Use `summary`, on the host."
     )
+  return {
+    key: jnp.sum(counts, dtype=jnp.int32)
+    for key, counts in leaf_stats(opt_state).items()
+  }
+
+
+def leaf_stats(opt_state: optax.OptState) -> dict[str, Int[Array, "..."]]:
+  """Returns counts whose sums are those of `stats`, of any number of weights.
+
+  Returns:
+    As `stats`: `step` and `last_update` are scalars, all others are int32[n]
+    with the counts of single leaves or layers, to be summed on the host.
+
+  Raises:
+    ValueError: if the state has no masks.
+  """
+  states = sparse_states(opt_state)
+  masks = [mask for state in states for mask in mask_nodes(state.masks)]
   out = {
-    "active": sum(_active(state.masks) for state in states),
-    "total": jnp.int32(total),
-    "requested": sum(
-      jnp.sum(jnp.maximum(s.requested, 0), dtype=jnp.int32) for s in states
+    "active": _each([x for s in states for x in active_flags(s.masks)]),
+    "total": jnp.array([mask.size for mask in masks], jnp.int32),
+    "requested": jnp.concatenate(
+      [jnp.maximum(state.requested, 0) for state in states]
     ),
     "step": states[0].step,
     "last_update": states[0].last_update,
   }
   name = ever_active.name
   if all(name in state.accumulators for state in states):
-    out[name] = sum(_active(state.accumulators[name]) for state in states)
+    found = [s.accumulators[name] for s in states]
+    out[name] = _each([leaf for x in found for leaf in jax.tree.leaves(x)])
   return out
+
+
+def _each(masks: list[Array]) -> Int[Array, " leaves"]:
+  return search.count_each(masks) if masks else jnp.zeros(0, jnp.int32)
 
 
 def assert_sparse(params: PyTree, opt_state: optax.OptState) -> None:
@@ -242,9 +156,10 @@ def assert_sparse(params: PyTree, opt_state: optax.OptState) -> None:
   Catches what moves weights after `sparsify`: a transformation chained after
   it, averaged or looked-ahead parameters, a restored dense checkpoint.
   """
+  params = alignment.plain(params)
   nonzero = trees.map_masked(
     lambda m, p: jnp.sum(~m & (p != 0), dtype=jnp.int32),
-    get_masks(opt_state),
+    alignment.masks_like(get_masks(opt_state), params),
     params,
     dense=lambda p: None,
   )
@@ -257,24 +172,40 @@ def assert_sparse(params: PyTree, opt_state: optax.OptState) -> None:
     )
 
 
-def _share(part: int, whole: int) -> float:
-  return part / whole if whole else 0.0
+def _of_networks(
+  params: PyTree, states: Sequence[SparseState], costs: Any
+) -> Summary:
+  """Counts the networks that trained under `vmap`, one after another."""
 
+  def network(i: int) -> Summary:
+    own = jax.tree.map(lambda x: x[i], (params, states))
+    return summary(*own, costs=costs)
 
-def _row(name: str, shape: str, x: LayerSummary | Summary) -> tuple[str, ...]:
-  requested = "-" if x.requested is None else f"{x.requested:,}"
-  numbers = (f"{x.total:,}", f"{x.active:,}", requested, f"{x.sparsity:.4%}")
-  return (name, shape, *numbers)
-
-
-def _active(masks: PyTree) -> Int[Array, ""]:
-  counts = search.count_each(active_flags(masks))
-  return jnp.sum(counts, dtype=jnp.int32)
+  found = [network(i) for i in range(len(states[0].step))]
+  sizes: Counter[str] = Counter()
+  for each in found:
+    sizes.update(each.extra_bytes)
+  others = [each.other_macs for each in found]
+  return Summary(
+    tuple(
+      layer._replace(name=f"{i}: {layer.name}")
+      for i, each in enumerate(found)
+      for layer in each.layers
+    ),
+    sum(each.requested for each in found),
+    sum(each.parameters for each in found),
+    None if None in others else math.fsum(x or 0 for x in others),
+    dict(sizes),
+    tuple(f"{i}: {w}" for i, each in enumerate(found) for w in each.warnings),
+    found[0].dense,
+    found[0].notes,
+  )
 
 
 def _layout(params: PyTree, state: SparseState) -> Layout:
   """Returns the layout of a state, with the layer axes that it records."""
-  layout = leaves.find_layout(params, None, None, state.masks)
+  masks = alignment.masks_like(state.masks, params)
+  layout = leaves.find_layout(params, None, None, masks)
   pairs = zip(layout.leaves, np.asarray(state.axes).tolist(), strict=True)
   with_axes = [
     dataclasses.replace(leaf, axis=axis if axis >= 0 else None)
@@ -294,6 +225,13 @@ def _layers(
   )
   count = jax.jit(lambda masks: search.count_active(masks, each_layer))
   active = np.asarray(count(active_flags(state.masks))).tolist()
+  moved = [0] * len(active)
+  weights = layout.take(params)
+  if not any(isinstance(x, jax.ShapeDtypeStruct) for x in weights):
+    masks = jax.tree.leaves(state.masks)
+    pairs = zip(masks, weights, strict=True)
+    nonzero = jax.jit(lambda pairs: count([~m & (p != 0) for m, p in pairs]))
+    moved = np.asarray(nonzero(list(pairs))).tolist()
   ever = [None] * len(active)
   if ever_active.name in state.accumulators:
     tree = state.accumulators[ever_active.name]
@@ -304,7 +242,7 @@ def _layers(
     for leaf in layout.leaves
     for _ in range(leaf.num_layers)
   ]
-  counted = zip(layout.sizes, active, requested, ever, macs, strict=True)
+  counted = zip(layout.sizes, active, requested, ever, macs, moved, strict=True)
   named = zip(layout.shapes.items(), counted, strict=True)
   return [LayerSummary(*layer, *numbers) for layer, numbers in named]
 
@@ -321,12 +259,48 @@ def _extra_bytes(states: Sequence[SparseState]) -> dict[str, int]:
 
 
 def _warnings(layers: Sequence[LayerSummary], requested: int) -> list[str]:
-  texts = [
-    f"{x.name} has no active weight; set a minimum: keep_alive(scope, ...)"
-    for x in layers
-    if not x.active
+  moved = sum(x.inactive_nonzero for x in layers)
+  texts = []
+  if moved:
+    active, total = sum(x.active for x in layers), sum(x.total for x in layers)
+    texts.append(
+      f"{moved} inactive weights are not 0 in `params`, whose sparsity is"
+      f" {1 - (active + moved) / total:.2%} and not {1 - active / total:.2%}."
+      " Call `apply_masks` once after `init`, and on an average of parameters;"
+      " chain nothing after `sparsify`, and put no `lookahead` or"
+      " `schedule_free` around it"
+    )
+  texts += [
+    f"{x.name} has no active weight; {_ADVICE}" for x in layers if not x.active
   ]
   active = sum(x.active for x in layers)
   if active != requested:
     texts.append(f"{requested} weights were requested, {active} are active")
   return texts
+
+
+def _dense_leaves(
+  params: PyTree, states: Sequence[SparseState]
+) -> tuple[DenseLeaf, ...]:
+  """Returns the leaves without a mask that might have one, and why not."""
+  masks = alignment.masks_like(get_masks(states), params)
+  named = trees.named_leaves(params)
+  flags = leaves.sparse_flags(params, masks)
+  reasons = kernels.dense_reasons(named)
+  return tuple(
+    DenseLeaf(name, tuple(leaf.shape), why or "by `select` or `overrides`")
+    for (name, leaf), sparse, why in zip(named, flags, reasons, strict=True)
+    if not sparse and sum(size > 1 for size in leaf.shape) > 1
+  )
+
+
+def _notes(params: PyTree, layers: Sequence[LayerSummary]) -> Iterator[str]:
+  """Yields a note for each leaf that looks like a stack of layers."""
+  shapes = {name: x.shape for name, x in trees.named_leaves(params)}
+  for layer in layers:
+    if layer.name in shapes and kernels.is_stack(layer.name, shapes):
+      yield (
+        f"{layer.name} looks like {layer.shape[0]} stacked layers and is"
+        " counted as one. Give each its own budget with `sparsify(...,"
+        f" overrides={{{layer.name!r}: sparsejax.Override(axis=0)}})`"
+      )

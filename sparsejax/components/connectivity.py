@@ -88,6 +88,37 @@ def by_loss(history: Accumulator, k: float = 0.0) -> Connectivity:
   return Connectivity(fraction, reads=(history,))
 
 
+def scaled(most: float, connectivity: Connectivity) -> Connectivity:
+  """The fraction of another rule, `most` times as high.
+
+  Above 1 a layer may grow beyond its first count while the metric is bad: it
+  settles where `most` times the fraction of what is missing is what is pruned
+  (see `constant`). Raises ValueError unless `most` is above 0 and finite.
+
+  References:
+    Scholte, Regrowing strategies for dynamic sparse training, Twente 2022,
+    whose outlook asks for growth that follows the performance both ways.
+  """
+  if not 0 < most < float("inf"):
+    raise ValueError(f"`most` must be above 0 and finite, got {most}.")
+  if most == 1:
+    return connectivity
+  return dataclasses.replace(
+    connectivity,
+    fraction=lambda context: most * connectivity.fraction(context),
+  )
+
+
+def until(step: int, count: Count) -> Count:
+  """Another count before a step, and 0 from it on."""
+
+  def regrow_count(context: Context, active: Array, pruned: Array) -> Array:
+    found = count(context, active, pruned)
+    return jnp.where(context.step < step, found, jnp.zeros_like(found))
+
+  return Count(regrow_count, reads=count.reads)
+
+
 def towards_first_count(connectivity: Connectivity) -> Count:
   """Every layer regrows a fraction of what it misses of its first count.
 

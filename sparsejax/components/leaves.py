@@ -7,16 +7,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from sparsejax.components import arguments, placement
+from sparsejax.components import arguments, kernels, placement
 from sparsejax.components.trees import is_masked_node, named_leaves
 from sparsejax.method import Layout, Masks, SparseLeaf
-
-_DENSE_NAMES = frozenset(
-  {"bias", "scale", "b", "offset", "embedding", "embeddings"}
-)
 
 Select = str | Sequence[str] | Callable[[str, Any], bool] | PyTree | None
 
@@ -45,7 +40,8 @@ def select_leaves(params: PyTree, select: Select) -> list[bool]:
   `select` is a glob or several over names such as `block_*/conv/kernel`, a
   function (name, leaf) -> bool, a tree of bools, or None for all kernels:
   floating leaves with at least two dimensions above 1, unless their names are
-  those of biases, normalization scales or embeddings.
+  those of biases, normalization scales, embeddings or positions
+  (`components.kernels` has the rule).
 
   Raises:
     ValueError: if nothing is selected, a glob matches nothing, or a selected
@@ -57,7 +53,7 @@ def select_leaves(params: PyTree, select: Select) -> list[bool]:
   names = [name for name, _ in leaves]
   globs = [select] if isinstance(select, str) else select
   if select is None:
-    chosen = [_is_kernel(*named) for named in leaves]
+    chosen = [reason is None for reason in kernels.dense_reasons(leaves)]
   elif isinstance(globs, (list, tuple)) and all(
     isinstance(glob, str) for glob in globs
   ):
@@ -71,9 +67,9 @@ def select_leaves(params: PyTree, select: Select) -> list[bool]:
       f"`select` matches no leaf, got {select!r}. {_listing(names)}"
     )
   for (name, leaf), is_sparse in zip(leaves, chosen, strict=True):
-    if is_sparse and not _is_floating(leaf):
+    if is_sparse and not kernels.is_floating(leaf):
       raise ValueError(
-        f"`select` chose {name!r} of dtype {leaf.dtype}; only floating leaves"
+        f"`select` chose {name!r}, {_described(leaf)}; only floating arrays"
         " can be sparse. Leave it out."
       )
   return chosen
@@ -162,14 +158,10 @@ def sparse_flags(params: PyTree, masks: Masks) -> list[bool]:
   return flags
 
 
-def _is_kernel(name: str, leaf: Any) -> bool:
-  large = sum(size > 1 for size in leaf.shape)
-  named_dense = name.rsplit("/", 1)[-1] in _DENSE_NAMES
-  return _is_floating(leaf) and large >= 2 and not named_dense
-
-
-def _is_floating(leaf: Any) -> bool:
-  return jnp.issubdtype(leaf.dtype, jnp.floating)
+def _described(leaf: Any) -> str:
+  if hasattr(leaf, "dtype"):
+    return f"an array of dtype {leaf.dtype}"
+  return f"a {type(leaf).__name__}"
 
 
 def _listing(names: Sequence[str]) -> str:

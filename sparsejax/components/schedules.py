@@ -15,9 +15,10 @@ from jax import lax
 from jaxtyping import Array, Int
 
 from sparsejax.components import arguments, counts
-from sparsejax.method import Curve, Fraction, SparsitySchedule
+from sparsejax.method import Curve, Fraction, SparsitySchedule, described
 
-_MOST_UPDATES = 10_000_000  # Their sparsities are computed before the run.
+# Sparsities and counts are computed before the run: these take half a minute.
+_MOST_UPDATES = 100_000
 
 FOREVER = counts.INT32_MAX
 """A step that no run reaches."""
@@ -115,6 +116,11 @@ def ramp(
     )
   initial, final = float(initial_sparsity), float(sparsity)
   curve = cubic_curve if curve is None else curve
+  if not callable(curve):
+    raise ValueError(
+      "`curve` must be a function such as sparsejax.cubic_curve, got"
+      f" {described(curve)}."
+    )
   first = begin_step // every_steps
   last_index = end_step // every_steps - first
   n = max(1, last_index)
@@ -146,6 +152,11 @@ def cubic_curve(i: int, n: int) -> float:
     2017, equation 1.
   """
   return 1 - (1 - i / n) ** 3
+
+
+def linear_curve(i: int, n: int) -> float:
+  """Rises by the same amount at every update: `i / n`."""
+  return i / n
 
 
 @functools.cache

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from sparsejax.components import counts, trees
-from sparsejax.method import Distribution, Layout, Scope
+from sparsejax.method import Distribution, Layout, Scope, described
 
 
 def _override_counts(layout: Layout, progress: float) -> dict[str, int]:
@@ -59,7 +59,15 @@ def layerwise(distribution: Distribution) -> Scope:
   Counts are rounded by largest remainder, so that they sum to the requested
   total. Layers whose override sets a sparsity have that one, and the
   distribution is solved over the others for the rest of the budget.
+
+  Raises:
+    ValueError: if the distribution is no function.
   """
+  if not callable(distribution):
+    raise ValueError(
+      "`distribution` must be a function such as sparsejax.erk, got"
+      f" {described(distribution)}."
+    )
 
   def budgets(layout: Layout, sparsity, progress, limits) -> np.ndarray:
     fixed = _override_counts(layout, progress)
@@ -135,6 +143,11 @@ def keep_alive(scope: Scope, min_active_per_layer: int) -> Scope:
     ValueError: if the minimum is below 1; in `init`, if the minima sum to more
       weights than the sparsity leaves.
   """
+  if not isinstance(scope, Scope):
+    raise ValueError(
+      f"`scope` must be a `Scope`, got {described(scope)}. Write"
+      " keep_alive(sparsejax.global_scope, 1)."
+    )
   if min_active_per_layer < 1:
     raise ValueError(
       f"`min_active_per_layer` must be at least 1, got {min_active_per_layer}."

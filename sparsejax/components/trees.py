@@ -22,12 +22,14 @@ def is_mask(x: Any) -> bool:
   return isinstance(x, FanIn) or is_masked_node(x)
 
 
-def named_leaves(tree: PyTree) -> list[tuple[str, Any]]:
+def named_leaves(
+  tree: PyTree, is_leaf: Callable[[Any], bool] | None = None
+) -> list[tuple[str, Any]]:
   """Returns (name, leaf) of every leaf, in tree order.
 
   A name is like `a/b/kernel`, without the `.value` of NNX.
   """
-  pairs = jax.tree_util.tree_flatten_with_path(tree)[0]
+  pairs = jax.tree_util.tree_flatten_with_path(tree, is_leaf)[0]
   return [(_leaf_name(path), leaf) for path, leaf in pairs]
 
 

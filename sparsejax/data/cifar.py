@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sparsejax.data import augment as augments, records, tfds_folders
-from sparsejax.data.dataset import Array, Dataset, Split, hold_out
+from sparsejax.data.dataset import Dataset, hold_out, labeled_images
+from sparsejax.data.splits import Array, Split
 
 _SIZE = (32, 32)
 _FEATURES = {"id": bytes, "image": bytes, "label": int}
@@ -152,7 +153,7 @@ def _cifar(
   mean, std = (
     _pixel_statistics(train) if per_pixel else _channel_statistics(variant)
   )
-  return Dataset(
+  return labeled_images(
     train=train,
     test=read(folder, "test", variant.classes),
     classes=variant.classes,

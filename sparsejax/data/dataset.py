@@ -1,100 +1,84 @@
-"""`Dataset`: splits of labeled uint8 images, and their normalization."""
+"""`Dataset`: splits, and the task that they are for."""
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 from sparsejax import command_line
 from sparsejax.data.augment import Augment
+from sparsejax.data.splits import Array, Resident, Split
 from sparsejax.data.streams import Stream
-
-Array = jax.Array | np.ndarray
-
-
-class Split(NamedTuple):
-  """Labeled images in memory, small enough to live on a device.
-
-  Attributes:
-    images: uint8[N, H, W, C], numpy or jax.
-    labels: int32[N] in [0, K).
-  """
-
-  images: Array
-  labels: Array
-
-  @property
-  def examples(self) -> int:
-    """Number of examples N."""
-    return self.labels.shape[0]
-
-  @property
-  def image_shape(self) -> tuple[int, ...]:
-    """Height, width and channels."""
-    return self.images.shape[1:]
+from sparsejax.tasks import Task, image_classification
 
 
 class Dataset(NamedTuple):
-  """The splits of a data set, its normalization and its augmentation.
+  """The splits of a data set, and what is trained with them.
 
-  A `Split` is replicated on every device; a `Stream` is decoded on the fly.
+  A `Resident` split is replicated on every device; a `Stream` is decoded on the
+  fly.
 
   Attributes:
     train: the training split.
     test: the test split.
-    classes: number of classes K.
-    mean: mean training pixel in uint8 units; broadcasts against an image.
-    std: standard deviation of the training pixels, likewise.
-    augment: augments a training batch, inside jit.
+    task: what is trained.
+    provided: sizes that models and methods take from the data: `classes`, the
+      number of classes K, or `vocabulary`, the number of tokens.
     validation: held out of the training split, for performance-driven methods
       and for model selection; `None` without one.
   """
 
-  train: Split | Stream
-  test: Split | Stream
-  classes: int
-  mean: Array | float
-  std: Array | float
-  augment: Augment
-  validation: Split | Stream | None = None
+  train: Resident | Stream
+  test: Resident | Stream
+  task: Task
+  provided: Mapping[str, int]
+  validation: Resident | Stream | None = None
 
   @property
-  def example(self) -> np.ndarray:
-    """A blank batch of one image, uint8[1, H, W, C], for shape inference."""
-    return np.zeros((1, *self.train.image_shape), np.uint8)
+  def example(self) -> Any:
+    """A blank batch of one example, for shape inference."""
+    return self.train.example
 
 
-def check_labels(dataset: Dataset) -> Dataset:
-  """Check the labels in memory; a stream checks each label that it reads.
+def labeled_images(
+  train: Split | Stream,
+  test: Split | Stream,
+  *,
+  classes: int,
+  mean: Array | float,
+  std: Array | float,
+  augment: Augment,
+  validation: Split | Stream | None = None,
+) -> Dataset:
+  """Make a data set for image classification.
 
   Args:
-    dataset: the splits to check.
+    train: the training split.
+    test: the test split.
+    classes: number of classes K, at least 1.
+    mean: mean training pixel in uint8 units; broadcasts against an image.
+    std: standard deviation of the training pixels, likewise.
+    augment: augments a training batch, inside jit.
+    validation: the validation split, or `None`.
 
   Returns:
-    The data set.
+    The data set. Labels in memory are checked; a stream checks each label that
+    it reads.
 
   Raises:
     InputError: if a label is not in [0, K), of which the message names the
       example, or if a stream has another K.
   """
-  for name in ("train", "validation", "test"):
-    split = getattr(dataset, name)
-    if isinstance(split, Stream) and split.classes != dataset.classes:
-      raise command_line.InputError(
-        f"`classes` of the stream {name!r} must be {dataset.classes}, as that"
-        f" of the data set, got {split.classes}."
-      )
-    if isinstance(split, Split):
-      labels = np.asarray(split.labels)
-      valid = (labels >= 0) & (labels < dataset.classes)
-      if not valid.all():
-        first = valid.argmin()
-        raise command_line.InputError(
-          f"Example {first} of the split {name!r}: labels must be in [0,"
-          f" {dataset.classes}), got {labels[first]}. Correct the label, or"
-          " `classes`."
-        )
-  return dataset
+  splits = {"train": train, "validation": validation, "test": test}
+  for name, split in splits.items():
+    _check_labels(name, split, classes)
+  return Dataset(
+    train=train,
+    test=test,
+    task=image_classification(mean=mean, std=std, augment=augment),
+    provided={"classes": classes},
+    validation=validation,
+  )
 
 
 def hold_out(split: Split, count: int) -> tuple[Split, Split | None]:
@@ -118,6 +102,26 @@ def hold_out(split: Split, count: int) -> tuple[Split, Split | None]:
   if not count:
     return split, None
   return (
-    Split(split.images[:remaining], split.labels[:remaining]),
-    Split(split.images[remaining:], split.labels[remaining:]),
+    jax.tree.map(lambda x: x[:remaining], split),
+    jax.tree.map(lambda x: x[remaining:], split),
   )
+
+
+def _check_labels(
+  name: str, split: Split | Stream | None, classes: int
+) -> None:
+  """Raises `InputError` if a label, or K of a stream, does not fit."""
+  if isinstance(split, Stream) and split.classes != classes:
+    raise command_line.InputError(
+      f"`classes` of the stream {name!r} must be {classes}, as that of the data"
+      f" set, got {split.classes}."
+    )
+  if isinstance(split, Split):
+    labels = split.labels
+    valid = (labels >= 0) & (labels < classes)
+    if not valid.all():
+      first = valid.argmin()
+      raise command_line.InputError(
+        f"Example {first} of the split {name!r}: labels must be in [0,"
+        f" {classes}), got {labels[first]}. Correct the label, or `classes`."
+      )

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from sparsejax.data import augment
-from sparsejax.data.dataset import Dataset, Split, hold_out
+from sparsejax.data.dataset import Dataset, hold_out, labeled_images
+from sparsejax.data.splits import Split
 
 # The split belongs to the data set, not to a run: every seed of every
 # experiment is tested on the same 359 images.
@@ -45,7 +46,7 @@ def digits(*, max_shift: int = 1, validation: int = 0) -> Dataset:
   labels = np.asarray(bunch.target, np.int32)
   test = _stratified(labels)
   train, held_out = hold_out(Split(images[~test], labels[~test]), validation)
-  return Dataset(
+  return labeled_images(
     train=train,
     test=Split(images[test], labels[test]),
     classes=10,

@@ -11,7 +11,7 @@ import numpy as np
 
 from sparsejax.data import tfds_folders
 from sparsejax.data.augment import identity
-from sparsejax.data.dataset import Dataset
+from sparsejax.data.dataset import Dataset, labeled_images
 from sparsejax.data.streams import Example, Stream
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -71,7 +71,7 @@ def imagenet(
     workers=workers,
     threads=threads,
   )
-  return Dataset(
+  return labeled_images(
     train=stream(
       tfds_folders.open_split(folder, "train", _FEATURES),
       functools.partial(random_crop, image_size),

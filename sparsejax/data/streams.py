@@ -16,6 +16,7 @@ import numpy as np
 from absl import flags
 
 from sparsejax.data import records
+from sparsejax.data.splits import Split
 
 Example = tuple[np.ndarray, int]
 
@@ -46,6 +47,13 @@ class Stream(NamedTuple):
     """Number of examples N."""
     return len(self.records)
 
+  @property
+  def example(self) -> Split:
+    """One blank image of label 0, for shape inference."""
+    return Split(
+      np.zeros((1, *self.image_shape), np.uint8), np.zeros(1, np.int32)
+    )
+
 
 class PaddedBatch(NamedTuple):
   """Rows of a batch that may end in padding.
@@ -59,6 +67,11 @@ class PaddedBatch(NamedTuple):
   images: np.ndarray
   labels: np.ndarray
   valid: np.ndarray
+
+  @property
+  def examples(self) -> Split:
+    """The rows, padding included, for `Task.draw`."""
+    return Split(self.images, self.labels)
 
 
 def train_batches(

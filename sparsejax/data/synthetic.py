@@ -8,8 +8,9 @@ import functools
 import numpy as np
 
 from sparsejax.data import augment
-from sparsejax.data.dataset import Dataset, Split
+from sparsejax.data.dataset import Dataset, labeled_images
 from sparsejax.data.imagenet import center_crop, random_crop
+from sparsejax.data.splits import Split
 from sparsejax.data.streams import Stream
 
 _SEED = 0
@@ -76,7 +77,7 @@ def synthetic(
   splits: dict[str, Split | Stream] = dict(generated)
   if streamed:
     splits = _streamed(generated, encoded_size, size, num_classes)
-  return Dataset(
+  return labeled_images(
     train=splits["train"],
     test=splits["test"],
     classes=num_classes,

@@ -1,1 +1,1 @@
-"""Sparse networks for other programs: smaller files, and faster layers."""
+"""Networks that are smaller and faster: what is dead is removed, not masked."""

@@ -10,7 +10,7 @@ from sparsejax.components import (
   scopes,
   storage as storages,
 )
-from sparsejax.methods.compositions import track_ever_active
+from sparsejax.methods.compositions import UNIFORM, track_ever_active
 from sparsejax.methods.granet import granet
 from sparsejax.methods.kept import (
   dnw,
@@ -18,12 +18,14 @@ from sparsejax.methods.kept import (
   optg,
   soft_threshold,
   sr_ste,
+  supermask,
   top_kast,
 )
 from sparsejax.methods.pruning import dense, gmp, one_shot, static
 from sparsejax.methods.redistribution import deep_r, dsr, snfs
 from sparsejax.methods.rigl import rigl, rigl_itop, set_itop
 from sparsejax.methods.set_family import accset, dynset, lset, sparse_evolution
+from sparsejax.methods.weight_sparse import weight_sparse
 
 METHODS = {
   "dense": dense,
@@ -42,11 +44,13 @@ METHODS = {
   "dsr": dsr,
   "deep_r": deep_r,
   "optg": optg,
+  "supermask": supermask,
   "dpf": dpf,
   "dnw": dnw,
   "top_kast": top_kast,
   "str": soft_threshold,
   "sr_ste": sr_ste,
+  "weight_sparse": weight_sparse,
 }
 DISTRIBUTIONS = {
   "uniform": distributions.uniform,
@@ -56,7 +60,10 @@ DISTRIBUTIONS = {
 SCOPES = {
   "global": scopes.global_scope,
   **{name: scopes.layerwise(d) for name, d in DISTRIBUTIONS.items()},
+  "uniform": UNIFORM,
 }
+GLOBAL_MAGNITUDE = "global_magnitude"
+"""Name of budgets that need trained weights; see `scopes.global_magnitude`."""
 REGROW_BY = {
   "random": criteria.random,
   "gradient": criteria.gradient_magnitude,
@@ -73,6 +80,7 @@ REGROW_BY = {
 STORAGES = {"zeroed": storages.zeroed, "kept": storages.kept}
 CURVES = {
   "cubic": schedules.cubic_curve,
+  "linear": schedules.linear_curve,
   "sigmoid": schedules.sigmoid_curve(),
 }
 
@@ -97,6 +105,8 @@ __all__ = [
   "sparse_evolution",
   "sr_ste",
   "static",
+  "supermask",
   "top_kast",
   "track_ever_active",
+  "weight_sparse",
 ]

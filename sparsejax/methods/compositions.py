@@ -31,6 +31,7 @@ from sparsejax.method import (
 )
 
 ERK = scopes.layerwise(distributions.erk)
+UNIFORM = scopes.layerwise(distributions.uniform)
 
 
 def signs(weights: Shaped[Array, "*dims"]) -> Sequence[Bool[Array, "*dims"]]:

@@ -34,7 +34,7 @@ from sparsejax.method import (
   Scope,
   Storage,
 )
-from sparsejax.methods.compositions import ERK
+from sparsejax.methods.compositions import ERK, UNIFORM
 from sparsejax.selection import packing, search
 from sparsejax.updates import orders
 
@@ -84,10 +84,7 @@ def optg(
   """
   arguments.check_steps("steps_per_epoch", steps_per_epoch)
   arguments.check_steps("epochs", epochs, least=2)
-  if not 0 <= score_momentum < 1:
-    raise ValueError(
-      f"`score_momentum` must be in [0, 1), got {score_momentum}."
-    )
+  _check_momentum(score_momentum)
   if score_dtype not in ("float32", "bfloat16"):
     raise ValueError(
       f"`score_dtype` must be 'float32' or 'bfloat16', got {score_dtype!r}."
@@ -118,6 +115,62 @@ def optg(
     order=orders.update_then_step,
     target_sparsity=sparsity,
   )
+
+
+def supermask(
+  sparsity: float,
+  *,
+  score_learning_rate: float | optax.Schedule,
+  score_momentum: float = 0.9,
+  every_steps: int = 1,
+  scope: Scope = UNIFORM,
+) -> Method:
+  """Supermask training alone: weights never move, masks follow their scores.
+
+  The scores of OptG, `-eta G w` summed over steps at every position, choose
+  among weights that stay as they were initialized. They start at `|w|`, so that
+  the first masks are those of the largest weights; edge-popup draws them at
+  random. What is not sparse, such as biases, follows the optimizer as usual:
+  wrap `optax.set_to_zero()` to fix it too.
+
+  Args:
+    sparsity: fraction of zeros in [0, 1).
+    score_learning_rate: of the SGD that steps the scores, a number or a
+      function of the completed steps.
+    score_momentum: of that SGD, in [0, 1).
+    every_steps: interval at which the masks are chosen, in optimizer steps.
+    scope: which weights compete (edge-popup: those of a layer).
+
+  References:
+    Ramanujan et al., `What's hidden in a randomly weighted neural network?
+    <https://arxiv.org/abs/1911.13299>`_, 2020; Zhang et al., OptG, 2022,
+    equations 5 to 7.
+  """
+  _check_momentum(score_momentum)
+  scores = accumulators.learned(
+    "scores",
+    optax.sgd(score_learning_rate, momentum=score_momentum or None),
+    first=lambda leaf, weights: jnp.abs(weights.astype(jnp.float32)),
+    gradient=_score_gradient,
+    reads=(Input.GRADIENT, Input.WEIGHTS),
+  )
+  return Method(
+    initial=Initial(scope, criterion=criteria.magnitude),
+    prune=Prune(
+      schedules.constant_sparsity(sparsity, every_steps=every_steps),
+      scope,
+      criteria.accumulated(scores),
+    ),
+    storage=storages.kept_fixed,
+    target_sparsity=sparsity,
+  )
+
+
+def _check_momentum(score_momentum: float) -> None:
+  if not 0 <= score_momentum < 1:
+    raise ValueError(
+      f"`score_momentum` must be in [0, 1), got {score_momentum}."
+    )
 
 
 def _score_learning_rate(

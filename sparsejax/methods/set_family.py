@@ -50,13 +50,15 @@ def set_family(
   drives: str | None = None,
   k: float = 0.0,
   lag: int | None = None,
+  most: float = 1.0,
   masks_first: bool = False,
   reset_optimizer: bool = False,
+  prune_last: bool = False,
 ) -> Method:
   """SET: prunes the weights closest to zero and regrows others.
 
-  There is no mask update at `total_steps`: what it regrows could not train.
-  Weights that are pruned and regrown at once restart at 0.
+  Nothing is regrown at `total_steps`: it could not train. Weights that are
+  pruned and regrown at once restart at 0.
 
   Args:
     sparsity: first fraction of zeros in [0, 1), over `distribution`; or
@@ -79,6 +81,9 @@ def set_family(
       neither. Where `connectivity` is None, the fraction follows the metric.
     k: bend of the sigmoid of the metric, in (-1, 1); 0 regrows the fraction
       `1 - accuracy`, or L / L_0.
+    most: scales the fraction that follows the metric, above 0: `most` is
+      regrown at accuracy 0, or at the loss of the first epoch. Above 1 a layer
+      may grow beyond its first count while the metric is bad.
     lag: an update is skipped where the last epoch was worse than that many
       before; first after `lag + 2` epochs. 3 is the paper's algorithm, 5 its
       text. None never skips.
@@ -87,7 +92,12 @@ def set_family(
       an evaluation at the end of an interval sees the masks that the interval
       trained with.
     reset_optimizer: a mask update resets the optimizer state of all weights, as
-      the authors' code does.
+      the code of SET does, which builds its optimizer anew in every epoch, and
+      the methods that follow a metric inherit. An update that is skipped resets
+      it as well.
+    prune_last: whether the last epoch ends with a mask update that prunes and
+      regrows nothing, as in both papers' algorithms. A loop of your own with
+      `masks_first` calls `update_masks` for it after the last step.
 
   Raises:
     ValueError: unless exactly one of `sparsity` and `epsilon` is given; for
@@ -95,9 +105,9 @@ def set_family(
 
   References:
     Mocanu et al., `Scalable training of artificial neural networks with
-    adaptive sparse connectivity <https://arxiv.org/abs/1707.04780>`_, 2018;
-    Scholte, Regrowing strategies for dynamic sparse training, Twente 2022,
-    algorithms 1 and 2 and section 4.2.
+    adaptive sparse connectivity <https://arxiv.org/abs/1707.04780>`_, 2018,
+    algorithm 1; Scholte, Regrowing strategies for dynamic sparse training,
+    Twente 2022, algorithms 1 and 2 and section 4.2.
   """
   if (sparsity is None) == (epsilon is None):
     raise ValueError(
@@ -115,7 +125,10 @@ def set_family(
     gate = rules.pause_when_worse(
       history, lag, higher_is_better=follows == "accuracy"
     )
-  rule = _connectivity(connectivity, follows, k, history)
+  rule = _connectivity(connectivity, follows, k, most, history)
+  regrow_count = rules.towards_first_count(rule) if rule else as_pruned
+  if prune_last:
+    regrow_count = rules.until(total_steps, regrow_count)
   composed = constant_or_rising(
     scopes.layerwise(distribution),
     sparsity,
@@ -123,16 +136,18 @@ def set_family(
     every_steps=every_steps,
     end_step=total_steps - 1,
   )
-  if rule is not None:
+  if regrow_count is not as_pruned:
     composed["target_sparsity"] = None  # Only the first masks have it.
   return Method(
     **composed,
     regrow=prune_and_regrow(
       regrow_by,
       schedules.constant(regrow_fraction),
-      schedules.Every(every_steps, until=total_steps - 1),
+      schedules.Every(
+        every_steps, until=total_steps if prune_last else total_steps - 1
+      ),
       parts=signs if by_sign else None,
-      regrow_count=rules.towards_first_count(rule) if rule else as_pruned,
+      regrow_count=regrow_count,
       restart=True,
     ),
     storage=storages.zeroed,
@@ -177,6 +192,7 @@ def _connectivity(
   connectivity: float | Connectivity | None,
   drives: str | None,
   k: float,
+  most: float,
   history: accumulators.Accumulator,
 ) -> Connectivity | None:
   """Returns how much is regrown; None for as much as was pruned."""
@@ -185,21 +201,24 @@ def _connectivity(
   if connectivity is not None:
     return rules.constant(float(connectivity))
   if drives == "accuracy":
-    return rules.by_accuracy(float(k))
-  return None if drives is None else rules.by_loss(history, float(k))
+    return rules.scaled(float(most), rules.by_accuracy(float(k)))
+  if drives == "loss":
+    return rules.scaled(float(most), rules.by_loss(history, float(k)))
+  return None
 
 
 _PER_EPOCH = {"every_steps": "steps_per_epoch"}
-_FOLLOWING = {"curve": None, "masks_first": True, "reset_optimizer": False}
+_FOLLOWING = {"curve": None, "masks_first": True}
+_RESTARTING = {"reset_optimizer": True}
 
 sparse_evolution = variant(
   set_family,
   """SET: prunes the weights closest to zero and regrows random ones.
 
   Mocanu et al., 2018: https://arxiv.org/abs/1707.04780. Takes the arguments of
-  `set_family` but `drives`, `k` and `lag`.
+  `set_family` but `drives`, `k`, `most` and `lag`.
   """,
-  fixed={"drives": None, "k": 0.0, "lag": None},
+  fixed={"drives": None, "k": 0.0, "most": 1.0, "lag": None},
 )
 
 accset = variant(
@@ -210,15 +229,17 @@ accset = variant(
   and regrows `1 - (p - p k) / (k - 2 k p + 1)` of what it then misses of its
   first count. This happens in `update_masks` between two epochs, or else in the
   first `update` of the next one, before its step; p is the `metric=` given to
-  that: the accuracy of the last epoch, in [0, 1]. Takes the arguments of
-  `set_family` but `curve`, `connectivity`, `drives`, `lag`, `masks_first` and
-  `reset_optimizer`, with `steps_per_epoch` for `every_steps`.
+  that: the accuracy of the last epoch, in [0, 1]. The optimizer state of all
+  weights is reset then, as SET's code does, unless `reset_optimizer` is False.
+  Takes the arguments of `set_family` but `curve`, `connectivity`, `drives`,
+  `lag` and `masks_first`, with `steps_per_epoch` for `every_steps`.
 
   References:
     Scholte, Regrowing strategies for dynamic sparse training, Twente 2022,
     algorithm 1 (`lset`: section 4.2, `dynset`: algorithm 2).
   """,
   fixed={**_FOLLOWING, "connectivity": None, "drives": "accuracy", "lag": None},
+  defaults=_RESTARTING,
   renamed=_PER_EPOCH,
 )
 
@@ -231,6 +252,7 @@ lset = variant(
   is based on the loss; this reading gives its counts.
   """,
   fixed={**_FOLLOWING, "connectivity": None, "drives": "loss", "lag": None},
+  defaults=_RESTARTING,
   renamed=_PER_EPOCH,
 )
 
@@ -244,6 +266,6 @@ dynset = variant(
   `metric=`.
   """,
   fixed=_FOLLOWING,
-  defaults={"drives": "loss", "lag": 3},
+  defaults={"drives": "loss", "lag": 3, **_RESTARTING},
   renamed=_PER_EPOCH,
 )

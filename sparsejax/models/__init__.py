@@ -1,8 +1,11 @@
 """The built-in models, in Flax Linen.
 
-A factory takes the number of classes; its keyword arguments are the keys of
-`config.model`. A model maps float[B, H, W, C] images to float32[B, K] logits
-and takes `train=` (bool, static).
+A factory takes the number of classes, or that of tokens; its keyword arguments
+are the keys of `config.model`. A model maps the inputs of its task, images
+float[B, H, W, C] or tokens int[B, T], to float32 logits, and takes `train=`
+(bool, static). It may say what is a layer: `layer_axes` maps globs of stacked
+parameters to the axis along which each slice is one, and `dense` has the globs
+of those that are not sparse by default.
 """
 
 from collections.abc import Callable
@@ -21,7 +24,9 @@ from sparsejax.models.resnet import (
 )
 from sparsejax.models.set_mlp import SetMLP, set_mlp
 from sparsejax.models.sparse_dense import SparseDense
+from sparsejax.models.transformer import Transformer, transformer
 from sparsejax.models.vgg import VGG, vgg19, vgg19_optg, vgg_c, vgg_d
+from sparsejax.models.vit import ViT, vit
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
   "mlp": mlp,
@@ -36,6 +41,8 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
   "vgg_d": vgg_d,
   "mobilenet_v1": mobilenet_v1,
   "set_mlp": set_mlp,
+  "vit": vit,
+  "transformer": transformer,
 }
 
 __all__ = [
@@ -47,6 +54,8 @@ __all__ = [
   "VGG",
   "SetMLP",
   "SparseDense",
+  "Transformer",
+  "ViT",
   "cnn",
   "mlp",
   "mobilenet_v1",
@@ -55,8 +64,10 @@ __all__ = [
   "resnet50_6n2",
   "resnet50_cifar",
   "set_mlp",
+  "transformer",
   "vgg19",
   "vgg19_optg",
   "vgg_c",
   "vgg_d",
+  "vit",
 ]

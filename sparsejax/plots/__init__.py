@@ -1,40 +1,40 @@
 """Figures, tables and reports from the records of runs.
 
-Figures need matplotlib (`pip install sparsejax[plots]`); without it, a report
-has only tables.
+Reports are complete by themselves. Figures in files need matplotlib (`pip
+install sparsejax[plots]`).
 """
 
-from sparsejax.plots.accuracy import plot_accuracy
 from sparsejax.plots.budgets import budget_table, plot_budgets
+from sparsejax.plots.comparison import write_comparison
 from sparsejax.plots.flops import plot_flops
 from sparsejax.plots.records import Run, read_run
 from sparsejax.plots.report import REPORT, write_report
 from sparsejax.plots.results import (
   Average,
   Result,
-  accuracy_table,
   average_seeds,
   duplicate_seeds,
   read_results,
+  result_table,
 )
+from sparsejax.plots.results_figure import plot_results
 from sparsejax.plots.style import has_matplotlib
-from sparsejax.plots.training_curves import plot_run
 
 __all__ = [
   "REPORT",
   "Average",
   "Result",
-  "accuracy_table",
+  "result_table",
   "average_seeds",
   "duplicate_seeds",
-  "plot_accuracy",
+  "plot_results",
   "read_results",
   "Run",
   "budget_table",
   "has_matplotlib",
   "plot_budgets",
   "plot_flops",
-  "plot_run",
   "read_run",
+  "write_comparison",
   "write_report",
 ]

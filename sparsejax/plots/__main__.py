@@ -1,12 +1,14 @@
 """Tables and figures of several runs.
 
+  python -m sparsejax.plots report WORKDIR...
   python -m sparsejax.plots budgets WORKDIR... [--out FILE]
   python -m sparsejax.plots flops WORKDIR... --out FILE
 
+`report` writes `report.html` of each run to its workdir, also while it trains.
 `budgets` prints the sparsity of every layer of finished runs, and plots it with
 `--out`. `flops` plots inference and training FLOPs over the steps. A run is
 named after its folder, or by the whole path if two folders have the same name.
-Figures need matplotlib: pip install 'sparsejax[plots]'.
+Their figures need matplotlib: pip install 'sparsejax[plots]'.
 
 Exit status: 0 done, 2 bad input.
 """
@@ -38,12 +40,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _plot(argv: list[str]) -> int:
   parser = command_line.Parser()
-  parser.add_argument("figure", metavar="budgets|flops")
+  parser.add_argument("figure", metavar="report|budgets|flops")
   parser.add_argument("workdirs", nargs="+", type=command_line.path)
   parser.add_argument("--out", type=command_line.path)
   parsed = parser.parse_args(argv)
+  if parsed.figure == "report":
+    for workdir in parsed.workdirs:
+      print(plots.write_report(workdir))
+    return command_line.DONE
   if parsed.figure not in _FIGURES:
-    raise command_line.unknown("The figure", parsed.figure, _FIGURES)
+    known = ["report", *_FIGURES]
+    raise command_line.unknown("The figure", parsed.figure, known)
   if parsed.figure == "flops" and parsed.out is None:
     raise command_line.InputError("`flops` needs `--out`, the file to write.")
   try:

@@ -4,9 +4,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from sparsejax.plots import style
+from sparsejax.plots import curves, style
 from sparsejax.plots.records import Run
-from sparsejax.plots.training_curves import curve
 
 
 def plot_flops(runs: Mapping[str, Run], path: pathlib.Path | Any) -> None:
@@ -29,8 +28,8 @@ def plot_flops(runs: Mapping[str, Run], path: pathlib.Path | Any) -> None:
   top, bottom = figure.subplots(2, 1, sharex=True)
   for number, (label, run) in enumerate(runs.items()):
     line = {"color": style.COLORS[number % len(style.COLORS)], "label": label}
-    curve(top, run, "inference_flops_ratio", **line)
-    curve(bottom, run, "training_flops_ratio", **line)
+    _curve(top, run, "inference_flops_ratio", **line)
+    _curve(bottom, run, "training_flops_ratio", **line)
   top.set_ylabel("inference FLOPs / dense")
   bottom.set_ylabel("training FLOPs / dense")
   bottom.set_xlabel("step")
@@ -39,3 +38,9 @@ def plot_flops(runs: Mapping[str, Run], path: pathlib.Path | Any) -> None:
     style.finish_axes(axes)
   top.legend(loc="upper right", frameon=False)
   figure.savefig(path)
+
+
+def _curve(axes: Any, run: Run, name: str, **line: Any) -> None:
+  """Plots one recorded value over the steps."""
+  points = curves.recorded(run, name)
+  axes.plot(*zip(*points, strict=True) if points else ([], []), **line)

@@ -67,6 +67,19 @@ def label_runs(records: Sequence[Records]) -> list[str]:
   ]
 
 
+def differences(
+  configs: Sequence[Mapping[str, Any]],
+) -> dict[str, tuple[str, ...]]:
+  """Returns the values of the keys in which configs differ, one per config."""
+  flat = [_flatten(config) for config in configs]
+  keys = _sorted_keys({key for config in flat for key in config})
+  return {
+    key: tuple(_format(config.get(key)) for config in flat)
+    for key in keys
+    if _varies(flat, key)
+  }
+
+
 def _base(records: Records) -> str:
   """Returns the method, the kind of retraining and the epochs multiplier."""
   config, summary = records

@@ -10,11 +10,13 @@ are used.
 import json
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from sparsejax import command_line
 
 CONFIG, METRICS, SUMMARY = "config.json", "metrics.jsonl", "summary.json"
+ENVIRONMENT = "environment.json"
 PHASES: tuple[str, ...] = (
   "start",
   "compile",
@@ -38,6 +40,48 @@ class Metrics(NamedTuple):
   damage: str | None
 
 
+class Measure(NamedTuple):
+  """What the runs of a task are compared by.
+
+  Attributes:
+    name: `test_NAME` is its key in a summary.
+    title: what tables and axes call it.
+    percent: whether it is a fraction that is shown in %.
+    higher_is_better: whether higher values are better.
+  """
+
+  name: str
+  title: str
+  percent: bool
+  higher_is_better: bool
+
+  @property
+  def unit(self) -> str:
+    """The title with its unit."""
+    return f"{self.title} (%)" if self.percent else self.title
+
+  def shown(self, value: float) -> float:
+    """Returns a recorded value in its unit."""
+    return 100 * value if self.percent else value
+
+
+ACCURACY = Measure("accuracy", "accuracy", True, True)
+
+
+def measures(summary: Mapping[str, Any]) -> list[Measure]:
+  """Returns what a run measures, the leading one first.
+
+  Args:
+    summary: of a run; one that is not finished, or older than tasks, measures
+      accuracy.
+  """
+  found = [
+    Measure(**{field: each[field] for field in Measure._fields})
+    for each in summary.get("measures", ())
+  ]
+  return found or [ACCURACY]
+
+
 class Run(NamedTuple):
   """The records of one run.
 
@@ -46,12 +90,14 @@ class Run(NamedTuple):
     rows: lines of `metrics.jsonl`, by ascending step.
     summary: contents of `summary.json`; empty for an unfinished run.
     damage: why later rows are missing; `None` if none are.
+    environment: contents of `environment.json`; empty if there is none.
   """
 
   config: dict[str, Any]
   rows: list[dict[str, Any]]
   summary: dict[str, Any]
   damage: str | None = None
+  environment: Mapping[str, Any] = MappingProxyType({})
 
 
 def read_run(workdir: pathlib.Path) -> Run:
@@ -65,11 +111,20 @@ def read_run(workdir: pathlib.Path) -> Run:
 
   Raises:
     FileNotFoundError: if it is not the workdir of a run.
-    InputError: if its config or summary is damaged.
+    InputError: if its config, summary or environment is damaged.
   """
   config = read_config(workdir)
   found = read_metrics(workdir)
-  return Run(config, found.rows, read_summary(workdir) or {}, found.damage)
+  summary, environment = read_summary(workdir) or {}, workdir / ENVIRONMENT
+  return Run(
+    config,
+    found.rows,
+    summary,
+    found.damage,
+    _read(environment, {}, "Remove it: only reports show it.")
+    if environment.exists()
+    else {},
+  )
 
 
 def read_config(workdir: pathlib.Path) -> dict[str, Any]:
@@ -96,12 +151,18 @@ def read_summary(workdir: pathlib.Path) -> dict[str, Any] | None:
   path = workdir / SUMMARY
   if not path.exists():
     return None
-  return _read(
-    path,
-    _SUMMARY,
+  way_out = (
     "Remove it, and the command of the run writes it again from the newest"
-    " checkpoint.",
+    " checkpoint."
   )
+  summary = _read(path, _SUMMARY, way_out)
+  for measure in measures(summary):
+    key = f"test_{measure.name}"
+    kind = _FRACTION if measure.percent else _MEASURED
+    fault = next(_faults(summary.get(key, _MISSING), kind, key), None)
+    if fault is not None:
+      raise _damaged(path, fault, way_out)
+  return summary
 
 
 def read_metrics(workdir: pathlib.Path) -> Metrics:
@@ -150,6 +211,12 @@ def _or_null(kind: _Kind) -> _Kind:
   return _Kind(f"{kind.text} or null", lambda x: x is None or kind.fits(x))
 
 
+class _Optional(NamedTuple):
+  """An array or object that may be missing."""
+
+  wanted: Any
+
+
 def _optional(kind: _Kind) -> _Kind:
   return _Kind(kind.text, lambda x: x is _MISSING or kind.fits(x))
 
@@ -157,7 +224,12 @@ def _optional(kind: _Kind) -> _Kind:
 _TEXT = _Kind(
   "printable text", lambda x: isinstance(x, str) and x.isprintable()
 )
+_FLAG = _Kind("true or false", lambda x: isinstance(x, bool))
 _COUNT = _Kind("an integer of at least 0", _is_count)
+_COUNTS = _Kind(
+  "an array of integers of at least 0",
+  lambda x: isinstance(x, list) and all(map(_is_count, x)),
+)
 _NUMBER = _Kind("a number", _is_number)
 _FRACTION = _Kind("in [0, 1]", lambda x: _is_number(x) and 0 <= x <= 1)
 _SPARSITY = _Kind("in [0, 1)", lambda x: _is_number(x) and 0 <= x < 1)
@@ -175,10 +247,17 @@ _CONFIG = {
   "epochs_multiplier": _optional(_NUMBER),
   **{name: {"name": _TEXT} for name in ("data", "model", "method")},
 }
+_LISTS = ("pruned", "regrown")
 _ROW = {
   "step": _COUNT,
   "active": _optional(_COUNT),
   "test_accuracy": _optional(_FRACTION),
+  "mask_updates": _optional(_COUNT),
+  **dict.fromkeys(_LISTS, _optional(_COUNTS)),
+}
+_MEASURE = {
+  **dict.fromkeys(("name", "title"), _TEXT),
+  **dict.fromkeys(("percent", "higher_is_better"), _FLAG),
 }
 _LAYER = {
   "name": _TEXT,
@@ -188,6 +267,7 @@ _LAYER = {
   "total": _COUNT,
   "active": _COUNT,
   "sparsity": _FRACTION,
+  **dict.fromkeys(_LISTS, _optional(_COUNT)),
 }
 _SUMMARY = {
   **dict.fromkeys(("method", "model", "data"), _TEXT),
@@ -206,7 +286,7 @@ _SUMMARY = {
   ),
   "selected_step": _optional(_COUNT),
   **dict.fromkeys(("init_step", "resumed_from_step"), _or_null(_COUNT)),
-  **dict.fromkeys(("test_accuracy", "sparsity"), _FRACTION),
+  "sparsity": _FRACTION,
   "target_sparsity": _or_null(_SPARSITY),
   "equivalent_sparsity": _optional(_or_null(_SPARSITY)),
   "itop_rate": _or_null(_FRACTION),
@@ -230,6 +310,8 @@ _SUMMARY = {
     for name in (*PHASES, "elapsed", "began")
   },
   "layers": [_LAYER],
+  "task": _optional(_TEXT),
+  "measures": _Optional([_MEASURE]),
 }
 
 
@@ -239,8 +321,14 @@ def _read(
   """Returns the object in a file, or raises the one error of its kind."""
   value, fault = _parse(path.read_bytes(), wanted)
   if fault is not None:
-    raise command_line.InputError(f"{path} is damaged: {fault}. {way_out}")
+    raise _damaged(path, fault, way_out)
   return value
+
+
+def _damaged(
+  path: pathlib.Path, fault: str, way_out: str
+) -> command_line.InputError:
+  return command_line.InputError(f"{path} is damaged: {fault}. {way_out}")
 
 
 def _parse(data: bytes, wanted: Mapping[str, Any]) -> tuple[Any, str | None]:
@@ -274,6 +362,10 @@ def _is_plain(value: Any, levels: int) -> bool:
 
 def _faults(value: Any, wanted: Any, name: str = "") -> Iterator[str]:
   """Yields how a value differs from what is wanted."""
+  if isinstance(wanted, _Optional):
+    if value is _MISSING:
+      return
+    wanted = wanted.wanted
   kind = wanted if isinstance(wanted, _Kind) else _CONTAINERS[type(wanted)]
   if not kind.fits(value):
     found = (
@@ -296,6 +388,8 @@ def _row_fault(row: Mapping[str, Any], last: int) -> str | None:
   if row["step"] <= last:
     return f"`step` must be above {last}, got {row['step']}"
   for name, value in row.items():
-    if not isinstance(value, bool) and not _MEASURED.fits(value):
+    if name in _LISTS or isinstance(value, bool):
+      continue
+    if not _MEASURED.fits(value):
       return f"`{name}` must be a number, got {json.dumps(value)[:60]}"
   return None

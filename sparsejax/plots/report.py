@@ -1,176 +1,253 @@
 """The report of a run: one self-contained HTML page."""
 
-import base64
 import html
-import io
 import json
-import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 
-from sparsejax.plots import flops, style, training_curves
-from sparsejax.plots.records import PHASES, Run, read_run
+from sparsejax.plots import budgets, curves, page
+from sparsejax.plots.records import PHASES, Measure, Run, measures, read_run
 
 REPORT = "report.html"
-
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto;
-  max-width: 60em; padding: 0 1em; color: #222; }
-table { border-collapse: collapse; margin: 1em 0; }
-th, td { border-bottom: 1px solid #ddd; padding: .25em .8em;
-  text-align: right; }
-th:first-child, td:first-child { text-align: left; }
-img { max-width: 100%; }
-pre { background: #f6f6f6; padding: 1em; overflow-x: auto; }
-"""
-_RESULTS = (
-  "method",
-  "model",
-  "data",
-  "seed",
-  "steps",
-  "test_accuracy",
-  "test_loss",
-  "train_accuracy",
-  "sparsity",
-  "target_sparsity",
-  "active",
-  "total",
-  "itop_rate",
-  "inference_flops",
-  "inference_flops_ratio",
-  "training_flops",
-  "training_flops_ratio",
-  "compile_seconds",
-  "train_seconds",
-)
 
 
 def write_report(workdir: pathlib.Path) -> pathlib.Path:
   """Write the report of a run to its workdir.
 
   Args:
-    workdir: the run's workdir.
+    workdir: the run's workdir; the run may still be training.
 
   Returns:
-    The report's path. Figures are embedded if matplotlib is installed;
-    otherwise the page has only tables.
+    The report's path. It needs neither a network nor a library to be read, nor
+    matplotlib to be written.
   """
   run = read_run(workdir)
-  title = f"{run.summary.get('method', 'run')}: {workdir.name}"
+  name = run.config["method"]["name"]
+  title = f"{name}: {workdir.name}"
   body = [
     f"<h1>{html.escape(title)}</h1>",
-    _results(run),
-    _figures(run),
+    _subtitle(run),
+    page.tiles(_headline(run)),
+    *notes(run),
+    page.figures(curves.charts([("", run)])),
     _layers(run),
+    _moved(run),
     _times(run),
     _evaluations(run),
-    f"<p>{html.escape(run.damage)}</p>" if run.damage else "",
-    "<h2>Config</h2>",
-    f"<pre>{html.escape(json.dumps(run.config, indent=2))}</pre>",
+    _config(run),
+    _environment(run),
   ]
-  page = (
-    '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-    f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head>"
-    f"<body>{''.join(body)}</body></html>\n"
-  )
-  path = workdir / REPORT
-  temporary = path.with_name(f".{path.name}.tmp")
-  temporary.write_text(page, encoding="utf-8")
-  os.replace(temporary, path)
-  return path
+  page.write(workdir / REPORT, title, body)
+  return workdir / REPORT
 
 
-def _results(run: Run) -> str:
-  return _table(
-    ("", ""),
-    [(key, run.summary[key]) for key in _RESULTS if key in run.summary],
-  )
+def notes(run: Run) -> list[str]:
+  """Returns the warnings of a run, and what is wrong with its records."""
+  found = [*run.summary.get("warnings", ()), *filter(None, [run.damage])]
+  return [f'<p class="note">{html.escape(text)}</p>' for text in found]
 
 
-def _figures(run: Run) -> str:
-  if not style.has_matplotlib():
-    return (
-      "<p>Figures need matplotlib. Install it with <code>pip install"
-      " sparsejax[plots]</code>, delete this page and run the same command"
-      " again.</p>"
-    )
-  figures = [("accuracy and sparsity over steps", training_curves.plot_run)]
-  if any("inference_flops_ratio" in row for row in run.rows):
-    figures.append(("FLOPs over steps", _plot_flops))
-  return "".join(_image(title, draw, run) for title, draw in figures)
+def phases(run: Run) -> dict[str, int | float]:
+  """Returns the share of the time since the first start in each phase.
 
-
-def _plot_flops(run: Run, path: Any) -> None:
-  flops.plot_flops({run.summary.get("method", "run"): run}, path)
-
-
-def _image(title: str, draw: Callable[[Run, Any], None], run: Run) -> str:
-  buffer = io.BytesIO()
-  draw(run, buffer)
-  data = base64.b64encode(buffer.getvalue()).decode("ascii")
-  return f'<img alt="{title}" src="data:image/png;base64,{data}">'
-
-
-def _layers(run: Run) -> str:
-  rows = [
-    (
-      layer["name"],
-      "x".join(str(size) for size in layer["shape"]),
-      layer["total"],
-      layer["active"],
-      layer["sparsity"],
-      layer.get("macs"),
-    )
-    for layer in run.summary.get("layers", ())
-  ]
-  header = ("layer", "shape", "weights", "active", "sparsity", "multiply-adds")
-  return "<h2>Sparse layers</h2>" + _table(header, rows)
+  Empty where the summary does not say.
+  """
+  elapsed = run.summary.get("run_elapsed_seconds")
+  if elapsed is None:
+    return {}
+  spent = {n: run.summary.get(f"run_{n}_seconds", 0.0) for n in PHASES}
+  spent["idle, or lost by a kill"] = elapsed - sum(spent.values())
+  return {name: x / max(elapsed, 1e-9) for name, x in spent.items()}
 
 
 def _times(run: Run) -> str:
-  """Returns the share of the run's time in each phase; goodput is in steps."""
-  summary = run.summary
-  if "run_elapsed_seconds" not in summary:
+  """Returns a bar and a table of where the time went."""
+  shares = phases(run)
+  if not shares:
     return ""
-  seconds = {name: summary.get(f"run_{name}_seconds", 0.0) for name in PHASES}
-  elapsed = summary["run_elapsed_seconds"]
-  seconds["idle, or lost by a kill"] = elapsed - sum(seconds.values())
+  elapsed = run.summary["run_elapsed_seconds"]
   rows = [
-    (name, f"{value:.1f}", f"{value / max(elapsed, 1e-9):.1%}")
-    for name, value in seconds.items()
+    (_key(i, name), page.seconds(elapsed * share), page.percent(share, 1))
+    for i, (name, share) in enumerate(shares.items())
   ]
-  goodput = f"{seconds['step'] / max(elapsed, 1e-9):.1%}"
   return (
-    f"<h2>Time</h2><p>Goodput {goodput}: the share of {elapsed:.0f} s since the"
-    " first start that went into steps.</p>"
-    + _table(("phase", "seconds", "share"), rows)
+    f"<h2>Time</h2>{page.stack(shares)}<p>Goodput"
+    f" {page.percent(shares['step'], 1)}: the share of {page.seconds(elapsed)}"
+    " since the first start that went into steps.</p>"
+    + page.table(("phase", "time", "share"), rows)
   )
+
+
+def environment_rows(runs: dict[str, Run]) -> list[tuple[str, ...]]:
+  """Returns one row per fact of the environments, one column per run."""
+  keys = list(
+    dict.fromkeys(k for run in runs.values() for k in run.environment)
+  )
+  rows = []
+  for key in keys:
+    values = [run.environment.get(key) for run in runs.values()]
+    if any(value not in (None, "") for value in values):
+      rows.append((key, *("" if v is None else _plain(v) for v in values)))
+  return rows
+
+
+def _key(number: int, name: str) -> page.Html:
+  return page.Html(
+    f'<span class="c{number % 7}">&#9632;</span> {html.escape(name)}'
+  )
+
+
+def _subtitle(run: Run) -> str:
+  config, summary = run.config, run.summary
+  text = f"{config['model']['name']} on {config['data']['name']}"
+  text += f", seed {config['seed']}"
+  if not summary:
+    last = run.rows[-1]["step"] if run.rows else 0
+    return (
+      f'<p class="soft">{html.escape(text)}; not finished, step {last:,}</p>'
+    )
+  text += f", {summary['steps']:,} steps"
+  if summary.get("selected_step", summary["steps"]) != summary["steps"]:
+    text += f"; results are those of step {summary['selected_step']:,} (best)"
+  return f'<p class="soft">{html.escape(text)}</p>'
+
+
+def _headline(run: Run) -> dict[str, str]:
+  """Returns the most important numbers of a run, by label."""
+  summary = run.summary
+  if not summary:
+    return {}
+  target = summary["target_sparsity"]
+  found = {
+    **{f"test {m.title}": value for m, value in measured(summary)},
+    "sparsity"
+    if target is None
+    else f"sparsity, {page.percent(target)} requested": page.percent(
+      summary["sparsity"]
+    ),
+    f"active weights of {summary['total']:,}": f"{summary['active']:,}",
+    "of the dense inference FLOPs": page.percent(
+      summary["inference_flops_ratio"], 1
+    ),
+    "of the dense training FLOPs": page.percent(
+      summary["training_flops_ratio"], 1
+    ),
+  }
+  if summary["itop_rate"] is not None:
+    text = "of the weights were ever active"
+    found[text] = page.percent(summary["itop_rate"], 1)
+  found["of training steps"] = page.seconds(summary["train_seconds"])
+  if phases(run):
+    found["goodput"] = page.percent(phases(run)["step"], 1)
+  return found
+
+
+def _layers(run: Run) -> str:
+  if not run.summary:
+    return ""
+  rows = [
+    (
+      layer["name"],
+      page.Bar((layer["sparsity"],)),
+      page.percent(layer["sparsity"]),
+      layer["active"],
+      layer["total"],
+      "x".join(str(size) for size in layer["shape"]),
+      _count(layer.get("macs")),
+    )
+    for layer in budgets.layers(run)
+  ]
+  header = ("layer", "", "sparsity", "active", "weights", "shape")
+  header = (*header, "multiply-adds, dense")
+  return "<h2>Sparse layers</h2>" + page.table(header, rows)
+
+
+def _moved(run: Run) -> str:
+  """Returns the table of what mask updates pruned and regrew per layer."""
+  layers = [x for x in run.summary.get("layers", ()) if "pruned" in x]
+  if not layers or not run.summary["mask_updates"]:
+    return ""
+  layers = sorted(layers, key=lambda layer: layer.get("position", 0))
+  most = max(
+    max(x["pruned"], x["regrown"]) / max(x["total"], 1) for x in layers
+  )
+  rows = [
+    (
+      x["name"],
+      page.Bar(
+        tuple(
+          x[kind] / max(x["total"], 1) / max(most, 1e-9)
+          for kind in ("pruned", "regrown")
+        )
+      ),
+      x["pruned"],
+      x["regrown"],
+      f"{x['pruned'] / max(x['total'], 1):.2f}",
+    )
+    for x in layers
+  ]
+  return (
+    "<h2>What mask updates moved</h2>"
+    f"<p>{run.summary['mask_updates']:,} mask updates. A weight counts each"
+    ' time that it is <span class="c0">&#9632;</span> pruned or <span'
+    ' class="c1">&#9632;</span> regrown; the bars are relative to the weights'
+    " of the layer.</p>"
+    + page.table(("layer", "", "pruned", "regrown", "pruned per weight"), rows)
+  )
+
+
+def measured(summary: Mapping[str, Any]) -> list[tuple[Measure, str]]:
+  """Returns what a run measures, with the text of the test split's values."""
+  return [
+    (measure, page.measured(measure, summary[f"test_{measure.name}"]))
+    for measure in measures(summary)
+  ]
 
 
 def _evaluations(run: Run) -> str:
-  header = ("step", "test_accuracy", "test_loss", "sparsity", "itop_rate")
+  known = measures(run.summary)
   rows = [
-    tuple(row.get(name) for name in header)
+    (
+      row["step"],
+      *(page.measured(m, row.get(f"test_{m.name}")) for m in known),
+      _loss(row.get("test_loss")),
+      page.percent(row.get("sparsity")),
+      page.percent(row.get("inference_flops_ratio"), 1),
+    )
     for row in run.rows
-    if "test_accuracy" in row
+    if f"test_{known[0].name}" in row
   ]
-  return "<h2>Evaluations</h2>" + _table(header, rows)
-
-
-def _table(header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
-  head = "".join(f"<th>{html.escape(name)}</th>" for name in header)
-  body = "".join(
-    "<tr>" + "".join(f"<td>{_cell(value)}</td>" for value in row) + "</tr>"
-    for row in rows
+  if not rows:
+    return ""
+  titles = (f"test {m.title}" for m in known)
+  header = ("step", *titles, "test loss", "sparsity", "FLOPs, of dense")
+  return (
+    f"<details><summary>{len(rows)} evaluations</summary>"
+    f"{page.table(header, rows)}</details>"
   )
-  return f"<table><tr>{head}</tr>{body}</table>"
 
 
-def _cell(value: Any) -> str:
-  if value is None:
-    return "none"
-  if isinstance(value, float):
-    return f"{value:.4f}" if abs(value) < 1e6 else f"{value:.4g}"
-  return f"{value:,}" if isinstance(value, int) else html.escape(str(value))
+def _config(run: Run) -> str:
+  text = html.escape(json.dumps(run.config, indent=2))
+  return (
+    "<h2>Config</h2><details><summary>All values</summary>"
+    f"<pre>{text}</pre></details>"
+  )
+
+
+def _environment(run: Run) -> str:
+  rows = environment_rows({"": run})
+  return "<h2>Environment</h2>" + page.table(("", ""), rows) if rows else ""
+
+
+def _plain(value: Any) -> str:
+  return value if isinstance(value, str) else json.dumps(value)
+
+
+def _count(value: int | float | None) -> str:
+  return "" if value is None else f"{value:,.0f}"
+
+
+def _loss(value: int | float | None) -> str:
+  return "not finite" if value is None else f"{value:.4f}"

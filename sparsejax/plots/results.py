@@ -1,5 +1,6 @@
 """Results of finished runs: read, labeled and averaged over seeds."""
 
+import math
 import pathlib
 import statistics
 from collections.abc import Iterable, Sequence
@@ -7,6 +8,7 @@ from typing import Any, NamedTuple
 
 from sparsejax import command_line
 from sparsejax.plots import labels, records
+from sparsejax.plots.records import Measure
 
 
 class Result(NamedTuple):
@@ -17,7 +19,8 @@ class Result(NamedTuple):
     label: its method, and what else distinguishes it from the other runs.
     sparsity: the target sparsity, or the one whose budget a dense network
       matches; the achieved one if there is neither.
-    accuracy: test accuracy of the selected checkpoint, in [0, 1].
+    measure: what runs of its task are compared by.
+    value: that of the selected checkpoint on the test split, in its unit.
     seed: the random seed.
     summary: contents of `summary.json`.
   """
@@ -25,7 +28,8 @@ class Result(NamedTuple):
   workdir: pathlib.Path
   label: str
   sparsity: float
-  accuracy: float
+  measure: Measure
+  value: float
   seed: int
   summary: dict[str, Any]
 
@@ -36,7 +40,8 @@ class Average(NamedTuple):
   Attributes:
     label: label of the runs.
     sparsity: sparsity of the runs.
-    mean: mean test accuracy in %.
+    measure: what is averaged.
+    mean: mean of the measure on the test split, in its unit.
     deviation: sample standard deviation of the same; `None` for a single run.
     runs: number of runs.
     active: mean number of active weights; all parameters of a dense network.
@@ -44,6 +49,7 @@ class Average(NamedTuple):
 
   label: str
   sparsity: float
+  measure: Measure
   mean: float
   deviation: float | None
   runs: int
@@ -60,21 +66,30 @@ def read_results(workdirs: Iterable[pathlib.Path]) -> list[Result]:
     One result per workdir, in order; see `labels.label_runs` for the labels.
 
   Raises:
-    InputError: if a run is not finished, or a record is damaged.
+    InputError: if a run is not finished, a record is damaged, or the runs are
+      of different tasks.
   """
   workdirs = list(workdirs)
   found = [_read(workdir) for workdir in workdirs]
+  leading = [records.measures(summary)[0] for _, summary in found]
+  titles = list(dict.fromkeys(measure.title for measure in leading))
+  if len(titles) > 1:
+    raise command_line.InputError(
+      f"The runs measure {' and '.join(titles)}, which cannot be compared."
+      " Compare the runs of one task."
+    )
   return [
     Result(
       workdir=workdir,
       label=label,
       sparsity=_sparsity(summary),
-      accuracy=summary["test_accuracy"],
+      measure=measure,
+      value=_value(summary, measure),
       seed=summary["seed"],
       summary=summary,
     )
-    for workdir, label, (_, summary) in zip(
-      workdirs, labels.label_runs(found), found, strict=True
+    for workdir, label, (_, summary), measure in zip(
+      workdirs, labels.label_runs(found), found, leading, strict=True
     )
   ]
 
@@ -113,7 +128,7 @@ def duplicate_seeds(results: Sequence[Result]) -> list[str]:
   ]
 
 
-def accuracy_table(averages: Sequence[Average]) -> list[tuple[str, ...]]:
+def result_table(averages: Sequence[Average]) -> list[tuple[str, ...]]:
   """Arrange averages as a table of text.
 
   Args:
@@ -124,15 +139,16 @@ def accuracy_table(averages: Sequence[Average]) -> list[tuple[str, ...]]:
     with mean ± deviation (number of runs). With more than six sparsities, one
     row per average.
   """
+  unit = averages[0].measure.unit if averages else records.ACCURACY.unit
   sparsities = sorted({average.sparsity for average in averages})
   if len(sparsities) > 6:
-    header = ("method", "sparsity", "accuracy (%)", "active")
+    header = ("method", "sparsity", unit, "active")
     return [header] + [
       (a.label, percent(a.sparsity), _text(a), f"{a.active:,.0f}")
       for a in averages
     ]
   texts = {(a.label, a.sparsity): _text(a) for a in averages}
-  return [("accuracy (%)", *map(percent, sparsities))] + [
+  return [(unit, *map(percent, sparsities))] + [
     (label, *(texts.get((label, s), "") for s in sparsities))
     for label in dict.fromkeys(a.label for a in averages)
   ]
@@ -144,10 +160,11 @@ def percent(sparsity: float) -> str:
 
 
 def _average(label: str, sparsity: float, group: Sequence[Result]) -> Average:
-  values = [100 * result.accuracy for result in group]
+  values = [result.value for result in group]
   return Average(
     label=label,
     sparsity=sparsity,
+    measure=group[0].measure,
     mean=statistics.mean(values),
     deviation=statistics.stdev(values) if len(values) > 1 else None,
     runs=len(values),
@@ -157,9 +174,17 @@ def _average(label: str, sparsity: float, group: Sequence[Result]) -> Average:
 
 def _text(average: Average) -> str:
   """Returns `mean ± deviation (runs)`, or only the mean of a single run."""
+  digits = 2 if average.measure.percent else 4
+  mean = f"{average.mean:.{digits}f}"
   if average.deviation is None:
-    return f"{average.mean:.2f}"
-  return f"{average.mean:.2f} ± {average.deviation:.2f} ({average.runs})"
+    return mean
+  return f"{mean} ± {average.deviation:.{digits}f} ({average.runs})"
+
+
+def _value(summary: dict[str, Any], measure: Measure) -> float:
+  """Returns the leading measure in its unit; NaN if it is not finite."""
+  value = summary[f"test_{measure.name}"]
+  return math.nan if value is None else measure.shown(value)
 
 
 def _read(workdir: pathlib.Path) -> labels.Records:

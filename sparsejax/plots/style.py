@@ -67,3 +67,19 @@ def accuracy_ticks(axes: Any, ticks: Sequence[float | int]) -> None:
   visible = [tick for tick in ticks if low <= tick <= high]
   if len(visible) > 1:
     axes.set_yticks(visible, [str(tick) for tick in visible])
+
+
+def plain_log_ticks(axes: Any) -> None:
+  """Label a logarithmic y axis with plain numbers.
+
+  Args:
+    axes: matplotlib axes.
+  """
+  from matplotlib import ticker
+
+  for locator in (
+    axes.yaxis.set_major_formatter,
+    axes.yaxis.set_minor_formatter,
+  ):
+    locator(ticker.FormatStrFormatter("%.3g"))
+  axes.yaxis.set_minor_locator(ticker.LogLocator(subs=(1.5, 2, 3, 5, 7)))

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from sparsejax.data import Dataset, Stream, augment
+from sparsejax.data import Dataset, Stream, augment, labeled_images
 
 
 def blank(section: Mapping[str, Any]) -> Dataset | None:
@@ -44,7 +44,7 @@ def _dataset(
   def part(examples: int) -> Stream:
     return Stream(range(examples), _refuse_to_read, (size, size, 3), classes)
 
-  return Dataset(
+  return labeled_images(
     train=part(train),
     test=part(test),
     classes=classes,

@@ -1,13 +1,15 @@
 """Compare runs by method and sparsity, over seeds.
 
-  python -m sparsejax.study.compare RUN... [--csv FILE] [--plot FILE]
+  python -m sparsejax.study.compare RUN... [--report FILE] [--csv FILE]
+      [--plot FILE]
 
   RUN           a run's workdir, a folder of workdirs, or a glob ("runs/*")
+  --report FILE write an HTML page: results, curves, layers, times, configs
   --csv FILE    write one line per run
-  --plot FILE   plot accuracy over sparsity (needs matplotlib)
+  --plot FILE   plot the results over sparsity (needs matplotlib)
 
-Prints test accuracies in %: mean ± standard deviation (number of runs). Reads
-only the records of the runs.
+Prints test accuracies in %, or what else the task measures: mean ± standard
+deviation (number of runs). Reads only the records of the runs.
 
 Exit status: 0 done, 2 bad input.
 """
@@ -40,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _compare(argv: list[str]) -> int:
   parser = command_line.Parser()
   parser.add_argument("runs", nargs="*")
+  parser.add_argument("--report", type=command_line.path)
   parser.add_argument("--csv", type=command_line.path)
   parser.add_argument("--plot", type=command_line.path)
   parsed = parser.parse_args(argv)
@@ -50,16 +53,19 @@ def _compare(argv: list[str]) -> int:
   done, unfinished = find(parsed.runs)
   results = plots.read_results(done)
   averages = plots.average_seeds(results)
-  tables.print_table(plots.accuracy_table(averages))
+  tables.print_table(plots.result_table(averages))
   for line in plots.duplicate_seeds(results):
     print(f"note: {line}")
   if unfinished:
     listed = ", ".join(map(str, unfinished))
     print(f"note: skipped {len(unfinished)} unfinished runs: {listed}")
+  if parsed.report is not None:
+    plots.write_comparison(done, parsed.report)
+    print(f"Report: {parsed.report}")
   if parsed.csv is not None:
     tables.write_csv(list(map(_record, results)), parsed.csv)
   if parsed.plot is not None:
-    plots.plot_accuracy(averages, parsed.plot)
+    plots.plot_results(averages, parsed.plot)
     for average in averages:
       if average.sparsity == 1:
         print(f"note: {average.label} has no active weights to plot.")

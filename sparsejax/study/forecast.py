@@ -67,8 +67,11 @@ def forecast(config: ConfigDict) -> Forecast | None:
   if by_index is None:
     return None
   costs, total = experiment.costs, experiment.steps.total
-  density = by_index / np.array(costs.kernel_sizes)
-  macs = costs.other_macs + density @ np.array(costs.kernel_macs, np.float64)
+  density = by_index / np.array(layout.sizes)
+  # The layers of a stacked leaf have equal shares.
+  counts = [leaf.num_layers for leaf in layout.leaves]
+  of_layers = np.repeat(np.array(costs.kernel_macs) / counts, counts)
+  macs = costs.other_macs + density @ of_layers
   method = experiment.recipe.method
   calls = _calls(method, total)
   index = np.zeros_like(calls.seen)

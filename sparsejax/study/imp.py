@@ -19,7 +19,8 @@ import argparse
 import math
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from sparsejax import command_line, train
 
@@ -49,15 +50,27 @@ def _train_rounds(argv: list[str]) -> int:
   from sparsejax.training.config import command, keys
 
   rounds = commands(argv)
-  for arguments in rounds:  # Before the first one trains.
-    keys.resolved(command.parse(arguments).config)
+  configs = [keys.resolved(command.parse(each).config) for each in rounds]
+  _check_methods(*(config["method"] for config in configs[:2]))
   titles = [
     f"Round {number} of {len(rounds) - 1}" for number in range(len(rounds))
   ]
-  for status in train.each(zip(titles, rounds, strict=True)):
+  runs = zip(titles, rounds, strict=True)
+  for status in train.each(runs, total=len(rounds)):
     if status:
       return status
   return command_line.DONE
+
+
+def _check_methods(first: Mapping[str, Any], second: Mapping[str, Any]) -> None:
+  """Refuses a round 0 that is sparser than round 1, before it trains."""
+  sparsity = first.get("sparsity")
+  if sparsity is not None and sparsity > second["sparsity"]:
+    raise command_line.InputError(
+      f"`--config` trains {first['name']!r} to a sparsity of {sparsity} in"
+      f" round 0, but round 1 prunes it to {second['sparsity']:.6g}. Start from"
+      " another method: --config=NAME:dense."
+    )
 
 
 def commands(argv: Sequence[str]) -> list[list[str]]:

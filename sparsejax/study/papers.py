@@ -25,9 +25,11 @@ class Row(NamedTuple):
     name: parts joined by slashes, such as `granet-0.5/vgg19/cifar10/0.98`.
     config: what `--config` of the trainer takes; `None` for what the library
       does not train.
-    published: column -> figure.
+    published: column -> figure; empty in a table of our own.
     changes: more arguments of the trainer.
     after: name of the row whose run this one starts from, with the same seed.
+    seek: sparsity in (0, 1) that its runs end with, of a method that has no
+      such argument: `sparsejax.study.seek` finds the argument that leads there.
     source: whose numbers the paper quotes; "" for its own.
     note: how our run differs from the paper's, or what else to know.
   """
@@ -37,6 +39,7 @@ class Row(NamedTuple):
   published: dict[str, Figure]
   changes: tuple[str, ...] = ()
   after: str | None = None
+  seek: float | None = None
   source: str = ""
   note: str = ""
 
@@ -58,10 +61,17 @@ class Table(NamedTuple):
 
 
 class Cell(NamedTuple):
-  """A cell of a table's header: the end of the rows' names, and options."""
+  """A cell of a table's header.
+
+  Attributes:
+    name: the end of the rows' names.
+    options: of the config.
+    seek: as in `Row`.
+  """
 
   name: str
   options: str
+  seek: float | None = None
 
 
 def across(*options: Sequence[str]) -> tuple[Cell, ...]:
@@ -75,7 +85,8 @@ def across(*options: Sequence[str]) -> tuple[Cell, ...]:
 
   Examples:
     >>> across(("vgg19,cifar10",), ("sparsity=0.9", "sparsity=0.98"))[1]
-    Cell(name='vgg19/cifar10/0.98', options='vgg19,cifar10,sparsity=0.98')
+    Cell(name='vgg19/cifar10/0.98', options='vgg19,cifar10,sparsity=0.98',
+         seek=None)
   """
   found = []
   for chosen in itertools.product(*options):
@@ -94,12 +105,29 @@ def without(key: str, cells: Sequence[Cell]) -> tuple[Cell, ...]:
 
   Examples:
     >>> without("sparsity", [Cell("vgg19/0.9", "vgg19,sparsity=0.9")])
-    (Cell(name='vgg19/0.9', options='vgg19'),)
+    (Cell(name='vgg19/0.9', options='vgg19', seek=None),)
   """
   return tuple(
     Cell(cell.name, re.sub(rf"(^|,){key}=[^,]*", "", cell.options))
     for cell in cells
   )
+
+
+def sought(cells: Sequence[Cell]) -> tuple[Cell, ...]:
+  """Make cells of a method that has to reach a sparsity which it cannot take.
+
+  Examples:
+    >>> sought([Cell("vgg19/0.9", "vgg19,sparsity=0.9")])
+    (Cell(name='vgg19/0.9', options='vgg19', seek=0.9),)
+  """
+  found = []
+  for cell in cells:
+    match = re.search(r"(?:^|,)sparsity=([^,]*)", cell.options)
+    if match is None:
+      raise ValueError(f"The cell {cell.name!r} has no option `sparsity`.")
+    (rest,) = without("sparsity", [cell])
+    found.append(rest._replace(seek=float(match[1])))
+  return tuple(found)
 
 
 def line(
@@ -150,11 +178,30 @@ def line(
       name=f"{name}/{cell.name}",
       config=None if config is None else f"{config},{cell.options}",
       published=figures(item, columns),
+      seek=cell.seek,
       after=None if after is None else f"{after}/{cell.name}",
       **fields,
     )
     for item, cell in zip(items, cells, strict=True)
     if item != "-"
+  )
+
+
+def ours(name: str, config: str, cells: Sequence[Cell]) -> tuple[Row, ...]:
+  """Make the rows of one line of a table of our own, without figures.
+
+  Args:
+    name: the start of the rows' names.
+    config: as in `Row`, without the options of the cells.
+    cells: the header's cells.
+
+  Examples:
+    >>> (row,) = ours("gmp", "lm:gmp", [Cell("0.9", "sparsity=0.9")])
+    >>> row.name, row.config, row.published
+    ('gmp/0.9', 'lm:gmp,sparsity=0.9', {})
+  """
+  return tuple(
+    Row(f"{name}/{cell.name}", f"{config},{cell.options}", {}) for cell in cells
   )
 
 

@@ -14,7 +14,10 @@
 
 Runs are identified by their configs: a run that is done is not repeated, even
 if it was trained for another table, and a run that was stopped is resumed. If a
-row starts from another row's weights or masks, that one is trained first.
+row starts from another row's weights or masks, that one is trained first. If it
+has to reach a sparsity that its method does not take (STR), the argument that
+leads there is searched first, as sparsejax.study.seek does, and kept in
+DIR/sought.
 
 Accuracies are test accuracies in %: ours after the last step (or of the
 selected checkpoint, with --config.select_checkpoint=best), followed by the best
@@ -34,7 +37,7 @@ import sys
 from collections.abc import Sequence
 
 from sparsejax import command_line
-from sparsejax.study import papers, tables
+from sparsejax.study import papers, seek, tables
 from sparsejax.training.config import files
 
 _OPTIONS = ("--rows", "--seeds", "--epochs", "--workdir", "--csv", "--list")
@@ -59,19 +62,29 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _reproduce(argv: list[str]) -> int:
-  from sparsejax.study import results, runs  # They need the extra `train`.
+  from sparsejax.study import results, runs, sought  # Of the extra `train`.
   from sparsejax.training import outcomes, processes
 
   parsed, changes = _parse(argv)
   table, path = load(parsed.table)
   rows = select(table, parsed.rows)
   workdir = parsed.workdir.resolve()
+  arguments = {}
+  if not parsed.runlocal:
+    trains = not parsed.list
+    try:
+      arguments = sought.arguments(
+        rows, workdir=workdir, changes=changes, trains=trains
+      )
+    except seek.Failed as failed:
+      return failed.status
   planned = runs.plan(
     table,
     rows,
     workdir=workdir,
     seeds=parsed.seeds,
     changes=changes,
+    sought=arguments,
     runlocal=parsed.runlocal,
   )
   print(f"{table.reference}: {table.title}")

@@ -17,13 +17,13 @@ class Result(NamedTuple):
   Attributes:
     run: the run.
     summary: what `summary.json` holds.
-    best_accuracy: the highest test accuracy, in [0, 1], of the evaluations
-      after the last pruning.
+    best: the best value of the leading measure on the test split, of the
+      evaluations after the last pruning.
   """
 
   run: Run
   summary: dict[str, Any]
-  best_accuracy: float
+  best: float
 
 
 class Column(NamedTuple):
@@ -79,7 +79,7 @@ COLUMNS: dict[str, Column] = {
     "accuracy in %",
     lambda result: 100 * result.summary["test_accuracy"],
     2,
-    lambda result: 100 * result.best_accuracy,
+    lambda result: 100 * result.best,
   ),
   # Extended training counts: the dense run has the usual length.
   "training": Column(
@@ -115,6 +115,15 @@ COLUMNS: dict[str, Column] = {
   ),
   "overall": _total_sparsity("sparsity in %"),
   "backbone": _total_sparsity("sparsity in % without classifier", "classifier"),
+  "bits_per_byte": Column(
+    "bits per byte",
+    lambda result: result.summary["test_bits_per_byte"],
+    4,
+    lambda result: result.best,
+  ),
+  "perplexity": Column(
+    "perplexity", lambda result: result.summary["test_perplexity"], 3
+  ),
   "loss": Column("loss", lambda result: result.summary["test_loss"], 4),
   "connections": Column(
     "connections", lambda result: result.summary["active"], 0
@@ -170,14 +179,17 @@ def read(run: Run) -> Result:
   workdirs.claim(run.workdir, run.config)
   summary = records.read_summary(run.workdir)
   assert summary is not None
-  accuracies = [
-    row["test_accuracy"]
+  measure = records.measures(summary)[0]
+  key = f"test_{measure.name}"
+  values = [
+    row[key]
     for row in records.read_metrics(run.workdir).rows
     # Before the last pruning more weights are active.
-    if "test_accuracy" in row
+    if row.get(key) is not None
     and row.get("active", math.inf) <= summary["active"]
   ]
-  return Result(run, summary, max([*accuracies, summary["test_accuracy"]]))
+  best = max if measure.higher_is_better else min
+  return Result(run, summary, best([*values, summary[key]]))
 
 
 def predict(
@@ -229,12 +241,14 @@ def side_by_side(
       result, and with an exclamation mark if it `differs` from the paper's.
 
   Returns:
-    The header and one line per row, transposed if the columns are layers.
+    The header and one line per row, transposed if the columns are layers. A
+    table without published figures has no columns for them.
   """
   columns = {name: column(name) for name in table.columns}
+  compares = any(row.published for row in table.rows)
   header = ["row"]
   for each in columns.values():
-    header += [f"{each.title}: paper", "ours"]
+    header += [f"{each.title}: paper", "ours"] if compares else [each.title]
     if each.best is not None:
       header.append("best after pruning")
   lines = [tuple(header)]
@@ -244,7 +258,8 @@ def side_by_side(
     for name, each in columns.items():
       known = predicted.get(row.name, {}).get(name)
       figure = row.published.get(name)
-      cells.append(_published(figure, each.digits))
+      if compares:
+        cells.append(_published(figure, each.digits))
       cells += _ours(each, ours, known, figure)
     lines.append(tuple(cells))
   if len(columns) > len(COLUMNS):
@@ -323,6 +338,6 @@ def record(result: Result) -> dict[str, Any]:
     "row": row.name,
     "workdir": str(result.run.workdir),
     **published,
-    "best_test_accuracy": result.best_accuracy,
+    f"best_test_{records.measures(result.summary)[0].name}": result.best,
     **tables.scalars(result.summary),
   }

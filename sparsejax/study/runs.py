@@ -6,6 +6,7 @@ import pathlib
 import re
 import shlex
 import sys
+import types
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -53,6 +54,7 @@ def plan(
   workdir: pathlib.Path,
   seeds: int = 1,
   changes: Sequence[str] = (),
+  sought: Mapping[str, Sequence[str]] = types.MappingProxyType({}),
   runlocal: bool = False,
 ) -> list[Run]:
   """Turn rows into runs of the trainer.
@@ -63,6 +65,7 @@ def plan(
     workdir: folder of the runs, absolute.
     seeds: each row is trained with the seeds 0 to `seeds` - 1.
     changes: more arguments of the trainer, for all runs.
+    sought: by row name, arguments that a search found.
     runlocal: whether to pass the option `runlocal` to the configs.
 
   Returns:
@@ -82,7 +85,7 @@ def plan(
     if key not in found:
       before = None if row.after is None else add(by_name[row.after], seed)
       argv = [f"--config={row.config}{word}", *row.changes]
-      argv += [f"--config.seed={seed}", *changes]
+      argv += [f"--config.seed={seed}", *changes, *sought.get(row.name, ())]
       found[key] = _run(row, argv, before, workdir)
     return found[key]
 
@@ -102,9 +105,16 @@ def _run(
   if before is not None:
     argv = [*argv, f"--config.init_from={before.workdir}"]
   config = keys.resolved(command.parse(argv).config)
-  folder = workdir / _folder(row.config, config, before)
-  argv = (*argv, f"--workdir={folder}")
-  return Run(row, config["seed"], argv, config, folder, before)
+  found = workdir / _folder(row.config, config, before)
+  argv = (*argv, f"--workdir={found}")
+  return Run(row, config["seed"], argv, config, found, before)
+
+
+def folder(
+  row: papers.Row, argv: Sequence[str], workdir: pathlib.Path
+) -> pathlib.Path:
+  """Returns the workdir of a row's run with these arguments of the trainer."""
+  return _run(row, argv, None, workdir).workdir
 
 
 def _folder(name: str, config: Mapping[str, Any], before: Run | None) -> str:
@@ -147,7 +157,7 @@ def train_missing(runs: Sequence[Run], again: Sequence[str]) -> int:
         yield f"\nRun {number} of {len(missing)}: {run.title}", run.argv
 
   failed = outcomes.DONE
-  for status in train.each(to_train()):
+  for status in train.each(to_train(), total=len(missing)):
     if status == outcomes.NOT_FINITE:
       failed = status
       notes.append(f"{current} stopped at a value that is not finite.")

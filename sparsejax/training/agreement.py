@@ -23,7 +23,7 @@ import numpy as np
 
 import sparsejax
 from sparsejax import command_line
-from sparsejax.data import Dataset, Split, Stream
+from sparsejax.data import Dataset, Resident, Stream
 from sparsejax.training import coordination
 from sparsejax.training.checkpointing import identity
 
@@ -60,10 +60,17 @@ def facts(
     programs: flags of XLA and options of jax.
   """
   values = {f"config.{key}": v for key, v in identity.flat(config).items()}
-  versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
   return {
     **values,
     "--workdir": None if workdir is None else str(workdir),
+    **environment(),
+  }
+
+
+def environment() -> dict[str, Any]:
+  """Collect what decides how a config computes; uses no device."""
+  versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
+  return {
     "sparsejax": sparsejax.__version__,
     "source of sparsejax": _source_digest(),
     "python": platform.python_version(),
@@ -96,10 +103,11 @@ def data_facts(dataset: Dataset) -> dict[str, Any]:
   }
 
 
-def _split_facts(split: Split | Stream) -> dict[str, Any]:
-  found = {"examples": split.examples, "image_shape": list(split.image_shape)}
-  if isinstance(split, Split):
-    arrays = [np.ascontiguousarray(array) for array in split]
+def _split_facts(split: Resident | Stream) -> dict[str, Any]:
+  shapes = [list(x.shape[1:]) for x in jax.tree.leaves(split.example)]
+  found = {"examples": split.examples, "shapes": shapes}
+  if not isinstance(split, Stream):
+    arrays = map(np.ascontiguousarray, jax.tree.leaves(split))
     found["crc32"] = [zlib.crc32(array.data) for array in arrays]
   return found
 

@@ -1,11 +1,11 @@
-"""Loss, accuracy and gradient of a batch, optionally in microbatches."""
+"""Loss, metrics and gradient of a batch, optionally in microbatches."""
 
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from sparsejax.data import Split, batches
+from sparsejax.tasks import Batch
 from sparsejax.training import forward
 from sparsejax.training.train_state import Setup, TrainState
 
@@ -14,18 +14,18 @@ class BatchGradient(NamedTuple):
   """Means over a batch.
 
   Attributes:
-    loss: float32[].
-    accuracy: float32[], in [0, 1].
+    loss: float32[], with label smoothing.
+    metrics: float32[] by name, those of the task.
     grads: the dense gradient, a tree like the parameters.
   """
 
   loss: jax.Array
-  accuracy: jax.Array
+  metrics: dict[str, jax.Array]
   grads: Any
 
 
 def batch_gradient(
-  setup: Setup, state: TrainState, batch: Split, dropout_key: jax.Array
+  setup: Setup, state: TrainState, batch: Batch, dropout_key: jax.Array
 ) -> tuple[BatchGradient, Any]:
   """Compute the gradient of a batch.
 
@@ -36,7 +36,7 @@ def batch_gradient(
   Args:
     setup: static.
     state: current state.
-    batch: augmented images and labels.
+    batch: as the task draws it.
     dropout_key: typed key for this step.
 
   Returns:
@@ -62,8 +62,13 @@ def batch_gradient(
   microbatches = jax.tree.map(
     lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch
   )
-  zero = jnp.zeros((), jnp.float32)
-  zeros = BatchGradient(zero, zero, jax.tree.map(jnp.zeros_like, state.params))
+  shapes, _ = jax.eval_shape(
+    lambda part: _gradient(
+      setup, state.params, state.model_state, part, dropout_key
+    ),
+    jax.tree.map(lambda x: x[0], microbatches),
+  )
+  zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
   (total, model_state), _ = jax.lax.scan(
     accumulate, (zeros, state.model_state), (microbatches, jnp.arange(parts))
   )
@@ -74,29 +79,28 @@ def _gradient(
   setup: Setup,
   state: TrainState,
   model_state: Any,
-  batch: Split,
+  batch: Batch,
   dropout_key: jax.Array,
 ) -> tuple[BatchGradient, Any]:
   """Returns the same for examples that pass through the model at once."""
-  labels = jnp.asarray(batch.labels)
 
-  def loss_fn(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
-    inputs = batches.normalize(jnp.asarray(batch.images), setup.mean, setup.std)
-    logits, changed = forward.apply_model(
+  def loss_fn(params: Any) -> tuple[jax.Array, tuple[Any, Any]]:
+    outputs, changed = forward.apply_model(
       setup.model,
       setup.gather(params),
       model_state,
-      inputs,
+      batch.inputs,
       dropout_key=dropout_key,
       constants=setup.layout.collections(state.opt_state),
     )
-    losses = forward.cross_entropy(
-      logits, labels, smoothing=setup.label_smoothing
-    )
-    return losses.mean(), (logits, changed)
+    losses = setup.train_loss(outputs, batch.targets)
+    return losses.mean(), (outputs, changed)
 
-  (loss, (logits, changed)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
+  (loss, (outputs, changed)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
     state.params
   )
-  accuracy = (logits.argmax(-1) == labels).mean(dtype=jnp.float32)
-  return BatchGradient(loss, accuracy, grads), changed
+  metrics = {
+    name: values.mean(dtype=jnp.float32)
+    for name, values in setup.task.metrics(outputs, batch.targets).items()
+  }
+  return BatchGradient(loss, metrics, grads), changed

@@ -14,11 +14,17 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from sparsejax.data import Split, Stream, batches
-from sparsejax.training import input_pipeline, sharding, train_step
+from sparsejax.data import Resident, Stream, batches
+from sparsejax.training import (
+  forward,
+  input_pipeline,
+  sharding,
+  train_step,
+)
 from sparsejax.training.train_state import Setup, TrainState
 
 TrainDispatch = Callable[[TrainState], tuple[TrainState, train_step.Metrics]]
+MaskUpdate = Callable[[TrainState], TrainState]
 
 
 class Target(NamedTuple):
@@ -36,7 +42,7 @@ class Target(NamedTuple):
 
 
 def compile_dispatches(
-  target: Target, train: Split | Stream, *, trains: bool
+  target: Target, train: Resident | Stream, *, trains: bool
 ) -> TrainDispatch:
   """Compile dispatches of training steps.
 
@@ -48,36 +54,6 @@ def compile_dispatches(
   Returns:
     A function that runs the next dispatch.
   """
-  steps = _compile_steps(target, train, trains=trains)
-  return _after_mask_update(target, steps, trains=trains)
-
-
-def _after_mask_update(
-  target: Target, steps: TrainDispatch, *, trains: bool
-) -> TrainDispatch:
-  """Returns dispatches that begin with the mask updates between steps."""
-  setup, state, _ = target
-  if not setup.mask_update_steps:
-    return steps
-  update: Any = jax.jit(
-    functools.partial(train_step.update_masks, setup),
-    donate_argnums=0,
-    out_shardings=sharding.of(state),
-  )
-  if trains:
-    update = update.lower(state).compile()
-
-  def dispatch(state: TrainState) -> tuple[TrainState, train_step.Metrics]:
-    if int(sharding.fetch(state.step)) % setup.mask_update_steps == 0:
-      state = update(state)
-    return steps(state)
-
-  return dispatch
-
-
-def _compile_steps(
-  target: Target, train: Split | Stream, *, trains: bool
-) -> TrainDispatch:
   setup, state, mesh = target
   if isinstance(train, Stream):
     key = jax.random.wrap_key_data(sharding.fetch(state.key))
@@ -97,14 +73,16 @@ def _compile_steps(
       input_pipeline.batch_shapes(
         train, batch_size=setup.batch_size, mesh=mesh
       ),
+      train.example,
       trains,
     )
-  if _is_slow_in_a_loop(state, mesh):
+  if _is_slow_in_a_loop(target, train.example):
     return _step_by_step(
       target,
       functools.partial(train_step.step_from_split, setup),
       lambda first: itertools.repeat(train),
       train,
+      train.example,
       trains,
     )
   dispatch: Any = jax.jit(
@@ -117,27 +95,64 @@ def _compile_steps(
   return lambda state: dispatch(state, train)
 
 
+def compile_mask_update(target: Target, *, trains: bool) -> MaskUpdate | None:
+  """Compile the mask update between two steps.
+
+  Args:
+    target: what to compile for.
+    trains: whether any step is left; if not, nothing is compiled.
+
+  Returns:
+    A function that updates the masks where an update may be due, and donates
+    the state; `None` if the method updates masks in its steps.
+  """
+  setup, state, _ = target
+  if not setup.mask_update_steps:
+    return None
+  update: Any = jax.jit(
+    functools.partial(train_step.update_masks, setup),
+    donate_argnums=0,
+    out_shardings=sharding.of(state),
+  )
+  if trains:
+    update = update.lower(state).compile()
+
+  def update_if_due(state: TrainState) -> TrainState:
+    due = int(sharding.fetch(state.step)) % setup.mask_update_steps == 0
+    return update(state) if due else state
+
+  return update_if_due
+
+
 def dispatch_end(setup: Setup, first: int) -> int:
   """Returns the step at which the dispatch that starts after `first` ends."""
   return min(setup.dispatch_ends(first))
 
 
-def _is_slow_in_a_loop(state: TrainState, mesh: Mesh) -> bool:
+def _is_slow_in_a_loop(target: Target, example: Any) -> bool:
   """Returns whether the model has convolutions, and runs on a CPU.
 
   There, XLA takes 55 times as long for their gradients inside a loop (two
-  layers of 16 channels on 32 by 32 pixels, 128 images: 57 ms outside, 3 s
-  inside).
+  layers of 16 channels on 128 inputs of 32 by 32: 57 ms outside, 3 s inside).
   """
-  kernels = [leaf for leaf in jax.tree.leaves(state.params) if leaf.ndim > 2]
-  return bool(kernels) and mesh.devices.flat[0].platform == "cpu"
+  setup, state, mesh = target
+  if mesh.devices.flat[0].platform != "cpu":
+    return False
+
+  def outputs(params: Any, model_state: Any) -> Any:
+    inputs = setup.task.draw(None, example).inputs
+    return forward.apply_model(setup.model, params, model_state, inputs)
+
+  traced = jax.make_jaxpr(outputs)(state.params, state.model_state)
+  return "conv_general_dilated" in str(traced)
 
 
 def _step_by_step(
   target: Target,
   step: Callable[..., tuple[TrainState, train_step.Metrics]],
-  source: Callable[[int], Iterator[Split]],
-  like: Split,
+  source: Callable[[int], Iterator[Any]],
+  reads: Any,
+  example: Any,
   trains: bool,
 ) -> TrainDispatch:
   """Returns dispatches in which every step is one call.
@@ -146,11 +161,14 @@ def _step_by_step(
     target: what to compile for.
     step: (state, history, examples) -> state and history after a step.
     source: the examples of the steps from a given one on.
-    like: the examples of one step, or their shapes.
+    reads: what a step reads: examples or a split, or their shapes.
+    example: a blank example.
     trains: whether to compile the step.
   """
   setup, state, mesh = target
-  take_step, empty_history = _step_programs(target, step, like, trains)
+  take_step, empty_history = _step_programs(
+    target, step, reads, example, trains
+  )
   position, examples = -1, iter(())
 
   def train(state: TrainState) -> tuple[TrainState, train_step.Metrics]:
@@ -175,7 +193,8 @@ def _step_by_step(
 def _step_programs(
   target: Target,
   step: Callable[..., tuple[TrainState, train_step.Metrics]],
-  like: Split,
+  reads: Any,
+  example: Any,
   trains: bool,
 ) -> tuple[Any, Callable[[], train_step.Metrics]]:
   """Returns the compiled step, and a program that makes an empty history."""
@@ -183,7 +202,7 @@ def _step_programs(
   whole = sharding.replicated(mesh)
 
   def take_step(
-    state: TrainState, history: train_step.Metrics, examples: Split
+    state: TrainState, history: train_step.Metrics, examples: Any
   ) -> tuple[TrainState, train_step.Metrics, jax.Array]:
     state, history = step(state, history, examples)
     return state, history, state.step
@@ -191,10 +210,7 @@ def _step_programs(
   shapes = jax.eval_shape(
     functools.partial(train_step.empty_history, setup),
     state,
-    jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct((setup.batch_size, *x.shape[1:]), x.dtype),
-      like,
-    ),
+    train_step.batch_shapes(example, setup.batch_size),
   )
   compiled: Any = jax.jit(
     take_step,
@@ -202,7 +218,7 @@ def _step_programs(
     out_shardings=(sharding.of(state), whole, whole),
   )
   if trains:
-    compiled = compiled.lower(state, shapes, like).compile()
+    compiled = compiled.lower(state, shapes, reads).compile()
   empty_history = jax.jit(
     lambda: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes),
     out_shardings=whole,

@@ -1,11 +1,12 @@
-"""Loss and accuracy sums over a split; pure, like `train_step`."""
+"""Sums of loss and metrics over a split; pure, like `train_step`."""
 
-from typing import NamedTuple
+import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from sparsejax.data import Array, Split, batches
+from sparsejax.data import Resident
 from sparsejax.training import forward, train_state
 from sparsejax.training.train_state import Setup, TrainState
 
@@ -17,15 +18,16 @@ class Totals(NamedTuple):
 
   Attributes:
     loss: float32[].
-    correct: int32[], number of correct predictions.
+    metrics: by name, int32[] counts of those that are bools, float32[] sums of
+      the others.
   """
 
   loss: jax.Array
-  correct: jax.Array
+  metrics: dict[str, jax.Array]
 
 
-def evaluate(setup: Setup, state: TrainState, split: Split) -> Totals:
-  """Evaluate a split, without augmentation.
+def evaluate(setup: Setup, state: TrainState, split: Resident) -> Totals:
+  """Evaluate a split.
 
   Args:
     setup: static.
@@ -37,19 +39,16 @@ def evaluate(setup: Setup, state: TrainState, split: Split) -> Totals:
   """
   size = batch_size(setup, split.examples)
   padding = -split.examples % size
-  real = jnp.ones(split.examples, bool)
+  positions = jnp.arange(split.examples + padding).reshape(-1, size)
 
-  def batched(x: Array) -> jax.Array:
-    padded = jnp.pad(x, ((0, padding),) + ((0, 0),) * (x.ndim - 1))
-    return padded.reshape(-1, size, *x.shape[1:])
+  def body(totals: Totals, index: jax.Array) -> tuple[Totals, None]:
+    counted = setup.shard(index < split.examples)
+    examples = split.take(jnp.minimum(index, split.examples - 1))
+    examples = jax.tree.map(setup.shard, examples)
+    return add_batch(setup, state, totals, examples, counted), None
 
-  def body(totals: Totals, batch: tuple) -> tuple[Totals, None]:
-    images, labels, counted = jax.tree.map(setup.shard, batch)
-    batch = Split(images, labels)
-    return add_batch(setup, state, totals, batch, counted), None
-
-  examples = (batched(split.images), batched(split.labels), batched(real))
-  totals, _ = jax.lax.scan(body, zero_totals(), examples)
+  zeros = zero_totals(setup, state, split.example)
+  totals, _ = jax.lax.scan(body, zeros, positions)
   return totals
 
 
@@ -57,7 +56,7 @@ def add_batch(
   setup: Setup,
   state: TrainState,
   totals: Totals,
-  batch: Split,
+  examples: Any,
   counted: jax.Array,
 ) -> Totals:
   """Add a batch to the sums.
@@ -66,33 +65,28 @@ def add_batch(
     setup: static.
     state: the state to evaluate.
     totals: sums over the previous batches.
-    batch: B examples.
+    examples: B examples, as the split stores them.
     counted: bool[B]; False marks padding.
 
   Returns:
     The new sums.
   """
-  labels = jnp.asarray(batch.labels)
-  inputs = batches.normalize(jnp.asarray(batch.images), setup.mean, setup.std)
-  params = train_state.eval_params(setup, state)
-  logits, _ = forward.apply_model(
-    setup.model,
-    params,
-    state.model_state,
-    inputs,
-    constants=setup.layout.collections(state.opt_state),
-  )
-  losses = forward.cross_entropy(logits, labels)
-  correct = (logits.argmax(-1) == labels) & counted
-  return Totals(
-    totals.loss + jnp.where(counted, losses, 0).sum(),
-    totals.correct + correct.sum(dtype=jnp.int32),
-  )
+  found = _sums(setup, state, examples, counted)
+  return jax.tree.map(jnp.add, totals, found)
 
 
-def zero_totals() -> Totals:
-  """Returns the sums over no examples."""
-  return Totals(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32))
+def zero_totals(setup: Setup, state: TrainState, example: Any) -> Totals:
+  """Returns the sums over no examples.
+
+  Args:
+    setup: static.
+    state: any state, or its shapes.
+    example: any example, or its shapes.
+  """
+  shapes = jax.eval_shape(
+    functools.partial(_sums, setup), state, example, jnp.ones(1, bool)
+  )
+  return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
 
 def batch_size(setup: Setup, examples: int) -> int:
@@ -100,3 +94,27 @@ def batch_size(setup: Setup, examples: int) -> int:
   # A multiple of the training batch size divides among the devices.
   whole = -(-min(examples, _EVAL_BATCH) // setup.batch_size)
   return setup.batch_size * whole
+
+
+def _sums(
+  setup: Setup, state: TrainState, examples: Any, counted: jax.Array
+) -> Totals:
+  batch = setup.task.draw(None, examples)
+  params = train_state.eval_params(setup, state)
+  outputs, _ = forward.apply_model(
+    setup.model,
+    params,
+    state.model_state,
+    batch.inputs,
+    constants=setup.layout.collections(state.opt_state),
+  )
+
+  def total(values: jax.Array) -> jax.Array:
+    if values.dtype == jnp.bool_:
+      return (values & counted).sum(dtype=jnp.int32)
+    return jnp.where(counted, values, 0).sum()
+
+  return Totals(
+    total(setup.task.loss(outputs, batch.targets)),
+    jax.tree.map(total, setup.task.metrics(outputs, batch.targets)),
+  )

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 import sparsejax
 from sparsejax import command_line
-from sparsejax.data import Dataset, Split, Stream, batches, streams
+from sparsejax.data import Dataset, Stream, batches, streams
 from sparsejax.training import (
   processes,
   recipes,
@@ -141,7 +141,7 @@ def _initial_masks(
     weights=sharding.fetch(weights),
     examples=functools.partial(_examples, experiment.dataset, key),
     train_examples=experiment.dataset.train.examples,
-    image_shape=experiment.dataset.train.image_shape,
+    example=experiment.dataset.example,
     key=experiment.mask_key,
     source=source,
     select=experiment.select,
@@ -158,10 +158,10 @@ def _initial_masks(
   return processes.broadcast_from_first(masks)
 
 
-def _examples(dataset: Dataset, key: jax.Array, size: int) -> Iterator[Split]:
-  """Yields batches of the training split, endlessly and without augmentation.
+def _examples(dataset: Dataset, key: jax.Array, size: int) -> Iterator[Any]:
+  """Yields batches of the training split, endlessly and as it stores them.
 
-  A stream decodes its images as it does for training.
+  A stream decodes its records as it does for training.
   """
   train = dataset.train
   if size > train.examples:
@@ -174,13 +174,12 @@ def _examples(dataset: Dataset, key: jax.Array, size: int) -> Iterator[Split]:
     for batch in streams.train_batches(
       train, seed=seed, batch_size=size, first_batch=0
     ):
-      yield Split(batch.images, batch.labels)
+      yield batch.examples
     return
   # The streams of RandomState are frozen; those of default_rng may change.
   random = np.random.RandomState(seed)
-  images, labels = np.asarray(train.images), np.asarray(train.labels)
+  on_host = jax.tree.map(np.asarray, train)
   while True:
     order = random.permutation(train.examples)
     for begin in range(0, train.examples - size + 1, size):
-      index = order[begin : begin + size]
-      yield Split(images[index], labels[index])
+      yield on_host.take(order[begin : begin + size])

@@ -11,17 +11,16 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from sparsejax.data import Dataset, Split, Stream, streams
+from sparsejax.data import Dataset, Resident, Stream, streams
 from sparsejax.training import sharding
 
 PREFETCH = 2
 """Batches on the devices in addition to the current one."""
 
 
-def place_splits(dataset: Dataset, mesh: Mesh) -> dict[str, Split | Stream]:
+def place_splits(dataset: Dataset, mesh: Mesh) -> dict[str, Resident | Stream]:
   """Copy the resident splits of a data set to every device.
 
   Args:
@@ -38,7 +37,9 @@ def place_splits(dataset: Dataset, mesh: Mesh) -> dict[str, Split | Stream]:
     "train": dataset.train,
   }
   return {
-    name: sharding.replicate(split, mesh) if isinstance(split, Split) else split
+    name: split
+    if isinstance(split, Stream)
+    else sharding.replicate(split, mesh)
     for name, split in splits.items()
     if split is not None
   }
@@ -46,7 +47,7 @@ def place_splits(dataset: Dataset, mesh: Mesh) -> dict[str, Split | Stream]:
 
 def train_batches(
   stream: Stream, *, seed: int, batch_size: int, first_step: int, mesh: Mesh
-) -> Iterator[Split]:
+) -> Iterator[Any]:
   """Yields the batches of the steps from `first_step` on, prefetched.
 
   Args:
@@ -56,7 +57,7 @@ def train_batches(
     first_step: completed steps.
     mesh: device mesh.
   """
-  ahead: collections.deque[Split] = collections.deque()
+  ahead: collections.deque[Any] = collections.deque()
   local = sharding.local_batch(mesh, batch_size)
   for batch in streams.train_batches(
     stream,
@@ -65,15 +66,14 @@ def train_batches(
     first_batch=first_step,
     rows=local.rows,
   ):
-    examples = Split(batch.images, batch.labels)
-    ahead.append(sharding.put_batch(examples, local))
+    ahead.append(sharding.put_batch(batch.examples, local))
     if len(ahead) > PREFETCH:
       yield ahead.popleft()
 
 
 def eval_batches(
   stream: Stream, *, batch_size: int, mesh: Mesh
-) -> Iterator[tuple[Split, jax.Array]]:
+) -> Iterator[tuple[Any, jax.Array]]:
   """Yields batches in order, each with bool[B], False for padding.
 
   Args:
@@ -86,14 +86,15 @@ def eval_batches(
     stream, batch_size=batch_size, rows=local.rows
   ):
     batch = sharding.put_batch(padded, local)
-    yield Split(batch.images, batch.labels), batch.valid
+    yield batch.examples, batch.valid
 
 
-def batch_shapes(stream: Stream, *, batch_size: int, mesh: Mesh) -> Split:
+def batch_shapes(stream: Stream, *, batch_size: int, mesh: Mesh) -> Any:
   """Returns the shapes and shardings of a batch on the devices."""
   shard = sharding.batch_sharding(mesh)
-  images: Any = jax.ShapeDtypeStruct(
-    (batch_size, *stream.image_shape), jnp.uint8, sharding=shard
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(
+      (batch_size, *x.shape[1:]), x.dtype, sharding=shard
+    ),
+    stream.example,
   )
-  labels: Any = jax.ShapeDtypeStruct((batch_size,), jnp.int32, sharding=shard)
-  return Split(images, labels)

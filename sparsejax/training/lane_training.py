@@ -189,11 +189,15 @@ class _Parts(NamedTuple):
 
 
 class _Layer(NamedTuple):
-  """A kernel in lanes, and the optimizer's arrays that belong to it."""
+  """A kernel in lanes, and the optimizer's arrays that belong to it.
+
+  `changes` is int32[2, 1], as in `SparseState`.
+  """
 
   masks: FanIn
   values: Array
   inner: list[Array]
+  changes: Array
 
 
 def _encode(
@@ -227,13 +231,15 @@ def _updated(
   arrays, treedef = jax.tree.flatten(inner_state)
   starts, owners = jax.tree.leaves(fresh), _owners(inner, inner_state, params)
   values, masks = jax.tree.leaves(params), list(stored)
+  changes: list[Array] = []
   for i in indices:
     own = [
       n
       for n, owner in enumerate(owners)
       if owner == i and arrays[n].shape == values[i].shape
     ]
-    layer = _Layer(masks[i], values[i], [arrays[n] for n in own])
+    before = state.changes[:, len(changes), None]
+    layer = _Layer(masks[i], values[i], [arrays[n] for n in own], before)
     leaf = SparseLeaf(i, names[i], masks[i].shape)
     layer = _updated_layer(parts, state, leaf, layer, [starts[n] for n in own])
     # The barrier makes the next layer wait, so that one is dense at a time.
@@ -241,10 +247,12 @@ def _updated(
       (layer, values, arrays)
     )
     masks[i], values[i] = layer.masks, layer.values
+    changes.append(layer.changes)
     for n, array in zip(own, layer.inner, strict=True):
       arrays[n] = array
   return jax.tree.unflatten(jax.tree.structure(params), values), state._replace(
     last_update=state.step,
+    changes=jnp.concatenate(changes, axis=1),
     masks=jax.tree.unflatten(jax.tree.structure(params), masks),
     inner_state=jax.tree.unflatten(treedef, arrays),
   )
@@ -309,4 +317,5 @@ def _updated_layer(
     after,
     moved(layer.values, jnp.zeros_like(layer.values)),
     [moved(x, y) for x, y in zip(layer.inner, starts, strict=True)],
+    found.changes,
   )

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh
 
+import sparsejax
 from sparsejax.training import (
   dispatches,
   initial_state,
@@ -18,6 +19,7 @@ from sparsejax.training import (
   preemption,
   processes,
   programs,
+  run_flops,
   sharding,
   watchdog,
   weight_sharding,
@@ -96,7 +98,10 @@ def run(
   abstract = initial_state.abstract(experiment, mesh)
   setup = experiment.setup._replace(
     shard=sharding.batch_sharder(mesh),
-    gather=weight_sharding.gatherer(sharding.of(abstract.params)),
+    gather=weight_sharding.gatherer(
+      sharding.of(abstract.params),
+      stacked=getattr(experiment.model, "layer_axes", ()),
+    ),
   )
   with contextlib.ExitStack() as stack:
     saved = stack.enter_context(
@@ -154,12 +159,14 @@ def run(
 def _open_checkpoints(
   experiment: Experiment, workdir: pathlib.Path, abstract: TrainState
 ) -> checkpoints.Checkpoints:
-  validates = experiment.dataset.validation is not None
+  split = "test" if experiment.dataset.validation is None else "validation"
+  measure = experiment.dataset.task.measures[0]
   return checkpoints.open(
     workdir,
     fingerprint=json.dumps(experiment.config, sort_keys=True),
     sparse_leaves=initial_state.sparse_leaves(abstract),
-    best_metric="validation_accuracy" if validates else "test_accuracy",
+    best_metric=f"{split}_{measure.name}",
+    lowest=not measure.higher_is_better,
   )
 
 
@@ -204,7 +211,8 @@ def _train(run: _Run, state: TrainState) -> outcomes.Outcome:
 
   1. End if another run took the workdir over.
   2. Stop if the loss or the gradient is not finite.
-  3. At the end of an epoch, update the metric that the method follows.
+  3. At the end of an epoch, update the metric that the method follows; after
+     the last step, the masks as well, if the method does so.
   4. Evaluate, if due.
   5. Write metrics.
   6. Save weights for later runs, if configured.
@@ -230,6 +238,9 @@ def _train(run: _Run, state: TrainState) -> outcomes.Outcome:
     with run.clock.phase("evaluate"):
       state = _update_metric(run, state, step)
     last = step == steps.total
+    if last:
+      state = _update_masks(run, state)
+      rows[-1] |= _recounted(run, state, step)
     evaluation: dict[str, float] = {}
     if last or _due(steps.eval_every, first, step):
       evaluation = _evaluate(run, state)
@@ -264,6 +275,7 @@ def _dispatch(run: _Run, state: TrainState, first: int) -> _Dispatched:
   started = time.perf_counter()
   setup = run.experiment.setup
   with jax.transfer_guard("disallow"):
+    state = _update_masks(run, state)
     state, stacked = jax.block_until_ready(run.programs.train(state))
   watchdog.progress()
   seconds = time.perf_counter() - started
@@ -274,11 +286,32 @@ def _dispatch(run: _Run, state: TrainState, first: int) -> _Dispatched:
   )
   updates = int(history.counters.mask_updates[-1]) - updates
   rows = metrics.rows(
-    history._asdict(), first=first, costs=run.experiment.costs
+    history._asdict(),
+    first=first,
+    costs=run.experiment.costs,
+    derive=run.experiment.dataset.task.derived,
   )
   return _Dispatched(
     state, step, rows, timing.Dispatch(count, updates, seconds)
   )
+
+
+def _update_masks(run: _Run, state: TrainState) -> TrainState:
+  """Updates the masks if the method does so between steps."""
+  if run.programs.update_masks is None:
+    return state
+  with jax.transfer_guard("disallow"):
+    return run.programs.update_masks(state)
+
+
+def _recounted(run: _Run, state: TrainState, step: int) -> dict[str, Any]:
+  """Returns what a row says of masks that changed after its step."""
+  if run.programs.update_masks is None:
+    return {}
+  stats = sharding.fetch(jax.jit(sparsejax.stats)(state.opt_state))
+  counters = run_flops.Counters(*sharding.fetch(state.counters))
+  found = metrics.sparsity_row({key: int(x) for key, x in stats.items()})
+  return found | run_flops.record(counters, step, run.experiment.costs)
 
 
 def _update_metric(run: _Run, state: TrainState, step: int) -> TrainState:
@@ -291,7 +324,7 @@ def _update_metric(run: _Run, state: TrainState, step: int) -> TrainState:
 
 
 def _evaluate(run: _Run, state: TrainState) -> dict[str, float]:
-  """Returns mean losses and accuracies on the splits not trained on."""
+  """Returns mean losses and metrics on the splits not trained on."""
   names = [name for name in run.programs.evaluate if name != "train"]
   with run.clock.phase("evaluate"), jax.transfer_guard("disallow"):
     return programs.mean_metrics(run.programs, names, state)

@@ -1,11 +1,12 @@
 """The epoch metric that performance-driven methods follow.
 
-Every step passes the loss or accuracy of the last finished epoch to the
+Every step passes the loss or another metric of the last finished epoch to the
 optimizer as `metric=`. It is the mean over the training batches of that epoch,
 or an evaluation of the validation split at its end. The value is part of the
 training state, so a resumed run passes the same one.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -13,19 +14,28 @@ import jax.numpy as jnp
 
 from sparsejax import command_line
 from sparsejax.method import Method, MetricKind as Kind
+from sparsejax.tasks import Task
 
-SOURCES: dict[str, Kind] = {
-  "train_loss": "loss",
-  "train_accuracy": "accuracy",
-  "validation_loss": "loss",
-  "validation_accuracy": "accuracy",
-}
-"""Choices of `config.metric`, and the kind of each."""
+_SPLITS = ("train", "validation")
 
-_DEFAULTS: dict[Kind, str] = {
-  "loss": "train_loss",
-  "accuracy": "validation_accuracy",
-}
+
+def sources(task: Task) -> dict[str, Kind]:
+  """Returns the choices of `config.metric`, and the kind of each.
+
+  A metric of which higher values are better is followed like an accuracy, any
+  other like a loss.
+
+  Args:
+    task: what is trained.
+  """
+  kinds: dict[str, Kind] = {"loss": "loss"}
+  for measure in task.measures:
+    if measure.of_means is None:
+      better: Kind = "accuracy" if measure.higher_is_better else "loss"
+      kinds[measure.name] = better
+  return {
+    f"{split}_{name}": kind for split in _SPLITS for name, kind in kinds.items()
+  }
 
 
 class EpochMetric(NamedTuple):
@@ -42,30 +52,38 @@ class EpochMetric(NamedTuple):
 
 
 def source(
-  requested: str | None, method: Method, *, validates: bool
+  requested: str | None, method: Method, task: Task, *, validates: bool
 ) -> str | None:
   """Choose the metric for a method.
 
   Args:
-    requested: one of `SOURCES`, or `None` for the default: the training loss,
+    requested: one of `sources`, or `None` for the default: the training loss,
       or the validation accuracy.
     method: the method of the run.
+    task: what is trained.
     validates: whether the data has a validation split.
 
   Returns:
-    One of `SOURCES`; `None` if the method follows no metric.
+    One of `sources`; `None` if the method follows no metric.
 
   Raises:
     InputError: if the metric is unknown, not available, or not of the kind that
       the method follows.
   """
-  if requested is not None and requested not in SOURCES:
-    raise command_line.unknown("`config.metric`", requested, SOURCES)
+  known = sources(task)
+  if requested is not None and requested not in known:
+    raise command_line.unknown("`config.metric`", requested, known)
   if method.metric is None:
     return None
-  chosen = _DEFAULTS[method.metric] if requested is None else requested
-  if SOURCES[chosen] != method.metric:
-    valid = [name for name in SOURCES if SOURCES[name] == method.metric]
+  valid = [name for name in known if known[name] == method.metric]
+  if not valid:
+    raise command_line.InputError(
+      f"`config.method` follows the {method.metric}, but the task"
+      f" {task.name!r} measures none. Use a method that follows the loss, or"
+      " none."
+    )
+  chosen = requested or _default(method.metric, valid)
+  if chosen not in valid:
     raise command_line.InputError(
       f"`config.metric` must be one of {', '.join(valid)}, because the method"
       f" follows the {method.metric}; got {chosen!r}."
@@ -75,7 +93,7 @@ def source(
       f"`config.metric` is {chosen!r}, but the data has no validation split."
       " Hold one out (`config.data.validation`, or fewer"
       " `config.data.train_examples`), or use"
-      f" {'train_' + method.metric!r}."
+      f" {'train_' + _name(chosen)!r}."
     )
   return chosen
 
@@ -104,7 +122,7 @@ def after_step(
   source: str | None,
   *,
   loss: jax.Array,
-  accuracy: jax.Array,
+  metrics: Mapping[str, jax.Array],
   step: jax.Array,
   steps_per_epoch: int,
 ) -> EpochMetric | tuple[()]:
@@ -112,9 +130,9 @@ def after_step(
 
   Args:
     metric: before the step.
-    source: one of `SOURCES`, or `None`.
+    source: one of `sources`, or `None`.
     loss: float32[], mean over the batch.
-    accuracy: float32[], over the batch.
+    metrics: float32[] by name, over the batch.
     step: int32[], completed steps, including this one.
     steps_per_epoch: steps per epoch.
 
@@ -125,8 +143,7 @@ def after_step(
     return metric
   if uses_validation(source):
     return metric
-  value = loss if SOURCES[source] == "loss" else accuracy
-  total = metric.sum + value
+  total = metric.sum + {"loss": loss, **metrics}[_name(source)]
   is_last = step % steps_per_epoch == 0
   return EpochMetric(
     last=jnp.where(is_last, total / steps_per_epoch, metric.last),
@@ -138,19 +155,29 @@ def after_validation(
   metric: EpochMetric,
   source: str,
   *,
-  loss: jax.Array,
-  correct: jax.Array,
+  totals: Mapping[str, jax.Array],
   examples: int,
 ) -> EpochMetric:
   """Returns the metric after evaluating the validation split.
 
   Args:
     metric: before the evaluation.
-    source: one of `SOURCES`.
-    loss: float32[], sum over the split.
-    correct: int32[], correct predictions.
+    source: one of `sources`.
+    totals: sums over the split, int32[] or float32[]: `loss`, and metrics.
     examples: number of examples in the split.
   """
-  total = loss if SOURCES[source] == "loss" else correct
+  total = totals[_name(source)]
   last = total.astype(jnp.float32) / jnp.float32(examples)
   return metric._replace(last=last)
+
+
+def _default(kind: Kind, valid: list[str]) -> str:
+  """Returns the training loss, or the first accuracy of the validation."""
+  return next(
+    name for name in valid if (kind == "accuracy") == uses_validation(name)
+  )
+
+
+def _name(source: str) -> str:
+  """Returns the metric's name: `accuracy` for `train_accuracy`."""
+  return source.partition("_")[2]

@@ -15,7 +15,7 @@ class Selected(NamedTuple):
   Attributes:
     state: the newest state, or that of the best checkpoint.
     step: its completed steps.
-    evaluation: its losses and accuracies.
+    evaluation: its losses and metrics.
   """
 
   state: TrainState

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh
 
-from sparsejax.data import Dataset, Split, Stream
+from sparsejax.data import Dataset, Resident, Stream
+from sparsejax.tasks import Task
 from sparsejax.training import (
   dispatches,
   evaluation,
@@ -30,11 +31,15 @@ class Programs(NamedTuple):
   """Compiled programs.
 
   Attributes:
-    train: one dispatch, up to the next of `Setup.dispatch_ends`, after a mask
-      update if the method updates masks between steps; donates the state.
+    train: one dispatch, up to the next of `Setup.dispatch_ends`; donates the
+      state.
+    update_masks: updates the masks if the method does so between steps, to be
+      called before every dispatch and after the last one; donates the state.
+      `None` for other methods.
     evaluate: sums over a split, by name: "test", "validation" if there is one,
       and "train" if it is resident (compiled when it is first called).
     examples: number of examples in each of these splits.
+    task: what is trained.
     update_metric: evaluates the validation split and updates the epoch metric
       of the state, to be called after every epoch; `None` if the method does
       not follow a validation metric.
@@ -42,8 +47,10 @@ class Programs(NamedTuple):
   """
 
   train: dispatches.TrainDispatch
+  update_masks: dispatches.MaskUpdate | None
   evaluate: Mapping[str, Evaluate]
   examples: Mapping[str, int]
+  task: Task
   update_metric: UpdateMetric | None
   compile_seconds: float
 
@@ -87,8 +94,10 @@ def compile(
     )
   return Programs(
     train=train,
+    update_masks=dispatches.compile_mask_update(target, trains=trains),
     evaluate=evaluate,
     examples=examples,
+    task=setup.task,
     update_metric=update_metric,
     compile_seconds=time.perf_counter() - started,
   )
@@ -105,19 +114,22 @@ def mean_metrics(
     state: the state to evaluate.
 
   Returns:
-    `{name}_loss` and `{name}_accuracy`, means over each split.
+    `{name}_loss`, and the metrics and measures of the task, such as
+    `{name}_accuracy`: means over each split, and what follows from them.
   """
   totals = {name: programs.evaluate[name](state) for name in names}
   means: dict[str, float] = {}
   for name, sums in jax.block_until_ready(totals).items():
     sums, count = sharding.fetch(sums), programs.examples[name]
-    means[f"{name}_loss"] = float(sums.loss) / count
-    means[f"{name}_accuracy"] = int(sums.correct) / count
+    found = {"loss": sums.loss.item() / count}
+    found |= {key: sum.item() / count for key, sum in sums.metrics.items()}
+    found |= programs.task.derived(found)
+    means |= {f"{name}_{key}": value for key, value in found.items()}
   return means
 
 
 def _evaluate(
-  target: Target, split: Split | Stream, *, compile_now: bool
+  target: Target, split: Resident | Stream, *, compile_now: bool
 ) -> Evaluate:
   """Returns an evaluation, compiled now or when it is first called."""
   setup, state, mesh = target
@@ -133,10 +145,13 @@ def _evaluate(
 
 
 def _evaluate_stream(target: Target, split: Stream) -> Evaluate:
-  setup, _, mesh = target
+  setup, shapes, mesh = target
   whole = sharding.replicated(mesh)
   size = evaluation.batch_size(setup, split.examples)
-  zero_totals = jax.jit(evaluation.zero_totals, out_shardings=whole)
+  zero_totals = jax.jit(
+    lambda: evaluation.zero_totals(setup, shapes, split.example),
+    out_shardings=whole,
+  )
   add_batch = jax.jit(
     functools.partial(evaluation.add_batch, setup),
     donate_argnums=1,
@@ -167,8 +182,7 @@ def _update_metric(
     return metric.after_validation(
       known,
       source,
-      loss=totals.loss,
-      correct=totals.correct,
+      totals={"loss": totals.loss, **totals.metrics},
       examples=examples,
     )
 

@@ -3,7 +3,9 @@
 import contextlib
 import datetime
 import functools
+import os
 import pathlib
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 
@@ -56,7 +58,7 @@ def run(
     stack.enter_context(exit_alone("sparsejax.train"))
     if stop is None:
       stop = stack.enter_context(preemption.stop_on_signals())
-      stop.nothing_to_save = True  # Until the first dispatch.
+    stop.nothing_to_save = True  # Until the first dispatch.
     try:
       return _run(command.parse(argv), stop, clock)
     except errors.CheckpointError as error:
@@ -94,10 +96,12 @@ def _run_together(
   with _workdir(parsed, experiment, console) as (workdir, lock):
     summary = records.read_summary(workdir)
     if summary is None:
+      _record_environment(workdir, parsed)
       return _train(console, experiment, workdir, stop, lock, clock)
     reporting.line(console, f"{workdir} is finished; nothing was changed.")
     _report(workdir)
-    reporting.result(console, summary, workdir)
+    measures = experiment.dataset.task.measures
+    reporting.result(console, summary, workdir, measures=measures)
     return outcomes.DONE
 
 
@@ -111,7 +115,10 @@ def _train(
 ) -> int:
   """Trains from the newest checkpoint, and writes the result at the end."""
   reporting.line(console, f"Results go to {workdir}")
-  with reporting.progress(console, total=experiment.steps.total) as reporter:
+  measures = experiment.dataset.task.measures
+  with reporting.progress(
+    console, total=experiment.steps.total, measure=measures[0]
+  ) as reporter:
     try:
       outcome = loop.run(
         experiment,
@@ -137,8 +144,23 @@ def _train(
     workdirs.write_json(workdir / workdirs.SUMMARY, summary)
     _report(workdir)
   processes.barrier("summary")  # A later run may look for it.
-  reporting.result(console, summary, workdir)
+  reporting.result(console, summary, workdir, measures=measures)
   return outcomes.DONE
+
+
+def _record_environment(workdir: pathlib.Path, parsed: command.Command) -> None:
+  """Records what this start runs on, for the report."""
+  if not processes.is_first():
+    return
+  arguments = ["python", "-m", "sparsejax.train", *parsed.argv]
+  found = {
+    "command": shlex.join(arguments),
+    **agreement.environment(),
+    **agreement.device_facts(),
+    "processes": coordination.count(),
+    "cores": os.cpu_count(),
+  }
+  workdirs.write_json(workdir / records.ENVIRONMENT, found)
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
-"""FLOPs of a run: active weights counted on the device, FLOPs on the host.
+"""Counts of a run, and its FLOPs: weights on the device, FLOPs on the host.
 
 The FLOPs of a step follow from the number of active weights in each leaf. Sums
-of these counts over the steps exceed 32 bits, so each is stored in two words:
+of such counts over the steps exceed 32 bits, so each is stored in two words:
 exact, and identical after a resume.
 """
 
@@ -11,16 +11,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import sparsejax
 from sparsejax.analysis import flops
 from sparsejax.components import trees
 from sparsejax.method import DenseGradient
 from sparsejax.selection import search
-from sparsejax.state import active_flags, stored_masks
+from sparsejax.state import active_flags, sparse_states, stored_masks
 
 
 class Counters(NamedTuple):
-  """Counts of active weights in the L sparse leaves, in tree order.
+  """Counts of weights in the L sparse leaves and their layers, in tree order.
+
+  A leaf whose slices are layers has several.
 
   Attributes:
     active: int32[L], active weights now.
@@ -29,12 +30,15 @@ class Counters(NamedTuple):
       a sparse gradient, and over those that need the dense gradient.
     dense_gradient_steps: int32[], number of the latter.
     mask_updates: int32[], number of mask updates.
+    changes: uint32[2, 2, layers], low and high words of sums over the mask
+      updates, of the weights that they pruned, and regrew.
   """
 
   active: jax.Array
   active_sums: jax.Array
   dense_gradient_steps: jax.Array
   mask_updates: jax.Array
+  changes: jax.Array
 
 
 class ModelCosts(NamedTuple):
@@ -66,6 +70,7 @@ def init(opt_state: Any) -> Counters:
     active_sums=jnp.zeros((2, 2, active.size), jnp.uint32),
     dense_gradient_steps=jnp.zeros((), jnp.int32),
     mask_updates=jnp.zeros((), jnp.int32),
+    changes=jnp.zeros((2, *_changes(opt_state).shape), jnp.uint32),
   )
 
 
@@ -89,16 +94,16 @@ def count_step(
   needed = updated
   if dense_gradient != "at updates":
     needed = jnp.full((), dense_gradient == "every step")
-  low, high = counters.active_sums
-  active = counters.active.astype(jnp.uint32)
-  added = low + jnp.stack(
+  active = counters.active
+  added = jnp.stack(
     [jnp.where(needed, 0, active), jnp.where(needed, active, 0)]
   )
   return Counters(
     active=_active(after),
-    active_sums=jnp.stack([added, high + (added < low)]),
+    active_sums=_add(counters.active_sums, added),
     dense_gradient_steps=counters.dense_gradient_steps + needed,
     mask_updates=counters.mask_updates + updated,
+    changes=_add(counters.changes, jnp.where(updated, _changes(after), 0)),
   )
 
 
@@ -106,20 +111,22 @@ def count_mask_update(counters: Counters, before: Any, after: Any) -> Counters:
   """Counts a mask update between two steps, if the masks were updated."""
   updated = _mask_updated(before, after)
   return counters._replace(
-    active=_active(after), mask_updates=counters.mask_updates + updated
+    active=_active(after),
+    mask_updates=counters.mask_updates + updated,
+    changes=_add(counters.changes, jnp.where(updated, _changes(after), 0)),
   )
 
 
 def model_costs(
-  model: Any, variables: Any, masks: Any, image: Any, *, batch_size: int
+  model: Any, variables: Any, masks: Any, inputs: Any, *, batch_size: int
 ) -> ModelCosts:
   """Trace a model to count its multiply-adds.
 
   Args:
-    model: Flax module, called with images and `train=`.
+    model: Flax module, called with inputs and `train=`.
     variables: its collections, or their shapes.
     masks: the tree of masks, or their shapes.
-    image: float[1, H, W, C], or its shape.
+    inputs: of one example, or their shapes.
     batch_size: examples per step.
 
   Returns:
@@ -130,11 +137,11 @@ def model_costs(
   """
   rest = {key: value for key, value in variables.items() if key != "params"}
   table = flops.multiply_adds(
-    lambda params, image, rest: model.apply(
-      {"params": params, **rest}, image, train=False
+    lambda params, inputs, rest: model.apply(
+      {"params": params, **rest}, inputs, train=False
     ),
     variables["params"],
-    image,
+    inputs,
     rest,
   )
   leaves = trees.named_leaves(masks)
@@ -182,8 +189,7 @@ def training_macs(counters: Counters, steps: int, costs: ModelCosts) -> float:
     steps: number of steps taken.
     costs: of the model.
   """
-  low, high = np.asarray(counters.active_sums).astype(object)
-  sums = low + (high << 32)
+  sums = _whole(counters.active_sums)
   dense = int(counters.dense_gradient_steps)
   phases = [
     flops.Phase(count, _macs(active, count, costs) / count, count * is_dense)
@@ -195,11 +201,34 @@ def training_macs(counters: Counters, steps: int, costs: ModelCosts) -> float:
   return flops.training(phases, dense=costs.table.dense)
 
 
+def changes(counters: Counters) -> tuple[list[int], list[int]]:
+  """Returns the weights pruned and regrown by all mask updates, per layer."""
+  pruned, regrown = _whole(counters.changes)
+  return pruned.tolist(), regrown.tolist()
+
+
+def _add(words: jax.Array, counts: jax.Array) -> jax.Array:
+  """Adds counts of at least 0 to sums of two words."""
+  low, high = words
+  added = low + counts.astype(jnp.uint32)
+  return jnp.stack([added, high + (added < low)])
+
+
+def _whole(words: Any) -> Any:
+  """Returns sums of two words as Python's integers, in a numpy array."""
+  low, high = np.asarray(words).astype(object)
+  return low + (high << 32)
+
+
+def _changes(opt_state: Any) -> jax.Array:
+  """Returns int32[2, layers], what the last mask update changed."""
+  states = sparse_states(opt_state)
+  return jnp.concatenate([state.changes for state in states], axis=1)
+
+
 def _mask_updated(before: Any, after: Any) -> jax.Array:
   """Returns bool[], whether masks were updated between the two states."""
-  old, new = (
-    sparsejax.stats(state)["last_update"] for state in (before, after)
-  )
+  old, new = (sparse_states(state)[0].last_update for state in (before, after))
   return old != new
 
 

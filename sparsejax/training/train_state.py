@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 import sparsejax
-from sparsejax.data import Array, Augment, batches
 from sparsejax.method import DenseGradient
+from sparsejax.tasks import Loss, Task
 from sparsejax.training import metric, run_flops, weight_layouts
 from sparsejax.training.weight_layouts import WeightLayout
 
@@ -18,22 +18,20 @@ class Setup(NamedTuple):
   """The static side of training; jitted functions bind it first.
 
   Attributes:
-    model: Flax module, called with images and `train=`.
+    model: Flax module, called with inputs and `train=`.
+    task: what is trained.
     tx: the `sparsify`-wrapped optimizer.
     tx_from_masks: builds the same transformation from given initial masks.
     batch_size: global batch size B, over all devices.
     steps_per_epoch: steps per epoch.
     total_steps: steps in the run.
     dispatch_steps: dispatches end at multiples of this.
-    mean: mean of the training pixels; broadcasts against an image.
-    std: standard deviation of the training pixels, likewise.
-    augment: augments the images of a training batch.
     label_smoothing: in [0, 1); applied in training only.
     ema_decay: decay of the parameter average used for evaluation, in [0, 1);
       0 evaluates the parameters themselves.
     dense_gradient: the steps at which the method reads the gradient of
       inactive weights.
-    metric: which metric the method follows, one of `metric.SOURCES`; `None`
+    metric: which metric the method follows, one of `metric.sources`; `None`
       if it follows none.
     mask_update_steps: interval at which masks are updated between two steps; 0
       for methods that update them in a step.
@@ -47,15 +45,13 @@ class Setup(NamedTuple):
   """
 
   model: nn.Module
+  task: Task
   tx: sparsejax.SparseTransformation
   tx_from_masks: Callable[[Any], sparsejax.SparseTransformation]
   batch_size: int
   steps_per_epoch: int
   total_steps: int
   dispatch_steps: int
-  mean: Array | float
-  std: Array | float
-  augment: Augment
   label_smoothing: float = 0.0
   ema_decay: float = 0.0
   dense_gradient: DenseGradient = "never"
@@ -65,6 +61,14 @@ class Setup(NamedTuple):
   microbatches: int = 1
   shard: Callable[[jax.Array], jax.Array] = lambda x: x
   gather: Callable[[Any], Any] = lambda params: params
+
+  @property
+  def train_loss(self) -> Loss:
+    """The loss of training, with smoothed labels if they are configured."""
+    if not self.label_smoothing:
+      return self.task.loss
+    assert self.task.smoothed is not None
+    return self.task.smoothed(self.label_smoothing)
 
   def dispatch_ends(self, first: Any) -> list[Any]:
     """Returns steps after `first`: a dispatch ends at the lowest of them.
@@ -103,7 +107,7 @@ class TrainState(NamedTuple):
     model_state: the other Flax collections, such as batch statistics.
     opt_state: everything in `state.SparseState`: masks, inner optimizer state,
       latent weights, accumulators and key.
-    key: key data of the typed key for data order, augmentation and dropout.
+    key: key data of the typed key for data order, draws and dropout.
     average: exponential moving average of the parameters; `()` without one.
     counters: what FLOPs are computed from.
     metric: the epoch metric, if the method follows one; otherwise `()`.
@@ -124,19 +128,19 @@ def kernel_parameters(params: Any) -> int:
   return sum(leaf.size for leaf in jax.tree.leaves(params) if leaf.ndim > 1)
 
 
-def init_weights(setup: Setup, init_key: jax.Array, image: Array) -> Weights:
+def init_weights(setup: Setup, init_key: jax.Array, example: Any) -> Weights:
   """Initialize the model.
 
   Args:
     setup: static.
     init_key: typed key for the parameters.
-    image: uint8[1, H, W, C], any image of the data set.
+    example: any example of the data set.
 
   Returns:
     The dense network.
   """
-  x = batches.normalize(image, setup.mean, setup.std)
-  model_state = dict(setup.model.init(init_key, x, train=False))
+  inputs = setup.task.draw(None, example).inputs
+  model_state = dict(setup.model.init(init_key, inputs, train=False))
   return Weights(model_state.pop("params"), model_state)
 
 
@@ -148,7 +152,7 @@ def from_weights(
   Args:
     setup: static.
     weights: the dense network.
-    data_key: typed key for data order, augmentation and dropout.
+    data_key: typed key for data order, draws and dropout.
     masks: initial masks; `None` for those of the method.
 
   Returns:
@@ -170,7 +174,7 @@ def from_weights(
 
 
 def init(
-  setup: Setup, init_key: jax.Array, data_key: jax.Array, image: Array
+  setup: Setup, init_key: jax.Array, data_key: jax.Array, example: Any
 ) -> TrainState:
   """Initialize the model and the method's initial masks.
 
@@ -180,13 +184,13 @@ def init(
   Args:
     setup: static.
     init_key: typed key for the parameters.
-    data_key: typed key for data order, augmentation and dropout.
-    image: uint8[1, H, W, C], any image of the data set.
+    data_key: typed key for data order, draws and dropout.
+    example: any example of the data set.
 
   Returns:
     The state at step 0, with sparse parameters.
   """
-  return from_weights(setup, init_weights(setup, init_key, image), data_key)
+  return from_weights(setup, init_weights(setup, init_key, example), data_key)
 
 
 def eval_params(setup: Setup, state: TrainState) -> Any:

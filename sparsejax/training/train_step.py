@@ -11,13 +11,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-import sparsejax
-from sparsejax.data import Split, batches
+from sparsejax.analysis import summary
+from sparsejax.data import Resident, batches
 from sparsejax.training import metric, run_flops
 from sparsejax.training.batch_gradient import batch_gradient
 from sparsejax.training.train_state import Setup, TrainState
 
-# Folded into the run's data key; data order and augmentation fold in 0 and 1.
+# Folded into the run's data key; the order of the examples and `Task.draw`
+# fold in 0 and 1.
 _DROPOUT = 2
 
 
@@ -26,15 +27,15 @@ class Metrics(NamedTuple):
 
   Attributes:
     loss: float32[], mean over the batch.
-    accuracy: float32[], over the batch, in [0, 1].
+    metrics: float32[] by name, means over the batch.
     grad_norm: float32[], norm of the dense gradient.
     finite: bool[], whether loss and gradient are finite.
-    stats: int32[] scalars of `sparsejax.stats`.
+    stats: of `analysis.summary.leaf_stats`.
     counters: what FLOPs are computed from, after this step.
   """
 
   loss: jax.Array
-  accuracy: jax.Array
+  metrics: dict[str, jax.Array]
   grad_norm: jax.Array
   finite: jax.Array
   stats: dict[str, jax.Array]
@@ -42,26 +43,22 @@ class Metrics(NamedTuple):
 
 
 def train_step(
-  setup: Setup, state: TrainState, batch: Split
+  setup: Setup, state: TrainState, examples: Any
 ) -> tuple[TrainState, Metrics]:
   """Take one step.
 
   Args:
     setup: static.
     state: before the step.
-    batch: B examples, not augmented.
+    examples: B examples, as the split stores them.
 
   Returns:
     The new state and the metrics of this step.
   """
-  key = batches.augment_key(jax.random.wrap_key_data(state.key), state.step)
-  images = setup.augment(key, jnp.asarray(batch.images))
-  labels = setup.shard(jnp.asarray(batch.labels))
-  images = setup.shard(images)
+  key = batches.draw_key(jax.random.wrap_key_data(state.key), state.step)
+  batch = jax.tree.map(setup.shard, setup.task.draw(key, examples))
 
-  found, model_state = batch_gradient(
-    setup, state, Split(images, labels), _dropout_key(state)
-  )
+  found, model_state = batch_gradient(setup, state, batch, _dropout_key(state))
   updates, opt_state = setup.tx.update(
     found.grads,
     state.opt_state,
@@ -75,10 +72,10 @@ def train_step(
   grad_norm = optax.tree.norm(found.grads)
   metrics = Metrics(
     loss=found.loss,
-    accuracy=found.accuracy,
+    metrics=found.metrics,
     grad_norm=grad_norm,
     finite=jnp.isfinite(found.loss) & jnp.isfinite(grad_norm),
-    stats=sparsejax.stats(opt_state),
+    stats=summary.leaf_stats(opt_state),
     counters=counters,
   )
   new_state = state._replace(
@@ -92,7 +89,7 @@ def train_step(
       state.metric,
       setup.metric,
       loss=found.loss,
-      accuracy=found.accuracy,
+      metrics=found.metrics,
       step=state.step + 1,
       steps_per_epoch=setup.steps_per_epoch,
     ),
@@ -115,7 +112,7 @@ def update_masks(setup: Setup, state: TrainState) -> TrainState:
 
 
 def run_dispatch(
-  setup: Setup, state: TrainState, train: Split
+  setup: Setup, state: TrainState, train: Resident
 ) -> tuple[TrainState, Metrics]:
   """Train up to the next of `setup.dispatch_ends`.
 
@@ -139,19 +136,18 @@ def run_dispatch(
     jax.random.wrap_key_data(state.key),
     first_epoch,
     epochs=(grid - 1) // setup.steps_per_epoch + 2,
-    examples=train.labels.shape[0],
+    examples=train.examples,
   )
 
   def body(_: Any, carry: tuple) -> tuple:
     state, history = carry
     epoch, position = jnp.divmod(state.step, setup.steps_per_epoch)
     order = orders[epoch - first_epoch]
-    batch = batches.take(train, order, position, setup.batch_size)
-    return step_on_batch(setup, state, history, batch)
+    examples = batches.take(train, order, position, setup.batch_size)
+    return step_on_batch(setup, state, history, examples)
 
-  size = setup.batch_size
   history = empty_history(
-    setup, state, Split(train.images[:size], train.labels[:size])
+    setup, state, batch_shapes(train.example, setup.batch_size)
   )
   if grid == 1:  # XLA's convolutions are slow in CPU loops.
     return body(0, (state, history))
@@ -159,7 +155,7 @@ def run_dispatch(
 
 
 def step_from_split(
-  setup: Setup, state: TrainState, history: Metrics, train: Split
+  setup: Setup, state: TrainState, history: Metrics, train: Resident
 ) -> tuple[TrainState, Metrics]:
   """Take one of the steps of `run_dispatch`.
 
@@ -175,12 +171,12 @@ def step_from_split(
   epoch, position = jnp.divmod(state.step, setup.steps_per_epoch)
   key = jax.random.wrap_key_data(state.key)
   (order,) = batches.permutations(key, epoch, epochs=1, examples=train.examples)
-  batch = batches.take(train, order, position, setup.batch_size)
-  return step_on_batch(setup, state, history, batch)
+  examples = batches.take(train, order, position, setup.batch_size)
+  return step_on_batch(setup, state, history, examples)
 
 
 def step_on_batch(
-  setup: Setup, state: TrainState, history: Metrics, batch: Split
+  setup: Setup, state: TrainState, history: Metrics, examples: Any
 ) -> tuple[TrainState, Metrics]:
   """Take one step on a batch from the host.
 
@@ -188,20 +184,27 @@ def step_on_batch(
     setup: static.
     state: at a step below `setup.total_steps`.
     history: metrics of this dispatch so far, at first `empty_history`.
-    batch: the batch of this step.
+    examples: those of this step.
 
   Returns:
     The new state, and the history with the metrics of this step.
   """
   index = state.step % setup.dispatch_steps
-  state, metrics = train_step(setup, state, batch)
+  state, metrics = train_step(setup, state, examples)
   return state, _write(history, index, metrics)
 
 
-def empty_history(setup: Setup, state: TrainState, batch: Split) -> Metrics:
+def batch_shapes(example: Any, size: int) -> Any:
+  """Returns the shapes of a batch, given one example."""
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype), example
+  )
+
+
+def empty_history(setup: Setup, state: TrainState, examples: Any) -> Metrics:
   """Returns zeros for the metrics of a whole dispatch."""
   _, metrics = jax.eval_shape(
-    lambda state, batch: train_step(setup, state, batch), state, batch
+    lambda state, examples: train_step(setup, state, examples), state, examples
   )
   return jax.tree.map(
     lambda m: jnp.zeros((setup.dispatch_steps, *m.shape), m.dtype), metrics

@@ -9,7 +9,7 @@ the largest dimension that `fsdp` divides.
 
 import fnmatch
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -120,15 +120,30 @@ def follow(
   return jax.tree.map_with_path(place, tree)
 
 
-def gatherer(placed: Any) -> Callable[[Any], Any]:
+def gatherer(placed: Any, stacked: Iterable[str] = ()) -> Callable[[Any], Any]:
   """Returns a function that gathers parameters over `fsdp` inside jit.
 
-  Their gradient is summed to where they lie.
+  Their gradient is summed to where they lie. Those of stacked layers stay where
+  they lie: all layers at once may not fit on a device, so XLA gathers each when
+  the loop over the layers reaches it.
 
   Args:
     placed: the shardings of the parameters.
+    stacked: globs of the names of parameters with an axis of layers.
   """
-  return lambda params: jax.tree.map(_gather, params, placed)
+  stays = jax.tree.unflatten(
+    jax.tree.structure(placed),
+    [
+      any(fnmatch.fnmatchcase(name, glob) for glob in stacked)
+      for name, _ in trees.named_leaves(placed)
+    ],
+  )
+  return lambda params: jax.tree.map(
+    lambda x, place, stay: x if stay else _gather(x, place),
+    params,
+    placed,
+    stays,
+  )
 
 
 def _gather(param: jax.Array, place: NamedSharding) -> jax.Array:

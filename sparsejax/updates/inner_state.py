@@ -20,6 +20,40 @@ _PROBE_STEPS = 3
 _PROBE_SCALES = (1e-3, 1e6)  # clipping acts on large gradients only
 
 
+def check(
+  inner: optax.GradientTransformation,
+  inner_state: optax.OptState,
+  masks: Masks,
+  *,
+  resets: bool,
+) -> None:
+  """Raises ValueError for an optimizer that cannot stand inside `sparsify`.
+
+  Args:
+    inner: the optimizer.
+    inner_state: what its `init` returned.
+    masks: the first masks.
+    resets: whether the state of pruned weights is reset.
+  """
+  if any(
+    map(_is_lookahead, jax.tree.leaves(inner_state, is_leaf=_is_lookahead))
+  ):
+    raise ValueError(
+      "`inner` must not be `lookahead`, which steps two trees of parameters."
+      " Use the optimizer inside it; to average, keep an `optax.ema` of the"
+      " parameters and call `apply_masks` on it."
+    )
+  try:
+    if resets:
+      _masks_of_state(inner, inner_state, masks)
+  except (ValueError, LookupError) as error:
+    raise ValueError(
+      "`inner` must keep a state like the parameters, where pruned weights are"
+      " reset; `sm3`, `lbfgs` and this optimizer do not. Use another one, or a"
+      " method whose storage keeps values."
+    ) from error
+
+
 def reset(
   inner: optax.GradientTransformation,
   inner_state: optax.OptState,
@@ -34,14 +68,7 @@ def reset(
   where the state stays, `MaskedNode` at dense leaves.
   """
   initial = inner.init(optax.tree.zeros_like(params))
-  masks = optax.tree.map_params(
-    inner,
-    lambda _, mask: mask,
-    inner_state,
-    keep,
-    transform_non_params=lambda _: optax.MaskedNode(),
-    is_leaf=trees.is_masked_node,
-  )
+  masks = _masks_of_state(inner, inner_state, keep)
 
   def reset_leaf(value, start, mask):
     if trees.is_masked_node(mask) or trees.is_masked_node(value):
@@ -51,6 +78,24 @@ def reset(
   return jax.tree.map(
     reset_leaf, inner_state, initial, masks, is_leaf=trees.is_masked_node
   )
+
+
+def _masks_of_state(
+  inner: optax.GradientTransformation, inner_state: optax.OptState, masks: Masks
+) -> PyTree:
+  """Returns a tree like the state, with a mask where it belongs to weights."""
+  return optax.tree.map_params(
+    inner,
+    lambda _, mask: mask,
+    inner_state,
+    masks,
+    transform_non_params=lambda _: optax.MaskedNode(),
+    is_leaf=trees.is_masked_node,
+  )
+
+
+def _is_lookahead(node: Any) -> bool:
+  return "fast_state" in getattr(node, "_fields", ())
 
 
 def reset_all(

@@ -27,7 +27,7 @@ from jaxtyping import Array, Bool, Int, PyTree
 
 from sparsejax.components import placement
 from sparsejax.method import Context, MaskChange, Method
-from sparsejax.selection import packing as packings
+from sparsejax.selection import packing as packings, search
 from sparsejax.state import SparseState
 from sparsejax.updates import (
   conditional,
@@ -49,6 +49,7 @@ class NextMasks(NamedTuple):
     new: the new masks, in layout order.
     keep: active weights that keep their value and optimizer state; None where
       those are all active ones.
+    changes: int32[2, layers], how many weights were pruned, and regrown.
     requested: int32[1 + layers], the counts that the method found by itself;
       None where the schedule requests them.
     accumulators: by name, those that a mask update changes.
@@ -57,6 +58,7 @@ class NextMasks(NamedTuple):
   opened: Bool[Array, ""]
   new: list[Bool[Array, "..."]]
   keep: list[Bool[Array, "..."]] | None
+  changes: Int[Array, "2 layers"]
   requested: Int[Array, " counts"] | None
   accumulators: dict[str, PyTree]
 
@@ -105,6 +107,7 @@ def maybe_update(
     last_update=jnp.where(done, step, state.last_update),
     masks=jax.tree.unflatten(jax.tree.structure(state.masks), next_.new),
     requested=_requested(call, next_, step),
+    changes=next_.changes,
     accumulators={**accumulators, **next_.accumulators},
   )
 
@@ -148,6 +151,7 @@ def _unchanged(
     opened=jnp.asarray(False),
     new=list(masks),
     keep=None if method.regrow is None else list(masks),
+    changes=state.changes,
     requested=state.requested if method.counts_as_found else None,
     accumulators={name: accumulators[name] for name in _observing(method)},
   )
@@ -230,12 +234,22 @@ def next_masks(
     opened,
     new,
     keep,
+    _changes(before, found.new),
     requested.with_no_shared(found.counts) if method.counts_as_found else None,
     {
       name: after_update(context.accumulators[name], after, found.pruned)
       for name, after_update in _observing(method).items()
     },
   )
+
+
+def _changes(leaves, new: Sequence[Array]) -> Int[Array, "2 layers"]:
+  """Counts the weights that were pruned and regrown, in each layer."""
+  pairs = list(zip(leaves.masks, new, strict=True))
+  each_layer = leaves.packing.each_layer
+  pruned = search.count_active([old & ~new for old, new in pairs], each_layer)
+  regrown = search.count_active([new & ~old for old, new in pairs], each_layer)
+  return jnp.stack([pruned, regrown])
 
 
 def _regrow(method: Method, leaves, due) -> regrowth.Regrown:

@@ -1,5 +1,6 @@
 """What a method requests on the host: counts, and when updates are due."""
 
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -22,6 +23,7 @@ def first_counts(method: Method, layout: Layout) -> np.ndarray:
   return budgets.astype(np.int32)
 
 
+@functools.lru_cache(maxsize=8)  # `init` and each trace need it.
 def budget_table(method: Method, layout: Layout) -> np.ndarray:
   """Returns int32[updates, groups] of `method.prune`: weights to keep."""
   assert method.prune is not None  # Only what prunes has budgets.

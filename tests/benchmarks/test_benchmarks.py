@@ -1,9 +1,12 @@
-"""The sweep matches the trainer and repeats no finished run."""
+"""The sweep matches the trainer, and benchmarks write where they may."""
 
+import importlib
 import json
 import pathlib
+import tempfile
 
 import digits
+import outputs
 import pytest
 import report
 import sweep
@@ -108,9 +111,51 @@ def test_every_curve_is_in_one_panel():
   assert sorted(curves) == sorted(digits.METHODS)
 
 
-def test_the_readme_has_the_results():
+def test_the_docs_have_the_results():
   results = ROOT / "benchmarks" / "results"
   table = (results / "digits.md").read_text(encoding="utf-8")
   runs = json.loads((results / "digits.json").read_text(encoding="utf-8"))
   assert report.table(runs, digits.SPARSITIES) == table
-  assert table in (ROOT / "README.md").read_text(encoding="utf-8")
+  page = ROOT / "docs" / "which_method.md"
+  assert table in page.read_text(encoding="utf-8")
+
+
+SCRIPTS = sorted(
+  path.stem
+  for path in (ROOT / "benchmarks").glob("*.py")
+  if "__main__" in path.read_text(encoding="utf-8")
+)
+ARGUMENTS = {"set_family": ["digits"]}
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_help_runs_nothing(name, capsys, monkeypatch, tmp_path):
+  monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+  with pytest.raises(SystemExit) as caught:
+    load(name).main(["--help"])
+  assert caught.value.code == 0
+  assert "--record" in capsys.readouterr().out
+  assert not list(tmp_path.iterdir())
+
+
+@tiers.SLOW
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_results_go_elsewhere(name, monkeypatch, tmp_path):
+  before = {path: path.read_bytes() for path in outputs.RECORDED.iterdir()}
+  arguments = [*ARGUMENTS.get(name, ()), "--small", f"--out={tmp_path}"]
+  load(name).main(arguments)
+  assert any(tmp_path.iterdir())
+  after = {path: path.read_bytes() for path in outputs.RECORDED.iterdir()}
+  assert before == after
+
+
+def test_record_writes_the_committed_results():
+  args = outputs.parser(None).parse_args(["--record"])
+  assert outputs.folder(args) == ROOT / "benchmarks" / "results"
+  with pytest.raises(SystemExit, match="measures nothing"):
+    outputs.options(None, ["--record", "--small"])
+
+
+def load(name):
+  """Imports a script; `compile` is a function of Python's, too."""
+  return importlib.import_module(name)

@@ -181,3 +181,10 @@ def test_ramps_refuse_impossible_arguments(ramp):
 def test_a_schedule_of_too_many_updates_is_refused():
   with pytest.raises(ValueError, match="makes 2147483647 updates"):
     schedules.ramp(0.0, 0.9, end_step=2**31 - 1, every_steps=1)
+
+
+def test_schedules_of_endless_length_are_refused_at_once():
+  with pytest.raises(
+    ValueError, match="`every_steps` of 100 makes 9999999 upd"
+  ):
+    schedules.ramp(0.0, 0.9, end_step=999_999_999, every_steps=100)

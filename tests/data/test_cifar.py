@@ -109,7 +109,7 @@ def test_preparing_preserves_pixels_and_labels(archive, data_dir):
     found = getattr(dataset, split)
     np.testing.assert_array_equal(found.images, archive.images(split))
     np.testing.assert_array_equal(found.labels, archive.targets(split))
-  assert dataset.classes == 10
+  assert dataset.provided == {"classes": 10}
   assert found.images.dtype == np.uint8 and found.labels.dtype == np.int32
 
 
@@ -121,7 +121,7 @@ def test_cifar100_has_the_fine_labels(tmp_path):
   dataset = load(cifar100, path=str(tmp_path))
   np.testing.assert_array_equal(dataset.train.labels, archive.targets("train"))
   np.testing.assert_array_equal(dataset.test.images, archive.images("test"))
-  assert dataset.classes == 100
+  assert dataset.provided == {"classes": 100}
   assert dataset.validation is None
 
 

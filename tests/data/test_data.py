@@ -38,7 +38,8 @@ def test_split_is_fixed(dataset):
 
 def test_training_images_have_mean_0_and_std_1(dataset):
   images = dataset.train.images
-  x = batches.normalize(images, dataset.mean, dataset.std)
+  x = dataset.task.draw(None, dataset.train).inputs
+  assert x.shape == images.shape
   assert x.dtype == jnp.float32
   np.testing.assert_allclose([x.mean(), x.std()], [0, 1], atol=1e-4)
 
@@ -75,7 +76,7 @@ def test_an_epoch_has_each_example_at_most_once(dataset):
 @pytest.mark.parametrize("max_shift", [0, 1, 2])
 def test_shift_stays_within_its_bound(dataset, max_shift):
   images = dataset.train.images[:100]
-  key = batches.augment_key(jax.random.key(0), jnp.int32(7))
+  key = batches.draw_key(jax.random.key(0), jnp.int32(7))
   moved = np.asarray(augment.shift(max_shift)(key, jnp.asarray(images)))
   assert moved.dtype == np.uint8
   reach = range(-max_shift, max_shift + 1)
@@ -108,11 +109,11 @@ def reference(image, rows, columns):
 
 
 def test_augmentation_depends_on_key_and_step(dataset):
-  images = jnp.asarray(dataset.train.images[:64])
+  examples = dataset.train.take(np.arange(64))
 
   def shifted(seed, step):
-    key = batches.augment_key(jax.random.key(seed), jnp.int32(step))
-    return np.asarray(dataset.augment(key, images))
+    key = batches.draw_key(jax.random.key(seed), jnp.int32(step))
+    return np.asarray(dataset.task.draw(key, examples).inputs)
 
   np.testing.assert_array_equal(shifted(0, 5), shifted(0, 5))
   assert (shifted(0, 5) != shifted(0, 6)).any()

@@ -11,14 +11,15 @@ from sparsejax import command_line, train
 from sparsejax.data import (
   Split,
   Stream,
+  augment,
   digits,
   imagenet,
   images,
+  labeled_images,
   records,
   streams,
   synthetic,
 )
-from sparsejax.training.config import build, command
 
 BOTH = pytest.mark.parametrize("name", data_folders.NAMES)
 # The labels of both data sets, and what is beyond the labels of both.
@@ -150,6 +151,19 @@ def read_label(record, random):
   return np.zeros((1, 1, 3), np.uint8), record
 
 
+def message_of_splits(dataset, classes, **splits):
+  """The error of a data set with other splits."""
+  chosen = {
+    name: splits.get(name, getattr(dataset, name))
+    for name in ("train", "test", "validation")
+  }
+  return message_of(
+    lambda: labeled_images(
+      **chosen, classes=classes, mean=0.0, std=1.0, augment=augment.identity
+    )
+  )
+
+
 @pytest.mark.parametrize("where", ["train", "validation", "test"])
 @pytest.mark.parametrize("label", [-1, 10, 2**31 - 1])
 def test_labels_in_memory_are_checked_before_training(where, label):
@@ -157,9 +171,8 @@ def test_labels_in_memory_are_checked_before_training(where, label):
   split = getattr(dataset, where)
   labels = split.labels.copy()
   labels[17] = label
-  dataset = dataset._replace(**{where: Split(split.images, labels)})
-  config = command.parse([f"--config={streamed.CONFIG}:set"]).config
-  message = message_of(lambda: build.build(config, dataset))
+  changed = {where: Split(split.images, labels)}
+  message = message_of_splits(dataset, 10, **changed)
   assert f"Example 17 of the split {where!r}" in message
   assert f"labels must be in [0, 10), got {label}" in message
 
@@ -167,16 +180,14 @@ def test_labels_in_memory_are_checked_before_training(where, label):
 def test_labels_on_a_device_are_checked_as_well():
   dataset = synthetic(num_classes=3, size=8, train_examples=9, test_examples=3)
   labels = jax.numpy.asarray(dataset.train.labels) + 1
-  dataset = dataset._replace(train=Split(dataset.train.images, labels))
-  config = command.parse([f"--config={streamed.CONFIG}:set"]).config
-  assert "Example 2 of" in message_of(lambda: build.build(config, dataset))
+  changed = Split(dataset.train.images, labels)
+  assert "Example 2 of" in message_of_splits(dataset, 3, train=changed)
 
 
 def test_a_stream_has_the_classes_of_the_data_set():
   dataset = synthetic(num_classes=3, size=8, train_examples=9, streamed=True)
-  dataset = dataset._replace(test=dataset.test._replace(classes=4))
-  config = command.parse([f"--config={streamed.CONFIG}:set"]).config
-  message = message_of(lambda: build.build(config, dataset))
+  other = dataset.test._replace(classes=4)
+  message = message_of_splits(dataset, 3, test=other)
   assert "`classes` of the stream 'test' must be 3" in message
 
 

@@ -67,7 +67,7 @@ def assert_same(one, other):
 
 def test_imagenet_reads_the_folder(dataset):
   assert dataset.train.examples == TRAIN and dataset.test.examples == TEST
-  assert dataset.classes == 1000
+  assert dataset.provided == {"classes": 1000}
   (batch,) = take(dataset.train, 1)
   assert batch.images.shape == (8, SIZE, SIZE, 3)
   assert batch.images.dtype == np.uint8 and batch.labels.dtype == np.int32

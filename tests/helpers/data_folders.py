@@ -81,3 +81,14 @@ def ordinary_user():
     yield
   finally:
     os.seteuid(user)
+
+
+def write_text(root, name, **splits):
+  """Writes splits of one text each."""
+  tfds_writer.write(
+    pathlib.Path(root) / name / "1.0.0",
+    {"text": tfds_writer.Feature("text")},
+    {split: [{"text": text.encode()}] for split, text in splits.items()},
+    description="",
+    shards=1,
+  )

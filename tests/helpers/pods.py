@@ -13,6 +13,7 @@ import pathlib
 import re
 import sys
 import time
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -123,6 +124,7 @@ class Program:
   """What a compiled program says of itself."""
 
   memory: int  # bytes of one device, at most
+  temporary: int  # of them, neither arguments nor results
   collectives: list[tuple[str, int]]
   seconds: float
 
@@ -136,7 +138,8 @@ def compiled(function, *args, **kwargs) -> Program:
   memory = used.argument_size_in_bytes + used.temp_size_in_bytes
   memory += used.output_size_in_bytes - used.alias_size_in_bytes
   seconds = time.perf_counter() - started
-  return Program(memory, collectives(program.as_text()), seconds)
+  temporary = used.temp_size_in_bytes
+  return Program(memory, temporary, collectives(program.as_text()), seconds)
 
 
 @contextlib.contextmanager
@@ -214,7 +217,7 @@ def train_step(pod: str, method: str) -> Program:
 
   Nothing is decoded: the images are zeros that take no memory.
   """
-  from sparsejax.data import Dataset, Split, augment
+  from sparsejax.data import Split, augment, labeled_images
   from sparsejax.training import initial_state, sharding, train_step as steps
   from sparsejax.training.config import build, files
 
@@ -227,7 +230,9 @@ def train_step(pod: str, method: str) -> Program:
   )
   images = np.broadcast_to(np.uint8(0), (1_281_167, 224, 224, 3))
   split = Split(images, np.zeros(len(images), np.int32))
-  dataset = Dataset(split, split, 1000, 127.5, 127.5, augment.identity)
+  dataset = labeled_images(
+    split, split, classes=1000, mean=127.5, std=127.5, augment=augment.identity
+  )
   experiment = build.build(config.lock(), dataset)
   setup = experiment.setup._replace(shard=sharding.batch_sharder(mesh))
   batch = with_shapes(
@@ -243,6 +248,85 @@ def train_step(pod: str, method: str) -> Program:
     batch,
     donate_argnums=0,
     out_shardings=sharding.replicated(mesh),
+  )
+
+
+@functools.cache
+def transformer(
+  pod: str, method: str, size: str = "8b"
+) -> tuple[Program, Program, object]:
+  """Compiles a mask update and the train step of a transformer, by fsdp.
+
+  The third result is the state, with shapes and shardings.
+
+  One text of 4,096 tokens per device, of the vocabulary of Llama 3; each block
+  is computed again in the backward pass. No token is read.
+  """
+  from sparsejax.training import (
+    initial_state,
+    sharding,
+    train_step as steps,
+    weight_sharding,
+  )
+  from sparsejax.training.config import build, files
+
+  devices = PODS[pod].devices().ravel().tolist()
+  context, batch_size = 4096, len(devices)
+  path = files.find("`--config`", "lm")
+  config = files.load(path).get_config(
+    f"{method},size={size},dtype=bfloat16,batch_size={batch_size},steps=1000"
+  )
+  config.model.remat = True
+  config.mesh.data, config.mesh.fsdp = 1, -1
+  with mock.patch.multiple(
+    jax, devices=lambda: devices, device_count=lambda: len(devices)
+  ):
+    experiment = build.build(config.lock(), _blank_text(context, batch_size))
+    mesh = sharding.make_mesh(config.mesh.to_dict())
+  state = initial_state.abstract(experiment, mesh)
+  setup = experiment.setup._replace(
+    shard=sharding.batch_sharder(mesh),
+    gather=weight_sharding.gatherer(
+      sharding.of(state.params), experiment.model.layer_axes
+    ),
+  )
+  examples = with_shapes(
+    steps.batch_shapes(experiment.dataset.example, batch_size),
+    lambda shape: sharding.batch_sharding(mesh),
+  )
+  update = compiled(
+    setup.tx.update,
+    state.params,
+    state.opt_state,
+    state.params,
+    donate_argnums=1,
+    out_shardings=(sharding.of(state.params), sharding.of(state.opt_state)),
+  )
+  step = compiled(
+    functools.partial(steps.train_step, setup),
+    state,
+    examples,
+    donate_argnums=0,
+    out_shardings=(sharding.of(state), sharding.replicated(mesh)),
+  )
+  return update, step, state
+
+
+def _blank_text(context, batch_size):
+  """Returns text of the vocabulary of Llama 3 that takes no memory."""
+  from sparsejax.data import Dataset, windows
+  from sparsejax.tasks import next_token
+
+  tokens = np.broadcast_to(np.int32(0), (1001 * batch_size * context,))
+  train, test = (
+    windows.windows(tokens, name="blank", context=context, train=train)
+    for train in (True, False)
+  )
+  return Dataset(
+    train,
+    test,
+    next_token(context=context, bytes_per_token=4.0),
+    provided={"vocabulary": 128_256},
   )
 
 
@@ -268,6 +352,10 @@ if __name__ == "__main__":
     first, later = mask_updates(each, "gmp")
     print(row(each, "`init`, gmp, fsdp", first), flush=True)
     print(row(each, "`update`, gmp, fsdp", later), flush=True)
+  updated, stepped, _ = transformer("v5e 16x16", "gmp")
+  for which, program in {"`update`": updated, "train step": stepped}.items():
+    print(row("v5e 16x16", f"{which}, gmp, transformer, 8 billion", program))
+    print(f"temporary: {program.temporary / 1e6:,.0f} MB", flush=True)
   for each in PODS:
     for which in ("dense", "granet") if each == "v5e 4x4" else ("granet",):
       print(row(each, f"train step, {which}", train_step(each, which)))

@@ -370,7 +370,13 @@ def erk(density):
   return lambda shapes: distributions.erk_densities(shapes, density)
 
 
-def evolving(key, share, pauses=connectivity.never, grow=growth.at_random):
+def evolving(
+  key,
+  share,
+  pauses=connectivity.never,
+  grow=growth.at_random,
+  restarts=False,
+):
   """What the oracle of the SET family does, epoch by epoch."""
   return connectivity.evolve_each_epoch(
     steps_per_epoch=EPOCH,
@@ -379,6 +385,7 @@ def evolving(key, share, pauses=connectivity.never, grow=growth.at_random):
     grow=grow(key),
     share=share,
     pauses=pauses,
+    restarts=restarts,
   )
 
 
@@ -397,6 +404,7 @@ def masks_first(name, method, densities, **rule):
 def following(name, method, *, given, **rule):
   """A method that follows a metric, from ER at 70 %."""
   made = method(sparsity=0.7, steps_per_epoch=EPOCH, total_steps=STEPS, **given)
+  rule = {"restarts": True, **rule}
   return masks_first(name, made, er(0.3), **rule)
 
 
@@ -482,6 +490,7 @@ CASES = [
     ),
     by_epsilon,
     share=connectivity.by_accuracy(0.5),
+    restarts=True,
   ),
   following(
     "lset, bent, near active",
@@ -500,8 +509,9 @@ CASES = [
   following(
     "dynset that regrows more",
     sparsejax.dynset,
-    given={"connectivity": 1.75},
+    given={"connectivity": 1.75, "reset_optimizer": False},
     share=lambda history: 1.75,
+    restarts=False,
     pauses=connectivity.when_worse(3, loss=True),
   ),
   masks_first(

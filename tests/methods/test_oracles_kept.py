@@ -147,6 +147,21 @@ BOTH = [
     sparsejax.dnw(0.8),
     lambda leaves, sgd, key: kept.dnw(leaves, sgd, 0.8),
   ),
+  Case(
+    "supermask",
+    sparsejax.supermask(0.8, score_learning_rate=0.1),
+    lambda leaves, sgd, key: optg.Supermask(
+      leaves, sgd, sparsity=0.8, learning_rate=0.1
+    ),
+  ),
+  Case(
+    "weight_sparse",
+    sparsejax.weight_sparse(0.8, end_step=50, every_steps=7),
+    lambda leaves, sgd, key: kept.WeightSparse(
+      leaves, sgd, sparsity=0.8, end_step=50, every=7
+    ),
+    changes=8,
+  ),
   top_kast_case("top_kast", every=1, penalty=0.02),
   soft_threshold_case(
     "soft_threshold",
@@ -233,6 +248,7 @@ def compare_thresholds(oracle, library):
 def comparison(oracle):
   return {
     optg.OptG: compare_scores,
+    optg.Supermask: compare_scores,
     kept.TopKAST: compare_backward,
     soft_threshold.SoftThreshold: compare_thresholds,
   }.get(type(oracle), assert_equal)

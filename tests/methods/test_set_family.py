@@ -153,6 +153,72 @@ def test_set_with_another_connectivity_settles(share, settled):
   assert counts[-1] / 1800 == pytest.approx(settled, rel=0.01)
 
 
+@pytest.mark.parametrize(
+  "most, accuracy, settled",
+  [
+    (2.0, 0.35, 1.3 / (0.3 + 1.3 * 0.7)),  # It grows beyond its first count,
+    (2.0, 0.5, 1.0),  # returns to it,
+    (2.0, 0.9, 0.2 / (0.3 + 0.2 * 0.7)),  # and shrinks below.
+    (0.5, 0.0, 0.5 / (0.3 + 0.5 * 0.7)),
+  ],
+)
+def test_most_scales_what_follows_the_metric(most, accuracy, settled):
+  method = sparsejax.accset(
+    sparsity=0.5, steps_per_epoch=1, total_steps=40, most=most
+  )
+  counts = counts_of_layers(method, 60, [accuracy] * 40)
+  assert counts[-1] / 1800 == pytest.approx(settled, rel=0.01)
+
+
+def test_the_last_epoch_may_end_with_a_removal():
+  given = {"sparsity": 0.5, "every_steps": 1, "total_steps": 4}
+  method = sparsejax.sparse_evolution(
+    **given, by_sign=False, regrow_fraction=0.3, prune_last=True
+  )
+  assert counts_of_layers(method, 10, [0.0] * 4) == [50, 50, 50, 35]
+  assert method.target_sparsity is None
+  method = sparsejax.sparse_evolution(**given, by_sign=False)
+  assert counts_of_layers(method, 10, [0.0] * 4) == [50] * 4
+  method = sparsejax.accset(
+    sparsity=0.5,
+    steps_per_epoch=1,
+    total_steps=4,
+    by_sign=False,
+    prune_last=True,
+  )
+  params = {"kernel": jnp.ones((10, 10))}
+  tx = sparsejax.sparsify(optax.sgd(0.0), method, key=jax.random.key(0))
+  state = tx.init(params)
+  params = sparsejax.apply_masks(params, state)
+  for step in range(5):
+    params, state = tx.update_masks(params, state, metric=0.0)
+    sparsejax.assert_sparse(params, state)
+    if step < 4:
+      updates, state = tx.update(params, state, params, metric=0.0)
+      params = optax.apply_updates(params, updates)
+  assert int(state.masks["kernel"].sum()) == 35
+
+
+@pytest.mark.parametrize("restarts", [True, False])
+def test_methods_that_follow_a_metric_restart_momentum(restarts):
+  changes = {} if restarts else {"reset_optimizer": False}
+  method = sparsejax.accset(
+    sparsity=0.5, steps_per_epoch=2, total_steps=6, **changes
+  )
+  params = {"kernel": jnp.ones((10, 10))}
+  tx = sparsejax.sparsify(
+    optax.sgd(0.1, momentum=0.9), method, key=jax.random.key(0)
+  )
+  state = tx.init(params)
+  params = sparsejax.apply_masks(params, state)
+  for _ in range(2):
+    updates, state = tx.update(params, state, params, metric=0.5)
+    params = optax.apply_updates(params, updates)
+  _, state = tx.update_masks(params, state, metric=0.5)
+  momentum = optax.tree.get(state, "trace")["kernel"]
+  assert bool((momentum != 0).any()) != restarts
+
+
 def test_a_connectivity_above_the_free_positions_fills_the_layer():
   method = sparsejax.sparse_evolution(
     sparsity=0.1, every_steps=1, total_steps=40, connectivity=1e12
@@ -194,6 +260,7 @@ def test_other_methods_accept_metric_and_pass_value_on():
     ({"drives": "speed"}, "`drives` must be 'loss' or 'accuracy', got 'speed'"),
     ({"lag": 0}, "`lag` must be a whole number of epochs, at least 1, got 0"),
     ({"connectivity": -0.5}, "`connectivity` must be at least 0"),
+    ({"most": 0.0}, "`most` must be above 0 and finite, got 0.0"),
     ({"epsilon": 2.0}, "not both"),
     ({"steps_per_epoch": 0}, "`every_steps` must be a whole number"),
   ],

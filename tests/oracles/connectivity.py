@@ -147,7 +147,14 @@ def when_worse(lag, *, loss):
 
 
 def evolve_each_epoch(
-  *, steps_per_epoch, total_steps, fraction, grow, share, pauses=never
+  *,
+  steps_per_epoch,
+  total_steps,
+  fraction,
+  grow,
+  share,
+  pauses=never,
+  restarts=False,
 ):
   """Prunes by sign, then regrows `share` of the weights that are missing.
 
@@ -164,6 +171,8 @@ def evolve_each_epoch(
     grow: a selector of `growth`.
     share: history -> theta.
     pauses: history -> bool; if true, masks and values stay unchanged.
+    restarts: whether every epoch begins with an optimizer state of zeros for
+      all weights, as in SET's code, which builds the optimizer anew.
   """
   history, first = [], {}
 
@@ -174,6 +183,10 @@ def evolve_each_epoch(
     history.append(metric)
     for leaf in sparse_leaves(leaves):
       first.setdefault(leaf.index, leaf.active)
+    if restarts:
+      for leaf in leaves:
+        for name, values in leaf.inner_state.items():
+          leaf.inner_state[name] = np.zeros_like(values)
     if pauses(history):
       return
     theta = share(history)

@@ -46,6 +46,48 @@ def inside_layers(densities):
   return choose
 
 
+class Supermask:
+  """Scores learn at every step, weights never: masks follow the scores.
+
+  Equations 5 to 7: the highest scores of each layer, which start at |w|.
+  """
+
+  def __init__(self, leaves, sgd, *, sparsity, learning_rate, momentum=0.9):
+    self.leaves, self.sgd, self.sparsity = leaves, sgd, sparsity
+    self.learning_rate = np.float32(learning_rate)
+    self.momentum, self.t = np.float32(momentum), 0
+    sparse = network.sparse_leaves(leaves)
+    self.scores = {leaf.name: np.abs(leaf.weights) for leaf in sparse}
+    self.buffers = {leaf.name: np.zeros_like(leaf.weights) for leaf in sparse}
+    self.update_masks()
+
+  def update_masks(self):
+    sparse = network.sparse_leaves(self.leaves)
+    choose = inside_layers(distributions.uniform_densities)
+    scores = [self.scores[leaf.name] for leaf in sparse]
+    masks = choose(sparse, scores, self.sparsity)
+    for leaf, mask in zip(sparse, masks, strict=True):
+      leaf.mask = mask
+
+  def step(self, gradients):
+    for leaf, gradient in zip(self.leaves, gradients, strict=True):
+      weights = leaf.weights
+      if leaf.mask is not None:
+        product = gradient * weights
+        product = np.where(np.isfinite(product), product, np.float32(0))
+        buffer = self.momentum * self.buffers[leaf.name] + product
+        self.buffers[leaf.name] = buffer
+        self.scores[leaf.name] = (
+          self.scores[leaf.name] - self.learning_rate * buffer
+        )
+      self.sgd.move(leaf, gradient)
+      if leaf.mask is not None:
+        leaf.weights = weights
+    self.t += 1
+    if network.all_finite(gradients):
+      self.update_masks()
+
+
 class OptG:
   """Scores learn at every step; masks follow them once per epoch.
 

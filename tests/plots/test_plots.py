@@ -1,12 +1,13 @@
 """Figures, tables and the report, from the records of runs."""
 
-import importlib.util
 import json
+import sys
 
 import pytest
 from helpers import records
 
 from sparsejax import plots
+from sparsejax.plots import curves
 from sparsejax.plots.__main__ import main
 
 LAYER = records.SUMMARY["layers"][0] | {"name": "Dense_0/<kernel>"}
@@ -25,13 +26,15 @@ def workdir(tmp_path):
   return tmp_path
 
 
-def test_report_embeds_the_figure(workdir):
-  pytest.importorskip("matplotlib")
+def test_report_is_one_page_that_needs_nothing_else(workdir, monkeypatch):
+  monkeypatch.setitem(sys.modules, "matplotlib", None)  # Not installed.
   page = plots.write_report(workdir).read_text()
-  assert "data:image/png;base64," in page
-  assert "Dense_0/&lt;kernel&gt;" in page
-  assert "0.9750" in page
-  assert "http" not in page
+  assert "Dense_0/&lt;kernel&gt;" in page and "97.50 %" in page
+  for title in ("Accuracy", "Loss", "Sparsity"):
+    assert f"<figcaption>{title}</figcaption><svg" in page
+  assert "prefers-color-scheme: dark" in page
+  for word in ("http", "<script", "<img", "@import", "url("):
+    assert word not in page
 
 
 def test_report_shows_where_the_time_went(tmp_path):
@@ -39,44 +42,67 @@ def test_report_shows_where_the_time_went(tmp_path):
   summary = {f"run_{name}_seconds": x for name, x in phases.items()}
   records.write(tmp_path, summary=summary | {"run_elapsed_seconds": 200})
   page = plots.write_report(tmp_path).read_text()
-  assert "Goodput 75.0%" in page and "of 200 s" in page
-  assert "<td>compile</td><td>10.0</td><td>5.0%</td>" in page
-  assert "<td>idle, or lost by a kill</td><td>30.0</td><td>15.0%</td>" in page
+  assert "Goodput 75.0 %" in page and "of 3 min 20 s" in page
+  assert "compile</td><td>10 s</td><td>5.0 %</td>" in page
+  assert "idle, or lost by a kill</td><td>30 s</td><td>15.0 %</td>" in page
 
 
-def test_report_plots_recorded_flops(workdir):
-  pytest.importorskip("matplotlib")
+def test_report_shows_recorded_flops_and_what_moved(workdir):
   with open(workdir / "metrics.jsonl", "w") as file:
-    for row in run_of([0.9, 0.5]).rows:
+    for row in MOVED:
       file.write(json.dumps(row) + "\n")
+  layer = LAYER | {"pruned": 1200, "regrown": 700}
+  records.write(workdir, summary={"layers": [layer]}, rows=MOVED)
   page = plots.write_report(workdir).read_text()
-  assert page.count("<img") == 2
-  assert 'alt="FLOPs over steps"' in page
+  for title in ("FLOPs", "Mask overlap between updates"):
+    assert f"<figcaption>{title}</figcaption><svg" in page
+  assert "<td>1,200</td><td>700</td>" in page
 
 
-def test_report_without_matplotlib_has_only_tables(workdir, monkeypatch):
-  find_spec = importlib.util.find_spec
-  monkeypatch.setattr(
-    importlib.util,
-    "find_spec",
-    lambda name, *rest: (
-      None if name == "matplotlib" else find_spec(name, *rest)
-    ),
-  )
-  page = plots.write_report(workdir).read_text()
-  assert "<img" not in page
-  assert "pip install" in page
-  assert "Dense_0/&lt;kernel&gt;" in page
+MOVED = [
+  {"step": 1, "active": 100, "mask_updates": 0, "pruned": [0, 0]}
+  | {"regrown": [0, 0], "inference_flops_ratio": 1.0},
+  {"step": 2, "active": 80, "mask_updates": 1, "pruned": [20, 10]}
+  | {"regrown": [4, 6], "inference_flops_ratio": 0.8},
+  # Two mask updates, each of which pruned 8 of 80 weights on average.
+  {"step": 4, "active": 80, "mask_updates": 3, "pruned": [30, 16]}
+  | {"regrown": [16, 10], "inference_flops_ratio": 0.8},
+]
 
 
-def test_plot_of_an_unfinished_run(workdir, tmp_path):
-  pytest.importorskip("matplotlib")
+def test_mask_overlap_follows_from_counts():
+  run = plots.Run({}, MOVED, {})
+  assert curves.moved(run) == [(2, 30, 10, 0.7), (4, 8, 8, 0.9)]
+  # A log that begins after the first mask update knows as much.
+  assert curves.moved(run._replace(rows=MOVED[1:])) == curves.moved(run)
+
+
+def test_report_of_an_unfinished_run(workdir):
   (workdir / "summary.json").unlink()
-  run = plots.read_run(workdir)
-  assert run.summary == {}
-  assert len(run.rows) == 3
-  plots.plot_run(run, tmp_path / "run.png")
-  assert (tmp_path / "run.png").read_bytes().startswith(b"\x89PNG")
+  assert len(plots.read_run(workdir).rows) == 3
+  assert "not finished, step 3" in plots.write_report(workdir).read_text()
+
+
+def test_comparison_of_runs(tmp_path):
+  for name, sparsity in (("a", 0.8), ("b", 0.9), ("c", 0.9)):
+    method = records.CONFIG["method"] | {"sparsity": sparsity}
+    seed = ord(name)
+    environment = {"jax": "0.1", "command": f"train <{name}>"}
+    records.write(
+      tmp_path / name,
+      config={"method": method, "seed": seed},
+      summary={"target_sparsity": sparsity, "seed": seed},
+      rows=MOVED,
+    )
+    (tmp_path / name / "environment.json").write_text(json.dumps(environment))
+  path = tmp_path / "all.html"
+  plots.write_comparison([tmp_path / name for name in "abc"], path)
+  page = path.read_text()
+  assert "97.50 ± 0.00 (2)" in page
+  assert "<figcaption>Test accuracy over sparsity</figcaption><svg" in page
+  assert "gmp at 90%, seed 99" in page and "train &lt;c&gt;" in page
+  assert "<td>method.sparsity</td><td>0.8</td><td>0.9</td>" in page
+  assert "http" not in page and "<script" not in page
 
 
 def run_of(sparsities, *, macs=(300, 200), ratio=0.25):

@@ -66,6 +66,14 @@ def test_damaged_record_is_one_error(workdir, reader, name, text):
   assert "Remove it" in message and message.isprintable()
 
 
+MEASURE = {
+  "name": "accuracy",
+  "title": "accuracy",
+  "percent": True,
+  "higher_is_better": True,
+}
+
+
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize(
   ("key", "value", "rule"),
@@ -90,6 +98,9 @@ def test_damaged_record_is_one_error(workdir, reader, name, text):
     ("layers", [3], "an object"),
     ("layers", [{"name": "a"}], "is missing"),
     ("init_step", "x", "an integer of at least 0 or null"),
+    ("measures", [{"name": "accuracy"}], "is missing"),
+    ("measures", [{**MEASURE, "percent": 1}], "true or false"),
+    ("measures", [MEASURE | {"name": "depth"}], "`test_depth` is missing"),
   ],
 )
 def test_value_that_a_run_does_not_write_is_named(

@@ -133,7 +133,7 @@ def test_many_sparsities_are_rows(tmp_path):
   folders = [
     record(tmp_path / str(i), "gmp", 0.5, sparsity=i / 10) for i in range(1, 8)
   ]
-  table = plots.accuracy_table(plots.average_seeds(plots.read_results(folders)))
+  table = plots.result_table(plots.average_seeds(plots.read_results(folders)))
   assert table[0] == ("method", "sparsity", "accuracy (%)", "active")
   assert table[1:3] == [
     ("gmp", "10%", "50.00", "100"),

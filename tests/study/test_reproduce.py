@@ -250,7 +250,7 @@ def test_the_best_evaluation_is_one_after_the_last_pruning(tmp_path):
   row = papers.Row("a", "digits:gmp", {})
   run = study_runs.Run(row, 0, (), written.CONFIG, tmp_path)
   result = results.read(run)
-  assert result.best_accuracy == 0.8
+  assert result.best == 0.8
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ def test_rows_are_those_of_the_paper(row):
   assert config["method"]["epsilon"] == 20
   assert config["method"]["regrow_fraction"] == 0.3
   assert (config["epochs"], config["batch_size"]) == (1000, 100)
-  follows = row not in ("set", "set_more", "set_near", "set_most")
+  follows = row not in ("set", "set_more")
   assert (config["metric"] is not None) == follows
 
 

@@ -5,7 +5,7 @@ import pathlib
 
 import numpy as np
 
-from sparsejax.data import Dataset, Split
+from sparsejax.data import Split, labeled_images
 from sparsejax.data.augment import identity
 from sparsejax.training import agreement
 
@@ -46,10 +46,10 @@ def test_one_pixel_changes_the_facts_of_the_data():
   labels = np.zeros(5, np.int32)
   one, two = (
     agreement.data_facts(
-      Dataset(
+      labeled_images(
         Split(pixels[:4], labels[:4]),
         Split(pixels, labels),
-        2,
+        classes=2,
         mean=0.0,
         std=1.0,
         augment=identity,

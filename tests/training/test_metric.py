@@ -176,6 +176,21 @@ def test_training_flops_follow_the_counts_of_every_step(by_train_loss):
   assert rows(workdir)[-1]["inference_flops"] == 2 * active[-1]
 
 
+def test_the_last_removal_is_part_of_the_result(by_train_loss, tmp_path):
+  changes = ("--config.method.prune_last=True",)
+  outcome = run(experiment("dynset", *changes), tmp_path)
+  *others, last = rows(tmp_path)
+  assert others == rows(by_train_loss[0])[:-1]
+  state = outcome.selected.state
+  counted = sparsejax.summary(state.params, state.opt_state)
+  sparsejax.assert_sparse(state.params, state.opt_state)
+  assert counted.active == last["active"] < 0.75 * others[-1]["active"]
+  assert last["inference_flops"] == 2 * last["active"]
+  assert last["test_loss"] != rows(by_train_loss[0])[-1]["test_loss"]
+  resumed = run(experiment("dynset", *changes), tmp_path)
+  assert_same_state(resumed.state, outcome.state)
+
+
 def test_the_first_gradient_of_an_epoch_is_taken_at_its_masks(
   by_train_loss, tmp_path
 ):
@@ -250,7 +265,7 @@ def test_accuracies_by_hand():
       known,
       "train_accuracy",
       loss=jax.numpy.float32(9.0),
-      accuracy=jax.numpy.float32(value),
+      metrics={"accuracy": jax.numpy.float32(value)},
       step=jax.numpy.int32(step),
       steps_per_epoch=2,
     )
@@ -259,8 +274,7 @@ def test_accuracies_by_hand():
   known = metric.after_validation(
     metric.init("validation_accuracy"),
     "validation_accuracy",
-    loss=jax.numpy.float32(9.0),
-    correct=jax.numpy.int32(30),
+    totals={"loss": jax.numpy.float32(9.0), "accuracy": jax.numpy.int32(30)},
     examples=40,
   )
   assert metric.update_kwargs(known) == {"metric": np.float32(0.75)}

@@ -12,7 +12,7 @@ import pytest
 import sparsejax
 from sparsejax import at_init, command_line, models
 from sparsejax.components import counts as counting, leaves as leaves_lib, trees
-from sparsejax.data import Split
+from sparsejax.data import Split, digits
 from sparsejax.training import (
   forward,
   initial_state,
@@ -109,12 +109,12 @@ def cross_entropy_by_hand(params, inputs, labels):
 def test_snip_scores_one_batch_of_the_training_split():
   chosen = small("snip,sparsity=0.8", "--config.method.batch_size=1438")
   train = chosen.dataset.train
-  inputs = (train.images - chosen.dataset.mean) / chosen.dataset.std
+  inputs = chosen.dataset.task.draw(None, train).inputs
   # The whole split is one batch, in any order.
   want = sparsejax.prune_at_init(
     lambda p, batch: cross_entropy_by_hand(p, *batch),
     dense_weights(chosen).params,
-    (jnp.asarray(inputs, jnp.float32)[None], jnp.asarray(train.labels)[None]),
+    (inputs[None], jnp.asarray(train.labels)[None]),
     0.8,
   )
   found = sparsejax.get_masks(first_state(chosen).opt_state)
@@ -182,7 +182,7 @@ def test_classes_are_balanced_in_each_half():
       initial_state._examples, chosen.dataset, jax.random.key(1)
     ),
     train_examples=train.examples,
-    image_shape=train.image_shape,
+    example=train.example,
     key=None,
     source=None,
     select=None,
@@ -193,12 +193,12 @@ def test_classes_are_balanced_in_each_half():
   for half in labels:
     np.testing.assert_array_equal(np.bincount(half), [2] * 10)
   # Each input is an image with its label, and none appears twice.
+  drawn = chosen.dataset.task.draw(None, train)
   known = {
-    image.tobytes(): label
-    for image, label in zip(train.images, train.labels, strict=True)
+    np.asarray(image).tobytes(): int(label)
+    for image, label in zip(drawn.inputs, drawn.targets, strict=True)
   }
-  images = found * chosen.dataset.std + chosen.dataset.mean
-  images = np.rint(np.asarray(images)).astype(np.uint8).reshape(40, 8, 8, 1)
+  images = np.asarray(found).reshape(40, 8, 8, 1)
   wanted = [known[image.tobytes()] for image in images]
   np.testing.assert_array_equal(wanted, np.asarray(labels).ravel())
   assert len({image.tobytes() for image in images}) == 40
@@ -206,8 +206,9 @@ def test_classes_are_balanced_in_each_half():
 
 def test_temperature_divides_the_logits():
   logits, labels = jnp.array([[4.0, 0.0]]), jnp.array([0])
-  cold = pruning_at_init.cross_entropy(logits, labels)
-  warm = pruning_at_init.cross_entropy(logits, labels, temperature=200.0)
+  task = digits().task
+  cold = pruning_at_init.task_loss(task, logits, labels)
+  warm = pruning_at_init.task_loss(task, logits, labels, temperature=200.0)
   np.testing.assert_allclose(cold, np.log1p(np.exp(-4)), rtol=1e-5)
   np.testing.assert_allclose(warm, np.log1p(np.exp(-0.02)), rtol=1e-5)
 

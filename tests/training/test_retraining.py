@@ -204,6 +204,19 @@ def test_resumed_run_equals_an_uninterrupted_one(method, source, tmp_path):
   )
 
 
+def test_a_round_0_that_is_too_sparse_is_refused_before_it_trains(
+  tmp_path, capsys
+):
+  arguments = argv(
+    "granet,model=cnn,runlocal", "--sparsity=0.95", f"--workdir={tmp_path}"
+  )
+  assert imp.main(arguments) == command_line.BAD_INPUT
+  message = capsys.readouterr().err
+  assert "'granet' to a sparsity of 0.9 in round 0, but round 1" in message
+  assert "--config=NAME:dense" in message and message.count("\n") == 1
+  assert not list(tmp_path.iterdir())
+
+
 @tiers.SLOW
 def test_iterative_pruning_rewinds_every_round(tmp_path):
   requested = [

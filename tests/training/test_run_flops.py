@@ -11,9 +11,9 @@ from helpers import tiers
 
 import sparsejax
 from sparsejax.analysis import flops
+from sparsejax.tasks import cross_entropy
 from sparsejax.training import (
   evaluation,
-  forward,
   run_flops,
   train_state,
   train_step,
@@ -199,14 +199,14 @@ def test_dense_leaf_counts_in_full():
 def test_label_smoothing_is_that_of_pytorch():
   logits = jnp.array([[2.0, -1.0, 0.5], [0.0, 0.0, 3.0]])
   labels = jnp.array([0, 1])
-  found = forward.cross_entropy(logits, labels, smoothing=0.3)
+  found = cross_entropy.losses(logits, labels, smoothing=0.3)
   targets = 0.7 * np.eye(3)[[0, 1]] + 0.3 / 3
   shifted = np.exp(np.asarray(logits, np.float64))
   expected = -(targets * np.log(shifted / shifted.sum(1, keepdims=True))).sum(1)
   np.testing.assert_allclose(found, expected, rtol=1e-6)
-  plain = forward.cross_entropy(logits, labels)
+  plain = cross_entropy.losses(logits, labels)
   np.testing.assert_array_equal(
-    plain, forward.cross_entropy(logits, labels, smoothing=0.0)
+    plain, cross_entropy.losses(logits, labels, smoothing=0.0)
   )
 
 

@@ -2,7 +2,7 @@
 
 Before the last pruning a checkpoint has more active weights, and is not the
 sparse network that was requested. The best checkpoint is therefore one of those
-with the fewest active weights: the one with the highest accuracy, and on ties
+with the fewest active weights: the one with the best result, and on ties
 the newest.
 """
 
@@ -16,19 +16,23 @@ ACTIVE = "active"
 Metrics = Mapping[str, float]
 
 
-def best_first(found: Mapping[int, Metrics | None], metric: str) -> list[int]:
+def best_first(
+  found: Mapping[int, Metrics | None], metric: str, *, lowest: bool = False
+) -> list[int]:
   """Rank checkpoints.
 
   Args:
     found: step -> metrics recorded with its checkpoint, `None` if they cannot
       be read. Without `ACTIVE`, all have equally many active weights.
-    metric: name of the accuracy.
+    metric: name of what ranks them.
+    lowest: whether lower values are better.
 
   Returns:
     The steps that have the metric, best first.
   """
+  sign = -1 if lowest else 1
   ranks = {
-    step: (-metrics.get(ACTIVE, 0.0), metrics[metric], step)
+    step: (-metrics.get(ACTIVE, 0.0), sign * metrics[metric], step)
     for step, metrics in found.items()
     if metrics is not None and not math.isnan(metrics.get(metric, math.nan))
   }
@@ -42,16 +46,24 @@ class BestPolicy:
   is damaged.
   """
 
-  def __init__(self, metric: str | None, read: Callable[[int], Metrics | None]):
+  def __init__(
+    self,
+    metric: str | None,
+    read: Callable[[int], Metrics | None],
+    *,
+    lowest: bool = False,
+  ):
     """Makes the policy.
 
     Args:
-      metric: name of the accuracy; None keeps no checkpoint.
+      metric: name of what ranks them; None keeps no checkpoint.
       read: step -> metrics recorded with its checkpoint, `None` if they cannot
         be read; called for steps that were not passed to `record`.
+      lowest: whether lower values of the metric are better.
     """
     self._metric = metric
     self._read = read
+    self._lowest = lowest
     self._found: dict[int, Metrics | None] = {}
 
   def record(self, step: int, metrics: Metrics) -> None:
@@ -68,5 +80,5 @@ class BestPolicy:
       if step not in self._found:
         self._found[step] = self._read(step)
     found = {step: self._found[step] for step in steps}
-    best = best_first(found, self._metric)[:1]
+    best = best_first(found, self._metric, lowest=self._lowest)[:1]
     return [step in best for step in steps]

@@ -71,6 +71,7 @@ def open(
   fingerprint: str,
   sparse_leaves: tuple[str, ...],
   best_metric: str | None = "test_accuracy",
+  lowest: bool = False,
   keep_all: bool = False,
   folder: str = reading.FOLDER,
 ) -> Checkpoints:
@@ -83,9 +84,10 @@ def open(
     fingerprint: the resolved config as JSON text; a restore compares it key by
       key.
     sparse_leaves: names of the parameters that have a mask.
-    best_metric: the accuracy that selects the best checkpoint among those with
-      the fewest active weights (see `best`); it is kept in addition to the
-      newest two. None keeps only the newest two.
+    best_metric: what selects the best checkpoint among those with the fewest
+      active weights (see `best`); it is kept in addition to the newest two.
+      None keeps only the newest two.
+    lowest: whether lower values of it are better.
     keep_all: keeps every checkpoint instead.
     folder: name of the checkpoint folder in `workdir`.
 
@@ -104,6 +106,7 @@ def open(
     directory,
     run={"config": config, "sparse_leaves": sorted(sparse_leaves)},
     best_metric=best_metric,
+    lowest=lowest,
     keep_all=keep_all,
   )
 
@@ -117,13 +120,16 @@ class Checkpoints:
     *,
     run: Mapping[str, Any],
     best_metric: str | None,
+    lowest: bool,
     keep_all: bool,
   ):
     self._directory = directory
     self._run = run
     self._keep_all = keep_all
-    self._best_metric = best_metric
-    self._best_policy = best.BestPolicy(best_metric, self._recorded_metrics)
+    self._best_metric, self._lowest = best_metric, lowest
+    self._best_policy = best.BestPolicy(
+      best_metric, self._recorded_metrics, lowest=lowest
+    )
     self._pending: int | None = None
     self._manager = self._make_manager()
     self._silence = contextlib.ExitStack()
@@ -235,7 +241,7 @@ class Checkpoints:
       except DamagedError as error:
         damaged[step] = _damage(step, error)
     restored = last
-    for step in best.best_first(found, self._best_metric):
+    for step in best.best_first(found, self._best_metric, lowest=self._lowest):
       if step == last.step:
         break
       state, why = self._try_restore(step, abstract_state)

@@ -5,6 +5,10 @@
     init_mode=lr_rewind  the weights and batch statistics of its result: of the
                          last step, or of the selected checkpoint
     init_mode=reinit     new initial weights, from another seed
+    init_mode=budgets    new initial weights; only the sparsity of each layer is
+                         that of the run's result, pruned by global magnitude
+                         (`config.method.scope` or `distribution` is
+                         `global_magnitude`)
 
 In every mode the optimizer and its schedule start from scratch.
 """
@@ -16,7 +20,7 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
-from sparsejax import command_line
+from sparsejax import command_line, methods
 from sparsejax.components import counts, leaves
 from sparsejax.plots import records
 from sparsejax.training import recipes
@@ -25,6 +29,8 @@ from sparsejax.training.train_state import Weights
 
 # The config keys that determine which parameters exist, and which are sparse.
 _SHARED = ("model", "select", "dense")
+
+BUDGETS = "budgets"
 
 
 class SourceRun(NamedTuple):
@@ -96,8 +102,8 @@ def find(
     InputError: if there is no such run, or it does not fit.
   """
   name, mode = config["init_from"], config["init_mode"]
-  if mode not in MODES:
-    raise command_line.unknown("`config.init_mode`", mode, MODES)
+  if mode not in (*MODES, BUDGETS):
+    raise command_line.unknown("`config.init_mode`", mode, [*MODES, BUDGETS])
   method = config["method"]["name"]
   if needs_init_from and not name:
     raise command_line.InputError(
@@ -106,11 +112,55 @@ def find(
     )
   if not name:
     return None
+  if mode == BUDGETS:
+    raise command_line.InputError(
+      f"`config.init_mode` {BUDGETS!r} gives only the sparsity of each layer:"
+      " set `config.method.scope` or `config.method.distribution` to"
+      f" {methods.GLOBAL_MAGNITUDE!r}, or choose another mode."
+    )
   if not needs_init_from:
     raise command_line.InputError(
       f"`config.init_from` is set, but {method!r} does not use the masks of"
-      " another run. Only 'retrain' does."
+      " another run. Only 'retrain' and"
+      " 'release' do."
     )
+  run = _fitting_run(config)
+  _check_sparsity(config, run)
+  MODES[mode].check(config, run)
+  return run
+
+
+def trained_params(config: Mapping[str, Any]) -> Any:
+  """Returns the weights whose magnitudes set the sparsity of each layer.
+
+  Args:
+    config: the resolved config.
+
+  Returns:
+    The parameters of the result of `config.init_from`, as numpy arrays; `None`
+    unless the method has budgets by global magnitude.
+
+  Raises:
+    InputError: if there is no such run, or it does not fit.
+    CheckpointError: if it cannot be read.
+  """
+  method = config["method"]
+  names = (method.get("scope"), method.get("distribution"))
+  if methods.GLOBAL_MAGNITUDE not in names:
+    return None
+  if not config["init_from"] or config["init_mode"] != BUDGETS:
+    raise command_line.InputError(
+      f"{methods.GLOBAL_MAGNITUDE!r} prunes the weights of a finished dense run"
+      " to find the sparsity of each layer. Give its workdir:"
+      f" --config.init_from=RUN --config.init_mode={BUDGETS}."
+    )
+  run = _fitting_run(config)
+  return reading.read(run.workdir, run.selected_step)["params"]
+
+
+def _fitting_run(config: Mapping[str, Any]) -> SourceRun:
+  """Returns the finished run in `config.init_from`, if it has this model."""
+  name = config["init_from"]
   command_line.refuse_url("`config.init_from`", name)
   run = _read_run(pathlib.Path(name))
   differ = identity.config_differences(_shared(run.config), _shared(config))
@@ -119,8 +169,6 @@ def find(
       f"`config.init_from` {name} does not fit: {identity.join(differ)}. Use"
       " the model and the selected leaves of that run."
     )
-  _check_sparsity(config, run)
-  MODES[mode].check(config, run)
   return run
 
 
@@ -255,4 +303,4 @@ MODES = {
   "lr_rewind": _Mode(_check_no_step, _trained),
   "reinit": _Mode(_check_seed, _new),
 }
-"""Choices of `config.init_mode`."""
+"""Choices of `config.init_mode` that start from a run's weights or masks."""

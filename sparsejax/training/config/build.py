@@ -7,17 +7,16 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from ml_collections import ConfigDict
 
 import sparsejax
 from sparsejax import command_line
-from sparsejax.components import leaves
+from sparsejax.components import leaves, trees
 from sparsejax.components.counts import INT32_MAX
 from sparsejax.data import Dataset
-from sparsejax.data.dataset import check_labels
+from sparsejax.tasks import Task
 from sparsejax.training import (
   metric,
   optimizers,
@@ -52,28 +51,35 @@ def build(config: ConfigDict, data: Dataset | None = None) -> Experiment:
   """
   resolved = keys.resolved(config)
   extended = when.extended(resolved)
-  dataset = check_labels(data or _call("data", resolved, {}))
+  dataset = data or _call("data", resolved, {})
   steps = when.steps(extended, dataset.train.examples)
   provided = _provided(dataset, steps)
   inner = _call("optimizer", resolved, provided)
   in_optimizer = _arguments("optimizer", resolved, provided)
   provided["learning_rate"] = optimizers.learning_rate_schedule(**in_optimizer)
+  provided["trained_params"] = init_from.trained_params(resolved)
   recipe = recipes.as_recipe(_call("method", extended, provided))
   source = metric.source(
     resolved["metric"],
     recipe.method,
+    dataset.task,
     validates=dataset.validation is not None,
   )
   steps = when.with_kept(steps, resolved["keep_steps"])
-  before = init_from.find(resolved, needs_init_from=recipe.needs_init_from)
+  before = None
+  if provided["trained_params"] is None:
+    before = init_from.find(resolved, needs_init_from=recipe.needs_init_from)
   model, configured = _models(resolved, provided, recipe, dataset)
   key = jax.random.key(resolved["seed"])
   init_key, data_key, mask_key = (
     jax.random.fold_in(key, purpose)
     for purpose in (_MODEL_KEY, _DATA_KEY, _MASK_KEY)
   )
+  rules = overrides(resolved, model, _names(_params(model, dataset)))
   layout = _layout(resolved, recipe)
-  tx_with = _transformation(resolved, inner, recipe.method, mask_key, layout)
+  tx_with = _transformation(
+    resolved, inner, recipe.method, mask_key, rules, layout
+  )
   setup = _setup(resolved, dataset, steps, model, tx_with)._replace(
     dense_gradient=recipe.method.dense_gradient,
     metric=source,
@@ -92,6 +98,7 @@ def build(config: ConfigDict, data: Dataset | None = None) -> Experiment:
     data_key=data_key,
     mask_key=mask_key,
     costs=_model_costs(setup, configured, init_key, data_key, dataset.example),
+    overrides=rules,
     target_sparsity=_target(recipe, before),
     warnings=_late_schedules(extended, provided),
   )
@@ -116,7 +123,7 @@ def _arguments(
 def _provided(dataset: Dataset, steps: when.Steps) -> dict[str, Any]:
   """Returns the values that factories get from the run."""
   return {
-    "classes": dataset.classes,
+    **dataset.provided,
     "total_steps": steps.total,
     "steps_per_epoch": steps.per_epoch,
     "epochs": -(-steps.total // steps.per_epoch),
@@ -135,36 +142,45 @@ def _models(
     changed = {"model": {**config["model"], **changes}}
     return _call("model", changed, provided)
 
-  def params_of(model: nn.Module) -> Any:
-    image = jax.ShapeDtypeStruct(dataset.example.shape, jnp.float32)
-    variables = jax.eval_shape(
-      functools.partial(model.init, train=False), jax.random.key(0), image
-    )
-    return variables["params"]
-
   def sparse(model: nn.Module) -> int:
     select = config["select"] or None
-    layout = leaves.find_layout(params_of(model), select, overrides(config))
-    return sum(layout.sizes)
+    params = _params(model, dataset)
+    rules = overrides(config, model, _names(params))
+    return sum(leaves.find_layout(params, select, rules).sizes)
 
   def parameters(model: nn.Module) -> int:
-    return sum(leaf.size for leaf in jax.tree.leaves(params_of(model)))
+    return sum(leaf.size for leaf in jax.tree.leaves(_params(model, dataset)))
 
   configured = make()  # Checks `config.model` by itself.
   mesh = sharding.make_mesh(config["mesh"])
   weight_sharding.shardings(
-    params_of(configured), mesh, config["mesh"]["rules"]
+    _params(configured, dataset), mesh, config["mesh"]["rules"]
   )
-  if (total := parameters(configured)) > INT32_MAX:
-    raise command_line.InputError(
-      f"`config.model` has {total} parameters, but the counts that are logged"
-      f" end at {INT32_MAX}. Use a narrower model."
-    )
+  for name, leaf in trees.named_leaves(_params(configured, dataset)):
+    if leaf.size > INT32_MAX:
+      raise command_line.InputError(
+        f"`config.model` has {leaf.size} weights in {name}, but counts of a"
+        f" parameter end at {INT32_MAX}. Use a narrower model."
+      )
   try:
     size = recipes.ModelSize(sparse, parameters)
     return recipe.build_model(make, size), configured
   except ValueError as error:
     raise command_line.InputError(f"`config.method`: {error}") from error
+
+
+def _params(model: nn.Module, dataset: Dataset) -> Any:
+  """Returns the shapes of the parameters."""
+  variables = jax.eval_shape(
+    functools.partial(model.init, train=False),
+    jax.random.key(0),
+    _inputs(dataset.task, dataset.example),
+  )
+  return variables["params"]
+
+
+def _names(params: Any) -> list[str]:
+  return [name for name, _ in trees.named_leaves(params)]
 
 
 def _target(
@@ -218,6 +234,7 @@ def _transformation(
   inner: optax.GradientTransformation,
   method: sparsejax.Method,
   key: jax.Array,
+  rules: Mapping[str, Any],
   layout: weight_layouts.WeightLayout,
 ) -> Callable[[Any], sparsejax.SparseTransformation]:
   """Returns initial masks -> the method around the optimizer."""
@@ -227,7 +244,7 @@ def _transformation(
     method,
     key=key,
     select=config["select"] or None if masks is None else None,
-    overrides=overrides(config),
+    overrides=rules,
     masks=masks,
     sharded=sharded,
   )
@@ -242,19 +259,32 @@ def _setup(
 ) -> train_state.Setup:
   return train_state.Setup(
     model=model,
+    task=_task(config, dataset.task),
     tx=tx_with(None),
     tx_from_masks=tx_with,
     batch_size=config["batch_size"],
     steps_per_epoch=steps.per_epoch,
     total_steps=steps.total,
     dispatch_steps=steps.dispatch,
-    mean=dataset.mean,
-    std=dataset.std,
-    augment=dataset.augment,
     label_smoothing=config["label_smoothing"],
     ema_decay=config["ema_decay"],
     microbatches=config["microbatches"],
   )
+
+
+def _task(config: Mapping[str, Any], task: Task) -> Task:
+  """Returns the task; raises `InputError` if it has no labels to smooth."""
+  if config["label_smoothing"] and task.smoothed is None:
+    raise command_line.InputError(
+      f"`config.label_smoothing` must be 0, because the task {task.name!r} has"
+      f" no labels to smooth, got {config['label_smoothing']}."
+    )
+  return task
+
+
+def _inputs(task: Task, example: Any) -> Any:
+  """Returns the shapes of the inputs of one example."""
+  return jax.eval_shape(functools.partial(task.draw, None), example).inputs
 
 
 def _mask_update_steps(method: sparsejax.Method, total: int) -> int:
@@ -289,7 +319,7 @@ def _model_costs(
 
   Ratios are to the config's model, even if a narrower one is trained.
   """
-  image = jax.ShapeDtypeStruct(example.shape, jnp.float32)
+  inputs = _inputs(setup.task, example)
 
   def costs_of(setup: train_state.Setup) -> run_flops.ModelCosts:
     state = jax.eval_shape(
@@ -306,7 +336,7 @@ def _model_costs(
       setup.model,
       {"params": params, **state.model_state},
       masks,
-      image,
+      inputs,
       batch_size=setup.batch_size,
     )
 

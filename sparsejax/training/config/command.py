@@ -23,6 +23,7 @@ class Command(NamedTuple):
     name: the config's name, for that new folder.
     distributed: whether to join other processes.
     cluster: keyword arguments of `processes.join`.
+    argv: the arguments.
   """
 
   config: ConfigDict
@@ -30,6 +31,7 @@ class Command(NamedTuple):
   name: str
   distributed: bool
   cluster: dict[str, Any]
+  argv: tuple[str, ...]
 
 
 _TIMEOUTS = {
@@ -89,6 +91,7 @@ def parse(argv: Sequence[str]) -> Command:
     name=pathlib.Path(file).stem,
     distributed=values.distributed,
     cluster={name: values[name].value for name in _CLUSTER},
+    argv=tuple(argv),
   )
 
 

@@ -66,7 +66,7 @@ def defaults() -> dict[str, Any]:
     `dispatch_steps`; `epochs_multiplier`: how much longer the run and its
     schedules are; `select_checkpoint`: the checkpoint that the result and later
     runs take: "last", or "best": among those with the fewest active weights,
-    the one of the highest validation accuracy, or test accuracy if there is no
+    the one of the best validation result, or test result if there is no
     validation split; `mesh`: how many devices share what
     (`training.sharding`), and where weights lie (`training.weight_sharding`).
   """

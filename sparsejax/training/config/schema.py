@@ -22,15 +22,33 @@ from ml_collections import config_dict
 from sparsejax import command_line
 from sparsejax.training.config import durations, value_types
 
-PROVIDED = ("classes", "total_steps", "steps_per_epoch", "epochs")
+PROVIDED = (
+  "classes",
+  "vocabulary",
+  "total_steps",
+  "steps_per_epoch",
+  "epochs",
+)
 """Parameters that get their value from the run."""
+
+
+class FromRun(NamedTuple):
+  """A named choice whose value is made from what the run provides.
+
+  Attributes:
+    provided: the key of what it is made from.
+    make: makes the value.
+  """
+
+  provided: str
+  make: Callable[[Any], Any]
 
 
 class Choice(NamedTuple):
   """A parameter whose values are functions or records, and their names.
 
   Attributes:
-    values: name -> value.
+    values: name -> value, or a `FromRun`.
     default: the name of the default in most factories' signatures.
     defaults: factory -> the name of its default, where it is another one.
   """
@@ -145,8 +163,9 @@ def arguments(
     kind: the section's kind.
     where: the section's path in the config, for messages.
     values: the section.
-    provided: values of `PROVIDED`, and `learning_rate`, the schedule of the
-      weights. A duration in epochs needs `steps_per_epoch`.
+    provided: values of `PROVIDED`; `learning_rate`, the schedule of the
+      weights; and what a choice is made from (`FromRun`). A duration in
+      epochs needs `steps_per_epoch`.
 
   Returns:
     The arguments: durations in steps, choices as values.
@@ -163,10 +182,23 @@ def arguments(
       value = provided.get("learning_rate")
     if value is not None:
       found[key] = value
-  return found | {
-    key: provided[key]
-    for key in PROVIDED
-    if key in provided and takes(kind, name, key)
+  return found | _from_run(kind, where, name, provided)
+
+
+def _from_run(
+  kind: Kind, where: str, name: str, provided: Mapping[str, Any]
+) -> dict[str, Any]:
+  """Returns the arguments that a factory gets from the run and its data."""
+  taken = inspect.signature(kind.factories[name]).parameters
+  for key in PROVIDED:
+    missing = key in taken and key not in provided
+    if missing and taken[key].default is inspect.Parameter.empty:
+      raise command_line.InputError(
+        f"`{where}.name` is {name!r}, which takes its `{key}` from the data,"
+        " but `config.data` has none. Use one that fits the data."
+      )
+  return {
+    key: provided[key] for key in PROVIDED if key in provided and key in taken
   }
 
 
@@ -243,7 +275,10 @@ def _value(
   """Returns an argument as the factory takes it, `None` if it is not given."""
   value = values.get(key)
   if key in kind.choices and value is not None:
-    return kind.choices[key].values[value]
+    chosen = kind.choices[key].values[value]
+    if isinstance(chosen, FromRun):
+      return chosen.make(provided[chosen.provided])
+    return chosen
   if durations.is_duration(key) and value is None:
     epochs = values.get(durations.in_epochs(key))
     if epochs is not None:

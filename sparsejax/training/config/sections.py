@@ -1,9 +1,10 @@
 """The sections of a config: method, model, optimizer and data."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from sparsejax import methods
+from sparsejax.components import scopes
 from sparsejax.data import DATASETS
 from sparsejax.models import MODELS
 from sparsejax.training import lr_schedules, optimizers, recipes
@@ -11,11 +12,18 @@ from sparsejax.training.config import schema
 
 # Defaults are names here and values in the signatures; `tests/training/
 # test_schema.py` compares the two.
-_UNIFORM = ("snfs", "dsr", "dnw", "top_kast", "sr_ste")
+_UNIFORM = ("snfs", "dsr", "dnw", "top_kast", "sr_ste", "weight_sparse")
+
+
+def _by_trained(make: Callable[[Any], Any]) -> dict[str, schema.FromRun]:
+  """Returns the choice that is made from trained weights."""
+  return {methods.GLOBAL_MAGNITUDE: schema.FromRun("trained_params", make)}
+
+
 _METHOD_CHOICES = {
-  "curve": schema.Choice(methods.CURVES, "cubic"),
+  "curve": schema.Choice(methods.CURVES, "cubic", {"weight_sparse": "linear"}),
   "distribution": schema.Choice(
-    methods.DISTRIBUTIONS,
+    methods.DISTRIBUTIONS | _by_trained(scopes.global_magnitude),
     "erk",
     {
       **dict.fromkeys(("set", "accset", "lset", "dynset"), "er"),
@@ -30,7 +38,12 @@ _METHOD_CHOICES = {
       "snfs": "momentum",
     },
   ),
-  "scope": schema.Choice(methods.SCOPES, "global"),
+  "scope": schema.Choice(
+    methods.SCOPES
+    | _by_trained(lambda x: scopes.layerwise(scopes.global_magnitude(x))),
+    "global",
+    {"supermask": "uniform"},
+  ),
   "storage": schema.Choice(methods.STORAGES, "zeroed"),
 }
 KINDS = {

@@ -21,6 +21,7 @@ from sparsejax.training.recipes.recipe import (
   SparseNetwork,
   as_recipe,
 )
+from sparsejax.training.recipes.release import release
 from sparsejax.training.recipes.retraining import retrain
 from sparsejax.training.recipes.small_dense import small_dense
 
@@ -32,6 +33,7 @@ RECIPES = {
   "random_init": random_init,
   "magnitude_init": magnitude_init,
   "retrain": retrain,
+  "release": release,
   "small_dense": small_dense,
 }
 """Recipes that `config.method` can name, in addition to `methods.METHODS`."""
@@ -47,6 +49,7 @@ __all__ = [
   "grasp",
   "magnitude_init",
   "random_init",
+  "release",
   "retrain",
   "small_dense",
   "snip",

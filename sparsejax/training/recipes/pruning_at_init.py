@@ -6,17 +6,18 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
-import optax
 
 from sparsejax import at_init, methods
 from sparsejax.components import scopes
 from sparsejax.method import Scope
+from sparsejax.tasks import Batch, Task
 from sparsejax.training import forward
 from sparsejax.training.recipes import scoring_data
 from sparsejax.training.recipes.recipe import MaskInputs, Recipe
 
-# The loss behind the scores: logits, labels -> a scalar, or a sum of logits.
-Loss = Callable[[jax.Array, jax.Array], jax.Array]
+# The loss behind the scores: task, outputs, targets -> a scalar, or outputs
+# that are summed.
+Loss = Callable[[Task, Any, Any], Any]
 
 
 class _Scoring(NamedTuple):
@@ -54,7 +55,7 @@ def snip(
     The recipe.
   """
   data = scoring_data.shuffled(batches, batch_size)
-  scoring = _Scoring(at_init.snip, data, cross_entropy)
+  scoring = _Scoring(at_init.snip, data, task_loss)
   return _recipe(scoring, sparsity, scope)
 
 
@@ -77,7 +78,7 @@ def taylor(
     The recipe.
   """
   data = scoring_data.shuffled(batches, batch_size)
-  scoring = _Scoring(at_init.taylor, data, cross_entropy)
+  scoring = _Scoring(at_init.taylor, data, task_loss)
   return _recipe(scoring, sparsity, scope)
 
 
@@ -106,7 +107,7 @@ def grasp(
   scoring = _Scoring(
     at_init.grasp,
     scoring_data.balanced(classes, samples_per_class, batch_count=2),
-    functools.partial(cross_entropy, temperature=float(temperature)),
+    functools.partial(task_loss, temperature=float(temperature)),
   )
   return _recipe(scoring, sparsity, scope)
 
@@ -130,7 +131,7 @@ def synflow(
   if rounds < 1:
     raise ValueError(f"`rounds` must be at least 1, got {rounds}.")
   criterion = at_init.synflow._replace(rounds=rounds)
-  scoring = _Scoring(criterion, scoring_data.ones, _logits, train=False)
+  scoring = _Scoring(criterion, scoring_data.ones, _outputs, train=False)
   return _recipe(scoring, sparsity, scope)
 
 
@@ -146,7 +147,7 @@ def magnitude_init(
   Returns:
     The recipe.
   """
-  scoring = _Scoring(at_init.magnitude, scoring_data.ones, cross_entropy)
+  scoring = _Scoring(at_init.magnitude, scoring_data.ones, task_loss)
   return _recipe(scoring, sparsity, scope)
 
 
@@ -163,23 +164,22 @@ def random_init(
   Returns:
     The recipe.
   """
-  scoring = _Scoring(at_init.random, scoring_data.ones, cross_entropy)
+  scoring = _Scoring(at_init.random, scoring_data.ones, task_loss)
   return _recipe(scoring, sparsity, scope)
 
 
-def cross_entropy(
-  logits: jax.Array, labels: jax.Array, *, temperature: float = 1.0
+def task_loss(
+  task: Task, outputs: Any, targets: Any, *, temperature: float = 1.0
 ) -> jax.Array:
-  """Returns the mean cross-entropy of logits divided by a temperature."""
-  return optax.softmax_cross_entropy_with_integer_labels(
-    logits / temperature, labels
-  ).mean()
+  """Returns the mean loss of outputs divided by a temperature."""
+  cooled = jax.tree.map(lambda x: x / temperature, outputs)
+  return task.loss(cooled, targets).mean()
 
 
-def _logits(logits: jax.Array, labels: jax.Array) -> jax.Array:
-  """Returns the logits, which SynFlow sums."""
-  del labels  # There is no data.
-  return logits
+def _outputs(task: Task, outputs: Any, targets: Any) -> Any:
+  """Returns the outputs, which SynFlow sums."""
+  del task, targets  # There is no data.
+  return outputs
 
 
 def _recipe(scoring: _Scoring, sparsity: float, scope: Scope) -> Recipe:
@@ -197,16 +197,15 @@ def _masks(
   """Returns the masks of the highest scores."""
   model = _in_any_precision(inputs.setup.model)
 
-  def loss_fn(params: Any, batch: tuple[jax.Array, jax.Array]) -> jax.Array:
-    images, labels = batch
-    logits, _ = forward.apply_model(
+  def loss_fn(params: Any, batch: Batch) -> Any:
+    outputs, _ = forward.apply_model(
       model,
       params,
       inputs.weights.model_state,
-      images,
+      batch.inputs,
       dropout_key=inputs.key if scoring.train else None,
     )
-    return scoring.loss(logits, labels)
+    return scoring.loss(inputs.setup.task, outputs, batch.targets)
 
   return at_init.prune_at_init(
     loss_fn,

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import flax.linen as nn
 import jax
 
-from sparsejax.data import Split
 from sparsejax.method import Method
 from sparsejax.training.train_state import Setup, Weights
 
@@ -32,7 +31,7 @@ class MaskInputs(NamedTuple):
     examples: batch size -> endless batches of the training split, shuffled
       anew in every epoch.
     train_examples: number of examples in the training split.
-    image_shape: H, W, C.
+    example: a blank example, as the split stores it.
     key: typed key.
     source: the network of the source run, if there is one.
     select: selected leaves, as for `sparsify`.
@@ -41,9 +40,9 @@ class MaskInputs(NamedTuple):
 
   setup: Setup
   weights: Weights
-  examples: Callable[[int], Iterator[Split]]
+  examples: Callable[[int], Iterator[Any]]
   train_examples: int
-  image_shape: tuple[int, ...]
+  example: Any
   key: jax.Array
   source: SparseNetwork | None
   select: Any

@@ -1,17 +1,18 @@
-"""Batches for scores at initialization: normalized, without augmentation."""
+"""Batches for scores at initialization, as the task draws for evaluation."""
 
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sparsejax.data import Split, batches
+from sparsejax.tasks import Batch
 from sparsejax.training.recipes.recipe import MaskInputs
 
-# Returns normalized inputs [n, B, H, W, C] and labels [n, B] of n batches.
-ScoringData = Callable[[MaskInputs], tuple[jax.Array, jax.Array]]
+ScoringData = Callable[[MaskInputs], Batch]
+"""Returns n batches, stacked along a leading axis."""
 
 
 def shuffled(count: int, batch_size: int) -> ScoringData:
@@ -27,9 +28,9 @@ def shuffled(count: int, batch_size: int) -> ScoringData:
       f" {count}, {batch_size}."
     )
 
-  def load(inputs: MaskInputs) -> tuple[jax.Array, jax.Array]:
-    loaded = itertools.islice(inputs.examples(batch_size), count)
-    return _normalized(inputs, jax.tree.map(lambda *x: np.stack(x), *loaded))
+  def load(inputs: MaskInputs) -> Batch:
+    found = itertools.islice(inputs.examples(batch_size), count)
+    return _stack([_draw(inputs, examples) for examples in found])
 
   return load
 
@@ -38,7 +39,7 @@ def balanced(classes: int, per_class: int, *, batch_count: int) -> ScoringData:
   """Equally many examples of every class, also within each batch.
 
   Args:
-    classes: number of classes K.
+    classes: number of classes K; the targets of an example are its class.
     per_class: examples per class, a positive multiple of `batch_count`.
     batch_count: number of batches.
   """
@@ -48,38 +49,40 @@ def balanced(classes: int, per_class: int, *, batch_count: int) -> ScoringData:
       f" {per_class}."
     )
 
-  def load(inputs: MaskInputs) -> tuple[jax.Array, jax.Array]:
-    found = _images_by_class(inputs, classes, per_class)
-    images = np.stack([np.stack(of_class) for of_class in found], axis=1)
-    labels = np.broadcast_to(
-      np.arange(classes, dtype=np.int32), images.shape[:2]
-    )
-    shape = (batch_count, -1)
-    return _normalized(
-      inputs,
-      Split(images.reshape(*shape, *images.shape[2:]), labels.reshape(shape)),
+  def load(inputs: MaskInputs) -> Batch:
+    found = _by_class(inputs, classes, per_class)
+    each = [_stack(of_class) for of_class in found]
+    # From [K, per class, ...] to alternating classes, in batches.
+    return jax.tree.map(
+      lambda *x: jnp.stack(x, axis=1).reshape(batch_count, -1, *x[0].shape[1:]),
+      *each,
     )
 
   return load
 
 
-def ones(inputs: MaskInputs) -> tuple[jax.Array, jax.Array]:
-  """No data: a single input of ones, after normalization."""
-  images = jnp.ones((1, 1, *inputs.image_shape), jnp.float32)
-  return images, jnp.zeros((1, 1), jnp.int32)
+def ones(inputs: MaskInputs) -> Batch:
+  """No data: a single input of ones, and targets of zeros."""
+  blank = _draw(inputs, inputs.example)
+  return Batch(
+    jax.tree.map(lambda x: jnp.ones((1, *x.shape), x.dtype), blank.inputs),
+    jax.tree.map(lambda x: jnp.zeros((1, *x.shape), x.dtype), blank.targets),
+  )
 
 
-def _images_by_class(
+def _by_class(
   inputs: MaskInputs, classes: int, per_class: int
-) -> list[list[np.ndarray]]:
-  found: list[list[np.ndarray]] = [[] for _ in range(classes)]
+) -> list[list[Batch]]:
+  """Returns single examples, drawn, for each class."""
+  found: list[list[Batch]] = [[] for _ in range(classes)]
   # At most one epoch: the next one has the same examples.
-  for images, labels in itertools.islice(
+  for examples in itertools.islice(
     inputs.examples(classes), inputs.train_examples // classes
   ):
-    for image, label in zip(images, labels, strict=True):
+    batch = jax.tree.map(np.asarray, _draw(inputs, examples))
+    for index, label in enumerate(np.asarray(batch.targets)):
       if len(found[label]) < per_class:
-        found[label].append(image)
+        found[label].append(jax.tree.map(lambda x, i=index: x[i], batch))
     if sum(map(len, found)) == per_class * classes:
       break
   short = min(range(classes), key=lambda label: len(found[label]))
@@ -91,9 +94,9 @@ def _images_by_class(
   return found
 
 
-def _normalized(
-  inputs: MaskInputs, batch: Split
-) -> tuple[jax.Array, jax.Array]:
-  setup = inputs.setup
-  images = batches.normalize(batch.images, setup.mean, setup.std)
-  return images, jnp.asarray(batch.labels, jnp.int32)
+def _draw(inputs: MaskInputs, examples: Any) -> Batch:
+  return inputs.setup.task.draw(None, examples)
+
+
+def _stack(batches: list[Batch]) -> Batch:
+  return jax.tree.map(lambda *x: jnp.asarray(np.stack(x)), *batches)

@@ -2,7 +2,7 @@
 
 import contextlib
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -15,38 +15,37 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from sparsejax.tasks import Measure
 from sparsejax.training.reporting.reporter import Reporter
 
-# These fit on a line of 80 columns, next to the bar.
-_VALUES = {
-  "loss": "loss {:.4f}",
-  "accuracy": "acc {:.1%}",
-  "test_accuracy": "test {:.2%}",
-  "sparsity": "sparsity {:.1%}",
-}
-# For log files and wide terminals.
-_MORE_VALUES = _VALUES | {"inference_flops_ratio": "flops {:.1%}"}
 _WIDE = 100
 
 
 @contextlib.contextmanager
-def progress(console: Console, *, total: int) -> Iterator[Reporter]:
+def progress(
+  console: Console, *, total: int, measure: Measure
+) -> Iterator[Reporter]:
   """Show the progress of a run.
 
   Args:
     console: where to print.
     total: steps in the run.
+    measure: what is shown besides the loss.
 
   Yields:
     The reporter for the loop.
   """
+  formats = _formats(measure)
+  # For log files and wide terminals.
+  more = formats | {"inference_flops_ratio": "flops {:.1%}"}
   if not console.is_terminal:
     yield Reporter(
       message=lambda text: line(console, text),
-      progress=lambda step, row: _plain(console, step, total, row),
+      progress=lambda step, row: _plain(console, step, total, row, more),
     )
     return
-  formats = _MORE_VALUES if console.width >= _WIDE else _VALUES
+  if console.width >= _WIDE:
+    formats = more
   with _bar(console) as bar:
     task = bar.add_task("", total=total, values="starting")
     latest: dict[str, Any] = {}
@@ -64,7 +63,11 @@ def line(console: Console, text: str) -> None:
 
 
 def result(
-  console: Console, summary: Mapping[str, Any], workdir: pathlib.Path
+  console: Console,
+  summary: Mapping[str, Any],
+  workdir: pathlib.Path,
+  *,
+  measures: Sequence[Measure],
 ) -> None:
   """Print the result of a finished run.
 
@@ -72,9 +75,10 @@ def result(
     console: where to print.
     summary: content of `summary.json`.
     workdir: workdir of the run.
+    measures: of the task.
   """
   console.print(_layer_table(summary))
-  for name, value in _result_lines(summary, workdir):
+  for name, value in _result_lines(summary, workdir, measures):
     line(console, f"{name:<19} {value}")
 
 
@@ -88,10 +92,25 @@ def _bar(console: Console) -> Progress:
   )
 
 
+def _formats(measure: Measure) -> dict[str, str]:
+  """Returns the values that fit on 80 columns next to the bar, formatted."""
+  in_batch = measure.batch_text or measure.text
+  return {
+    "loss": "loss {:.4f}",
+    measure.name: f"{measure.short} {in_batch}",
+    f"test_{measure.name}": f"test {measure.text}",
+    "sparsity": "sparsity {:.1%}",
+  }
+
+
 def _plain(
-  console: Console, step: int, total: int, row: Mapping[str, Any]
+  console: Console,
+  step: int,
+  total: int,
+  row: Mapping[str, Any],
+  formats: Mapping[str, str],
 ) -> None:
-  line(console, f"step {step}/{total}  {_values(row, _MORE_VALUES)}")
+  line(console, f"step {step}/{total}  {_values(row, formats)}")
 
 
 def _values(row: Mapping[str, Any], formats: Mapping[str, str]) -> str:
@@ -115,15 +134,18 @@ def _layer_table(summary: Mapping[str, Any]) -> Table:
 
 
 def _result_lines(
-  summary: Mapping[str, Any], workdir: pathlib.Path
+  summary: Mapping[str, Any],
+  workdir: pathlib.Path,
+  measures: Sequence[Measure],
 ) -> Iterator[tuple[str, str]]:
   """Yields the label and the text of each line."""
   selected = summary.get("selected_step", summary["steps"])
   if selected != summary["steps"]:
     yield "selected step", f"{selected} of {summary['steps']} (best)"
-  yield "test accuracy", f"{summary['test_accuracy']:.2%}"
-  loss = summary["test_loss"]
-  yield "test loss", "not finite" if loss is None else f"{loss:.4f}"
+  for each in measures:
+    value = summary[f"test_{each.name}"]
+    yield f"test {each.title}", _finite(value, each.text)
+  yield "test loss", _finite(summary["test_loss"], "{:.4f}")
   target = summary["target_sparsity"]
   yield "requested sparsity", "none" if target is None else f"{target:.4%}"
   yield "achieved sparsity", f"{summary['sparsity']:.4%}"
@@ -137,6 +159,10 @@ def _result_lines(
   yield "training time", f"{summary['train_seconds']:.1f} s"
   yield "results", str(workdir / "summary.json")
   yield "report", str(workdir / "report.html")
+
+
+def _finite(value: float | None, text: str) -> str:
+  return "not finite" if value is None else text.format(value)
 
 
 def _flops(summary: Mapping[str, Any], name: str) -> str:

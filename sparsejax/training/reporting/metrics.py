@@ -4,9 +4,11 @@ import json
 import os
 import pathlib
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any
+
+import numpy as np
 
 from sparsejax.plots import records
 from sparsejax.training import run_flops
@@ -18,14 +20,17 @@ def rows(
   *,
   first: int,
   costs: run_flops.ModelCosts | None = None,
+  derive: Callable[[Mapping[str, float]], Mapping[str, float]] = lambda _: {},
 ) -> list[dict[str, Any]]:
   """Turn the stacked metrics of a dispatch into one row per step.
 
   Args:
     metrics: fields of `train_step.Metrics` as numpy arrays with a leading axis
-      of steps; `stats` is a dict of them, and `counters` a tuple.
+      of steps; `metrics` and `stats` are dicts of them, and `counters` a tuple.
+      Counts of `stats` may have an axis of leaves.
     first: completed steps before the dispatch.
     costs: of the model; without them there are no FLOPs.
+    derive: loss and metrics of a step -> more that follows from them.
 
   Returns:
     For each step its number, its scalars, and the sparsities and FLOPs that
@@ -34,20 +39,47 @@ def rows(
   scalars = {
     key: value
     for key, value in metrics.items()
-    if key not in ("stats", "counters")
+    if key not in ("loss", "metrics", "stats", "counters")
   }
+  of_task = {"loss": metrics["loss"], **metrics.get("metrics", {})}
   found = []
   for index in range(len(metrics["loss"])):
-    row = {"step": first + 1 + index}
+    means = {key: value[index].item() for key, value in of_task.items()}
+    row = {"step": first + 1 + index, **means, **derive(means)}
     row |= {key: value[index].item() for key, value in scalars.items()}
     row |= sparsity_row(
-      {key: int(value[index]) for key, value in metrics["stats"].items()}
+      {key: _count(value[index]) for key, value in metrics["stats"].items()}
     )
     if costs is not None:
-      counters = (value[index] for value in metrics["counters"])
-      row |= run_flops.record(run_flops.Counters(*counters), row["step"], costs)
+      counters = run_flops.Counters(*(x[index] for x in metrics["counters"]))
+      row |= run_flops.record(counters, row["step"], costs)
+      row |= changes_row(counters)
     found.append(row)
   return found
+
+
+def _count(counts: Any) -> int:
+  """Returns the sum of the counts of leaves, of any size."""
+  return int(np.sum(counts, dtype=np.int64))
+
+
+def changes_row(counters: run_flops.Counters) -> dict[str, Any]:
+  """Turn counts of all mask updates so far into recorded values.
+
+  Args:
+    counters: as numpy arrays.
+
+  Returns:
+    `mask_updates`, and `pruned` and `regrown`: for each sparse layer, in the
+    order of the summary's layers, how many weights all mask updates pruned and
+    regrew.
+  """
+  pruned, regrown = run_flops.changes(counters)
+  return {
+    "mask_updates": int(counters.mask_updates),
+    "pruned": pruned,
+    "regrown": regrown,
+  }
 
 
 def sparsity_row(stats: Mapping[str, int]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import jax
 
 import sparsejax
 from sparsejax.state import map_sparse_states
+from sparsejax.tasks import Measure
 from sparsejax.training import outcomes, run_flops, sharding, train_state
 from sparsejax.training.config.experiment import Experiment
 
@@ -24,9 +25,10 @@ def summarize(
     Plain values. Accuracies, counts, sparsities and inference FLOPs describe
     `selected_step`; `training_flops` and `mask_updates` cover all `steps`.
     Times cover the steps since the last start, those that begin with `run_` all
-    starts. Accuracies are in [0, 1]; counts and sparsities are over the sparse
-    leaves. Only `resumed_from_step` and keys ending in `_seconds` may differ
-    between an interrupted run and one that was not.
+    starts. `measures` says what the task measures. Accuracies are in [0, 1];
+    counts and sparsities are over the sparse leaves. Only `resumed_from_step`
+    and keys ending in `_seconds` may differ between an interrupted run and one
+    that was not.
   """
   selected = outcome.selected
   assert selected is not None
@@ -41,6 +43,8 @@ def summarize(
     "method": config["method"]["name"],
     "model": config["model"]["name"],
     "data": config["data"]["name"],
+    "task": experiment.dataset.task.name,
+    "measures": [_measure(each) for each in experiment.dataset.task.measures],
     "seed": config["seed"],
     "steps": outcome.step,
     "selected_step": selected.step,
@@ -62,7 +66,12 @@ def summarize(
     "dense_inference_macs": found.dense_macs,
     **run_flops.record(counters._replace(active=active), outcome.step, costs),
     "mask_updates": int(counters.mask_updates),
-    "layers": [_layer(layer, order) for layer in found.layers],
+    "layers": [
+      _layer(layer, order) | {"pruned": pruned, "regrown": regrown}
+      for layer, pruned, regrown in zip(
+        found.layers, *run_flops.changes(counters), strict=True
+      )
+    ],
     "warnings": [*experiment.warnings, *found.warnings],
     "devices": jax.device_count(),
     "processes": jax.process_count(),
@@ -71,6 +80,16 @@ def summarize(
     "train_seconds": outcome.train_seconds,
     "mask_update_seconds": outcome.mask_update_seconds,
     **outcome.seconds,
+  }
+
+
+def _measure(measure: Measure) -> dict[str, Any]:
+  """Returns what readers of the records need to know of a measure."""
+  return {
+    "name": measure.name,
+    "title": measure.title,
+    "percent": "%" in measure.text,
+    "higher_is_better": measure.higher_is_better,
   }
 
 

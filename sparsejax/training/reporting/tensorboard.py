@@ -41,7 +41,7 @@ class Writer:
     """Write one point for each value of a row except `step`.
 
     Args:
-      row: `step` and numbers; None is skipped.
+      row: `step` and numbers; None and lists are skipped.
 
     Raises:
       OSError: if they cannot be written.
@@ -49,7 +49,7 @@ class Writer:
     points = [
       _summaries.Summary.Value(tag=name, simple_value=float(value))
       for name, value in row.items()
-      if name != "step" and value is not None
+      if name != "step" and isinstance(value, int | float)
     ]
     self._file.write_event(
       _events.Event(

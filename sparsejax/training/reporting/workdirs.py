@@ -1,6 +1,8 @@
 """The workdir of a run: which config it belongs to, and its result.
 
     config.json    the resolved config
+    environment.json
+                   versions and devices of the last start, for the report
     metrics.jsonl  one JSON object per line, with `step`, in ascending order
     events.*       the same values for TensorBoard
     checkpoints/   training states

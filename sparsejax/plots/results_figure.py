@@ -1,4 +1,4 @@
-"""The figure of accuracy over sparsity, one curve per method."""
+"""The figure of results over sparsity, one curve per method."""
 
 import itertools
 import math
@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sparsejax.plots import style
+from sparsejax.plots.records import ACCURACY
 from sparsejax.plots.results import Average, percent
 
 _TICKS = (10, 20, 50, 80, 90, 95, 97, 98, 99, 99.5, 99.9)
@@ -17,13 +18,13 @@ _LINES = ("-", "--", ":")
 _FLOOR = 1e-2
 
 
-def plot_accuracy(averages: Sequence[Average], path: pathlib.Path) -> None:
-  """Plot accuracy over sparsity, one curve per label.
+def plot_results(averages: Sequence[Average], path: pathlib.Path) -> None:
+  """Plot accuracy, or another measure, over sparsity, one curve per label.
 
-  Dense networks are horizontal lines. Both axes are logarithmic, in the error
-  and in the fraction of active weights: 98 and 99 % are as far apart as 80 and
-  90 %. A network without active weights, of sparsity 1, has no position and is
-  left out.
+  Dense networks are horizontal lines. The sparsity is logarithmic in the
+  fraction of active weights: 98 and 99 % are as far apart as 80 and 90 %. An
+  accuracy is logarithmic in the error, any other measure in its value. Networks
+  without active weights, of sparsity 1, have no position and are left out.
 
   Args:
     averages: as returned by `results.average_seeds`.
@@ -32,7 +33,11 @@ def plot_accuracy(averages: Sequence[Average], path: pathlib.Path) -> None:
   labels = list(dict.fromkeys(a.label for a in averages))
   figure = style.new_figure(8.4, max(4.2, 0.24 * len(labels) + 1.2))
   axes = figure.subplots()
-  style.log_error_scale(axes, _FLOOR)
+  measure = averages[0].measure if averages else ACCURACY
+  if measure.percent:
+    style.log_error_scale(axes, _FLOOR)
+  else:
+    axes.set_yscale("log")
   for average in averages:
     if not average.sparsity:
       _horizontal_line(axes, average)
@@ -43,9 +48,13 @@ def plot_accuracy(averages: Sequence[Average], path: pathlib.Path) -> None:
   _curves(axes, sparse, positions)
   ticks = _spaced_ticks(positions)
   axes.set_xticks([positions[s] for s in ticks], list(map(percent, ticks)))
-  style.accuracy_ticks(axes, _TICKS)
+  if measure.percent:
+    style.accuracy_ticks(axes, _TICKS)
+  else:
+    style.plain_log_ticks(axes)
   axes.set_xlabel("sparsity")
-  axes.set_ylabel("test accuracy (%), log of the error")
+  scale = "log of the error" if measure.percent else "log"
+  axes.set_ylabel(f"test {measure.unit}, {scale}")
   style.finish_axes(axes, grid="y")
   if axes.get_legend_handles_labels()[0]:
     figure.legend(loc="outside right upper", frameon=False, fontsize=8)

@@ -1,0 +1,141 @@
+"""Language models in the trainer: records, exact resume, sparse to dense."""
+
+import json
+import pathlib
+import signal
+
+import pytest
+from helpers import stopping, tiers, trainer
+
+import sparsejax
+from sparsejax import command_line, train
+from sparsejax.training import initial_state, sharding
+from sparsejax.training.config import build, command
+
+CONFIG = pathlib.Path(__file__).parents[2] / "configs" / "lm.py"
+
+
+def main(workdir, options, *changes, stop=None):
+  argv = [f"--config={CONFIG}:{options},runlocal", *changes]
+  return train.main([*argv, f"--workdir={workdir}"], stop=stop)
+
+
+def experiment(options, *changes):
+  argv = [f"--config={CONFIG}:{options},runlocal", *changes]
+  return build.build(command.parse(argv).config)
+
+
+def records(workdir):
+  return trainer.metrics(workdir), trainer.summary(workdir)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+  """A run that nothing interrupts."""
+  workdir = tmp_path_factory.mktemp("lm") / "whole"
+  assert main(workdir, "granet,sparsity=0.8") == command_line.DONE
+  return workdir
+
+
+def test_records_have_the_measures_of_the_task(whole):
+  rows, summary = records(whole)
+  assert summary["task"] == "next_token"
+  assert summary["sparsity"] == pytest.approx(0.8, abs=1e-4)
+  assert [m["name"] for m in summary["measures"]] == [
+    "bits_per_byte",
+    "perplexity",
+    "accuracy",
+  ]
+  for prefix, found in (("", rows[-1]), ("test_", summary)):
+    loss = found[f"{prefix}loss"]
+    assert found[f"{prefix}bits_per_byte"] == pytest.approx(loss / 0.693147181)
+    assert found[f"{prefix}perplexity"] == pytest.approx(2.718281828**loss)
+  page = (whole / "report.html").read_text()
+  assert "test_bits_per_byte" in page and "bits per byte and sparsity" in page
+  assert "digest" in json.loads((whole / "config.json").read_text())["data"]
+
+
+def test_each_matrix_of_each_block_is_a_layer(whole):
+  _, summary = records(whole)
+  layers = summary["layers"]
+  assert len(layers) == 2 * 7
+  # The config's scope is uniform.
+  assert max(layer["sparsity"] for layer in layers) < 0.81
+  assert all(layer["macs"] == 32 * layer["total"] for layer in layers)
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(whole, tmp_path):
+  stopped = main(tmp_path, "granet,sparsity=0.8", stop=stopping.StopAfter(3))
+  assert stopped == command_line.TERMINATED
+  assert trainer.last_step(tmp_path) == 15
+  assert main(tmp_path, "granet,sparsity=0.8") == command_line.DONE
+  trainer.assert_same_run(tmp_path, whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_killed_run_resumes_bit_for_bit(tmp_path, number):
+  """As a user kills it, in a longer run."""
+  options = {
+    "config": CONFIG,
+    "options": "granet,runlocal",
+    "cache": tmp_path / "cache",
+  }
+  longer = "--config.epochs=60"
+  status, out, error = trainer.run(tmp_path / "whole", longer, **options)
+  assert status == 0, out + error
+  process = trainer.start(tmp_path / "run", longer, **options)
+  trainer.wait_for(process, lambda: trainer.last_step(tmp_path / "run") >= 200)
+  process.send_signal(number)
+  status, _, _ = trainer.finish(process)
+  assert status == (143 if number == signal.SIGTERM else -9)
+  status, out, error = trainer.run(tmp_path / "run", longer, **options)
+  assert status == 0 and "Resuming from step" in out, out + error
+  trainer.assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+def test_sparse_pre_training_then_dense_fine_tuning(whole, tmp_path):
+  changes = (f"--config.init_from={whole}", "--config.method.at_step=10")
+  assert main(tmp_path, "release", *changes) == command_line.DONE
+  rows, summary = records(tmp_path)
+  before = trainer.summary(whole)["active"]
+  assert [row["active"] for row in rows] == [before] * 9 + [20480] * 11
+  assert summary["sparsity"] == 0 and summary["init_method"] == "granet"
+  start = experiment("release", *changes)
+  state = initial_state.create(start, sharding.make_mesh())
+  found = sparsejax.summary(state.params, state.opt_state)
+  assert found.active == before
+
+
+@pytest.mark.parametrize(
+  "method",
+  tiers.some(
+    ("rigl", "set", "gmp", "static", "top_kast", "dense", "optg", "sr_ste"),
+    lambda name: name in ("sr_ste",),
+  ),
+)
+def test_methods_train(tmp_path, method):
+  assert main(tmp_path, method) == command_line.DONE
+  found = trainer.summary(tmp_path)
+  if found["target_sparsity"] is not None:
+    assert found["active"] == found["requested"]
+
+
+@pytest.mark.slow
+def test_bfloat16_trains(tmp_path):
+  assert main(tmp_path, "granet,dtype=bfloat16") == command_line.DONE
+
+
+@pytest.mark.parametrize(
+  ("options", "changes", "message"),
+  [
+    ("granet,text_folder", (), "`config.data.path` is missing"),
+    ("granet", ("--config.model.name=mlp",), "takes its `classes` from"),
+    ("grasp", (), "takes its `classes` from the data"),
+    ("granet", ("--config.data.digest=x",), "it is another text"),
+    ("granet,tiny_shakespeare", ("--config.data.path=/no",), "is not on disk"),
+  ],
+)
+def test_what_does_not_fit_is_refused(options, changes, message):
+  with pytest.raises(command_line.InputError, match=message):
+    experiment(options, *changes)
