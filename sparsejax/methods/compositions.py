@@ -23,11 +23,13 @@ from sparsejax.method import (
   Criterion,
   Curve,
   Fraction,
+  Granularity,
   Initial,
   Method,
   Prune,
   PruneAndRegrow,
   Scope,
+  single_weights,
 )
 
 ERK = scopes.layerwise(distributions.erk)
@@ -102,6 +104,49 @@ def initial(scope: Scope, sparsity: float | None) -> Initial:
   if sparsity is not None:
     arguments.check_sparsity(sparsity)
   return Initial(scope, sparsity=sparsity)
+
+
+def with_granularity(method: Method, granularity: Granularity) -> Method:
+  """Returns the method with another granularity, such as whole filters.
+
+  All its sparsities, counts and fractions are then in units.
+
+  Args:
+    method: of single weights.
+    granularity: `sparsejax.filters()`, `blocks(...)`, `n_of_m(...)` or
+      `at_least(...)`.
+
+  Raises:
+    ValueError: for a method whose pattern or sparsity contradicts it.
+  """
+  prune = method.prune
+  if granularity is single_weights:
+    return method
+  if method.initial.pattern or (prune and prune.pattern):
+    raise ValueError(
+      "`granularity` cannot change a method that has a pattern, a rule for"
+      " which weights stay. Use another method."
+    )
+  if granularity.sparsity is not None:
+    _check_sparsity(method, granularity.sparsity)
+  initial, scope = method.initial, granularity.scope
+  if scope is not None:
+    initial = dataclasses.replace(initial, scope=scope)
+    prune = prune and dataclasses.replace(prune, scope=scope)
+  return dataclasses.replace(
+    method, granularity=granularity, initial=initial, prune=prune
+  )
+
+
+def _check_sparsity(method: Method, sparsity: float) -> None:
+  """Raises ValueError unless a method ends at the sparsity of a granularity."""
+  found = method.target_sparsity
+  if found is None or abs(found - sparsity) > 1e-9:
+    raise ValueError(
+      f"`sparsity` must be {sparsity} with this `granularity`, got {found}: all"
+      " cells have the same number of weights, from the first to the last"
+      " mask update."
+    )
 
 
 def track_ever_active(method: Method) -> Method:

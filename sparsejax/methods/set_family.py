@@ -22,15 +22,18 @@ from sparsejax.method import (
   Criterion,
   Curve,
   Distribution,
+  Granularity,
   Method,
   MetricKind,
   as_pruned,
+  single_weights,
 )
 from sparsejax.methods.compositions import (
   constant_or_rising,
   prune_and_regrow,
   signs,
   variant,
+  with_granularity,
 )
 from sparsejax.updates import orders
 
@@ -54,6 +57,7 @@ def set_family(
   masks_first: bool = False,
   reset_optimizer: bool = False,
   prune_last: bool = False,
+  granularity: Granularity = single_weights,
 ) -> Method:
   """SET: prunes the weights closest to zero and regrows others.
 
@@ -98,6 +102,8 @@ def set_family(
     prune_last: whether the last epoch ends with a mask update that prunes and
       regrows nothing, as in both papers' algorithms. A loop of your own with
       `masks_first` calls `update_masks` for it after the last step.
+    granularity: what is pruned and regrown as one; sparsities are in its units.
+      A unit is pruned by the sum of magnitudes, with any `by_sign`.
 
   Raises:
     ValueError: unless exactly one of `sparsity` and `epsilon` is given; for
@@ -138,7 +144,7 @@ def set_family(
   )
   if regrow_count is not as_pruned:
     composed["target_sparsity"] = None  # Only the first masks have it.
-  return Method(
+  method = Method(
     **composed,
     regrow=prune_and_regrow(
       regrow_by,
@@ -157,6 +163,7 @@ def set_family(
     metric=follows,
     reset_optimizer=reset_optimizer,
   )
+  return with_granularity(method, granularity)
 
 
 def _metric_kind(drives: str | None) -> MetricKind | None:

@@ -98,7 +98,9 @@ MOVING = {
     0.8, every_steps=3, end_step=12, prune_count=9, threshold=0.2
   ),
   "deep_r": sparsejax.deep_r(0.8, noise=1e-3),
-  "weight_sparse": sparsejax.weight_sparse(0.05, end_step=4, every_steps=2),
+  "weight_sparse": sparsejax.weight_sparse(
+    0.05, end_step=4, every_steps=2, min_per_neuron=1
+  ),
 }
 ALL = METHODS | KEPT | MOVING
 

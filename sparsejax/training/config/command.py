@@ -11,7 +11,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from sparsejax import command_line
-from sparsejax.training.config import files, sections, value_types
+from sparsejax.training.config import files, schema, sections, value_types
 
 
 class Command(NamedTuple):
@@ -190,12 +190,16 @@ def _rename_sections(argv: Sequence[str], config: Any) -> list[str]:
   """Replaces a section whose name is overridden by one of the new name."""
   rest = []
   for arg in argv:
-    match = re.fullmatch(r"--?config\.(\w+)\.name=(.*)", arg)
-    if match is None or match[1] not in sections.KINDS:
+    match = re.fullmatch(r"--?config\.([\w.]+)\.name=(.*)", arg)
+    kind = match and sections.find_kind(match[1])
+    if match is None or kind is None:
       rest.append(arg)
-    elif match[2] != dict(config.get(match[1]) or {}).get("name"):
+      continue
+    *outer, key = match[1].split(".")
+    holder = functools.reduce(lambda c, name: c.get(name) or {}, outer, config)
+    if match[2] != dict(holder.get(key) or {}).get("name"):
       with config.unlocked():
-        config[match[1]] = ConfigDict(sections.section(match[1], match[2]))
+        holder[key] = ConfigDict(schema.section(kind, match[2], {}))
   config.lock()
   return rest
 

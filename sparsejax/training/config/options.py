@@ -14,9 +14,11 @@ METHOD_OPTIONS: dict[str, type] = {
   "end_epochs": float,
   "distribution": str,
   "scope": str,
+  "criterion": str,
   "storage": str,
   "curve": str,
   "regrow_by": str,
+  "granularity": str,
 }
 """Options of the papers' configs that are arguments of the method."""
 
