@@ -149,8 +149,13 @@ def _result_lines(
   target = summary["target_sparsity"]
   yield "requested sparsity", "none" if target is None else f"{target:.4%}"
   yield "achieved sparsity", f"{summary['sparsity']:.4%}"
-  counts = f"{summary['active']:,} ({summary['requested']:,} requested)"
-  yield "active weights", counts
+  requested = f"({summary['requested']:,} requested)"
+  if summary["units"]:
+    units = f"{summary['active_units']:,} of {summary['total_units']:,}"
+    yield "active units", f"{units} {requested}"
+    yield "active weights", f"{summary['active']:,}"
+  else:
+    yield "active weights", f"{summary['active']:,} {requested}"
   yield "ever active (ITOP)", _itop_rate(summary["itop_rate"])
   yield "inference FLOPs", _flops(summary, "inference_flops")
   yield "training FLOPs", _flops(summary, "training_flops")
