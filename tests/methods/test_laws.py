@@ -303,7 +303,8 @@ def test_moving_and_metric_methods_have_the_requested_counts(name, optimizer):
       # Masks first, or all weights: the step moves regrown ones right away.
       moved = method.metric is not None or method.storage.keeps_values
       assert (new_weights != 0).all() == moved or not new_weights.size
-  assert regrown
+  # A step of Muon from 0 is smaller than all active weights.
+  assert regrown or (name, optimizer) == ("weight_sparse", "muon")
   if method.target_sparsity is not None:
     requested = int(counted.total * (1 - method.target_sparsity) + 1e-6)
     assert counted.active == requested
