@@ -18,9 +18,9 @@ LEVELS = (
   {"command_line", "method"},
   {"components"},
   {"state"},
-  {"selection", "analysis"},
+  {"selection"},
   {"updates"},
-  {"sparsify", "methods", "at_init"},
+  {"sparsify", "methods", "at_init", "calibration", "analysis"},
   {"__init__"},
   {"training", "export"},
   {"train", "study", "launch"},
@@ -47,6 +47,8 @@ LIBRARIES = {
   "grain": ("data",),
   "sklearn": ("data",),
   "PIL": ("data",),
+  "onnx": ("export",),
+  "onnxruntime": ("export",),
 }
 
 
