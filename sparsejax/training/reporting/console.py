@@ -2,7 +2,7 @@
 
 import contextlib
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich.console import Console
@@ -16,6 +16,7 @@ from rich.progress import (
 from rich.table import Table
 
 from sparsejax.components import counts
+from sparsejax.plots import records
 from sparsejax.tasks import Measure
 from sparsejax.training.reporting.reporter import Reporter
 
@@ -67,8 +68,6 @@ def result(
   console: Console,
   summary: Mapping[str, Any],
   workdir: pathlib.Path,
-  *,
-  measures: Sequence[Measure],
 ) -> None:
   """Print the result of a finished run.
 
@@ -76,10 +75,9 @@ def result(
     console: where to print.
     summary: content of `summary.json`.
     workdir: workdir of the run.
-    measures: of the task.
   """
   console.print(_layer_table(summary))
-  for name, value in _result_lines(summary, workdir, measures):
+  for name, value in _result_lines(summary, workdir):
     line(console, f"{name:<19} {value}")
 
 
@@ -137,15 +135,14 @@ def _layer_table(summary: Mapping[str, Any]) -> Table:
 def _result_lines(
   summary: Mapping[str, Any],
   workdir: pathlib.Path,
-  measures: Sequence[Measure],
 ) -> Iterator[tuple[str, str]]:
   """Yields the label and the text of each line."""
   selected = summary.get("selected_step", summary["steps"])
   if selected != summary["steps"]:
     yield "selected step", f"{selected} of {summary['steps']} (best)"
-  for each in measures:
-    value = summary[f"test_{each.name}"]
-    yield f"test {each.title}", _finite(value, each.text)
+  for each in records.measures(summary):
+    text = "{:.2%}" if each.percent else "{:.4f}"
+    yield f"test {each.title}", _finite(summary[f"test_{each.name}"], text)
   yield "test loss", _finite(summary["test_loss"], "{:.4f}")
   target = summary["target_sparsity"]
   yield "requested sparsity", "none" if target is None else f"{target:.4%}"
