@@ -12,7 +12,8 @@ import os
 import pathlib
 import tempfile
 
-os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # Before XLA's threads.
+if __name__ == "__main__":  # One core, before XLA makes its threads.
+  os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
@@ -135,5 +136,10 @@ def run(options):
   timing.save("export", found, where, options.folder)
 
 
+def main(argv=None):
+  """Run the benchmark and save its results."""
+  run(outputs.options(__doc__, argv))
+
+
 if __name__ == "__main__":
-  run(outputs.options(__doc__, None))
+  main()

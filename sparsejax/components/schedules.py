@@ -154,6 +154,11 @@ def cubic_curve(i: int, n: int) -> float:
   return 1 - (1 - i / n) ** 3
 
 
+def linear_curve(i: int, n: int) -> float:
+  """Rises by the same amount at every update: `i / n`."""
+  return i / n
+
+
 @functools.cache
 def sigmoid_curve(alpha: float = 0.5, centre: float | None = None) -> Curve:
   """Rises in the middle: `1 / (1 + exp(-alpha (i - n/2)))`.

@@ -124,6 +124,28 @@ once (SNFS).
 """
 
 
+def _emit_zeroed_after_step(
+  params: PyTree, step: InnerStep, change: MaskChange, accumulators: Mapping
+) -> tuple[PyTree, PyTree]:
+  """Emits `-p` where a weight is inactive after the step, else the update."""
+  change = change._replace(keep=change.new)  # What comes back has moved from 0.
+  return _emit_zeroed(params, step, change, accumulators)
+
+
+zeroed_after_step = zeroed._replace(
+  gradient=straight_through,
+  emit=_emit_zeroed_after_step,
+  keeps_values=True,
+  keeps_state=True,
+  reads=(Input.GRADIENT,),
+)
+"""The optimizer steps all weights, inactive ones from 0, and keeps its state.
+
+At a mask update all stepped weights compete, and the others are 0 again (Gao et
+al., 2025). Nothing but the state of the optimizer is kept between steps.
+"""
+
+
 def zeroed_with_noise(
   signs: Accumulator, *, penalty: float, noise: float
 ) -> Storage:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from sparsejax.tasks import cross_entropy
 from sparsejax.tasks.task import Batch, Measure, Task
@@ -25,7 +26,7 @@ def next_token(*, context: int, bytes_per_token: float = 1.0) -> Task:
     of an example is the mean over its T tokens, in nats.
   """
 
-  def draw(key: jax.Array | None, rows: jax.Array) -> Batch:
+  def draw(key: jax.Array | None, rows: jax.Array | np.ndarray) -> Batch:
     count, width = rows.shape
     if key is None:
       tokens = jnp.asarray(rows[:, : context + 1])

@@ -93,7 +93,7 @@ def test_without_a_cache_the_text_stays_in_memory(tmp_path, monkeypatch):
     ({"path": "gs://bucket"}, "URL"),
     ({"patterns": ("*.md",)}, r"no file that matches \*.md"),
     ({"context": 300}, "'train' must have 600 to"),
-    ({"context": 200}, "'test' must have 201 to"),
+    ({"context": 100}, "'test' must have 101 to"),
     ({"digest": "0" * 16}, "it is another text"),
   ],
 )
@@ -142,23 +142,13 @@ def test_the_standard_library_is_checked_against_its_digest():
 
 
 def test_tiny_shakespeare_is_read_from_its_folder(tmp_path):
-  data_folders.write_text(
-    tmp_path,
-    "tiny_shakespeare",
-    train="To be" * 9,
-    test="or not",
-    validation="b",
-  )
-  with pytest.raises(command_line.InputError, match="'validation' must have"):
-    tiny_shakespeare(path=str(tmp_path), context=2)
-  data_folders.write_text(
-    tmp_path,
-    "tiny_shakespeare",
-    train="To be" * 9,
-    test="or not",
-    validation="to be",
-  )
-  made = tiny_shakespeare(path=str(tmp_path), context=2)
+  texts = {"train": "To be" * 9, "test": "or not", "validation": "to be"}
+  name = "tiny_shakespeare"
+  data_folders.write_text(tmp_path / "short", name, **texts | {"test": "o"})
+  with pytest.raises(command_line.InputError, match="'test' must have 3 to"):
+    tiny_shakespeare(path=str(tmp_path / "short"), context=2)
+  data_folders.write_text(tmp_path / "whole", name, **texts)
+  made = tiny_shakespeare(path=str(tmp_path / "whole"), context=2)
   assert np.asarray(made.test.tokens).tobytes() == b"or not\0"
   assert made.validation is not None and made.train.examples == 22
   with pytest.raises(command_line.InputError, match="Prepare it with"):

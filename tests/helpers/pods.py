@@ -254,8 +254,10 @@ def train_step(pod: str, method: str) -> Program:
 @functools.cache
 def transformer(
   pod: str, method: str, size: str = "8b"
-) -> tuple[Program, Program]:
+) -> tuple[Program, Program, object]:
   """Compiles a mask update and the train step of a transformer, by fsdp.
+
+  The third result is the state, with shapes and shardings.
 
   One text of 4,096 tokens per device, of the vocabulary of Llama 3; each block
   is computed again in the backward pass. No token is read.
@@ -307,7 +309,7 @@ def transformer(
     donate_argnums=0,
     out_shardings=(sharding.of(state), sharding.replicated(mesh)),
   )
-  return update, step
+  return update, step, state
 
 
 def _blank_text(context, batch_size):
@@ -350,6 +352,10 @@ if __name__ == "__main__":
     first, later = mask_updates(each, "gmp")
     print(row(each, "`init`, gmp, fsdp", first), flush=True)
     print(row(each, "`update`, gmp, fsdp", later), flush=True)
+  updated, stepped, _ = transformer("v5e 16x16", "gmp")
+  for which, program in {"`update`": updated, "train step": stepped}.items():
+    print(row("v5e 16x16", f"{which}, gmp, transformer, 8 billion", program))
+    print(f"temporary: {program.temporary / 1e6:,.0f} MB", flush=True)
   for each in PODS:
     for which in ("dense", "granet") if each == "v5e 4x4" else ("granet",):
       print(row(each, f"train step, {which}", train_step(each, which)))

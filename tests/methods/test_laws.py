@@ -98,6 +98,7 @@ MOVING = {
     0.8, every_steps=3, end_step=12, prune_count=9, threshold=0.2
   ),
   "deep_r": sparsejax.deep_r(0.8, noise=1e-3),
+  "weight_sparse": sparsejax.weight_sparse(0.05, end_step=4, every_steps=2),
 }
 ALL = METHODS | KEPT | MOVING
 
@@ -297,10 +298,9 @@ def test_moving_and_metric_methods_have_the_requested_counts(name, optimizer):
     for leaf in SHAPES:
       new_weights = kernels(params)[leaf][new[leaf] & ~old[leaf]]
       regrown += new_weights.size
-      # Masks first: the step moves regrown weights right away.
-      assert (new_weights != 0).all() == (
-        method.metric is not None
-      ) or not new_weights.size
+      # Masks first, or all weights: the step moves regrown ones right away.
+      moved = method.metric is not None or method.storage.keeps_values
+      assert (new_weights != 0).all() == moved or not new_weights.size
   assert regrown
   if method.target_sparsity is not None:
     requested = int(counted.total * (1 - method.target_sparsity) + 1e-6)

@@ -154,6 +154,14 @@ BOTH = [
       leaves, sgd, sparsity=0.8, learning_rate=0.1
     ),
   ),
+  Case(
+    "weight_sparse",
+    sparsejax.weight_sparse(0.8, end_step=50, every_steps=7),
+    lambda leaves, sgd, key: kept.WeightSparse(
+      leaves, sgd, sparsity=0.8, end_step=50, every=7
+    ),
+    changes=8,
+  ),
   top_kast_case("top_kast", every=1, penalty=0.02),
   soft_threshold_case(
     "soft_threshold",

@@ -85,6 +85,39 @@ def dnw(leaves, sgd, sparsity):
   )
 
 
+class WeightSparse:
+  """Weight-sparse training (Gao et al., 2025).
+
+  After every step all but the largest weights of each layer are set to 0. The
+  optimizer gets the dense gradient, steps all weights from what is left of
+  them, and its state is never touched. The active fraction falls along a line.
+  """
+
+  def __init__(self, leaves, sgd, *, sparsity, end_step, every):
+    self.leaves, self.sgd = leaves, sgd
+    self.sparsity, self.end_step, self.every = sparsity, end_step, every
+    self.t, self.pending = 0, False
+
+  def step(self, gradients):
+    for leaf, gradient in zip(self.leaves, gradients, strict=True):
+      before = leaf.mask
+      self.sgd.move(leaf, gradient)
+      if before is not None:
+        leaf.stepped = leaf.weights
+        leaf.zero(~before)
+    self.t += 1
+    if not network.all_finite(gradients):
+      return
+    updates = self.end_step // self.every
+    share = min(self.t // self.every, updates) / updates
+    sparse = network.sparse_leaves(self.leaves)
+    for leaf in sparse:
+      leaf.weights = leaf.stepped
+    keep_largest(sparse, self.sparsity * share, pruning.prune_uniform)
+    for leaf in sparse:
+      leaf.zero(~leaf.mask)
+
+
 class TopKAST:
   """Always sparse: a forward set A, and a larger backward set B that learns.
 
