@@ -2,6 +2,7 @@
 
 import html.parser
 import importlib.util
+import inspect
 import json
 import pathlib
 import re
@@ -177,6 +178,7 @@ def test_api_reference_has_every_public_name(tmp_path):
 
   load("api").write(tmp_path)
   text = "".join(path.read_text() for path in tmp_path.glob("*.md"))
-  modules = {"at_init", "connectivity", "criteria", "__version__"}
-  for name in set(sparsejax.__all__) - modules:
+  for name in set(sparsejax.__all__) - {"__version__"}:
+    if inspect.ismodule(getattr(sparsejax, name)):
+      continue
     assert f":: sparsejax.{name}\n" in text, name

@@ -9,7 +9,7 @@ every weight a unit and says how many are active in every cell of a layer.
 import functools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax.numpy as jnp
 import numpy as np
@@ -28,6 +28,7 @@ from sparsejax.method import (
 _READER = 2  # the role of an index that only consumes a channel
 
 
+@runtime_checkable
 class ChannelGroups(Protocol):
   """The channels that belong together: what `analysis.coupling` finds.
 
