@@ -4,10 +4,11 @@
 
 trains the MLP 64-256-256-10 with GraNet to 90 % sparsity, in about half a
 minute on two CPU cores. Options follow a colon, in any number: the method
-first, then `sparsity=`, `model=` (mlp, cnn), `seed=`, and `runlocal` for a test
-run of an epoch or two:
+first, then `sparsity=` and other arguments of the method, `model=` (mlp, cnn),
+`seed=`, and `runlocal` for a test run of an epoch or two:
 
     --config=digits:rigl,sparsity=0.95,model=cnn,seed=3
+    --config=digits:granet,model=cnn,granularity=filters,sparsity=0.5
 
 Methods that follow an accuracy hold out a tenth of the images for it.
 """
@@ -28,7 +29,12 @@ def get_config(arg: str | None = None) -> ConfigDict:
     arg,
     names=sections.names("method"),
     words=("runlocal",),
-    defaults={"name": "granet", "sparsity": None, "model": "mlp", "seed": 0},
+    defaults={
+      "name": "granet",
+      "model": "mlp",
+      "seed": 0,
+      **options.METHOD_OPTIONS,
+    },
   )
   name, runlocal = chosen["name"], chosen["runlocal"]
   # A method that acts between epochs needs two of them.
@@ -54,7 +60,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
       "optimizer": sections.section(
         "optimizer", "sgd", learning_rate=0.1, weight_decay=5e-4
       ),
-      "method": _method(name, chosen["sparsity"], epochs),
+      "method": _method(chosen, epochs),
       # Globs of parameter names: sparse layers (none: every kernel), and the
       # exceptions that stay dense.
       "select": (),
@@ -63,28 +69,24 @@ def get_config(arg: str | None = None) -> ConfigDict:
   )
 
 
-def _method(
-  name: str, sparsity: float | None, epochs: FieldReference
-) -> dict[str, Any]:
+def _method(chosen: dict[str, Any], epochs: FieldReference) -> dict[str, Any]:
   """Returns the method's section.
 
   Pruning ends at half of the run, as in GraNet's paper, with 50 mask updates in
   a whole run.
   """
-  given = _arguments(epochs, 0.9 if sparsity is None else sparsity)
-  own = given.get(name, {})
-  if sparsity is not None:
-    own["sparsity"] = sparsity
+  sparsity = 0.9 if chosen["sparsity"] is None else chosen["sparsity"]
+  own = _arguments(epochs, sparsity).get(chosen["name"], {})
   return sections.section(
     "method",
-    name,
+    chosen["name"],
     fill={
       "sparsity": 0.9,
       "at_epochs": epochs / 2,
       "end_epochs": epochs / 2,
       "every_epochs": epochs / 50,
     },
-    **own,
+    **options.update(own, chosen),
   )
 
 
