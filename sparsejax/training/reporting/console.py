@@ -148,15 +148,7 @@ def _result_lines(
   yield "requested sparsity", "none" if target is None else f"{target:.4%}"
   yield "achieved sparsity", f"{summary['sparsity']:.4%}"
   if summary["units"]:
-<<<<<<< HEAD
-    units = f"{summary['active_units']:,} of {summary['total_units']:,}"
-    yield "active units", f"{units} ({summary['requested']:,} requested)"
-||||||| merged common ancestors
-    units = f"{summary['active_units']:,} of {summary['total_units']:,}"
-    yield "active units", f"{units} {requested}"
-=======
     yield "active units", _active(summary)
->>>>>>> structured
     yield "active weights", f"{summary['active']:,}"
   else:
     yield "active weights", _active(summary)
