@@ -147,7 +147,11 @@ def _result_lines(
   target = summary["target_sparsity"]
   yield "requested sparsity", "none" if target is None else f"{target:.4%}"
   yield "achieved sparsity", f"{summary['sparsity']:.4%}"
-  yield "active weights", _active(summary)
+  if summary["units"]:
+    yield "active units", _active(summary)
+    yield "active weights", f"{summary['active']:,}"
+  else:
+    yield "active weights", _active(summary)
   yield "ever active (ITOP)", _itop_rate(summary["itop_rate"])
   yield "inference FLOPs", _flops(summary, "inference_flops")
   yield "training FLOPs", _flops(summary, "training_flops")
@@ -159,14 +163,15 @@ def _result_lines(
 
 
 def _active(summary: Mapping[str, Any]) -> str:
-  """Returns the active weights, those requested, and those of the target.
+  """Returns the active units, those requested, and those of the target.
 
-  The last two differ where the schedule has not reached the target.
+  Units are weights, unless several are pruned as one. The last two numbers
+  differ where the schedule has not reached the target.
   """
   target, requested = summary["target_sparsity"], summary["requested"]
-  text = f"{summary['active']:,} ({requested:,} requested"
-  if target is not None and summary["total"]:
-    final = counts.requested_count(summary["total"], target)
+  text = f"{summary['active_units']:,} ({requested:,} requested"
+  if target is not None and summary["total_units"]:
+    final = counts.requested_count(summary["total_units"], target)
     if final != requested:
       text += f" so far, {final:,} at the end of the schedule"
   return f"{text})"
