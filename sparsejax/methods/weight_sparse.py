@@ -10,8 +10,10 @@ from sparsejax.components import (
   storage as storages,
 )
 from sparsejax.method import Curve, Distribution, Initial, Method, Prune
+from sparsejax.methods.compositions import named
 
 
+@named
 def weight_sparse(
   sparsity: float,
   *,
