@@ -59,6 +59,7 @@ def build(config: ConfigDict, data: Dataset | None = None) -> Experiment:
   provided["learning_rate"] = optimizers.learning_rate_schedule(**in_optimizer)
   provided["trained_params"] = init_from.trained_params(resolved)
   recipe = recipes.as_recipe(_call("method", extended, provided))
+  layout = _layout(resolved, recipe)
   source = metric.source(
     resolved["metric"],
     recipe.method,
@@ -76,7 +77,6 @@ def build(config: ConfigDict, data: Dataset | None = None) -> Experiment:
     for purpose in (_MODEL_KEY, _DATA_KEY, _MASK_KEY)
   )
   rules = overrides(resolved, model, _names(_params(model, dataset)))
-  layout = _layout(resolved, recipe)
   tx_with = _transformation(
     resolved, inner, recipe.method, mask_key, rules, layout
   )
