@@ -7,11 +7,13 @@ channels dead, are shrunk, and the smaller network is timed against the masked
 one on one core. Needs the extra `onnx`.
 """
 
+import functools
 import os
 import pathlib
 import tempfile
 
-os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # Before XLA's threads.
+if __name__ == "__main__":  # One core, before XLA makes its threads.
+  os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
@@ -50,7 +52,7 @@ NETWORKS = {
 
 
 def half_dead(model, x):
-  """Returns a network of which a random half of each kind of channel is dead."""
+  """Returns a network with a random half of each kind of channel dead."""
 
   def apply(variables, x):
     return model.apply(variables, x, train=False)
@@ -92,12 +94,12 @@ def rows(name, model, size, batches, rounds):
       sessions[kind] = onnx_file.load(path, threads=1)
   for batch in batches:
     xs = jnp.repeat(x, batch, axis=0)
+    array = np.asarray(xs)
     calls = {}
     for kind, (function, params) in networks.items():
-      compiled = jax.jit(function)
-      calls[f"XLA {kind}"] = lambda f=compiled, p=params, x=xs: f(p, x)
-      calls[f"onnxruntime {kind}"] = lambda s=sessions[kind], x=np.asarray(xs): (
-        onnx_file.run(s, x)
+      calls[f"XLA {kind}"] = functools.partial(jax.jit(function), params, xs)
+      calls[f"onnxruntime {kind}"] = functools.partial(
+        onnx_file.run, sessions[kind], array
       )
     found = timing.measure(calls, rounds, warm_up=1, warm=1)
     for runtime in ("XLA", "onnxruntime"):
@@ -134,5 +136,10 @@ def run(options):
   timing.save("export", found, where, options.folder)
 
 
+def main(argv=None):
+  """Run the benchmark and save its results."""
+  run(outputs.options(__doc__, argv))
+
+
 if __name__ == "__main__":
-  run(outputs.options(__doc__, None))
+  main()

@@ -4,10 +4,11 @@
 
 trains the MLP 64-256-256-10 with GraNet to 90 % sparsity, in about half a
 minute on two CPU cores. Options follow a colon, in any number: the method
-first, then `sparsity=`, `model=` (mlp, cnn), `seed=`, and `runlocal` for a test
-run of an epoch or two:
+first, then `sparsity=` and other arguments of the method, `model=` (mlp, cnn),
+`seed=`, and `runlocal` for a test run of an epoch or two:
 
     --config=digits:rigl,sparsity=0.95,model=cnn,seed=3
+    --config=digits:granet,model=cnn,granularity=filters,sparsity=0.5
 
 Methods that follow an accuracy hold out a tenth of the images for it.
 """
@@ -20,6 +21,8 @@ from sparsejax.training.config import keys, options, sections
 
 # Of 1,438 training images, for methods that follow an accuracy.
 _VALIDATION = {"accset": 144}
+# They start from the trained weights of another run.
+_AFTER_TRAINING = ("wanda", "ria", "sparsegpt")
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -28,7 +31,12 @@ def get_config(arg: str | None = None) -> ConfigDict:
     arg,
     names=sections.names("method"),
     words=("runlocal",),
-    defaults={"name": "granet", "sparsity": None, "model": "mlp", "seed": 0},
+    defaults={
+      "name": "granet",
+      "model": "mlp",
+      "seed": 0,
+      **options.METHOD_OPTIONS,
+    },
   )
   name, runlocal = chosen["name"], chosen["runlocal"]
   # A method that acts between epochs needs two of them.
@@ -47,6 +55,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
       "label_smoothing": 0.0,
       "ema_decay": 0.0,
       **keys.defaults(),
+      "init_mode": "lr_rewind" if name in _AFTER_TRAINING else "rewind",
       "data": sections.section(
         "data", "digits", validation=_VALIDATION.get(name, 0)
       ),
@@ -54,7 +63,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
       "optimizer": sections.section(
         "optimizer", "sgd", learning_rate=0.1, weight_decay=5e-4
       ),
-      "method": _method(name, chosen["sparsity"], epochs),
+      "method": _method(chosen, epochs),
       # Globs of parameter names: sparse layers (none: every kernel), and the
       # exceptions that stay dense.
       "select": (),
@@ -63,28 +72,24 @@ def get_config(arg: str | None = None) -> ConfigDict:
   )
 
 
-def _method(
-  name: str, sparsity: float | None, epochs: FieldReference
-) -> dict[str, Any]:
+def _method(chosen: dict[str, Any], epochs: FieldReference) -> dict[str, Any]:
   """Returns the method's section.
 
   Pruning ends at half of the run, as in GraNet's paper, with 50 mask updates in
   a whole run.
   """
-  given = _arguments(epochs, 0.9 if sparsity is None else sparsity)
-  own = given.get(name, {})
-  if sparsity is not None:
-    own["sparsity"] = sparsity
+  sparsity = 0.9 if chosen["sparsity"] is None else chosen["sparsity"]
+  own = _arguments(epochs, sparsity).get(chosen["name"], {})
   return sections.section(
     "method",
-    name,
+    chosen["name"],
     fill={
       "sparsity": 0.9,
       "at_epochs": epochs / 2,
       "end_epochs": epochs / 2,
       "every_epochs": epochs / 50,
     },
-    **own,
+    **options.update(own, chosen),
   )
 
 
@@ -103,6 +108,8 @@ def _arguments(
     # Twice as many weights learn as are used.
     "top_kast": {"backward_sparsity": round(max(0.0, 2 * sparsity - 1), 6)},
     "str": {"initial_threshold": -6.0},
+    # The last layer has too few weights for a minimum per input.
+    "weight_sparse": {"min_per_neuron": 0},
     # By default it keeps the masks of the earlier run.
     "retrain": {"sparsity": None},
   }

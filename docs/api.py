@@ -32,7 +32,11 @@ _PAGES = {
     "From a sparse network to a smaller or faster one.",
     ("export", "calibration"),
   ),
-  "data": ("Data", "Data sets and their augmentation.", ("data",)),
+  "data": (
+    "Data and tasks",
+    "Data sets, their augmentation, and what is learned from them.",
+    ("data", "tasks"),
+  ),
   "models": ("Models", "Networks in Flax Linen.", ("models",)),
   "study": (
     "Several runs",

@@ -2,12 +2,24 @@
 
 from sparsejax import at_init, calibration, methods
 from sparsejax.analysis.counted import DenseLeaf, LayerSummary, Summary
+from sparsejax.analysis.multiplied import multiplied
 from sparsejax.analysis.summary import assert_sparse, stats, summary
 from sparsejax.at_init import prune_at_init
 from sparsejax.calibration import calibrate, prune_with_calibration
 from sparsejax.components import connectivity, criteria
 from sparsejax.components.criteria import momentum, never_active_first
-from sparsejax.components.distributions import er, erk, uniform
+from sparsejax.components.distributions import (
+  er,
+  erk,
+  uniform,
+  uniform_whole,
+)
+from sparsejax.components.granularity import (
+  at_least,
+  blocks,
+  filters,
+  n_of_m,
+)
 from sparsejax.components.leaves import Override
 from sparsejax.components.schedules import (
   cubic_curve,
@@ -27,6 +39,7 @@ from sparsejax.method import (
   Count,
   Criterion,
   Gate,
+  Granularity,
   Initial,
   Input,
   Leaf,
@@ -34,8 +47,11 @@ from sparsejax.method import (
   Pattern,
   Prune,
   PruneAndRegrow,
+  Quota,
   Scope,
+  Span,
   Storage,
+  Units,
 )
 from sparsejax.methods import *  # noqa: F403
 from sparsejax.sparsify import SparseTransformation, sparsify
@@ -56,6 +72,7 @@ __all__ = [
   "Criterion",
   "DenseLeaf",
   "Gate",
+  "Granularity",
   "Initial",
   "Input",
   "LayerSummary",
@@ -65,15 +82,20 @@ __all__ = [
   "Pattern",
   "Prune",
   "PruneAndRegrow",
+  "Quota",
   "Scope",
   "SparseState",
   "SparseTransformation",
+  "Span",
   "Storage",
   "Summary",
+  "Units",
   "__version__",
   "apply_masks",
   "assert_sparse",
   "at_init",
+  "at_least",
+  "blocks",
   "calibrate",
   "calibration",
   "connectivity",
@@ -81,6 +103,7 @@ __all__ = [
   "cubic_curve",
   "er",
   "erk",
+  "filters",
   "freeze",
   "get_masks",
   "global_magnitude",
@@ -91,6 +114,8 @@ __all__ = [
   "linear_curve",
   "masks_from_params",
   "momentum",
+  "multiplied",
+  "n_of_m",
   "never_active_first",
   "prune_at_init",
   "prune_with_calibration",
@@ -99,6 +124,7 @@ __all__ = [
   "stats",
   "summary",
   "uniform",
+  "uniform_whole",
   "zeroed",
 ]
 __all__ += methods.__all__

@@ -10,6 +10,7 @@ scores may be fused into the search.
 import dataclasses
 import enum
 import functools
+import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
@@ -40,6 +41,32 @@ def described(value: Any) -> str:
   return f"{text} ({kind})" if len(text) <= 40 else f"a {kind}"
 
 
+def called(factory: Callable[..., Any], arguments: Mapping[str, Any]) -> str:
+  """Returns a call as one line, without arguments at their defaults.
+
+  Args:
+    factory: has a name and a signature.
+    arguments: by name, as the signature has them.
+  """
+  shown = []
+  for name, parameter in inspect.signature(factory).parameters.items():
+    if name not in arguments or arguments[name] is parameter.default:
+      continue
+    text = _short(arguments[name])
+    if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
+      shown.append(text)
+    elif arguments[name] != parameter.default:
+      shown.append(f"{name}={text}")
+  return f"{factory.__name__}({', '.join(shown)})"
+
+
+def _short(value: Any) -> str:
+  """Returns what a value is, in a word."""
+  if value is None or isinstance(value, bool | int | float | str | Method):
+    return repr(value)
+  return getattr(value, "__name__", f"{type(value).__name__}(...)")
+
+
 def _check_parts(record: Any, **kinds: type) -> None:
   """Raises ValueError unless fields hold parts of a kind, or None."""
   for name, kind in kinds.items():
@@ -59,6 +86,9 @@ class Input(enum.Enum):
     GRADIENT: the dense gradient, also at inactive weights.
     ACTIVE_GRADIENT: the gradient, at active weights only.
     MOMENTUM: the momentum of the inner optimizer, at mask updates.
+    HESSIAN_GRADIENT: the product H g of the Hessian of the loss with the
+      gradient of the active weights, at mask updates; from the `hvp=` of
+      `update`.
     MASK: which weights are active.
     POSITION: other positions of the leaf, as for neighbors. Scores that read it
       are computed leaf by leaf and not inside the search.
@@ -69,6 +99,7 @@ class Input(enum.Enum):
   GRADIENT = "gradient"
   ACTIVE_GRADIENT = "active gradient"
   MOMENTUM = "momentum"
+  HESSIAN_GRADIENT = "Hessian-gradient product"
   MASK = "mask"
   POSITION = "position"
   KEY = "key"
@@ -85,6 +116,8 @@ class SparseLeaf:
     shape: of the leaf.
     axis: axis along which every slice is its own layer; None for one layer.
     sparsity: final sparsity of the leaf where an override sets one.
+    matrix: (inputs, outputs) of a layer that is a matrix although it has more
+      dimensions, as those of attention; None for others.
   """
 
   index: int
@@ -92,6 +125,7 @@ class SparseLeaf:
   shape: tuple[int, ...]
   axis: int | None = None
   sparsity: float | None = None
+  matrix: tuple[int, ...] | None = None
 
   @property
   def num_layers(self) -> int:
@@ -141,6 +175,13 @@ class Layout:
     return {n: f.layer_shape for f in self.leaves for n in f.layer_names}
 
   @functools.cached_property
+  def kernels(self) -> dict[str, tuple[int, ...]]:
+    """Layer name -> shape as a distribution sees it: heads are no window."""
+    return {
+      n: f.matrix or f.layer_shape for f in self.leaves for n in f.layer_names
+    }
+
+  @functools.cached_property
   def sizes(self) -> tuple[int, ...]:
     """Number of weights of each layer."""
     return tuple(math.prod(shape) for shape in self.shapes.values())
@@ -185,6 +226,129 @@ class Layout:
     return jax.tree.unflatten(self.treedef, nodes)
 
 
+class Span(NamedTuple):
+  """The weights of one leaf that belong to an array of units.
+
+  Attributes:
+    number: of the leaf: in `Layout.leaves`, or among all leaves for a leaf that
+      follows.
+    sums: (array like the leaf) -> its sum over each unit, like the units.
+    spread: (bool array of the units) -> bools like the leaf.
+  """
+
+  number: int
+  sums: Callable[[Array], Array]
+  spread: Callable[[Array], Array]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Units:
+  """The units of a layout: what is pruned and regrown as one.
+
+  Attributes:
+    layout: of the arrays of units, which take the place of leaves and layers in
+      counts, scopes, random bits and selection. It has no tree.
+    spans: for each array of units its members; together they cover the sparse
+      leaves. A weight of several units is active where all of them are.
+    followers: for each array of units the spans of leaves that are masked with
+      it, but neither scored nor counted: biases, and the scale and bias of a
+      normalization.
+  """
+
+  layout: Layout
+  spans: tuple[tuple[Span, ...], ...]
+  followers: tuple[tuple[Span, ...], ...] = ()
+
+  def sums(self, arrays: Sequence[Array]) -> list[Float[Array, "..."]]:
+    """Returns float32 sums over each unit of arrays in layout order."""
+    return [
+      functools.reduce(
+        lambda a, b: a + b,
+        [s.sums(arrays[s.number].astype(np.float32)) for s in spans],
+      )
+      for spans in self.spans
+    ]
+
+  def any(self, masks: Sequence[Array]) -> list[Bool[Array, "..."]]:
+    """Returns for each unit whether any of its weights is active."""
+    return [x > 0 for x in self.sums(masks)]
+
+  def weights(self, units: Sequence[Array]) -> list[Bool[Array, "..."]]:
+    """Returns the masks of the sparse leaves, in layout order."""
+    found = _spread(units, self.spans)
+    return [found[number] for number in sorted(found)]
+
+  def following(self, units: Sequence[Array]) -> dict[int, Array]:
+    """Returns the masks of the leaves that follow, by index of the leaf."""
+    return _spread(units, self.followers) if self.followers else {}
+
+
+def _spread(
+  units: Sequence[Array], spans: Sequence[Sequence[Span]]
+) -> dict[int, Array]:
+  """Returns by number of the leaf where all units of a position are active."""
+  found: dict[int, Array] = {}
+  for mask, some in zip(units, spans, strict=True):
+    for span in some:
+      spread = span.spread(mask)
+      known = found.get(span.number)
+      found[span.number] = spread if known is None else known & spread
+  return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Quota:
+  """How many active units every cell of a layer has, such as its columns.
+
+  Attributes:
+    best: (scores, ties, least, valid, present, leaf) -> bool like the leaf: the
+      highest of the valid units that bring every cell to `least` together with
+      those that are present. Scores are uint32 ranks, and so are `ties`, which
+      order equal ones before the index does, or None; `least` broadcasts over
+      the leaf.
+    least: (layout, counts) -> int32[layers], the minimum of each cell where
+      layers have int32[layers] active units.
+    minimum: (leaf) -> the most units that the minima of a layer can take.
+    refills: whether prune-and-regrow prunes freely, and every cell regrows as
+      many as it lost; else the best of each cell are not pruned.
+  """
+
+  best: Callable[..., Bool[Array, "*dims"]]
+  least: Callable[[Layout, Array], Array]
+  minimum: Callable[[SparseLeaf], int]
+  refills: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Granularity:
+  """What is pruned and regrown as one, and how it is spread over a layer.
+
+  Attributes:
+    units: (layout) -> the units of its weights; None where each weight is one.
+    quota: how many every cell of a layer has; None where cells are free.
+    leaves: (layout) -> the layout without the leaves that have no units.
+      Raises ValueError for leaves that cannot have this granularity.
+    scope: takes the place of the method's scopes, where the granularity sets
+      the counts of layers; or None.
+    sparsity: the one that the granularity has, or None.
+  """
+
+  units: Callable[[Layout], Units] | None = None
+  quota: Quota | None = None
+  leaves: Callable[[Layout], Layout] = lambda layout: layout
+  scope: "Scope | None" = None
+  sparsity: float | None = None
+
+
+single_weights = Granularity()
+"""Every weight is a unit."""
+
+
+@functools.lru_cache
+def _units(granularity: Granularity, layout: Layout) -> Units | None:
+  return None if granularity.units is None else granularity.units(layout)
+
+
 class Leaf(NamedTuple):
   """What a part sees of one sparse leaf.
 
@@ -198,6 +362,7 @@ class Leaf(NamedTuple):
     sparse: name, shape and layer axis of the leaf; None for packed arrays.
     momentum: like `weights`, of the inner optimizer; None where no part reads
       it, and outside mask updates.
+    hessian_gradient: like `weights`, H g; None likewise.
   """
 
   weights: Shaped[Array, "*dims"]
@@ -207,6 +372,7 @@ class Leaf(NamedTuple):
   key: Key | None = None
   sparse: SparseLeaf | None = None
   momentum: Float[Array, "*dims"] | None = None
+  hessian_gradient: Float[Array, "*dims"] | None = None
 
   @property
   def axis(self) -> int | None:
@@ -224,6 +390,8 @@ class Context(NamedTuple):
     key: typed key of the run; None without one.
     metric: float32[], what `update` got as `metric=`; None without.
     accumulators: by name, all of them; read one with `Accumulator.of`.
+    units: the same with every unit in the place of a weight, which has the sums
+      of their absolute values; None where each weight is a unit.
   """
 
   layout: Layout
@@ -232,6 +400,12 @@ class Context(NamedTuple):
   key: Key | None
   metric: Float[Array, ""] | None
   accumulators: Mapping[str, PyTree]
+  units: Any = None
+
+  @property
+  def counted(self) -> "Context":
+    """The context whose leaves are counted, pruned and regrown."""
+    return self if self.units is None else self.units
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -418,11 +592,12 @@ class Count:
   """How many weights of each layer prune-and-regrow prunes, or regrows.
 
   Attributes:
-    count: (context, active) -> int32[layers] to prune; (context, active,
-      pruned) -> int32[layers] to regrow. `active` and `pruned` are
-      int32[layers]: active weights before the update (only those of the current
-      part, where `parts` divides a layer) and how many were pruned. Results are
-      clipped to the active weights, or to the free positions.
+    count: (context, active) -> int32[groups] to prune; (context, active,
+      pruned) -> int32[layers] to regrow. `active` and `pruned` are active
+      weights before the update (only those of the current part, where `parts`
+      divides a layer) and how many were pruned: int32, one per layer, or per
+      group of `scope` in the first form. Results are clipped to the active
+      weights, or to the free positions.
     reads: what it reads.
   """
 
@@ -440,14 +615,16 @@ as_pruned = Count(lambda context, active, pruned: pruned)
 
 @dataclasses.dataclass(frozen=True)
 class PruneAndRegrow:
-  """Prune-and-regrow inside each layer.
+  """Prune-and-regrow: a count is pruned, and regrown inside each layer.
 
   Attributes:
     by: scores the inactive positions; the highest are regrown, those with a
-      score of exactly 0 in random order.
+      score of exactly 0 in random order. None regrows nothing.
     prune_by: scores the active weights; the lowest are pruned.
-    prune_count: how many active weights each layer prunes.
+    prune_count: how many active weights each layer, or group, prunes.
     when: the steps at which it is due.
+    scope: which weights compete when they are pruned; None for those of a
+      layer. Its budgets are not used.
     regrow_count: how many weights each layer regrows.
     parts: (weights) -> disjoint bool arrays that cover a leaf and are pruned
       separately; None for one part.
@@ -456,10 +633,11 @@ class PruneAndRegrow:
     exclude_just_pruned: whether just pruned weights may not be regrown (DSR).
   """
 
-  by: Criterion
+  by: Criterion | None
   prune_by: Criterion
   prune_count: Count
   when: When
+  scope: Scope | None = None
   regrow_count: Count = as_pruned
   parts: Callable[[Array], Sequence[Bool[Array, "*dims"]]] | None = None
   restart: bool = False
@@ -559,6 +737,9 @@ class Method:
     reset_optimizer: whether a mask update resets the optimizer state of all
       weights, and not only of those that do not keep their value.
     target_sparsity: the requested final sparsity; None where there is none.
+    granularity: what is pruned and regrown as one; all counts, sparsities and
+      fractions of the other parts are in its units.
+    made_by: the call that made it, for `repr`; "" for one composed by hand.
   """
 
   initial: Initial
@@ -571,6 +752,17 @@ class Method:
   metric: MetricKind | None = None
   reset_optimizer: bool = False
   target_sparsity: float | None = None
+  granularity: Granularity = single_weights
+  made_by: str = dataclasses.field(default="", init=False, compare=False)
+
+  def __repr__(self) -> str:
+    """Returns one line: the call that made it, or the parts that it has."""
+    if self.made_by:
+      return self.made_by
+    default = {x.name: x.default for x in dataclasses.fields(self)}
+    values = {name: getattr(self, name) for name in default}
+    given = [n for n, x in values.items() if x is not default[n] and x != ()]
+    return f"Method({', '.join(f'{n}={_short(values[n])}' for n in given)})"
 
   def __post_init__(self) -> None:
     """Checks parts, and that no two accumulators share a name."""
@@ -587,6 +779,15 @@ class Method:
     """The accumulators that the state holds: those given, and those read."""
     return tuple(self._known())
 
+  def units(self, layout: Layout) -> Units | None:
+    """Returns the units of a layout; None where each weight is one."""
+    return _units(self.granularity, layout)
+
+  def counted(self, layout: Layout) -> Layout:
+    """Returns the layout whose elements are counted: units, or weights."""
+    units = self.units(layout)
+    return layout if units is None else units.layout
+
   @property
   def initial_sparsity(self) -> float | None:
     """Fraction of zeros at step 0; None where scope or pattern sets it."""
@@ -597,7 +798,9 @@ class Method:
   @property
   def counts_as_found(self) -> bool:
     """Whether the counts of the masks are the method's own finding."""
-    regrown = self.regrow is not None and self.regrow.regrow_count != as_pruned
+    regrown = self.regrow is not None and (
+      self.regrow.by is None or self.regrow.regrow_count != as_pruned
+    )
     pattern = None if self.prune is None else self.prune.pattern
     return regrown or (pattern is not None and pattern.sets_counts)
 
@@ -610,18 +813,30 @@ class Method:
     reads = (*self._update_reads(), *self._step_reads())
     declared = any(Input.KEY in each for each in reads)
     # Zero scores are regrown at random, with any criterion.
-    return starts_random or declared or self.regrow is not None
+    regrows = self.regrow is not None and self.regrow.by is not None
+    return starts_random or declared or regrows
 
   @property
   def updates_without_gradient(self) -> bool:
     """Whether mask updates read no gradient, so that none has to be at hand."""
-    gradients = {Input.GRADIENT, Input.ACTIVE_GRADIENT}
+    gradients = {
+      Input.GRADIENT,
+      Input.ACTIVE_GRADIENT,
+      Input.HESSIAN_GRADIENT,
+    }
     return not any(gradients & set(reads) for reads in self._update_reads())
 
   @property
   def reads_momentum(self) -> bool:
     """Whether mask updates read the momentum of the inner optimizer."""
     return any(Input.MOMENTUM in reads for reads in self._update_reads())
+
+  @property
+  def reads_hessian_gradient(self) -> bool:
+    """Whether mask updates read a second derivative, so need `hvp=`."""
+    return any(
+      Input.HESSIAN_GRADIENT in reads for reads in self._update_reads()
+    )
 
   @property
   def dense_gradient(self) -> DenseGradient:
@@ -652,7 +867,8 @@ class Method:
       yield prune.criterion.reads
       yield () if prune.pattern is None else prune.pattern.reads
     if regrow is not None:
-      yield from (regrow.by.reads, regrow.prune_by.reads)
+      yield () if regrow.by is None else regrow.by.reads
+      yield regrow.prune_by.reads
       yield from (regrow.prune_count.reads, regrow.regrow_count.reads)
     if gate is not None:
       yield gate.reads

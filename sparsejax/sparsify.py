@@ -11,8 +11,19 @@ from sparsejax.components import arguments, leaves, placement, trees
 from sparsejax.components.leaves import Overrides, Select
 from sparsejax.method import Key, Layout, Masks, Method, described
 from sparsejax.selection import bitmasks
-from sparsejax.state import SparseState, map_sparse_states, sparse_states
-from sparsejax.updates import first_masks, inner_state as inner_states, orders
+from sparsejax.state import (
+  SparseState,
+  map_sparse_states,
+  sparse_states,
+  unit_masks,
+)
+from sparsejax.updates import (
+  first_masks,
+  followers,
+  inner_state as inner_states,
+  orders,
+  requested,
+)
 from sparsejax.updates.optimizer_step import Call
 
 
@@ -60,7 +71,10 @@ def sparsify(
     A transformation whose state is a `SparseState`. Its `update` needs
     `params`, returns updates for `optax.apply_updates`, changes masks at the
     due steps, and postpones a mask update whose gradients, or whose `value=`,
-    are not finite. Its `update_masks` changes them between two steps.
+    are not finite. A method whose criterion needs a second derivative takes
+    `hvp=`, a function from a tree like `params` to the product of the Hessian
+    of the loss with it; it is called inside a conditional, where a mask update
+    is due. Its `update_masks` changes masks between two steps.
 
   Raises:
     ValueError: at once for `select` together with `masks`, and for arguments of
@@ -119,7 +133,11 @@ def sparsify(
       )
     call = _call(bound, updates, state, params, extra_args)
     order = method.order or orders.step_then_update
-    return _emitted(call, order(call))
+    updates, state = _emitted(call, order(call))
+    if masks is None:
+      counts = requested.of_method(method, call.layout, state.requested)
+      state = state._replace(requested=counts)
+    return updates, state
 
   tx = SparseTransformation(init_fn, update_fn)
   tx._bound = bound
@@ -208,12 +226,15 @@ def _init(
   method, storage = bound.method, bound.method.storage
   arguments.check_params(params)
   layout = bound.layout(params, select, masks)
+  layout = method.granularity.leaves(layout)
   key = bound.key(bound.key_data)
-  first, requested = first_masks.begin(method, layout, key, params, masks)
-  pairs = zip(first, layout.take(params), strict=True)
-  first = [placement.alike(mask, param) for mask, param in pairs]
+  first = first_masks.begin(method, layout, key, params, masks)
+  pairs = zip(first.masks, layout.take(params), strict=True)
+  first = first._replace(
+    masks=[placement.alike(m, param) for m, param in pairs]
+  )
   accumulators = first_masks.start_accumulators(method, layout, params, first)
-  masks = layout.masked_tree(first)
+  masks = layout.masked_tree(first.masks)
   inner_state = bound.inner.init(trees.where(masks, params))
   inner_states.check(
     bound.inner, inner_state, masks, resets=not storage.keeps_state
@@ -224,14 +245,19 @@ def _init(
     step=jnp.zeros((), jnp.int32),
     last_update=jnp.full((), -1, jnp.int32),
     masks=masks,
-    requested=requested,
+    units=first.units,
+    requested=first.requested,
     changes=jnp.zeros((2, len(layout.sizes)), jnp.int32),
     axes=jnp.array([-1 if a is None else a for a in layout.axes], jnp.int32),
     inner_state=inner_state,
     latent=storage.init(params, masks, accumulators),
+    followers=(),
     accumulators=accumulators,
     key_data=jax.tree.map(jnp.array, bound.key_data),
   )
+  if layout.leaves:
+    found = followers.begin(method, layout, params, unit_masks(state))
+    state = state._replace(followers=found)
   return _without_aliases(_placed(bound, layout, params, state), params)
 
 
@@ -286,6 +312,7 @@ def _call(
     masks=carrier.unpack(bits, layout.leaves),
     key=bound.key(state.key_data),
     metric=_metric(bound.method, extra_args.pop("metric", None)),
+    hvp=_hvp(bound.method, extra_args.pop("hvp", None)),
     extra_args=extra_args,
   )
 
@@ -296,7 +323,15 @@ def _emitted(call: Call, outcome: orders.Outcome) -> tuple[PyTree, SparseState]:
   updates, latent = call.method.storage.emit(
     call.params, step, change, state.accumulators
   )
-  return updates, state._replace(inner_state=step.inner_state, latent=latent)
+  before = call.state.followers
+  masks = followers.masks_of(call.method, call.layout, unit_masks(state))
+  updates, after = followers.emit(before, masks, call.params, updates)
+  inner_state = followers.reset(
+    call.inner, step.inner_state, before, after, call.params
+  )
+  return updates, state._replace(
+    inner_state=inner_state, latent=latent, followers=after
+  )
 
 
 def _metric(method: Method, metric: Any) -> Float[Array, ""] | None:
@@ -310,6 +345,17 @@ def _metric(method: Method, metric: Any) -> Float[Array, ""] | None:
       " any number will do."
     )
   return None
+
+
+def _hvp(method: Method, hvp: Any) -> Any:
+  if hvp is None and method.reads_hessian_gradient:
+    raise ValueError(
+      "`hvp` must be given to `update`, got None: this method scores weights by"
+      " a second derivative of the loss, which the gradient does not contain."
+      " Call tx.update(grads, opt_state, params, hvp=lambda v:"
+      " jax.jvp(jax.grad(loss), (params,), (v,))[1])."
+    )
+  return hvp
 
 
 def _without_aliases(state: SparseState, params: PyTree) -> SparseState:

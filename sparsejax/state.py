@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import optax
-from jaxtyping import Array, Int, PyTree, UInt32
+from jaxtyping import Array, Bool, Int, PyTree, UInt32
 
 from sparsejax.components import alignment, fan_in, leaves, trees
 from sparsejax.components.counts import INT32_MAX
@@ -14,6 +14,18 @@ from sparsejax.components.fan_in import FanIn
 from sparsejax.method import Masks
 
 _FROZEN = np.int32(INT32_MAX)
+
+
+class Followers(NamedTuple):
+  """Leaves that are masked with units, but neither scored nor counted.
+
+  Attributes:
+    masks: tree of bool like the parameters; `MaskedNode` at other leaves.
+    values: tree of their parameters, where inactive those that they had.
+  """
+
+  masks: Masks
+  values: PyTree
 
 
 class SparseState(NamedTuple):
@@ -25,8 +37,11 @@ class SparseState(NamedTuple):
       The largest int32 freezes the masks.
     masks: tree of bool like the parameters, `True` = active; `MaskedNode` at
       dense leaves. A kernel that is trained in lanes has a `FanIn` instead.
-    requested: int32[1 + layers]; the requested counts. First that of all layers
-      which share a budget, then one per layer, -1 where it shares one.
+    units: the masks of what is pruned as one, such as filters, each in a dict
+      with its name; empty where each weight is a unit.
+    requested: int32[1 + layers]; the requested counts, in units. First that of
+      all layers which share a budget, then one per layer, -1 where it shares
+      one.
     changes: int32[2, layers]; how many weights the last mask update pruned in
       each layer, and how many it regrew. A weight that it pruned and regrew at
       once counts as neither.
@@ -34,6 +49,7 @@ class SparseState(NamedTuple):
       is its own layer, -1 for a leaf that is one layer.
     inner_state: the state of the inner transformation.
     latent: tree of the latent weights, `()` where the storage keeps none.
+    followers: the leaves that are masked with units, `()` without.
     accumulators: what the method's accumulators hold, by name.
     key_data: uint32 data of the random key, `()` without one.
   """
@@ -41,13 +57,20 @@ class SparseState(NamedTuple):
   step: Int[Array, ""]
   last_update: Int[Array, ""]
   masks: PyTree
+  units: tuple[dict[str, Bool[Array, "..."]], ...]
   requested: Int[Array, " counts"]
   changes: Int[Array, "2 layers"]
   axes: Int[Array, " leaves"]
   inner_state: optax.OptState
   latent: PyTree
+  followers: Followers | tuple[()]
   accumulators: dict[str, PyTree]
   key_data: UInt32[Array, "..."] | tuple[()]
+
+
+def unit_masks(state: SparseState) -> list[Bool[Array, "..."]]:
+  """Returns the masks of units, in the order of their layers."""
+  return [mask for each in state.units for mask in each.values()]
 
 
 def sparse_states(opt_state: optax.OptState) -> list[SparseState]:
@@ -111,7 +134,7 @@ def stored_masks(opt_state: optax.OptState) -> Masks:
   """
   first, *others = [state.masks for state in sparse_states(opt_state)]
   for other in others:
-    first = _merge(first, other)
+    first = trees.merged(first, other)
   return first
 
 
@@ -147,8 +170,20 @@ def apply_masks(params: PyTree, opt_state: optax.OptState) -> PyTree:
     A tree like `params`. A module of NNX is a copy; to change one in place:
     `nnx.update(model, apply_masks(nnx.state(model, nnx.Param), optimizer))`.
   """
-  masks = alignment.masks_like(get_masks(opt_state), params)
+  masks = alignment.masks_like(held_masks(opt_state), params)
   return trees.where(masks, params)
+
+
+def held_masks(opt_state: optax.OptState) -> Masks:
+  """Returns the masks of all leaves that have one, also of those that follow.
+
+  `get_masks` returns those of the sparse leaves alone.
+  """
+  masks = get_masks(opt_state)
+  for state in sparse_states(opt_state):
+    if state.followers:
+      masks = trees.merged(masks, state.followers.masks)
+  return masks
 
 
 def freeze(opt_state: optax.OptState) -> optax.OptState:
@@ -185,17 +220,3 @@ def masks_from_params(params: PyTree, select: leaves.Select = None) -> Masks:
 
 def _is_sparse_state(node: object) -> bool:
   return isinstance(node, SparseState)
-
-
-def _merge(a: Masks, b: Masks) -> Masks:
-  """Merges two trees; a `MaskedNode` may stand for a whole subtree."""
-  if trees.is_masked_node(a) or trees.is_masked_node(b):
-    return b if trees.is_masked_node(a) else a
-  if jax.tree_util.all_leaves([a]) or jax.tree_util.all_leaves([b]):
-    raise ValueError(
-      "`opt_state` holds two masks for one leaf; `sparsify` was applied to it"
-      " twice. Wrap each leaf once."
-    )
-  return jax.tree.map(
-    _merge, a, b, is_leaf=lambda node: node is not a and node is not b
-  )

@@ -3,6 +3,7 @@
   --config=NAME[:METHOD[,word][,key=value...]]  what to train (required): a
                           config of the package, such as digits, or a .py file
   --config.KEY=VALUE      override a value of the config
+  --print_config          print all of its values so, and train nothing
   --workdir=DIR           folder of the run; the same command resumes the run
                           that is in it (default: a new folder under runs/)
 

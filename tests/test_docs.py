@@ -2,6 +2,7 @@
 
 import html.parser
 import importlib.util
+import inspect
 import json
 import pathlib
 import re
@@ -41,7 +42,11 @@ def load(name):
   return module
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize(
+  # The notebook of the tutorial runs in the slow tier.
+  "page",
+  [page for page in PAGES if page != "docs/tutorial.md"],
+)
 def test_page_runs(page):
   assert blocks(page) or page in LISTS, "every page shows its use"
   namespace = {}
@@ -177,6 +182,7 @@ def test_api_reference_has_every_public_name(tmp_path):
 
   load("api").write(tmp_path)
   text = "".join(path.read_text() for path in tmp_path.glob("*.md"))
-  modules = {"at_init", "connectivity", "criteria", "__version__"}
-  for name in set(sparsejax.__all__) - modules:
+  for name in set(sparsejax.__all__) - {"__version__"}:
+    if inspect.ismodule(getattr(sparsejax, name)):
+      continue
     assert f":: sparsejax.{name}\n" in text, name

@@ -23,7 +23,26 @@ METHODS = {
   "static": (methods.static(0.5), "never"),
   "one_shot": (methods.one_shot(0.5, at_step=2), "never"),
   "gmp": (methods.gmp(0.5, **RAMP), "never"),
+  "one_shot rate": (methods.one_shot(rate=0.5, at_step=2), "never"),
+  "one_shot regrows": (
+    methods.one_shot(
+      rate=0.5, at_step=2, regrow_by=criteria.gradient_magnitude
+    ),
+    "at updates",
+  ),
   "gmp kept": (methods.gmp(0.5, **RAMP, storage=sparsejax.kept), "never"),
+  "gmp snip": (
+    methods.gmp(0.5, **RAMP, criterion=criteria.snip),
+    "at updates",
+  ),
+  "gmp taylor": (
+    methods.gmp(0.5, **RAMP, criterion=criteria.taylor),
+    "at updates",
+  ),
+  "gmp gradient flow": (
+    methods.gmp(0.5, **RAMP, criterion=criteria.gradient_flow),
+    "never",
+  ),
   "set": (methods.sparse_evolution(sparsity=0.5, **RUN), "never"),
   "set_itop": (methods.set_itop(0.5, **RUN), "never"),
   "set near": (
@@ -60,7 +79,10 @@ METHODS = {
   "snfs own": (methods.snfs(0.5, momentum=0.9, **RUN), "every step"),
   "dpf": (methods.dpf(0.5, **RAMP), "every step"),
   "dnw": (methods.dnw(0.5), "every step"),
-  "weight_sparse": (methods.weight_sparse(0.5, **RAMP), "every step"),
+  "weight_sparse": (
+    methods.weight_sparse(0.5, **RAMP, min_per_neuron=1),
+    "every step",
+  ),
   "sr_ste": (methods.sr_ste(n=2, m=4), "every step"),
   "optg": (
     methods.optg(0.5, steps_per_epoch=2, epochs=4, score_learning_rate=0.1),
@@ -107,6 +129,7 @@ def inputs(method):
     Input.MASK: jnp.zeros(SHAPE, bool),
     Input.KEY: jax.random.key_data(jax.random.key(0)),
     Input.MOMENTUM: OTHER,
+    Input.HESSIAN_GRADIENT: OTHER,
     **{x: start(method)[x.name] for x in method.all_accumulators},
   }
 
@@ -121,6 +144,7 @@ def rebuild(method, read):
     per_leaf(method, values),
     jax.random.wrap_key_data(read[Input.KEY]),
     momentum=read[Input.MOMENTUM],
+    hessian_gradient=read[Input.HESSIAN_GRADIENT],
   )
   metric = jnp.float32(0.5)
   context = Context(LAYOUT, [leaf], jnp.int32(3), None, metric, values)
@@ -191,7 +215,8 @@ def parts(method):
       pattern = prune.pattern
       yield "pattern", lambda c, x: pattern.keep(WEIGHTS, x), pattern.reads
   if regrow is not None:
-    yield "by", lambda c, x: regrow.by(x), regrow.by.reads
+    if regrow.by is not None:
+      yield "by", lambda c, x: regrow.by(x), regrow.by.reads
     yield "prune_by", lambda c, x: regrow.prune_by(x), regrow.prune_by.reads
     count = regrow.prune_count
     yield "prune_count", lambda c, x: count(c, one), count.reads
@@ -239,6 +264,8 @@ def test_an_undeclared_read_is_found():
     (methods.static(0.5), True),
     (methods.gmp(0.5, **RAMP), False),
     (methods.gmp(0.5, initial_sparsity=0.2, **RAMP), True),
+    (methods.one_shot(rate=0.5, at_step=2), False),
+    (methods.one_shot(rate=0.5, at_step=2, initial_sparsity=0.2), True),
     (methods.rigl(0.5, **RAMP), True),
     (methods.dnw(0.5), False),
     (methods.sr_ste(n=2, m=4), False),

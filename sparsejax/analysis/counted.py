@@ -1,7 +1,7 @@
 """What `summary` returns: counts per layer and in total, and their table."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from sparsejax.analysis.flops import FLOPS_PER_MAC
@@ -15,6 +15,7 @@ _COLUMNS = (
   "sparsity",
   "inactive, not 0",
 )
+_UNIT_COLUMNS = ("units of", "", "units", "active", "requested", "sparsity")
 
 
 class LayerSummary(NamedTuple):
@@ -47,6 +48,27 @@ class LayerSummary(NamedTuple):
     return 1 - (self.active + self.inactive_nonzero) / self.total
 
 
+class UnitSummary(NamedTuple):
+  """Counts of a layer of units, such as the filters of a convolution.
+
+  Attributes:
+    name: that of the leaf, with `+n` where n others share its channels.
+    total: units.
+    active: active units.
+    requested: requested units; None where the layer shares a budget.
+  """
+
+  name: str
+  total: int
+  active: int
+  requested: int | None
+
+  @property
+  def sparsity(self) -> float:
+    """Fraction of inactive units, in [0, 1]."""
+    return 1 - self.active / self.total
+
+
 class DenseLeaf(NamedTuple):
   """A leaf with at least two dimensions that has no mask.
 
@@ -66,7 +88,8 @@ class Summary(NamedTuple):
 
   Attributes:
     layers: one entry per sparse layer, in tree order.
-    requested: requested weights at the last mask update, in total.
+    requested: requested weights at the last mask update, in total; requested
+      units where there are `units`.
     parameters: all parameters, dense leaves included.
     other_macs: multiply-adds for one example that no mask reduces: of dense
       leaves, and of products without a leaf; None if unknown.
@@ -76,6 +99,8 @@ class Summary(NamedTuple):
       counts other than requested.
     dense: leaves with at least two dimensions that have no mask.
     notes: what may be meant otherwise, such as stacked layers that are one.
+    units: one entry per layer of units that are pruned as one; none where those
+      are single weights.
   """
 
   layers: tuple[LayerSummary, ...]
@@ -86,6 +111,7 @@ class Summary(NamedTuple):
   warnings: tuple[str, ...]
   dense: tuple[DenseLeaf, ...] = ()
   notes: tuple[str, ...] = ()
+  units: tuple[UnitSummary, ...] = ()
 
   @property
   def total(self) -> int:
@@ -96,6 +122,21 @@ class Summary(NamedTuple):
   def active(self) -> int:
     """Active weights of all sparse layers."""
     return sum(layer.active for layer in self.layers)
+
+  @property
+  def total_units(self) -> int:
+    """What is counted against `requested`: units, or weights."""
+    return sum(each.total for each in self.units or self.layers)
+
+  @property
+  def active_units(self) -> int:
+    """Active units, or weights."""
+    return sum(each.active for each in self.units or self.layers)
+
+  @property
+  def unit_sparsity(self) -> float:
+    """Fraction of inactive units, or weights: what a method is asked for."""
+    return _share(self.total_units - self.active_units, self.total_units)
 
   @property
   def inactive_nonzero(self) -> int:
@@ -152,6 +193,8 @@ def _share(part: int, whole: int) -> float:
 def _lines(counted: Summary) -> Iterator[str]:
   """Yields the lines of the printed table."""
   yield from _table(counted)
+  if counted.units:
+    yield from ("", *_unit_table(counted), "")
   masked = _share(counted.total - counted.active, counted.parameters)
   yield f"{masked:.4%} of all {counted.parameters:,} parameters are masked"
   if counted.itop_rate is not None:
@@ -173,14 +216,29 @@ def _lines(counted: Summary) -> Iterator[str]:
 def _table(counted: Summary) -> list[str]:
   """Returns the rows; weights that should be 0 have a column if there are."""
   columns = len(_COLUMNS) if counted.inactive_nonzero else len(_COLUMNS) - 1
+  total = counted._replace(requested=None) if counted.units else counted
+  rows = (
+    _COLUMNS,
+    *(_row(x.name, _product(x.shape), x) for x in counted.layers),
+    _row("total", "", total),
+  )
+  return _aligned([row[:columns] for row in rows])
+
+
+def _unit_table(counted: Summary) -> list[str]:
+  """Returns the rows of units, which the requested counts belong to."""
+  total = UnitSummary(
+    "total", counted.total_units, counted.active_units, counted.requested
+  )
   rows = [
-    row[:columns]
-    for row in (
-      _COLUMNS,
-      *(_row(x.name, _product(x.shape), x) for x in counted.layers),
-      _row("total", "", counted),
-    )
+    (x.name, "", *_counts(x.total, x.active, x.requested, x.sparsity))
+    for x in (*counted.units, total)
   ]
+  return _aligned([_UNIT_COLUMNS, *rows])
+
+
+def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
+  """Returns the lines of a table, with a rule under its head."""
   widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
   lines = []
   for name, shape, *numbers in rows:
@@ -192,9 +250,15 @@ def _table(counted: Summary) -> list[str]:
 
 
 def _row(name: str, shape: str, x: LayerSummary | Summary) -> tuple[str, ...]:
-  requested = "-" if x.requested is None else f"{x.requested:,}"
-  numbers = (f"{x.total:,}", f"{x.active:,}", requested, f"{x.sparsity:.4%}")
+  numbers = _counts(x.total, x.active, x.requested, x.sparsity)
   return (name, shape, *numbers, f"{x.inactive_nonzero:,}")
+
+
+def _counts(
+  total: int, active: int, requested: int | None, sparsity: float
+) -> tuple[str, ...]:
+  asked = "-" if requested is None else f"{requested:,}"
+  return (f"{total:,}", f"{active:,}", asked, f"{sparsity:.4%}")
 
 
 def _product(shape: tuple[int, ...]) -> str:

@@ -12,7 +12,12 @@ import numpy as np
 import optax
 from jaxtyping import Array, Int, PyTree
 
-from sparsejax.analysis.counted import DenseLeaf, LayerSummary, Summary
+from sparsejax.analysis.counted import (
+  DenseLeaf,
+  LayerSummary,
+  Summary,
+  UnitSummary,
+)
 from sparsejax.analysis.flops import Costs
 from sparsejax.components import alignment, kernels, leaves, trees
 from sparsejax.components.accumulators import ever_active
@@ -23,9 +28,11 @@ from sparsejax.state import (
   SparseState,
   active_flags,
   get_masks,
+  held_masks,
   mask_nodes,
   sparse_states,
   stored_masks,
+  unit_masks,
 )
 
 _ADVICE = (
@@ -70,11 +77,11 @@ def summary(
       f"`costs` names {sorted(unknown)}, which are no leaves. Leaves:"
       f" {', '.join(names)}."
     )
-  layers, requested = [], 0
+  layers, units, requested = [], [], 0
   for state in states:
-    found = _layers(params, state, macs)
-    layers += found
-    requested += int(state.requested[0]) + sum(x.requested or 0 for x in found)
+    layers += _layers(params, state, macs)
+    units += _units(state)
+    requested += int(np.maximum(np.asarray(state.requested), 0).sum())
   layers.sort(key=lambda x: names.index(x.name.split("[")[0]))
   other_macs = None
   if costs is not None:
@@ -87,9 +94,10 @@ def summary(
     sum(leaf.size for leaf in jax.tree.leaves(params)),
     other_macs,
     _extra_bytes(states),
-    tuple(_warnings(layers, requested)),
+    tuple(_warnings(layers, units, requested)),
     _dense_leaves(params, states),
     tuple(_notes(params, layers)),
+    tuple(units),
   )
 
 
@@ -98,8 +106,9 @@ def stats(opt_state: optax.OptState) -> dict[str, Int[Array, ""]]:
 
   Returns:
     `active`, `total`, `requested`, `step` and `last_update` (-1 before the
-    first mask update), and `ever_active` if it is tracked. The sparsity is
-    `1 - active / total`; compute it on the host, in float64.
+    first mask update), `ever_active` if it is tracked, and `active_units` and
+    `total_units` where units are pruned as one; `requested` counts those. The
+    sparsity is `1 - active / total`; compute it on the host, in float64.
 
   Raises:
     ValueError: if the state has no masks, or more than 2^31 - 1 weights, whose
@@ -139,6 +148,10 @@ def leaf_stats(opt_state: optax.OptState) -> dict[str, Int[Array, "..."]]:
     "step": states[0].step,
     "last_update": states[0].last_update,
   }
+  units = [mask for state in states for mask in unit_masks(state)]
+  if units:
+    out["total_units"] = jnp.int32(sum(mask.size for mask in units))
+    out["active_units"] = sum(jnp.sum(x, dtype=jnp.int32) for x in units)
   name = ever_active.name
   if all(name in state.accumulators for state in states):
     found = [s.accumulators[name] for s in states]
@@ -159,7 +172,7 @@ def assert_sparse(params: PyTree, opt_state: optax.OptState) -> None:
   params = alignment.plain(params)
   nonzero = trees.map_masked(
     lambda m, p: jnp.sum(~m & (p != 0), dtype=jnp.int32),
-    alignment.masks_like(get_masks(opt_state), params),
+    alignment.masks_like(held_masks(opt_state), params),
     params,
     dense=lambda p: None,
   )
@@ -199,6 +212,11 @@ def _of_networks(
     tuple(f"{i}: {w}" for i, each in enumerate(found) for w in each.warnings),
     found[0].dense,
     found[0].notes,
+    tuple(
+      units._replace(name=f"{i}: {units.name}")
+      for i, each in enumerate(found)
+      for units in each.units
+    ),
   )
 
 
@@ -236,7 +254,9 @@ def _layers(
   if ever_active.name in state.accumulators:
     tree = state.accumulators[ever_active.name]
     ever = np.asarray(count(jax.tree.leaves(tree))).tolist()
-  requested = [a if a >= 0 else None for a in state.requested[1:].tolist()]
+  requested = [None] * len(active)  # It counts units where there are some.
+  if not state.units:
+    requested = [a if a >= 0 else None for a in state.requested[1:].tolist()]
   macs = [
     costs[leaf.name] / leaf.num_layers if leaf.name in costs else None
     for leaf in layout.leaves
@@ -247,10 +267,31 @@ def _layers(
   return [LayerSummary(*layer, *numbers) for layer, numbers in named]
 
 
+def _units(state: SparseState) -> list[UnitSummary]:
+  """Returns the counts of units, one entry per layer in tree order."""
+  layers, axes = [], np.asarray(state.axes).tolist()
+  stacked = any(axis >= 0 for axis in axes)  # Arrays are then one per leaf.
+  for number, each in enumerate(state.units):
+    ((name, mask),) = each.items()
+    flags, axis = np.asarray(mask), axes[number] if stacked else -1
+    if axis < 0:
+      layers.append((name, flags))
+      continue
+    slices = np.moveaxis(flags, min(axis, flags.ndim - 2), 0)
+    layers += [(f"{name}[{i}]", x) for i, x in enumerate(slices)]
+  requested = np.asarray(state.requested)[1:].tolist() if layers else []
+  return [
+    UnitSummary(name, x.size, int(x.sum()), k if k >= 0 else None)
+    for (name, x), k in zip(layers, requested, strict=True)
+  ]
+
+
 def _extra_bytes(states: Sequence[SparseState]) -> dict[str, int]:
   sizes: dict[str, int] = {}
   for state in states:
-    parts = {"masks": state.masks, "latent": state.latent, **state.accumulators}
+    parts = {"masks": state.masks, "units": state.units}
+    parts |= {"latent": state.latent, "followers": state.followers}
+    parts |= state.accumulators
     for name, tree in parts.items():
       size = sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
       if size:
@@ -258,7 +299,9 @@ def _extra_bytes(states: Sequence[SparseState]) -> dict[str, int]:
   return sizes
 
 
-def _warnings(layers: Sequence[LayerSummary], requested: int) -> list[str]:
+def _warnings(
+  layers: Sequence[LayerSummary], units: Sequence[UnitSummary], requested: int
+) -> list[str]:
   moved = sum(x.inactive_nonzero for x in layers)
   texts = []
   if moved:
@@ -273,9 +316,14 @@ def _warnings(layers: Sequence[LayerSummary], requested: int) -> list[str]:
   texts += [
     f"{x.name} has no active weight; {_ADVICE}" for x in layers if not x.active
   ]
-  active = sum(x.active for x in layers)
+  active = sum(x.active for x in units or layers)
   if active != requested:
-    texts.append(f"{requested} weights were requested, {active} are active")
+    what = "units" if units else "weights"
+    texts.append(
+      f"{requested} {what} were requested, {active} are active. A method that"
+      " does not prune keeps the count of the masks it starts from: give a new"
+      " method masks of its own (docs/troubleshooting.md)"
+    )
   return texts
 
 

@@ -161,10 +161,10 @@ def metric_history(lag: int) -> Accumulator:
 first_counts = Accumulator(
   "first_counts",
   init=lambda context: counts.count_active(
-    context, lambda leaf: jnp.ones_like(leaf.mask)
+    context.counted, lambda leaf: jnp.ones_like(leaf.mask)
   ),
 )
-"""int32[layers], the active weights of each layer at step 0."""
+"""int32[layers], the active weights, or units, of each layer at step 0."""
 
 first_signs = Accumulator(
   "signs",

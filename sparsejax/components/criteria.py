@@ -33,6 +33,62 @@ gradient_magnitude = Criterion(_gradient_magnitude, reads=(Input.GRADIENT,))
 """Scores a position by `|dL/dw|` of the dense gradient, in float32."""
 
 
+def _first_order(leaf: Leaf) -> Array:
+  """Returns `w dL/dw`, in float32."""
+  assert leaf.gradient is not None  # There is one at every mask update.
+  weights, gradient = leaf.weights, leaf.gradient
+  return weights.astype(jnp.float32) * gradient.astype(jnp.float32)
+
+
+snip = Criterion(
+  lambda leaf: jnp.abs(_first_order(leaf)),
+  reads=(Input.WEIGHTS, Input.GRADIENT),
+)
+"""Scores a weight by `|w dL/dw|`, how much the loss depends on its presence.
+
+References:
+  Lee et al., `SNIP <https://arxiv.org/abs/1810.02340>`_, 2019, Equation 5.
+"""
+
+taylor = Criterion(
+  lambda leaf: jnp.square(_first_order(leaf)),
+  reads=(Input.WEIGHTS, Input.GRADIENT),
+)
+"""Scores a weight by `(w dL/dw)^2` (Taylor-FO).
+
+The square of the change of the loss, to first order, when it is removed. With
+one gradient it ranks as `snip` does, except that it underflows earlier: below
+`|w dL/dw|` of 2^-63 all scores are 0.
+
+References:
+  Molchanov et al., `Importance estimation for neural network pruning
+  <https://arxiv.org/abs/1906.10771>`_, 2019, Equation 8.
+"""
+
+
+def _gradient_flow(leaf: Leaf) -> Array:
+  assert leaf.hessian_gradient is not None  # `sparsify` requires it.
+  product = leaf.hessian_gradient.astype(jnp.float32)
+  return leaf.weights.astype(jnp.float32) * product
+
+
+gradient_flow = Criterion(
+  _gradient_flow, reads=(Input.WEIGHTS, Input.HESSIAN_GRADIENT)
+)
+"""Scores a weight by `w (H g)`, to preserve the gradient flow (GraSP).
+
+H is the Hessian of the loss and g the gradient of the active weights, both at
+the weights before the step, as the gradient of other criteria is. It needs
+`hvp=`, which the trainer gives; loops of your own pass it to `update`. The
+product takes about as long as two gradients, in the steps that update masks;
+FLOPs that the trainer reports do not count it.
+
+References:
+  Wang et al., `Picking winning tickets before training by preserving gradient
+  flow <https://arxiv.org/abs/2002.07376>`_, 2020, Equation 8.
+"""
+
+
 @functools.cache
 def accumulated(accumulator: Accumulator) -> Criterion:
   """Scores a position by the number accumulated there, in float32."""

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 Shapes = Mapping[str, tuple[int, ...]]
 
 _FULL = 1 + 1e-9
+_TOLERANCE = 1e-6
 
 
 def uniform(
@@ -58,6 +59,20 @@ def uniform(
     result |= dict.fromkeys(capped, classifier_sparsity)
     result |= dict.fromkeys(others, rest)
   return result
+
+
+def uniform_whole(shapes: Shapes, sparsity: float) -> dict[str, float]:
+  """The same sparsity in every layer, where `floor(n s)` of n are pruned.
+
+  `uniform` instead rounds layers so that they sum to the sparsity of the
+  network; of few filters that differs.
+
+  References:
+    Liu et al., `GraNet <https://arxiv.org/abs/2106.10404>`_, 2021, appendix A
+    and code.
+  """
+  size = {name: math.prod(shape) for name, shape in shapes.items()}
+  return {n: math.floor(sparsity * k + _TOLERANCE) / k for n, k in size.items()}
 
 
 def er(
@@ -113,6 +128,11 @@ def er_epsilon(
     Mocanu et al., `SET <https://arxiv.org/abs/1707.04780>`_, 2018, equation 3.
   """
   del sparsity  # Epsilon sets the density.
+  if any(len(shape) < 2 for shape in shapes.values()):
+    raise ValueError(
+      "`epsilon` counts the connections of a unit, which whole filters do not"
+      " have. Give a `sparsity`."
+    )
   return {
     n: 1 - min(1.0, epsilon * sum(s[-2:]) / math.prod(s[-2:]))
     for n, s in shapes.items()
@@ -124,11 +144,15 @@ def n_of_m(
 ) -> dict[str, float]:
   """The sparsity of n active weights in every m along the inputs: `1 - n/m`.
 
-  It is 0 for a layer whose number of inputs is not a multiple of m.
+  Below that sparsity more than n stay, `ceil(m (1 - s))`. It is 0 for a layer
+  whose number of inputs is not a multiple of m.
   """
-  del sparsity  # n and m set the density.
+  active = n
+  if sparsity is not None:
+    active = max(n, math.ceil(m * (1 - sparsity) - _TOLERANCE))
   return {
-    name: 0.0 if shape[-2] % m else 1 - n / m for name, shape in shapes.items()
+    name: 0.0 if shape[-2] % m else 1 - active / m
+    for name, shape in shapes.items()
   }
 
 

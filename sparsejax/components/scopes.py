@@ -6,7 +6,13 @@ import numpy as np
 from jaxtyping import PyTree
 
 from sparsejax.components import counts, trees
-from sparsejax.method import Distribution, Layout, Scope, described
+from sparsejax.method import (
+  Distribution,
+  Layout,
+  Quota,
+  Scope,
+  described,
+)
 
 
 def _override_counts(layout: Layout, progress: float) -> dict[str, int]:
@@ -80,7 +86,7 @@ def layerwise(distribution: Distribution) -> Scope:
       sparsity = 1 - rest / max(1, sizes.sum())
     if not free.any():
       return found
-    shapes = {n: s for n, s in layout.shapes.items() if n not in fixed}
+    shapes = {n: s for n, s in layout.kernels.items() if n not in fixed}
     solved = list(distribution(shapes, sparsity).values())
     most = sizes if limits is None else np.minimum(sizes, limits[free])
     requested = counts.requested_count(sizes.tolist(), solved)
@@ -175,9 +181,18 @@ def groups_of(scope: Scope, layout: Layout) -> np.ndarray:
   return groups
 
 
-def least_counts(scope: Scope, layout: Layout) -> np.ndarray:
-  """Returns int[layers]: the minimum of active weights of every layer."""
-  return np.minimum(scope.min_active_per_layer, layout.sizes)
+def least_counts(
+  scope: Scope, layout: Layout, quota: Quota | None = None
+) -> np.ndarray:
+  """Returns int[layers]: the minimum of active weights of every layer.
+
+  That is the scope's, or the most that the minima of a quota can take.
+  """
+  least = np.minimum(scope.min_active_per_layer, layout.sizes)
+  if quota is None:
+    return least
+  needed = [quota.minimum(x) for x in layout.leaves for _ in x.layer_names]
+  return np.maximum(least, np.asarray(needed, int))
 
 
 def budget_table(
@@ -187,12 +202,14 @@ def budget_table(
   *,
   shrinking: bool = False,
   first: np.ndarray | None = None,
+  quota: Quota | None = None,
 ) -> np.ndarray:
   """Returns int32[len(sparsities), groups]: the counts at each sparsity.
 
   No count rises where they are `shrinking`, because no weight is ever regrown;
   rounded independently, they would fall and rise. At the start they are
-  `first`, int[groups], or else the requested ones.
+  `first`, int[groups], or else the requested ones. No layer falls below what a
+  `quota` needs.
   """
   if not layout.leaves:
     return np.zeros((len(sparsities), 1), np.int32)
@@ -200,7 +217,7 @@ def budget_table(
   for sparsity in sparsities:
     progress = sparsity / final if final and sparsity is not None else 1.0
     row = scope.budgets(layout, sparsity, progress, limits)
-    row = _at_least(scope, layout, row, sparsity)
+    row = at_least(scope, layout, row, sparsity, quota)
     if limits is not None:
       row = _within(row, limits)
     rows.append(row)
@@ -208,20 +225,24 @@ def budget_table(
   return np.stack(rows).astype(np.int32)
 
 
-def _at_least(
-  scope: Scope, layout: Layout, budget: np.ndarray, sparsity: float | None
+def at_least(
+  scope: Scope,
+  layout: Layout,
+  budget: np.ndarray,
+  sparsity: float | None,
+  quota: Quota | None,
 ) -> np.ndarray:
   """Raises groups to the minima of their layers, at the cost of the largest."""
-  if not scope.min_active_per_layer:
+  minima = least_counts(scope, layout, quota)
+  if not minima.any():
     return budget
-  minima = least_counts(scope, layout)
   groups = groups_of(scope, layout)
   least = np.bincount(groups, minima, len(budget)).astype(int)
   if least.sum() > budget.sum():
+    what = "`min_active_per_layer`" if quota is None else "`granularity`"
     raise ValueError(
-      f"`min_active_per_layer` of {scope.min_active_per_layer} needs"
-      f" {least.sum()} weights, but a sparsity of {sparsity} leaves"
-      f" {budget.sum()}. Lower either."
+      f"{what} may need {least.sum()} weights for its minima, but a sparsity"
+      f" of {sparsity} leaves {budget.sum()}. Lower either."
     )
   return _lowered(np.maximum(budget, least), least, int(budget.sum()))
 

@@ -149,6 +149,8 @@ def convert(
 
 def _verify(file: pathlib.Path, archive: Archive, sha256: str) -> None:
   """Raises `ArchiveError` unless the file has the expected checksum."""
+  if file.exists() and not file.is_file():  # A pipe would block for ever.
+    raise ArchiveError(f"`--archive` {file}: it is not a regular file.")
   try:
     with open(file, "rb") as opened:
       actual = hashlib.file_digest(opened, "sha256").hexdigest()

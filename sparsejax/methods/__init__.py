@@ -6,11 +6,17 @@ The tables hold the names that a config knows.
 from sparsejax.components import (
   criteria,
   distributions,
+  granularity as granularities,
   schedules,
   scopes,
   storage as storages,
 )
-from sparsejax.methods.compositions import UNIFORM, track_ever_active
+from sparsejax.method import single_weights
+from sparsejax.methods.compositions import (
+  UNIFORM,
+  track_ever_active,
+  with_granularity,
+)
 from sparsejax.methods.granet import granet
 from sparsejax.methods.kept import (
   dnw,
@@ -35,7 +41,7 @@ METHODS = {
   "granet": granet,
   "rigl": rigl,
   "rigl_itop": rigl_itop,
-  "set": sparse_evolution,
+  "set": sparse_evolution,  # A word of Python, so no name of a function.
   "set_itop": set_itop,
   "accset": accset,
   "lset": lset,
@@ -52,15 +58,25 @@ METHODS = {
   "sr_ste": sr_ste,
   "weight_sparse": weight_sparse,
 }
+ALIASES = {"sparse_evolution": "set", "soft_threshold": "str"}
+"""Names of functions that a config may use, and its own names."""
 DISTRIBUTIONS = {
   "uniform": distributions.uniform,
   "er": distributions.er,
   "erk": distributions.erk,
+  "uniform_whole": distributions.uniform_whole,
 }
 SCOPES = {
   "global": scopes.global_scope,
+  "global_keep_alive": scopes.keep_alive(scopes.global_scope, 1),
   **{name: scopes.layerwise(d) for name, d in DISTRIBUTIONS.items()},
   "uniform": UNIFORM,
+}
+CRITERIA = {
+  "magnitude": criteria.magnitude,
+  "snip": criteria.snip,
+  "taylor": criteria.taylor,
+  "gradient_flow": criteria.gradient_flow,
 }
 GLOBAL_MAGNITUDE = "global_magnitude"
 """Name of budgets that need trained weights; see `scopes.global_magnitude`."""
@@ -78,6 +94,13 @@ REGROW_BY = {
   "never_active_first": criteria.never_active_first,
 }
 STORAGES = {"zeroed": storages.zeroed, "kept": storages.kept}
+GRANULARITIES = {
+  "weights": lambda: single_weights,
+  "filters": granularities.filters,
+  "blocks": granularities.blocks,
+  "n_of_m": granularities.n_of_m,
+  "at_least": granularities.at_least,
+}
 CURVES = {
   "cubic": schedules.cubic_curve,
   "linear": schedules.linear_curve,
@@ -109,4 +132,5 @@ __all__ = [
   "top_kast",
   "track_ever_active",
   "weight_sparse",
+  "with_granularity",
 ]

@@ -1,6 +1,7 @@
 """What several methods share: prune-and-regrow, schedules, variants."""
 
 import dataclasses
+import functools
 import inspect
 import types
 from collections.abc import Callable, Mapping, Sequence
@@ -8,6 +9,7 @@ from typing import Any
 
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
+from sparsejax import method as method_parts
 from sparsejax.components import (
   accumulators,
   arguments,
@@ -23,15 +25,34 @@ from sparsejax.method import (
   Criterion,
   Curve,
   Fraction,
+  Granularity,
   Initial,
   Method,
   Prune,
   PruneAndRegrow,
   Scope,
+  single_weights,
 )
 
 ERK = scopes.layerwise(distributions.erk)
 UNIFORM = scopes.layerwise(distributions.uniform)
+
+
+def named(factory: Callable[..., Method]) -> Callable[..., Method]:
+  """Lets the methods that a factory makes print as the call that made them."""
+  signature = inspect.signature(factory)
+
+  @functools.wraps(factory)
+  def make(*args: Any, **kwargs: Any) -> Method:
+    given = signature.bind(*args, **kwargs)
+    method = factory(*args, **kwargs)
+    # A copy with another part is another method: `replace` drops the name.
+    object.__setattr__(
+      method, "made_by", method_parts.called(make, given.arguments)
+    )
+    return method
+
+  return make
 
 
 def signs(weights: Shaped[Array, "*dims"]) -> Sequence[Bool[Array, "*dims"]]:
@@ -104,6 +125,50 @@ def initial(scope: Scope, sparsity: float | None) -> Initial:
   return Initial(scope, sparsity=sparsity)
 
 
+def with_granularity(method: Method, granularity: Granularity) -> Method:
+  """Returns the method with another granularity, such as whole filters.
+
+  All its sparsities, counts and fractions are then in units.
+
+  Args:
+    method: of single weights.
+    granularity: `sparsejax.filters()`, `blocks(...)`, `n_of_m(...)` or
+      `at_least(...)`.
+
+  Raises:
+    ValueError: for a method whose pattern or sparsity contradicts it.
+  """
+  prune = method.prune
+  if granularity is single_weights:
+    return method
+  if method.initial.pattern or (prune and prune.pattern):
+    raise ValueError(
+      "`granularity` cannot change a method that has a pattern, a rule for"
+      " which weights stay. Use another method."
+    )
+  if granularity.sparsity is not None:
+    _check_sparsity(method, granularity.sparsity)
+  initial, scope = method.initial, granularity.scope
+  if scope is not None:
+    initial = dataclasses.replace(initial, scope=scope)
+    prune = prune and dataclasses.replace(prune, scope=scope)
+  return dataclasses.replace(
+    method, granularity=granularity, initial=initial, prune=prune
+  )
+
+
+def _check_sparsity(method: Method, sparsity: float) -> None:
+  """Raises ValueError unless a method ends at the sparsity of a granularity."""
+  found = method.target_sparsity
+  if found is None or abs(found - sparsity) > 1e-9:
+    raise ValueError(
+      f"`sparsity` must be {sparsity} with this `granularity`, got {found}: all"
+      " cells have the same number of weights, from the first to the last"
+      " mask update."
+    )
+
+
+@named
 def track_ever_active(method: Method) -> Method:
   """Adds the masks that the ITOP rate is counted from, one byte per weight."""
   return dataclasses.replace(
@@ -113,6 +178,7 @@ def track_ever_active(method: Method) -> Method:
 
 def variant(
   factory: Callable[..., Method],
+  name: str,
   doc: str,
   *,
   fixed: Mapping[str, Any] = types.MappingProxyType({}),
@@ -123,6 +189,7 @@ def variant(
 
   Args:
     factory: of the family.
+    name: of the row.
     doc: docstring of the row.
     fixed: parameters that the row does not offer, and their values.
     defaults: other defaults of parameters that it offers.
@@ -132,13 +199,13 @@ def variant(
     A factory whose signature holds the offered parameters alone.
   """
   offered = []
-  for name, parameter in inspect.signature(factory).parameters.items():
-    if name in defaults:
-      parameter = parameter.replace(default=defaults[name])
-    if name not in fixed:
-      offered.append(parameter.replace(name=renamed.get(name, name)))
+  for key, parameter in inspect.signature(factory).parameters.items():
+    if key in defaults:
+      parameter = parameter.replace(default=defaults[key])
+    if key not in fixed:
+      offered.append(parameter.replace(name=renamed.get(key, key)))
   signature = inspect.Signature(offered, return_annotation=Method)
-  original = {new: name for name, new in renamed.items()}
+  original = {new: old for old, new in renamed.items()}
 
   def row(*args: Any, **kwargs: Any) -> Method:
     given = signature.bind(*args, **kwargs)  # TypeError for unknown names.
@@ -147,5 +214,6 @@ def variant(
     return factory(**named, **fixed)
 
   row.__signature__ = signature  # type: ignore[attr-defined]
-  row.__doc__ = doc
-  return row
+  row.__name__ = row.__qualname__ = name
+  row.__doc__, row.__module__ = doc, factory.__module__
+  return named(row)

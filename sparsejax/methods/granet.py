@@ -5,10 +5,25 @@ schedule, then `regrowth.prune_and_regrow` prunes and regrows in each layer.
 """
 
 from sparsejax.components import criteria, schedules, scopes, storage
-from sparsejax.method import Criterion, Curve, Initial, Method, Prune, Scope
-from sparsejax.methods.compositions import ERK, prune_and_regrow
+from sparsejax.method import (
+  Criterion,
+  Curve,
+  Granularity,
+  Initial,
+  Method,
+  Prune,
+  Scope,
+  single_weights,
+)
+from sparsejax.methods.compositions import (
+  ERK,
+  named,
+  prune_and_regrow,
+  with_granularity,
+)
 
 
+@named
 def granet(
   sparsity: float,
   *,
@@ -21,8 +36,10 @@ def granet(
   final_regrow_fraction: float = 0.005,
   scope: Scope = scopes.global_scope,
   curve: Curve = schedules.cubic_curve,
+  criterion: Criterion = criteria.magnitude,
   regrow_by: Criterion = criteria.gradient_magnitude,
   restart: bool = False,
+  granularity: Granularity = single_weights,
 ) -> Method:
   """Gradual pruning with zero-cost neuroregeneration.
 
@@ -46,10 +63,13 @@ def granet(
     final_regrow_fraction: the share at `total_steps`.
     scope: which weights compete when the network is pruned.
     curve: how the sparsity rises.
+    criterion: what a weight is worth when the network is pruned to the
+      schedule; prune-and-regrow drops the smallest ones in any case.
     regrow_by: what is regrown first (the paper: largest gradients).
     restart: whether a weight that is pruned and regrown in one update restarts
       at 0, as the paper says of pruned weights, or keeps its value and
       optimizer state, as in its code.
+    granularity: what is pruned and regrown as one; sparsities are in its units.
 
   References:
     Liu et al., `Sparse training via boosting pruning plasticity with
@@ -63,9 +83,9 @@ def granet(
     end_step=end_step,
     every_steps=every_steps,
   )
-  return Method(
+  method = Method(
     initial=Initial(ERK),
-    prune=Prune(ramp, scope, criteria.magnitude),
+    prune=Prune(ramp, scope, criterion),
     regrow=prune_and_regrow(
       regrow_by,
       schedules.cosine(regrow_fraction, total_steps, final_regrow_fraction),
@@ -75,3 +95,4 @@ def granet(
     storage=storage.zeroed,
     target_sparsity=sparsity,
   )
+  return with_granularity(method, granularity)

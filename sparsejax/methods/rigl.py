@@ -10,16 +10,26 @@ from sparsejax.components import (
   scopes,
   storage as storages,
 )
-from sparsejax.method import Criterion, Curve, Distribution, Method
+from sparsejax.method import (
+  Criterion,
+  Curve,
+  Distribution,
+  Granularity,
+  Method,
+  single_weights,
+)
 from sparsejax.methods.compositions import (
   constant_or_rising,
   initial,
+  named,
   prune_and_regrow,
   variant,
+  with_granularity,
 )
 from sparsejax.updates import orders
 
 
+@named
 def rigl(
   sparsity: float,
   *,
@@ -30,6 +40,7 @@ def rigl(
   skip_step_on_update: bool = True,
   curve: Curve | None = None,
   regrow_by: Criterion = criteria.gradient_magnitude,
+  granularity: Granularity = single_weights,
 ) -> Method:
   """Prunes small weights and regrows those with large gradients.
 
@@ -45,6 +56,7 @@ def rigl(
     curve: if given, the network starts dense and its sparsity rises along it
       until `end_step`, at the same interval (OptG, Table 4).
     regrow_by: what is regrown first.
+    granularity: what is pruned and regrown as one; sparsities are in its units.
 
   References:
     Evci et al., `Rigging the lottery <https://arxiv.org/abs/1911.11134>`_,
@@ -54,7 +66,7 @@ def rigl(
   order = orders.step_then_update
   if skip_step_on_update:
     order = orders.update_instead_of_step
-  return Method(
+  method = Method(
     **constant_or_rising(
       scopes.layerwise(distribution),
       sparsity,
@@ -73,6 +85,7 @@ def rigl(
     storage=storages.zeroed,
     order=order,
   )
+  return with_granularity(method, granularity)
 
 
 def itop(
@@ -84,6 +97,7 @@ def itop(
   final_regrow_fraction: float = 0.005,
   distribution: Distribution = distributions.erk,
   regrow_by: Criterion,
+  granularity: Granularity = single_weights,
 ) -> Method:
   """In-time over-parameterization: long intervals, to the end of the run.
 
@@ -96,12 +110,13 @@ def itop(
     final_regrow_fraction: the share at `total_steps`.
     distribution: sparsity per layer.
     regrow_by: what is regrown first.
+    granularity: what is pruned and regrown as one; sparsities are in its units.
 
   References:
     Liu et al., `Do we actually need dense over-parameterization?
     <https://arxiv.org/abs/2102.02887>`_, 2021.
   """
-  return Method(
+  method = Method(
     initial=initial(scopes.layerwise(distribution), sparsity),
     regrow=prune_and_regrow(
       regrow_by,
@@ -112,10 +127,12 @@ def itop(
     accumulators=(accumulators.ever_active,),
     target_sparsity=sparsity,
   )
+  return with_granularity(method, granularity)
 
 
 rigl_itop = variant(
   itop,
+  "rigl_itop",
   """RigL-ITOP: `itop` that regrows by gradient magnitude.
 
   Takes the arguments of `itop`; `regrow_by` is `criteria.gradient_magnitude`.
@@ -125,6 +142,7 @@ rigl_itop = variant(
 
 set_itop = variant(
   itop,
+  "set_itop",
   """SET-ITOP: `itop` that regrows at random.
 
   Takes the arguments of `itop`; `regrow_by` is `criteria.random`.

@@ -22,22 +22,25 @@ from sparsejax.method import (
   Criterion,
   Curve,
   Distribution,
+  Granularity,
   Method,
   MetricKind,
   as_pruned,
+  single_weights,
 )
 from sparsejax.methods.compositions import (
   constant_or_rising,
   prune_and_regrow,
   signs,
   variant,
+  with_granularity,
 )
 from sparsejax.updates import orders
 
 
 def set_family(
-  *,
   sparsity: float | None = None,
+  *,
   epsilon: float | None = None,
   every_steps: int,
   total_steps: int,
@@ -54,6 +57,7 @@ def set_family(
   masks_first: bool = False,
   reset_optimizer: bool = False,
   prune_last: bool = False,
+  granularity: Granularity = single_weights,
 ) -> Method:
   """SET: prunes the weights closest to zero and regrows others.
 
@@ -98,6 +102,8 @@ def set_family(
     prune_last: whether the last epoch ends with a mask update that prunes and
       regrows nothing, as in both papers' algorithms. A loop of your own with
       `masks_first` calls `update_masks` for it after the last step.
+    granularity: what is pruned and regrown as one; sparsities are in its units.
+      A unit is pruned by the sum of magnitudes, with any `by_sign`.
 
   Raises:
     ValueError: unless exactly one of `sparsity` and `epsilon` is given; for
@@ -138,7 +144,7 @@ def set_family(
   )
   if regrow_count is not as_pruned:
     composed["target_sparsity"] = None  # Only the first masks have it.
-  return Method(
+  method = Method(
     **composed,
     regrow=prune_and_regrow(
       regrow_by,
@@ -157,6 +163,7 @@ def set_family(
     metric=follows,
     reset_optimizer=reset_optimizer,
   )
+  return with_granularity(method, granularity)
 
 
 def _metric_kind(drives: str | None) -> MetricKind | None:
@@ -213,6 +220,7 @@ _RESTARTING = {"reset_optimizer": True}
 
 sparse_evolution = variant(
   set_family,
+  "sparse_evolution",
   """SET: prunes the weights closest to zero and regrows random ones.
 
   Mocanu et al., 2018: https://arxiv.org/abs/1707.04780. Takes the arguments of
@@ -223,6 +231,7 @@ sparse_evolution = variant(
 
 accset = variant(
   set_family,
+  "accset",
   """AccSET: SET that regrows the fewer connections, the higher the accuracy is.
 
   After every epoch but the last each layer prunes a share of its connections,
@@ -245,6 +254,7 @@ accset = variant(
 
 lset = variant(
   set_family,
+  "lset",
   """LSET: SET that regrows the fewer connections, the lower the loss is.
 
   As `accset`, with `p = 1 - L / L_0`: L is the loss of the last epoch, given as
@@ -258,6 +268,7 @@ lset = variant(
 
 dynset = variant(
   set_family,
+  "dynset",
   """DynSET: LSET or AccSET that pauses while it is worse than epochs ago.
 
   As `lset`, or as `accset` with `drives="accuracy"`, with the arguments

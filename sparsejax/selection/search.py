@@ -53,13 +53,16 @@ from jaxtyping import Array, Bool, Float, Float32, Int, UInt32
 
 from sparsejax.components import placement
 from sparsejax.components.counts import INT32_MAX
-from sparsejax.components.ranking import HIGHEST_RANK, SIGN
+from sparsejax.components.ranking import (
+  HIGHEST_RANK,
+  SIGN,
+  ZERO_RANK as _ZERO_RANK,
+)
 from sparsejax.selection.lazy import LazyArray, materialize
 
 _DEVIATIONS = (-1.5, -0.5, 0.5, 1.5)  # probes around the expected bound
 _QUARTERS = (0.25, 0.5, 0.75)
 _INT32_MAX = np.int32(INT32_MAX)
-_ZERO_RANK = SIGN  # of the score 0.0
 _NORMAL_RANK = np.uint32(0x80800000)  # of 2^-126, the least positive score
 _LOWEST_RANK = np.uint32(0x007FFFFF)  # of -inf
 _LARGEST_FLOAT32_BELOW_2_32 = 4294967040.0

@@ -60,7 +60,11 @@ def run(
       stop = stack.enter_context(preemption.stop_on_signals())
     stop.nothing_to_save = True  # Until the first dispatch.
     try:
-      return _run(command.parse(argv), stop, clock)
+      parsed = command.parse(argv)
+      if parsed.print_config:
+        print("\n".join(command.lines(parsed.config)))
+        return outcomes.DONE
+      return _run(parsed, stop, clock)
     except errors.CheckpointError as error:
       raise command_line.InputError(str(error)) from error
 
@@ -100,8 +104,7 @@ def _run_together(
       return _train(console, experiment, workdir, stop, lock, clock)
     reporting.line(console, f"{workdir} is finished; nothing was changed.")
     _report(workdir)
-    measures = experiment.dataset.task.measures
-    reporting.result(console, summary, workdir, measures=measures)
+    reporting.result(console, summary, workdir)
     return outcomes.DONE
 
 
@@ -115,9 +118,9 @@ def _train(
 ) -> int:
   """Trains from the newest checkpoint, and writes the result at the end."""
   reporting.line(console, f"Results go to {workdir}")
-  measures = experiment.dataset.task.measures
+  measure = experiment.dataset.task.measures[0]
   with reporting.progress(
-    console, total=experiment.steps.total, measure=measures[0]
+    console, total=experiment.steps.total, measure=measure
   ) as reporter:
     try:
       outcome = loop.run(
@@ -144,7 +147,8 @@ def _train(
     workdirs.write_json(workdir / workdirs.SUMMARY, summary)
     _report(workdir)
   processes.barrier("summary")  # A later run may look for it.
-  reporting.result(console, summary, workdir, measures=measures)
+  reporting.result(console, summary, workdir)
+  _warn(console, experiment, experiment.warnings)  # Thousands of lines later.
   return outcomes.DONE
 
 

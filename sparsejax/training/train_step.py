@@ -14,7 +14,7 @@ import optax
 from sparsejax.analysis import summary
 from sparsejax.data import Resident, batches
 from sparsejax.training import metric, run_flops
-from sparsejax.training.batch_gradient import batch_gradient
+from sparsejax.training.batch_gradient import BatchGradient, batch_gradient
 from sparsejax.training.train_state import Setup, TrainState
 
 # Folded into the run's data key; the order of the examples and `Task.draw`
@@ -58,11 +58,25 @@ def train_step(
   key = batches.draw_key(jax.random.wrap_key_data(state.key), state.step)
   batch = jax.tree.map(setup.shard, setup.task.draw(key, examples))
 
-  found, model_state = batch_gradient(setup, state, batch, _dropout_key(state))
+  dropout_key = _dropout_key(state)
+
+  def gradient(params: Any) -> tuple[BatchGradient, Any]:
+    return batch_gradient(
+      setup, state._replace(params=params), batch, dropout_key
+    )
+
+  def hvp(direction: Any) -> Any:
+    """Called by methods that score by it, where a mask update is due."""
+    return jax.jvp(
+      lambda params: gradient(params)[0].grads, (state.params,), (direction,)
+    )[1]
+
+  found, model_state = gradient(state.params)
   updates, opt_state = setup.tx.update(
     found.grads,
     state.opt_state,
     state.params,
+    hvp=hvp,
     **metric.update_kwargs(state.metric),
   )
   params = optax.apply_updates(state.params, updates)

@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Int, PyTree
 
 from sparsejax.components import criteria
 from sparsejax.method import Context, Criterion, Layout, Leaf, Method
-from sparsejax.selection import random_bits
+from sparsejax.selection import packing as packings, random_bits
 from sparsejax.selection.lazy import LazyArray, lazy
 from sparsejax.selection.packing import Packing
 
@@ -43,6 +43,16 @@ def leaves_of(
   ]
 
 
+def packing_of(method: Method, layout: Layout) -> Packing:
+  """Returns how the layout that a method counts is packed.
+
+  Quotas look at leaves, whose cells no packing keeps together.
+  """
+  if method.granularity.quota is None:
+    return packings.packing_for(layout)
+  return packings.leaves(layout)
+
+
 def with_keys(
   context: Context, step: Int[Array, ""], purpose: int
 ) -> list[Leaf]:
@@ -64,6 +74,7 @@ class PackedLeaves(NamedTuple):
   weights: list[Array]
   gradients: list[Array] | None
   momentum: list[Array] | None
+  hessian_gradient: list[Array] | None
   masks: list[Bool[Array, "..."]]
   changed: bool = False
 
@@ -125,6 +136,9 @@ class PackedLeaves(NamedTuple):
         mask=mask,
         accumulators={name: accumulators[name][i] for name in shaped},
         momentum=None if self.momentum is None else self.momentum[i],
+        hessian_gradient=None
+        if self.hessian_gradient is None
+        else self.hessian_gradient[i],
       )
       for i, mask in enumerate(self.masks)
     ]
@@ -133,13 +147,17 @@ class PackedLeaves(NamedTuple):
 def pack(context: Context, packing: Packing) -> PackedLeaves:
   """Packs the leaves of a context."""
   leaves = context.leaves
-  gradients = [x.gradient for x in leaves if x.gradient is not None]
-  momentum = [x.momentum for x in leaves if x.momentum is not None]
+
+  def packed(arrays: Sequence[Array | None]) -> list[Array] | None:
+    found = [x for x in arrays if x is not None]
+    return packing.pack(found) if found else None
+
   return PackedLeaves(
     context,
     packing,
     weights=packing.pack([leaf.weights for leaf in leaves]),
-    gradients=packing.pack(gradients) if gradients else None,
-    momentum=packing.pack(momentum) if momentum else None,
+    gradients=packed([leaf.gradient for leaf in leaves]),
+    momentum=packed([leaf.momentum for leaf in leaves]),
+    hessian_gradient=packed([leaf.hessian_gradient for leaf in leaves]),
     masks=packing.pack([leaf.mask for leaf in leaves]),
   )

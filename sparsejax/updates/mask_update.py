@@ -28,7 +28,7 @@ from jaxtyping import Array, Bool, Int, PyTree
 from sparsejax.components import placement
 from sparsejax.method import Context, MaskChange, Method
 from sparsejax.selection import packing as packings, search
-from sparsejax.state import SparseState
+from sparsejax.state import SparseState, unit_masks
 from sparsejax.updates import (
   conditional,
   context as contexts,
@@ -37,6 +37,7 @@ from sparsejax.updates import (
   pruning,
   regrowth,
   requested,
+  units,
 )
 from sparsejax.updates.optimizer_step import Call
 
@@ -47,6 +48,7 @@ class NextMasks(NamedTuple):
   Attributes:
     opened: bool[]; whether the gate let it take place.
     new: the new masks, in layout order.
+    units: the new masks of units, as in `SparseState`.
     keep: active weights that keep their value and optimizer state; None where
       those are all active ones.
     changes: int32[2, layers], how many weights were pruned, and regrown.
@@ -57,6 +59,7 @@ class NextMasks(NamedTuple):
 
   opened: Bool[Array, ""]
   new: list[Bool[Array, "..."]]
+  units: tuple[dict[str, Bool[Array, "..."]], ...]
   keep: list[Bool[Array, "..."]] | None
   changes: Int[Array, "2 layers"]
   requested: Int[Array, " counts"] | None
@@ -106,6 +109,7 @@ def maybe_update(
   return change, state._replace(
     last_update=jnp.where(done, step, state.last_update),
     masks=jax.tree.unflatten(jax.tree.structure(state.masks), next_.new),
+    units=next_.units,
     requested=_requested(call, next_, step),
     changes=next_.changes,
     accumulators={**accumulators, **next_.accumulators},
@@ -150,6 +154,7 @@ def _unchanged(
   return NextMasks(
     opened=jnp.asarray(False),
     new=list(masks),
+    units=state.units,
     keep=None if method.regrow is None else list(masks),
     changes=state.changes,
     requested=state.requested if method.counts_as_found else None,
@@ -166,10 +171,13 @@ def _search(
   tree, inner_state = scored(masks)
   weights = layout.take(tree)
   gradients = None if call.grads is None else layout.take(call.grads)
-  momentum = [None] * len(weights)
+  momentum = hessian = [None] * len(weights)
   if method.reads_momentum:
     momentum = inner_states.momentum(inner_state, layout)
-  starts = [jnp.asarray(x) for x in packings.packing_for(layout).starts]
+  if method.reads_hessian_gradient:
+    hessian = call.hessian_gradient(masks)
+  packing = contexts.packing_of(method, method.counted(layout))
+  starts = [jnp.asarray(x) for x in packing.starts]
   if starts:  # Constants would compile one kernel per leaf, not per shape.
     starts = lax.optimization_barrier(starts)
   budgets = None
@@ -177,20 +185,28 @@ def _search(
     table = jnp.asarray(requested.budget_table(method, layout))
     budgets = table[method.prune.schedule.index(step)]
 
-  def update() -> NextMasks:
+  def context() -> Context:
     leaves = contexts.leaves_of(
       method, layout, weights, gradients, masks, accumulators
     )
-    pairs = zip(leaves, momentum, strict=True)
-    leaves = [leaf._replace(momentum=x) for leaf, x in pairs]
-    context = Context(layout, leaves, step, call.key, call.metric, accumulators)
-    next_ = next_masks(method, context, budgets, regrow_due, starts)
+    leaves = [
+      leaf._replace(momentum=v, hessian_gradient=h)
+      for leaf, v, h in zip(leaves, momentum, hessian, strict=True)
+    ]
+    found = Context(layout, leaves, step, call.key, call.metric, accumulators)
+    found = units.with_units(method, found, unit_masks(state))
+    return units.scored(method, found)
+
+  read = context()
+
+  def update() -> NextMasks:
+    next_ = next_masks(method, read, budgets, regrow_due, starts)
     return _placed(call, next_)
 
   def stay() -> NextMasks:
     return _unchanged(method, state, accumulators, masks)
 
-  watched = (call.grads, call.extra_args.get("value"))
+  watched = (call.grads, call.extra_args.get("value"), hessian)
   all_finite = finite.all_finite(watched, sharded=layout.sharded)
   return all_finite, _placed(call, conditional.cond(all_finite, update, stay))
 
@@ -206,24 +222,37 @@ def next_masks(
   """Returns the masks after one update.
 
   `budgets` are those of `method.prune`, None where it needs none; `starts` are
-  for `Packing.unpack`.
+  for `Packing.unpack`. What is searched are the units of the context.
   """
-  packing = packings.packing_for(context.layout)
-  before = leaves = contexts.pack(context, packing)
-  if method.prune is not None:
-    revives = method.storage.keeps_values
-    pruned = pruning.prune(method.prune, leaves, budgets, revives=revives)
+  counted, parts = context.counted, units.in_units(method)
+  packing = contexts.packing_of(method, counted.layout)
+  before = leaves = contexts.pack(counted, packing)
+  if parts.prune is not None:
+    pruned = pruning.prune(
+      parts.prune,
+      leaves,
+      budgets,
+      revives=method.storage.keeps_values,
+      quota=method.granularity.quota,
+    )
     leaves = leaves.with_masks(pruned)
-  found = _regrow(method, leaves, regrow_due)
+  found = _regrow(parts, leaves, regrow_due)
   opened = jnp.asarray(True)
   if method.gate is not None:
     opened = method.gate.opens(context)
     closed = regrowth.only_counted(before)
     found = jax.tree.map(lambda x, y: jnp.where(opened, x, y), found, closed)
-  new = packing.unpack(found.new, starts)
+  new = active = packing.unpack(found.new, starts)
   keep = None
   if method.regrow is not None:
     keep = packing.unpack(found.keep, starts)
+  old, now, each_layer = before.masks, found.new, packing.each_layer
+  of_weights = method.units(context.layout)
+  if of_weights is not None:
+    new = now = of_weights.weights(active)
+    keep = None if keep is None else of_weights.weights(keep)
+    old = [leaf.mask for leaf in context.leaves]
+    each_layer = packings.leaves(context.layout).each_layer
   after = context._replace(
     leaves=[
       leaf._replace(mask=mask)
@@ -233,8 +262,9 @@ def next_masks(
   return NextMasks(
     opened,
     new,
+    units.named(method, context.layout, active),
     keep,
-    _changes(before, found.new),
+    _changes(old, now, each_layer),
     requested.with_no_shared(found.counts) if method.counts_as_found else None,
     {
       name: after_update(context.accumulators[name], after, found.pruned)
@@ -243,10 +273,11 @@ def next_masks(
   )
 
 
-def _changes(leaves, new: Sequence[Array]) -> Int[Array, "2 layers"]:
+def _changes(
+  old: Sequence[Array], new: Sequence[Array], each_layer: search.Groups
+) -> Int[Array, "2 layers"]:
   """Counts the weights that were pruned and regrown, in each layer."""
-  pairs = list(zip(leaves.masks, new, strict=True))
-  each_layer = leaves.packing.each_layer
+  pairs = list(zip(old, new, strict=True))
   pruned = search.count_active([old & ~new for old, new in pairs], each_layer)
   regrown = search.count_active([new & ~old for old, new in pairs], each_layer)
   return jnp.stack([pruned, regrown])
@@ -256,7 +287,7 @@ def _regrow(method: Method, leaves, due) -> regrowth.Regrown:
   """Prunes and regrows in each layer if that is due."""
   if method.regrow is None:
     return regrowth.only_counted(leaves)
-  part = method.regrow
+  part, quota = method.regrow, method.granularity.quota
 
   def placed(found: regrowth.Regrown) -> regrowth.Regrown:
     sharded = leaves.packing.sharded
@@ -265,7 +296,7 @@ def _regrow(method: Method, leaves, due) -> regrowth.Regrown:
   return placed(
     conditional.cond(
       due,
-      lambda: placed(regrowth.prune_and_regrow(part, leaves)),
+      lambda: placed(regrowth.prune_and_regrow(part, leaves, quota)),
       lambda: regrowth.only_counted(leaves),
     )
   )

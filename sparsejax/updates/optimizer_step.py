@@ -5,7 +5,7 @@ storage resets the state of pruned weights (`Call.step_at_old_masks`,
 `Call.step_at_new_masks`), other storage leaves it alone.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -27,7 +27,11 @@ from sparsejax.method import (
 from sparsejax.selection import random_bits
 from sparsejax.selection.bitmasks import Carrier
 from sparsejax.state import SparseState
-from sparsejax.updates import context as contexts, inner_state as inner_states
+from sparsejax.updates import (
+  context as contexts,
+  followers,
+  inner_state as inner_states,
+)
 
 
 class Call(NamedTuple):
@@ -47,6 +51,7 @@ class Call(NamedTuple):
       step.
     key: typed key of the run, or None.
     metric: float32[], or None.
+    hvp: (tree like `params`) -> the product of the Hessian with it, or None.
     extra_args: for the inner optimizer.
   """
 
@@ -61,6 +66,7 @@ class Call(NamedTuple):
   masks: Sequence[Array]
   key: Key | None
   metric: Float[Array, ""] | None
+  hvp: Callable[[PyTree], PyTree] | None
   extra_args: dict[str, Any]
 
   @property
@@ -103,6 +109,20 @@ class Call(NamedTuple):
       else each.of(context)
       for each in self.method.all_accumulators
     }
+
+  def hessian_gradient(self, masks: Sequence[Array]) -> list[Array]:
+    """Returns H g of each sparse leaf, in layout order.
+
+    As in both official codes of GraSP, g is the gradient of the active weights
+    that compete: biases and other dense leaves are not part of it.
+    """
+    assert self.hvp is not None  # `sparsify` requires it.
+    active = [
+      jnp.where(mask, g, jnp.zeros_like(g))
+      for mask, g in zip(masks, self.layout.take(self.grads), strict=True)
+    ]
+    zeros = optax.tree.zeros_like(self.params)
+    return self.layout.take(self.hvp(self.layout.put(zeros, active)))
 
   def before_step(
     self, masks: Sequence[Array]
@@ -187,6 +207,7 @@ class Call(NamedTuple):
     storage, layout = self.method.storage, self.layout
     leaves = self.context(masks, weights, accumulators).leaves
     grads = layout.put(self.grads, [storage.gradient(leaf) for leaf in leaves])
+    grads = followers.gradient(self.state.followers, grads)
     updates, inner_state = self.inner.update(
       grads, inner_state, stepped, **self.extra_args
     )

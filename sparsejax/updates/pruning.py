@@ -1,11 +1,14 @@
 """Pruning: the highest scores of each group stay."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
 from sparsejax.components import ranking, scopes
-from sparsejax.method import Layout, Prune, Scope
+from sparsejax.method import Layout, Prune, Quota, Scope
 from sparsejax.selection import random_bits, search
 from sparsejax.selection.lazy import materialize
 from sparsejax.selection.packing import Packing
@@ -18,6 +21,7 @@ def prune(
   budgets: Int[Array, " groups"] | None,
   *,
   revives: bool,
+  quota: Quota | None = None,
 ) -> list[Array]:
   """Returns the masks after pruning, packed.
 
@@ -35,24 +39,81 @@ def prune(
   scores = leaves.score(part.criterion, random_bits.PRUNE)
   layout = leaves.context.layout
   return keep_highest(
-    part.scope, layout, leaves.packing, scores, budgets, valid
+    part.scope, layout, leaves.packing, scores, budgets, valid, quota
   )
 
 
 def keep_highest(
-  scope: Scope, layout: Layout, packing: Packing, scores, budgets, valid
+  scope: Scope,
+  layout: Layout,
+  packing: Packing,
+  scores: Sequence[Any],
+  budgets: Any,
+  valid: Sequence[Any],
+  quota: Quota | None = None,
 ) -> list[Array]:
   """Returns masks of the highest scores of each group, packed.
 
   Scores, and the `valid` positions, which compete, are packed as well; budgets
-  are int32[groups].
+  are int32[groups]. With a quota, what it needs comes first.
   """
   groups = packing.groups(scopes.groups_of(scope, layout))
   if scope.min_active_per_layer:
     least = np.asarray(scopes.least_counts(scope, layout))
     first = search.select(scores, least, packing.each_layer, valid=valid)
-    scores = [
-      jnp.where(f, ranking.HIGHEST_RANK, ranking.ranks(materialize(x)))
-      for f, x in zip(first, scores, strict=True)
-    ]
+    scores = with_first(scores, first)
+  if quota is not None:
+    counts = jnp.asarray(budgets, jnp.int32)
+    scores = with_first(scores, needed(quota, layout, scores, counts, valid))
   return search.select(scores, budgets, groups, valid=valid)
+
+
+def with_first(scores: Sequence[Any], first: Sequence[Array]) -> list[Array]:
+  """Returns scores as ranks, the highest one for what comes first."""
+  return [
+    jnp.where(f, ranking.HIGHEST_RANK, ranking.ranks(materialize(x)))
+    for f, x in zip(first, scores, strict=True)
+  ]
+
+
+def needed(
+  quota: Quota,
+  layout: Layout,
+  scores: Sequence[Any],
+  counts: Int[Array, "..."],
+  valid: Sequence[Any],
+  *,
+  present: Sequence[Array] | None = None,
+  ties: Sequence[Array] | None = None,
+) -> list[Array]:
+  """Returns the best valid units that every cell of a quota needs.
+
+  Args:
+    quota: how many.
+    layout: of the arrays, which are leaves as they are.
+    scores: higher comes first.
+    counts: int32[layers], how many units each layer is to have.
+    valid: which may be chosen; all where None.
+    present: which count as there already; none where None.
+    ties: ranks that order scores of exactly 0; the index does where None.
+  """
+  least, found = quota.least(layout, counts), []
+  for i, leaf in enumerate(layout.leaves):
+    ranks = ranking.ranks(materialize(scores[i]))
+    ones, allowed = jnp.ones(ranks.shape, bool), materialize(valid[i])
+    at_zero = None
+    if ties is not None:
+      at_zero = jnp.where(ranks == ranking.ZERO_RANK, ties[i], 0)
+    layers = layout.layers_of(i)
+    per_layer = least[layers.start : layers.stop]
+    found.append(
+      quota.best(
+        jnp.minimum(ranks, ranking.HIGHEST_RANK - 1),
+        at_zero,
+        per_layer,
+        ones if allowed is None else allowed,
+        ~ones if present is None else present[i],
+        leaf,
+      )
+    )
+  return found

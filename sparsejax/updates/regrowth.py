@@ -1,12 +1,15 @@
-"""Prune-and-regrow inside each layer."""
+"""Prune-and-regrow: regrowth is inside each layer."""
 
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
-from sparsejax.method import PruneAndRegrow
+from sparsejax.components import scopes
+from sparsejax.method import PruneAndRegrow, Quota
 from sparsejax.selection import random_bits, search
+from sparsejax.updates import pruning
 from sparsejax.updates.context import PackedLeaves
 
 
@@ -26,9 +29,18 @@ class Regrown(NamedTuple):
   counts: Int[Array, " layers"]
 
 
-def prune_and_regrow(part: PruneAndRegrow, leaves: PackedLeaves) -> Regrown:
-  """Prunes active weights of each layer and regrows others."""
-  left, active, pruned = _prune(part, leaves)
+def prune_and_regrow(
+  part: PruneAndRegrow, leaves: PackedLeaves, quota: Quota | None = None
+) -> Regrown:
+  """Prunes active weights and regrows others of each layer.
+
+  With a quota, its cells keep their best weights, or regrow what they lost.
+  """
+  prune = _prune_in_layers if part.scope is None else _prune_in_groups
+  refilled = quota is not None and quota.refills
+  left, active, pruned = prune(part, leaves, None if refilled else quota)
+  if part.by is None:
+    return Regrown(left, left, pruned, active - pruned)
   context, before = leaves.current, leaves.masks
   free = jnp.asarray(context.layout.sizes, jnp.int32) - active
   if not part.exclude_just_pruned:
@@ -39,8 +51,22 @@ def prune_and_regrow(part: PruneAndRegrow, leaves: PackedLeaves) -> Regrown:
     ~t if w is None else ~t & w
     for t, w in zip(taken, leaves.packing.is_weight(), strict=True)
   ]
+  scores = leaves.with_masks(left).score(part.by, random_bits.REGROW)
+  if quota is not None and quota.refills:
+    scores = pruning.with_first(
+      scores,
+      pruning.needed(
+        quota,
+        context.layout,
+        scores,
+        active,
+        inactive,
+        present=left,
+        ties=leaves.bits(random_bits.REGROW),
+      ),
+    )
   grown = search.select(
-    leaves.with_masks(left).score(part.by, random_bits.REGROW),
+    scores,
     regrown,
     leaves.packing.each_layer,
     valid=inactive,
@@ -60,21 +86,67 @@ def only_counted(leaves: PackedLeaves) -> Regrown:
   return Regrown(masks, masks, jnp.zeros_like(counts), counts)
 
 
-def _prune(
-  part: PruneAndRegrow, leaves: PackedLeaves
+def _prune_in_layers(
+  part: PruneAndRegrow, leaves: PackedLeaves, quota: Quota | None
 ) -> tuple[list[Array], Array, Array]:
   """Returns what is left, packed, and int32[layers] active and pruned."""
   groups, context = leaves.packing.each_layer, leaves.current
   scores = leaves.score(part.prune_by, random_bits.PRUNE)
+  scores, prunable = _spared(quota, leaves, scores)
   left: list[Array] = []
   pruned = active = jnp.zeros(groups.count, jnp.int32)
   for valid in _parts(part, leaves):
     count = search.count_active(valid, groups)
-    fewer = jnp.clip(part.prune_count(context, count), 0, count)
+    most = prunable(count, valid, groups)
+    fewer = jnp.clip(part.prune_count(context, count), 0, most)
     kept = search.select(scores, count - fewer, groups, valid=valid)
     left = [x | y for x, y in zip(left, kept, strict=True)] if left else kept
     pruned, active = pruned + fewer, active + count
   return left, active, pruned
+
+
+def _prune_in_groups(
+  part: PruneAndRegrow, leaves: PackedLeaves, quota: Quota | None
+) -> tuple[list[Array], Array, Array]:
+  """Returns the same where the weights of several layers compete."""
+  assert part.scope is not None  # The caller asked.
+  context, packing = leaves.current, leaves.packing
+  layout, layers = context.layout, packing.each_layer
+  groups = packing.groups(scopes.groups_of(part.scope, layout))
+  scores = leaves.score(part.prune_by, random_bits.PRUNE)
+  scores, prunable = _spared(quota, leaves, scores)
+  left = [jnp.zeros(mask.shape, bool) for mask in leaves.masks]
+  for valid in _parts(part, leaves):
+    count = search.count_active(valid, groups)
+    most = prunable(count, valid, groups)
+    fewer = jnp.clip(part.prune_count(context, count), 0, most)
+    kept = pruning.keep_highest(
+      part.scope, layout, packing, scores, count - fewer, valid
+    )
+    left = [x | y for x, y in zip(left, kept, strict=True)]
+  active = search.count_active(leaves.masks, layers)
+  return left, active, active - search.count_active(left, layers)
+
+
+def _spared(
+  quota: Quota | None, leaves: PackedLeaves, scores: Sequence[Any]
+) -> tuple[Sequence[Any], Callable[..., Int[Array, " groups"]]]:
+  """Puts first what a quota needs, which is not pruned.
+
+  Returns the scores, and (count, valid, groups) -> how many of a count of valid
+  units in each group may be pruned.
+  """
+  if quota is None:
+    return scores, lambda count, valid, groups: count
+  packing, layout = leaves.packing, leaves.context.layout
+  active = search.count_active(leaves.masks, packing.each_layer)
+  first = pruning.needed(quota, layout, scores, active, leaves.masks)
+
+  def prunable(count: Array, valid: Sequence[Array], groups: search.Groups):
+    both = [x & y for x, y in zip(first, valid, strict=True)]
+    return count - search.count_active(both, groups)
+
+  return pruning.with_first(scores, first), prunable
 
 
 def _parts(part: PruneAndRegrow, leaves: PackedLeaves) -> list[list[Array]]:

@@ -14,43 +14,72 @@ from sparsejax.selection import search
 
 
 def first_counts(method: Method, layout: Layout) -> np.ndarray:
-  """Returns int32[groups] of `method.initial`: active weights at step 0."""
+  """Returns int32[groups] of `method.initial`: active units at step 0."""
+  layout, scope = method.counted(layout), method.initial.scope
   first, progress = method.initial_sparsity, 1.0
   if method.prune is not None and first is not None:
     final = method.prune.schedule.sparsities[-1]
     progress = first / final if final else 1.0
-  budgets = method.initial.scope.budgets(layout, first, progress, None)
+  budgets = scope.budgets(layout, first, progress, None)
+  quota = method.granularity.quota
+  if quota is not None and layout.leaves:
+    budgets = scopes.at_least(scope, layout, budgets, first, quota)
   return budgets.astype(np.int32)
 
 
 @functools.lru_cache(maxsize=8)  # `init` and each trace need it.
 def budget_table(method: Method, layout: Layout) -> np.ndarray:
-  """Returns int32[updates, groups] of `method.prune`: weights to keep."""
+  """Returns int32[updates, groups] of `method.prune`: units to keep."""
   assert method.prune is not None  # Only what prunes has budgets.
+  of_weights, layout = layout, method.counted(layout)
   scope, sparsities = method.prune.scope, method.prune.schedule.sparsities
   shrinking = not method.storage.keeps_values
   first = None
   if shrinking and sparsities[0] and layout.leaves:
     groups = scopes.groups_of(scope, layout)
     first = np.zeros(groups.max() + 1, np.int64)
-    np.add.at(first, groups, first_requested(method, layout)[1:])
+    np.add.at(first, groups, first_requested(method, of_weights)[1:])
   return scopes.budget_table(
-    scope, layout, sparsities, shrinking=shrinking, first=first
+    scope,
+    layout,
+    sparsities,
+    shrinking=shrinking,
+    first=first,
+    quota=method.granularity.quota,
   )
 
 
 def requested_table(method: Method, layout: Layout) -> np.ndarray:
   """Returns int32[updates, 1 + layers]: `SparseState.requested` by update."""
   assert method.prune is not None  # Only what prunes has budgets.
-  groups = scopes.groups_of(method.prune.scope, layout)
+  groups = scopes.groups_of(method.prune.scope, method.counted(layout))
   table = budget_table(method, layout)
   return np.stack([_by_layer(groups, row) for row in table])
 
 
 def first_requested(method: Method, layout: Layout) -> np.ndarray:
   """Returns int32[1 + layers]: the counts requested of the first masks."""
-  groups = scopes.groups_of(method.initial.scope, layout)
+  groups = scopes.groups_of(method.initial.scope, method.counted(layout))
   return _by_layer(groups, first_counts(method, layout))
+
+
+def of_method(
+  method: Method, layout: Layout, present: Int[Array, " counts"]
+) -> Int[Array, " counts"]:
+  """Returns the requested counts, in a state that another method may have made.
+
+  A method that never prunes keeps the count of the masks that it finds. Where
+  that is not its own, what it requests is what `summary` compares with.
+  """
+  keeps = method.prune is None and not method.counts_as_found
+  if not keeps or method.target_sparsity is None or not layout.leaves:
+    return present
+  own = first_requested(method, layout)
+  if own.shape != present.shape:  # The state has other units.
+    return present
+  total = int(np.maximum(own, 0).sum())
+  same = jnp.sum(jnp.maximum(present, 0)) == total
+  return jnp.where(same, present, jnp.asarray(own))
 
 
 def due_steps(method: Method, total: int) -> np.ndarray:

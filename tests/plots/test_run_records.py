@@ -1,6 +1,7 @@
 """Damaged records: one clear error, or metrics up to the last good line."""
 
 import json
+import os
 
 import pytest
 from helpers import records as written
@@ -44,6 +45,14 @@ def workdir(tmp_path):
   return written.write(tmp_path / "run")
 
 
+@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl"])
+def test_a_pipe_is_refused_and_not_waited_for(workdir, name):
+  (workdir / name).unlink()
+  os.mkfifo(workdir / name)
+  with pytest.raises(command_line.InputError, match="not a regular file"):
+    plots.write_report(workdir)
+
+
 @pytest.mark.parametrize("reader", READERS)
 def test_intact_records_are_read(workdir, reader):
   READERS[reader](workdir)
@@ -74,6 +83,12 @@ MEASURE = {
 }
 
 
+def test_what_is_measured_has_to_be_there(workdir):
+  written.write(workdir, summary={"measures": [MEASURE | {"name": "depth"}]})
+  with pytest.raises(command_line.InputError, match="`test_depth` is missing"):
+    records.read_summary(workdir)
+
+
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize(
   ("key", "value", "rule"),
@@ -100,7 +115,6 @@ MEASURE = {
     ("init_step", "x", "an integer of at least 0 or null"),
     ("measures", [{"name": "accuracy"}], "is missing"),
     ("measures", [{**MEASURE, "percent": 1}], "true or false"),
-    ("measures", [MEASURE | {"name": "depth"}], "`test_depth` is missing"),
   ],
 )
 def test_value_that_a_run_does_not_write_is_named(

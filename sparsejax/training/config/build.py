@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 import sparsejax
 from sparsejax import command_line
+from sparsejax.analysis import coupling
 from sparsejax.components import leaves, trees
 from sparsejax.components.counts import INT32_MAX
 from sparsejax.data import Dataset
@@ -57,6 +58,7 @@ def build(config: ConfigDict, data: Dataset | None = None) -> Experiment:
   inner = _call("optimizer", resolved, provided)
   in_optimizer = _arguments("optimizer", resolved, provided)
   provided["learning_rate"] = optimizers.learning_rate_schedule(**in_optimizer)
+  provided["groups"] = _groups(resolved, provided, dataset)
   provided["trained_params"] = init_from.trained_params(resolved)
   recipe = recipes.as_recipe(_call("method", extended, provided))
   layout = _layout(resolved, recipe)
@@ -128,6 +130,35 @@ def _provided(dataset: Dataset, steps: when.Steps) -> dict[str, Any]:
     "steps_per_epoch": steps.per_epoch,
     "epochs": -(-steps.total // steps.per_epoch),
   }
+
+
+def _groups(
+  config: Mapping[str, Any], provided: Mapping[str, Any], dataset: Dataset
+) -> coupling.Groups | None:
+  """Traces which channels of the config's model belong together.
+
+  None where the granularity does not ask for them.
+  """
+  kind = sections.KINDS["method"].nested["granularity"]
+  given = config["method"].get("granularity")
+  name = str(given.get("name")) if isinstance(given, Mapping) else ""
+  if name not in kind.factories or not schema.takes(kind, name, "groups"):
+    return None
+  model = _call("model", config, provided)
+  inputs = _inputs(dataset.task, dataset.example)
+  shapes = jax.eval_shape(
+    functools.partial(model.init, train=False), jax.random.key(0), inputs
+  )
+  rest = {
+    key: jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), value)
+    for key, value in shapes.items()
+    if key != "params"
+  }
+  return coupling.coupling(
+    lambda params, x: model.apply({"params": params, **rest}, x, train=False),
+    shapes["params"],
+    inputs,
+  )
 
 
 def _models(

@@ -10,7 +10,8 @@ How a config writes a parameter follows from its name:
 * a second learning rate, `score_learning_rate`, is a number; if it is unset, it
   follows the learning rate of the weights;
 * what the run provides (`PROVIDED`) is not in the config at all;
-* a parameter with named choices (`distribution=erk`) is written as a name.
+* a parameter with named choices (`distribution=erk`) is written as a name;
+* one whose choices have arguments of their own (`granularity`) is a section.
 """
 
 import inspect
@@ -28,6 +29,7 @@ PROVIDED = (
   "total_steps",
   "steps_per_epoch",
   "epochs",
+  "groups",
 )
 """Parameters that get their value from the run."""
 
@@ -65,11 +67,14 @@ class Kind(NamedTuple):
     title: the section's key in a config.
     factories: factories by name, the `name` of the section.
     choices: parameter -> its named choices.
+    nested: parameter -> the kind of the section that it is. The first of its
+      factories is the default, whose result is that of every signature.
   """
 
   title: str
   factories: Mapping[str, Callable[..., Any]]
   choices: Mapping[str, Choice] = {}
+  nested: "Mapping[str, Kind]" = {}
 
 
 def section(
@@ -84,7 +89,7 @@ def section(
     kind: the section's kind.
     name: the factory's name.
     given: values that differ from the defaults, as a config writes them; `None`
-      leaves an argument unset.
+      leaves an argument unset. The name of a nested section stands for it.
     fill: values for the arguments that have no default, or `None`; those that
       the factory does not take are ignored, and `given` wins.
 
@@ -108,7 +113,13 @@ def section(
     keys = durations.spellings(key)
     if _is_open(parameters, keys) and not set(keys) & set(given):
       found[key] = value
-  return found | {k: value for k, value in given.items() if value is not None}
+  return found | {
+    key: section(kind.nested[key], value, {})
+    if key in kind.nested and isinstance(value, str)
+    else value
+    for key, value in given.items()
+    if value is not None
+  }
 
 
 def takes(kind: Kind, name: str, parameter: str) -> bool:
@@ -142,7 +153,9 @@ def check(kind: Kind, where: str, values: Any) -> None:
   for key, value in values.items():
     if value is None or key == "name":
       continue
-    if key in kind.choices:
+    if key in kind.nested:
+      check(kind.nested[key], f"{where}.{key}", value)
+    elif key in kind.choices:
       _check_choice(f"{where}.{key}", value, kind.choices[key])
     elif key in parameters:
       value_types.check(f"{where}.{key}", value, parameters[key].annotation)
@@ -233,12 +246,19 @@ def _parameters(kind: Kind, name: str) -> dict[str, inspect.Parameter]:
     key: parameter
     for key, parameter in parameters.items()
     if key not in PROVIDED
-    and (key in kind.choices or value_types.options(parameter.annotation))
+    and (
+      key in kind.choices
+      or key in kind.nested
+      or value_types.options(parameter.annotation)
+    )
   }
 
 
 def _default(kind: Kind, name: str, parameter: inspect.Parameter) -> Any:
   """Returns a parameter's default as a config writes it."""
+  if parameter.name in kind.nested:
+    nested = kind.nested[parameter.name]
+    return section(nested, next(iter(nested.factories)), {})
   choice = kind.choices.get(parameter.name)
   unset = _is_unset(parameter)
   if choice is not None:
@@ -274,6 +294,8 @@ def _value(
 ) -> Any:
   """Returns an argument as the factory takes it, `None` if it is not given."""
   value = values.get(key)
+  if key in kind.nested and value is not None:
+    return call(kind.nested[key], f"{where}.{key}", value, provided)
   if key in kind.choices and value is not None:
     chosen = kind.choices[key].values[value]
     if isinstance(chosen, FromRun):

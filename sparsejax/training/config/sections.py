@@ -12,7 +12,17 @@ from sparsejax.training.config import schema
 
 # Defaults are names here and values in the signatures; `tests/training/
 # test_schema.py` compares the two.
-_UNIFORM = ("snfs", "dsr", "dnw", "top_kast", "sr_ste", "weight_sparse")
+_UNIFORM = (
+  "snfs",
+  "dsr",
+  "dnw",
+  "top_kast",
+  "sr_ste",
+  "weight_sparse",
+  "wanda",
+  "ria",
+  "sparsegpt",
+)
 
 
 def _by_trained(make: Callable[[Any], Any]) -> dict[str, schema.FromRun]:
@@ -21,6 +31,7 @@ def _by_trained(make: Callable[[Any], Any]) -> dict[str, schema.FromRun]:
 
 
 _METHOD_CHOICES = {
+  "criterion": schema.Choice(methods.CRITERIA, "magnitude"),
   "curve": schema.Choice(methods.CURVES, "cubic", {"weight_sparse": "linear"}),
   "distribution": schema.Choice(
     methods.DISTRIBUTIONS | _by_trained(scopes.global_magnitude),
@@ -46,9 +57,13 @@ _METHOD_CHOICES = {
   ),
   "storage": schema.Choice(methods.STORAGES, "zeroed"),
 }
+_GRANULARITY = schema.Kind("granularity", methods.GRANULARITIES)
 KINDS = {
   "method": schema.Kind(
-    "method", {**methods.METHODS, **recipes.RECIPES}, _METHOD_CHOICES
+    "method",
+    {**methods.METHODS, **recipes.RECIPES},
+    _METHOD_CHOICES,
+    {"granularity": _GRANULARITY},
   ),
   "model": schema.Kind("model", MODELS),
   "optimizer": schema.Kind(
@@ -58,6 +73,11 @@ KINDS = {
   ),
   "data": schema.Kind("data", DATASETS),
 }
+
+
+def canonical(kind: str, name: str) -> str:
+  """Returns the name that records have, for one that also is a function's."""
+  return methods.ALIASES.get(name, name) if kind == "method" else name
 
 
 def section(
@@ -82,12 +102,25 @@ def section(
   Raises:
     InputError: if a name or key is unknown.
   """
-  return schema.section(KINDS[kind], name, given, fill)
+  return schema.section(KINDS[kind], canonical(kind, name), given, fill)
 
 
 def names(kind: str) -> tuple[str, ...]:
   """Returns the names that a section of a kind may have."""
   return tuple(KINDS[kind].factories)
+
+
+def find_kind(path: str) -> schema.Kind | None:
+  """Returns the kind of a section, such as `method.granularity`, if it is one.
+
+  Args:
+    path: of the section in a config.
+  """
+  first, *rest = path.split(".")
+  kind = KINDS.get(first)
+  for name in rest:
+    kind = kind and kind.nested.get(name)
+  return kind
 
 
 def takes(kind: str, name: str, parameter: str) -> bool:
