@@ -20,7 +20,7 @@ LEVELS = (
   {"state"},
   {"selection"},
   {"updates"},
-  {"sparsify", "methods", "at_init", "calibration", "analysis"},
+  {"sparsify", "methods", "at_init", "analysis", "calibration"},
   {"__init__"},
   {"training", "export"},
   {"train", "study", "launch"},
@@ -47,9 +47,6 @@ LIBRARIES = {
   "grain": ("data",),
   "sklearn": ("data",),
   "PIL": ("data",),
-  "onnx": ("export",),
-  "safetensors": ("export",),
-  "onnxruntime": ("export",),
 }
 
 

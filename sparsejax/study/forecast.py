@@ -63,6 +63,7 @@ def forecast(config: ConfigDict) -> Forecast | None:
   )
   params = _params(experiment)
   layout = leaves.find_layout(params, experiment.select, experiment.overrides)
+  layout = experiment.recipe.method.granularity.leaves(layout)
   by_index = _counts(experiment.recipe, layout)
   if by_index is None:
     return None
@@ -140,6 +141,8 @@ def _counts(recipe: recipes.Recipe, layout: Layout) -> np.ndarray | None:
   has_pattern = method.prune is not None and method.prune.pattern is not None
   if recipe.initial_masks is not None or method.counts_as_found or has_pattern:
     return None
+  if method.granularity.units is not None:
+    return None  # Units of a layer may have different numbers of weights.
   first = requested.first_requested(method, layout)[1:]
   if method.prune is None:
     by_index = first[None]

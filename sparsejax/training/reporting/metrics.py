@@ -90,18 +90,22 @@ def sparsity_row(stats: Mapping[str, int]) -> dict[str, Any]:
 
   Returns:
     `sparsity`, `requested_sparsity`, `active`, `last_mask_update_step` (-1
-    before the first), and, if it is tracked, `itop_rate`: the fraction of
-    weights that have ever been active.
+    before the first); if it is tracked, `itop_rate`: the fraction of weights
+    that have ever been active; and where units such as filters are pruned as
+    one, `active_units`. The requested sparsity is that of the units.
   """
   total = max(stats["total"], 1)
+  units = stats.get("total_units", total)
   row = {
     "sparsity": 1 - stats["active"] / total if stats["total"] else 0.0,
-    "requested_sparsity": 1 - stats["requested"] / total
+    "requested_sparsity": 1 - stats["requested"] / units
     if stats["total"]
     else 0.0,
     "active": stats["active"],
     "last_mask_update_step": stats["last_update"],
   }
+  if "active_units" in stats:
+    row["active_units"] = stats["active_units"]
   if "ever_active" in stats:
     row["itop_rate"] = stats["ever_active"] / total
   return row

@@ -35,6 +35,7 @@ def summarize(
   costs = experiment.costs
   params, opt_state, active = sharding.fetch(_counted(selected.state))
   counters = sharding.fetch(outcome.state.counters)
+  params = experiment.setup.layout.shapes(params, opt_state)
   found = sparsejax.summary(params, opt_state, costs=costs.table)
   order = {name: index for index, name in enumerate(costs.table.kernels)}
   config, source = experiment.config, experiment.source_run
@@ -58,6 +59,8 @@ def summarize(
     "active": found.active,
     "requested": found.requested,
     "total": found.total,
+    "active_units": found.active_units,
+    "total_units": found.total_units,
     "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
     "kernel_parameters": train_state.kernel_parameters(params),
     "itop_rate": found.itop_rate,
@@ -65,6 +68,7 @@ def summarize(
     "dense_inference_macs": found.dense_macs,
     **run_flops.record(counters._replace(active=active), outcome.step, costs),
     "mask_updates": int(counters.mask_updates),
+    "units": [each._asdict() for each in found.units],
     "layers": [
       _layer(layer, order) | {"pruned": pruned, "regrown": regrown}
       for layer, pruned, regrown in zip(
