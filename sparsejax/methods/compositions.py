@@ -4,7 +4,7 @@ import dataclasses
 import inspect
 import types
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
@@ -31,6 +31,8 @@ from sparsejax.method import (
   Scope,
   single_weights,
 )
+
+_T = TypeVar("_T")
 
 ERK = scopes.layerwise(distributions.erk)
 UNIFORM = scopes.layerwise(distributions.uniform)
@@ -157,13 +159,13 @@ def track_ever_active(method: Method) -> Method:
 
 
 def variant(
-  factory: Callable[..., Method],
+  factory: Callable[..., _T],
   doc: str,
   *,
   fixed: Mapping[str, Any] = types.MappingProxyType({}),
   defaults: Mapping[str, Any] = types.MappingProxyType({}),
   renamed: Mapping[str, str] = types.MappingProxyType({}),
-) -> Callable[..., Method]:
+) -> Callable[..., _T]:
   """One row of a family: its factory with some parameters fixed.
 
   Args:
@@ -177,15 +179,16 @@ def variant(
     A factory whose signature holds the offered parameters alone.
   """
   offered = []
-  for name, parameter in inspect.signature(factory).parameters.items():
+  of_factory = inspect.signature(factory)
+  for name, parameter in of_factory.parameters.items():
     if name in defaults:
       parameter = parameter.replace(default=defaults[name])
     if name not in fixed:
       offered.append(parameter.replace(name=renamed.get(name, name)))
-  signature = inspect.Signature(offered, return_annotation=Method)
+  signature = of_factory.replace(parameters=offered)
   original = {new: name for name, new in renamed.items()}
 
-  def row(*args: Any, **kwargs: Any) -> Method:
+  def row(*args: Any, **kwargs: Any) -> Any:
     given = signature.bind(*args, **kwargs)  # TypeError for unknown names.
     given.apply_defaults()
     named = {original.get(n, n): x for n, x in given.arguments.items()}
