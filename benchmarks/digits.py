@@ -173,14 +173,17 @@ INIT_RUNS: dict[str, Callable[..., list[tuple[str, ...]]]] = {
 
 def main(argv: Sequence[str] | None = None) -> None:
   """Train what is missing, then write the table and the figure."""
-  parser = outputs.parser(__doc__, small=False)
+  parser = outputs.parser(__doc__)
   parser.add_argument(
     "--jobs", type=int, default=2, help="parallel processes (2)"
   )
   args = parser.parse_args(argv)
   folder = outputs.folder(args)
+  found, seeds, jobs = cells(), SEEDS, args.jobs
+  if args.small:
+    found, seeds, jobs = cells(words=",runlocal")[:3], SEEDS[:1], 1
   path = outputs.continued("digits.json", folder)
-  runs = sweep.run(cells(), SEEDS, path, jobs=args.jobs)
+  runs = sweep.run(found, seeds, path, jobs=jobs)
   report.write_csv(runs, folder / "digits.csv")
   table = report.table(runs, SPARSITIES)
   (folder / "digits.md").write_text(table, encoding="utf-8")

@@ -23,12 +23,11 @@ class Options(NamedTuple):
   small: bool = False
 
 
-def parser(doc: str | None, *, small: bool = True) -> argparse.ArgumentParser:
+def parser(doc: str | None) -> argparse.ArgumentParser:
   """Make a parser with the options that all benchmarks have.
 
   Args:
     doc: the script's docstring, which `--help` prints.
-    small: whether the script has `--small`.
   """
   found = argparse.ArgumentParser(
     description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -44,12 +43,11 @@ def parser(doc: str | None, *, small: bool = True) -> argparse.ArgumentParser:
     type=pathlib.Path,
     help="folder for the results (default: a new temporary folder)",
   )
-  if small:
-    found.add_argument(
-      "--small",
-      action="store_true",
-      help="only try the script: a few seconds, meaningless numbers",
-    )
+  found.add_argument(
+    "--small",
+    action="store_true",
+    help="only try the script: a few seconds, meaningless numbers",
+  )
   return found
 
 
@@ -61,8 +59,6 @@ def options(doc: str | None, argv: Sequence[str] | None = None) -> Options:
     argv: arguments without the program's name; `sys.argv` by default.
   """
   args = parser(doc).parse_args(argv)
-  if args.small and args.record:
-    raise SystemExit("error: `--small` measures nothing to `--record`.")
   return Options(folder(args), args.small)
 
 
@@ -72,6 +68,8 @@ def folder(args: argparse.Namespace) -> pathlib.Path:
   Args:
     args: parsed by a `parser`.
   """
+  if args.small and args.record:
+    raise SystemExit("error: `--small` measures nothing to `--record`.")
   if args.record:
     return RECORDED
   if args.out is None:

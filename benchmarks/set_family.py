@@ -233,7 +233,7 @@ def _draw(
 
 def main(arguments: Sequence[str] | None = None) -> None:
   """Train what is missing, then write the table and the figure."""
-  parser = outputs.parser(__doc__, small=False)
+  parser = outputs.parser(__doc__)
   parser.add_argument("data", choices=("digits", "cifar10"))
   parser.add_argument(
     "--seeds", type=int, default=5, help="number of seeds (5)"
@@ -258,10 +258,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # One epoch: the config's batch size is 100.
     overrides["dispatch_steps"] = args.train_examples // 100
   argv = [f"--config.{k}={v}" for k, v in overrides.items() if v is not None]
+  rows = cells(args.data, argv)
+  if args.small:
+    rows = cells(args.data, [*argv, "--config.epochs=2"])[:2]
   name, folder = f"set_family_{args.data}", outputs.folder(args)
   runs = sweep.run(
-    cells(args.data, argv),
-    range(args.seeds),
+    rows,
+    range(1 if args.small else args.seeds),
     outputs.continued(f"{name}.json", folder),
     jobs=args.jobs,
     train_fn=train,

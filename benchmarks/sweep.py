@@ -23,7 +23,7 @@ import jax
 import numpy as np
 
 import sparsejax
-from sparsejax import train as trainer
+from sparsejax import command_line, train as trainer
 from sparsejax.training import (
   dispatches,
   evaluation,
@@ -86,7 +86,7 @@ def run(
   for (cell, seed), config in digests.items():
     if config not in records:
       missing.setdefault(cell, []).append(seed)
-  done, tasks = 0, _tasks(missing)
+  done, tasks, began = 0, _tasks(missing), time.monotonic()
   for new in _train_all(tasks, jobs, train_fn or train):
     done += 1
     records |= {record["config"]: record for record in new}
@@ -94,7 +94,8 @@ def run(
     mean = np.mean([record["test_accuracy"] for record in new])
     print(
       f"{done}/{len(tasks)}  {new[0]['title']}  {new[0]['sparsity'] or ''}"
-      f"  {mean:.2%} test accuracy",
+      f"  {mean:.2%} test accuracy"
+      + command_line.time_left(done, len(tasks), time.monotonic() - began),
       flush=True,
     )
   return [records[config] for config in digests.values()]

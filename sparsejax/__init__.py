@@ -2,6 +2,7 @@
 
 from sparsejax import at_init, calibration, methods
 from sparsejax.analysis.counted import DenseLeaf, LayerSummary, Summary
+from sparsejax.analysis.multiplied import multiplied
 from sparsejax.analysis.summary import assert_sparse, stats, summary
 from sparsejax.at_init import prune_at_init
 from sparsejax.calibration import calibrate, prune_with_calibration
@@ -113,6 +114,7 @@ __all__ = [
   "linear_curve",
   "masks_from_params",
   "momentum",
+  "multiplied",
   "n_of_m",
   "never_active_first",
   "prune_at_init",

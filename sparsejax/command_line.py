@@ -12,6 +12,7 @@ import pathlib
 import re
 import signal
 import sys
+import time
 import traceback
 import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -54,6 +55,72 @@ class Parser(argparse.ArgumentParser):
   def error(self, message: str) -> NoReturn:
     """Raises `InputError`."""
     raise InputError(message)
+
+
+class Progress:
+  """Says how far a command is, and how long it still takes.
+
+  A terminal shows one line that changes; a log gets a line from time to time.
+  """
+
+  def __init__(
+    self, what: str, total: int | float, *, log_every_seconds: float = 30.0
+  ):
+    """Begins.
+
+    Args:
+      what: what is done, such as "Converting train".
+      total: how much there is to do; 0 if that is not known.
+      log_every_seconds: least time between lines of a log.
+    """
+    self._what, self._total = what, total
+    self._log_every, self._began = log_every_seconds, time.monotonic()
+    self._shown = self._began
+    self._terminal = sys.stderr.isatty()
+
+  def show(self, done: int | float) -> None:
+    """Shows how much is done; most calls do nothing."""
+    now = time.monotonic()
+    wait = 0.2 if self._terminal else self._log_every
+    if now - self._shown < wait or not self._total:
+      return
+    self._shown = now
+    left = time_left(done, self._total, now - self._began)
+    text = f"{self._what}: {done / self._total:.0%}{left}"
+    end = "\r" if self._terminal else "\n"
+    clear = "\x1b[2K" if self._terminal else ""
+    print(f"{clear}{text}", end=end, file=sys.stderr, flush=True)
+
+  def end(self) -> None:
+    """Clears the line of a terminal."""
+    if self._terminal:
+      print("\x1b[2K", end="\r", file=sys.stderr, flush=True)
+
+
+def time_left(done: int | float, total: int | float, seconds: float) -> str:
+  """Returns how long the rest takes if it goes on as until now.
+
+  Args:
+    done: how much is done.
+    total: how much there is to do.
+    seconds: that it took.
+
+  Returns:
+    Text to append, "" before anything is done.
+
+  Examples:
+    >>> time_left(1, 4, 40), time_left(3, 4, 5400), time_left(0, 4, 1)
+    (', about 2 min left', ', about 30 min left', '')
+  """
+  if done <= 0:
+    return ""
+  left = max(seconds * (total - done) / done, 0.0)
+  if left < 100:
+    return f", about {left:.0f} s left"
+  minutes = round(left / 60)
+  if minutes < 100:
+    return f", about {minutes} min left"
+  return f", about {minutes / 60:.0f} h left"
 
 
 def join_values(argv: Iterable[str]) -> list[str]:

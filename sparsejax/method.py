@@ -10,6 +10,7 @@ scores may be fused into the search.
 import dataclasses
 import enum
 import functools
+import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
@@ -38,6 +39,32 @@ def described(value: Any) -> str:
   text = repr(value)
   kind = type(value).__name__
   return f"{text} ({kind})" if len(text) <= 40 else f"a {kind}"
+
+
+def called(factory: Callable[..., Any], arguments: Mapping[str, Any]) -> str:
+  """Returns a call as one line, without arguments at their defaults.
+
+  Args:
+    factory: has a name and a signature.
+    arguments: by name, as the signature has them.
+  """
+  shown = []
+  for name, parameter in inspect.signature(factory).parameters.items():
+    if name not in arguments or arguments[name] is parameter.default:
+      continue
+    text = _short(arguments[name])
+    if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
+      shown.append(text)
+    elif arguments[name] != parameter.default:
+      shown.append(f"{name}={text}")
+  return f"{factory.__name__}({', '.join(shown)})"
+
+
+def _short(value: Any) -> str:
+  """Returns what a value is, in a word."""
+  if value is None or isinstance(value, bool | int | float | str | Method):
+    return repr(value)
+  return getattr(value, "__name__", f"{type(value).__name__}(...)")
 
 
 def _check_parts(record: Any, **kinds: type) -> None:
@@ -89,6 +116,8 @@ class SparseLeaf:
     shape: of the leaf.
     axis: axis along which every slice is its own layer; None for one layer.
     sparsity: final sparsity of the leaf where an override sets one.
+    matrix: (inputs, outputs) of a layer that is a matrix although it has more
+      dimensions, as those of attention; None for others.
   """
 
   index: int
@@ -96,6 +125,7 @@ class SparseLeaf:
   shape: tuple[int, ...]
   axis: int | None = None
   sparsity: float | None = None
+  matrix: tuple[int, ...] | None = None
 
   @property
   def num_layers(self) -> int:
@@ -143,6 +173,13 @@ class Layout:
   def shapes(self) -> dict[str, tuple[int, ...]]:
     """Layer name -> shape."""
     return {n: f.layer_shape for f in self.leaves for n in f.layer_names}
+
+  @functools.cached_property
+  def kernels(self) -> dict[str, tuple[int, ...]]:
+    """Layer name -> shape as a distribution sees it: heads are no window."""
+    return {
+      n: f.matrix or f.layer_shape for f in self.leaves for n in f.layer_names
+    }
 
   @functools.cached_property
   def sizes(self) -> tuple[int, ...]:
@@ -702,6 +739,7 @@ class Method:
     target_sparsity: the requested final sparsity; None where there is none.
     granularity: what is pruned and regrown as one; all counts, sparsities and
       fractions of the other parts are in its units.
+    made_by: the call that made it, for `repr`; "" for one composed by hand.
   """
 
   initial: Initial
@@ -715,6 +753,16 @@ class Method:
   reset_optimizer: bool = False
   target_sparsity: float | None = None
   granularity: Granularity = single_weights
+  made_by: str = dataclasses.field(default="", init=False, compare=False)
+
+  def __repr__(self) -> str:
+    """Returns one line: the call that made it, or the parts that it has."""
+    if self.made_by:
+      return self.made_by
+    default = {x.name: x.default for x in dataclasses.fields(self)}
+    values = {name: getattr(self, name) for name in default}
+    given = [n for n, x in values.items() if x is not default[n] and x != ()]
+    return f"Method({', '.join(f'{n}={_short(values[n])}' for n in given)})"
 
   def __post_init__(self) -> None:
     """Checks parts, and that no two accumulators share a name."""

@@ -22,6 +22,7 @@ from sparsejax.updates import (
   followers,
   inner_state as inner_states,
   orders,
+  requested,
 )
 from sparsejax.updates.optimizer_step import Call
 
@@ -132,7 +133,11 @@ def sparsify(
       )
     call = _call(bound, updates, state, params, extra_args)
     order = method.order or orders.step_then_update
-    return _emitted(call, order(call))
+    updates, state = _emitted(call, order(call))
+    if masks is None:
+      counts = requested.of_method(method, call.layout, state.requested)
+      state = state._replace(requested=counts)
+    return updates, state
 
   tx = SparseTransformation(init_fn, update_fn)
   tx._bound = bound

@@ -121,7 +121,7 @@ def get_masks(opt_state: optax.OptState) -> Masks:
   """
   first, *others = [state.masks for state in sparse_states(opt_state)]
   for other in others:
-    first = _merge(first, other)
+    first = trees.merged(first, other)
   return first
 
 
@@ -152,7 +152,7 @@ def held_masks(opt_state: optax.OptState) -> Masks:
   masks = get_masks(opt_state)
   for state in sparse_states(opt_state):
     if state.followers:
-      masks = _merge(masks, state.followers.masks)
+      masks = trees.merged(masks, state.followers.masks)
   return masks
 
 
@@ -190,17 +190,3 @@ def masks_from_params(params: PyTree, select: leaves.Select = None) -> Masks:
 
 def _is_sparse_state(node: object) -> bool:
   return isinstance(node, SparseState)
-
-
-def _merge(a: Masks, b: Masks) -> Masks:
-  """Merges two trees; a `MaskedNode` may stand for a whole subtree."""
-  if trees.is_masked_node(a) or trees.is_masked_node(b):
-    return b if trees.is_masked_node(a) else a
-  if jax.tree_util.all_leaves([a]) or jax.tree_util.all_leaves([b]):
-    raise ValueError(
-      "`opt_state` holds two masks for one leaf; `sparsify` was applied to it"
-      " twice. Wrap each leaf once."
-    )
-  return jax.tree.map(
-    _merge, a, b, is_leaf=lambda node: node is not a and node is not b
-  )

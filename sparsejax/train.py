@@ -3,6 +3,7 @@
   --config=NAME[:METHOD[,word][,key=value...]]  what to train (required): a
                           config of the package, such as digits, or a .py file
   --config.KEY=VALUE      override a value of the config
+  --print_config          print all of its values so, and train nothing
   --workdir=DIR           folder of the run; the same command resumes the run
                           that is in it (default: a new folder under runs/)
 
@@ -35,6 +36,7 @@ resumes.
 """
 
 import sys
+import time
 from collections.abc import Iterable, Iterator, Sequence
 
 import jax
@@ -73,20 +75,28 @@ def main(
   )
 
 
-def each(runs: Iterable[tuple[str, Sequence[str]]]) -> Iterator[int]:
+def each(
+  runs: Iterable[tuple[str, Sequence[str]]], *, total: int = 0
+) -> Iterator[int]:
   """Run command lines one after another, in this process.
 
   SIGTERM or SIGHUP stops the current run, and every later one as it begins.
+  From the second run on, the title says how long all that are left take if they
+  take as long as those before.
 
   Args:
     runs: a title to print and the arguments, for each run.
+    total: the number of runs; 0 if it is not known beforehand.
 
   Yields:
     The exit status of each run, before the next one starts.
   """
+  began = time.monotonic()
   with preemption.stop_on_signals() as stop:
-    for title, argv in runs:
-      print(title, flush=True)
+    for done, (title, argv) in enumerate(runs):
+      seconds = time.monotonic() - began
+      left = command_line.time_left(done, total, seconds) if total else ""
+      print(title + left, flush=True)
       yield main(argv, stop=stop)
       jax.clear_caches()  # No other run compiles the same programs.
 

@@ -9,7 +9,8 @@ import sys
 import jax
 import pytest
 
-from sparsejax import command_line
+import sparsejax
+from sparsejax import __main__ as main_module, command_line
 
 
 def run(error):
@@ -147,3 +148,38 @@ def test_a_missing_device_is_one_line(platform):
   lines = [x for x in ended.stderr.splitlines() if "error" in x]
   assert len(lines) == 1 and lines[0].startswith(start)
   assert "Traceback" not in ended.stderr
+
+
+def test_every_command_explains_itself(capsys):
+  found = main_module.commands()
+  assert {"train", "compare", "reproduce", "data"} <= found.keys()
+  assert main_module.main([]) == 0
+  listing = capsys.readouterr().out
+  for name in found:
+    assert f"\n  {name} " in listing
+    assert main_module.main([name, "--help"]) == 0
+    assert "Exit status: " in capsys.readouterr().out
+
+
+def test_a_command_that_is_missing_is_not_listed(monkeypatch, capsys):
+  missing = {"old": ("study.nothing", "-"), "older": ("nothing.more", "-")}
+  monkeypatch.setattr(main_module, "_COMMANDS", main_module._COMMANDS | missing)
+  assert not missing.keys() & main_module.commands().keys()
+  assert main_module.main(["older"]) == 2
+  assert "The command got 'older'." in capsys.readouterr().err
+
+
+def test_commands_pass_arguments_and_status_on(capsys):
+  assert main_module.main(["--version"]) == 0
+  assert capsys.readouterr().out == f"{sparsejax.__version__}\n"
+  assert main_module.main(["train", "--config=digtis"]) == 2
+  assert "Did you mean 'digits'?" in capsys.readouterr().err
+
+
+def test_progress_says_how_long_the_rest_takes(monkeypatch, capsys):
+  seconds = iter([0.0, 1.0, 40.0, 41.0])
+  monkeypatch.setattr(command_line.time, "monotonic", lambda: next(seconds))
+  progress = command_line.Progress("Converting", 4)
+  for done in (1, 2, 3):
+    progress.show(done)
+  assert capsys.readouterr().err == "Converting: 50%, about 40 s left\n"

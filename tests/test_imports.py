@@ -20,7 +20,7 @@ LEVELS = (
   {"state"},
   {"selection"},
   {"updates"},
-  {"sparsify", "methods", "at_init", "analysis", "calibration"},
+  {"sparsify", "methods", "at_init", "calibration", "analysis"},
   {"__init__"},
   {"training", "export"},
   {"train", "study", "launch"},
@@ -47,6 +47,8 @@ LIBRARIES = {
   "grain": ("data",),
   "sklearn": ("data",),
   "PIL": ("data",),
+  "onnx": ("export",),
+  "onnxruntime": ("export",),
 }
 
 

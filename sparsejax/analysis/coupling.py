@@ -109,6 +109,24 @@ class Groups:
       for axis, groups in enumerate(found):
         yield name, axis, groups, self.roles[name][axis]
 
+  def masks(self, removed: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns the mask of each leaf that silences some groups.
+
+    What writes, scales or is added to their channels is inactive: the channels
+    are exactly 0. What reads them stays active.
+
+    Args:
+      removed: bool[G], the groups.
+    """
+    masks = {}
+    for name, found in self.of.items():
+      mask = np.ones([len(groups) for groups in found], bool)
+      for axis, groups in enumerate(found):
+        dead = removed[groups] & (self.roles[name][axis] != Role.READER)
+        np.moveaxis(mask, axis, 0)[dead] = False
+      masks[name] = mask
+    return masks
+
   @functools.cached_property
   def _rows(self) -> tuple[np.ndarray, np.ndarray]:
     """Returns (leaf, axis, index, role) sorted by group, and group borders."""

@@ -145,6 +145,8 @@ class Graph:
     rule = RULES.get(eqn.primitive.name)
     if eqn.primitive.name == "scan":
       results = _scan(self, eqn, operands)
+    elif eqn.primitive.name == "split":
+      results = [Value(axes, data) for axes in _split(eqn, *operands)]
     elif rule is not None:
       results = [Value(rule(self, eqn, *operands), data)]
     else:
@@ -166,7 +168,8 @@ class Graph:
       self.freeze_all(operands, f"`{name}`, which has no rule")
     fill = f"the result of `{name}`"
     return [
-      fixed(self, _shape(v), fill)._replace(data=data) for v in eqn.outvars
+      fixed(self, jaxprs.shape(v), fill)._replace(data=data)
+      for v in eqn.outvars
     ]
 
   def _literal(self, atom: core.Literal) -> Value:
@@ -195,16 +198,12 @@ def _fill(n: Any, node: int) -> Nodes:
   return np.full(n, node) if isinstance(n, int) else None
 
 
-def _shape(atom: Any) -> tuple[Any, ...]:
-  return atom.aval.shape
-
-
 def _has_nodes(nodes: Nodes) -> bool:
   return nodes is not None and bool((nodes >= 0).any())
 
 
 def _elementwise(graph: Graph, eqn: core.JaxprEqn, *operands: Value) -> Axes:
-  shape = _shape(eqn.outvars[0])
+  shape = jaxprs.shape(eqn.outvars[0])
   # The nodes of the largest operand stand for all, so that a kernel that is
   # multiplied by a mask or a gain is still that kernel.
   ordered = sorted(operands, key=_labels, reverse=True)
@@ -256,7 +255,7 @@ def _conv(graph: Graph, eqn: core.JaxprEqn, image: Value, kernel: Value):
   graph.freeze([kernel.axes[axis] for axis in window], "a window")
   channels = kernel.axes[out]
   result: list[Nodes] = [None] * len(image.axes)
-  shape = _shape(eqn.outvars[0])
+  shape = jaxprs.shape(eqn.outvars[0])
   for axis in numbers.out_spec[2:]:
     result[axis] = _fill(shape[axis], graph.fixed_node("a position"))
   groups = eqn.params["feature_group_count"]
@@ -266,10 +265,10 @@ def _conv(graph: Graph, eqn: core.JaxprEqn, image: Value, kernel: Value):
     graph.unite(image.axes[features], kernel.axes[contracted])
     graph.mark(channels, WRITER)
     graph.mark(kernel.axes[contracted], READER)
-  elif groups == _shape(eqn.invars[0])[features]:
+  elif groups == jaxprs.shape(eqn.invars[0])[features]:
     # Depthwise: each channel has filters of its own.
     own = image.axes[features]
-    times = _shape(eqn.invars[1])[out] // groups
+    times = jaxprs.shape(eqn.invars[1])[out] // groups
     graph.freeze([kernel.axes[contracted]], "a depthwise kernel")
     channels = graph.unite(channels, None if own is None else own.repeat(times))
   else:
@@ -280,7 +279,7 @@ def _conv(graph: Graph, eqn: core.JaxprEqn, image: Value, kernel: Value):
 
 
 def _broadcast(graph: Graph, eqn: core.JaxprEqn, value: Value, *_: Value):
-  shape = _shape(eqn.outvars[0])
+  shape = jaxprs.shape(eqn.outvars[0])
   result: list[Nodes] = [None] * len(shape)
   for nodes, axis in zip(
     value.axes, eqn.params["broadcast_dimensions"], strict=True
@@ -324,7 +323,7 @@ def _along(key: str) -> Callable[..., Axes]:
     return tuple(
       _moved(graph, nodes, n, reason) if i == axis else nodes
       for i, (nodes, n) in enumerate(
-        zip(value.axes, _shape(eqn.outvars[0]), strict=True)
+        zip(value.axes, jaxprs.shape(eqn.outvars[0]), strict=True)
       )
     )
 
@@ -339,7 +338,7 @@ def _moved(graph: Graph, nodes: Nodes, n: Any, reason: str) -> Nodes:
 
 def _reduce_window(graph: Graph, eqn: core.JaxprEqn, value: Value, *_: Value):
   params = eqn.params
-  shape = _shape(eqn.outvars[0])
+  shape = jaxprs.shape(eqn.outvars[0])
   result = []
   for axis, nodes in enumerate(value.axes):
     still = all(
@@ -359,14 +358,14 @@ def _reduce_window(graph: Graph, eqn: core.JaxprEqn, value: Value, *_: Value):
 
 def _concatenate(graph: Graph, eqn: core.JaxprEqn, *operands: Value) -> Axes:
   dimension = eqn.params["dimension"]
-  result: list[Nodes] = [None] * len(_shape(eqn.outvars[0]))
+  result: list[Nodes] = [None] * len(jaxprs.shape(eqn.outvars[0]))
   for axis in range(len(result)):
     parts = [value.axes[axis] for value in operands]
     if axis != dimension:
       for nodes in parts:
         result[axis] = graph.unite(result[axis], nodes)
     elif any(nodes is not None for nodes in parts):
-      sizes = [_shape(atom)[axis] for atom in eqn.invars]
+      sizes = [jaxprs.shape(atom)[axis] for atom in eqn.invars]
       result[axis] = np.concatenate(
         [
           graph.nodes(n) if nodes is None else nodes
@@ -388,6 +387,17 @@ def _slice(graph: Graph, eqn: core.JaxprEqn, value: Value) -> Axes:
   )
 
 
+def _split(eqn: core.JaxprEqn, value: Value) -> list[Axes]:
+  cuts = np.cumsum([0, *eqn.params["sizes"]])
+  found = []
+  for start, end in zip(cuts[:-1], cuts[1:], strict=True):
+    axes = list(value.axes)
+    nodes = axes[eqn.params["axis"]]
+    axes[eqn.params["axis"]] = None if nodes is None else nodes[start:end]
+    found.append(tuple(axes))
+  return found
+
+
 def _rev(graph: Graph, eqn: core.JaxprEqn, value: Value) -> Axes:
   del graph  # The channels move with their nodes.
   dimensions = eqn.params["dimensions"]
@@ -401,7 +411,7 @@ def _pad(graph: Graph, eqn: core.JaxprEqn, value: Value, fill: Value) -> Axes:
   del fill  # A scalar.
   result = []
   for axis, (low, high, interior) in enumerate(eqn.params["padding_config"]):
-    nodes, n = value.axes[axis], _shape(eqn.outvars[0])[axis]
+    nodes, n = value.axes[axis], jaxprs.shape(eqn.outvars[0])[axis]
     if not (low or high or interior):
       result.append(nodes)
     elif (
@@ -415,7 +425,7 @@ def _pad(graph: Graph, eqn: core.JaxprEqn, value: Value, fill: Value) -> Axes:
 
 
 def _reshape(graph: Graph, eqn: core.JaxprEqn, value: Value, *_: Value) -> Axes:
-  old, new = _shape(eqn.invars[0]), _shape(eqn.outvars[0])
+  old, new = jaxprs.shape(eqn.invars[0]), jaxprs.shape(eqn.outvars[0])
   result: list[Nodes] = [None] * len(new)
   for sources, targets in blocks(old, new):
     _reshape_block(graph, value.axes, old, sources, result, new, targets)
@@ -508,13 +518,13 @@ def _gather(
   numbers = eqn.params["dimension_numbers"]
   sizes = eqn.params["slice_sizes"]
   graph.freeze(indices.axes, "indices")
-  shape = _shape(eqn.outvars[0])
+  shape = jaxprs.shape(eqn.outvars[0])
   result: list[Nodes] = [
     _fill(n, graph.fixed_node("a looked-up position")) for n in shape
   ]
   dropped = (*numbers.collapsed_slice_dims, *numbers.operand_batching_dims)
   kept = [axis for axis in range(len(sizes)) if axis not in dropped]
-  whole = _shape(eqn.invars[0])
+  whole = jaxprs.shape(eqn.invars[0])
   for axis, to in zip(kept, numbers.offset_dims, strict=True):
     if sizes[axis] == whole[axis] and axis not in numbers.start_index_map:
       result[to] = value.axes[axis]
@@ -529,7 +539,7 @@ def _gather(
 def _dynamic_slice(
   graph: Graph, eqn: core.JaxprEqn, value: Value, *_: Value
 ) -> Axes:
-  whole, shape = _shape(eqn.invars[0]), _shape(eqn.outvars[0])
+  whole, shape = jaxprs.shape(eqn.invars[0]), jaxprs.shape(eqn.outvars[0])
   return tuple(
     nodes if n == m else _moved(graph, nodes, m, "a lookup")
     for nodes, n, m in zip(value.axes, whole, shape, strict=True)
@@ -537,7 +547,7 @@ def _dynamic_slice(
 
 
 def _iota(graph: Graph, eqn: core.JaxprEqn) -> Axes:
-  return fixed(graph, _shape(eqn.outvars[0]), "a position").axes
+  return fixed(graph, jaxprs.shape(eqn.outvars[0]), "a position").axes
 
 
 def _scan(
@@ -567,31 +577,37 @@ def _kind(value: Value) -> Any:
   return [nodes is None for nodes in value.axes], value.data
 
 
-_ELEMENTWISE = """
-abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e
-cbrt ceil clamp clz conj convert_element_type copy copy_p cos cosh digamma div
-eq erf erf_inv erfc exp exp2 expm1 floor ge gt imag integer_pow is_finite le
-lgamma log log1p logistic lt max min mul name ne neg nextafter not or
-population_count pow real reduce_precision rem round rsqrt select_n
-sharding_constraint shift_left shift_right_arithmetic shift_right_logical sign
-sin sinh sqrt square stop_gradient sub tan tanh xor
-""".split()
+ELEMENTWISE = tuple(
+  """
+  abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e
+  bessel_i1e cbrt ceil clamp clz conj convert_element_type copy copy_p cos cosh
+  digamma div eq erf erf_inv erfc exp exp2 expm1 floor ge gt imag integer_pow
+  is_finite le lgamma log log1p logistic lt max min mul name ne neg nextafter
+  not or population_count pow real reduce_precision rem round rsqrt select_n
+  sharding_constraint shift_left shift_right_arithmetic shift_right_logical
+  sign sin sinh sqrt square stop_gradient sub tan tanh xor
+  """.split()
+)
+"""Primitives that act on each element alone."""
 
-_REDUCTIONS = """
-argmax argmin reduce_and reduce_max reduce_min reduce_or reduce_prod reduce_sum
-reduce_xor
-""".split()
+REDUCTIONS = tuple(
+  """
+  argmax argmin reduce_and reduce_max reduce_min reduce_or reduce_prod
+  reduce_sum reduce_xor
+  """.split()
+)
+"""Primitives that reduce whole axes."""
+
+POOLINGS = ("reduce_window_max", "reduce_window_min", "reduce_window_sum")
+"""Primitives that reduce windows."""
 
 RULES: dict[str, Callable[..., Axes]] = {
-  **dict.fromkeys(_ELEMENTWISE, _elementwise),
-  **dict.fromkeys(_REDUCTIONS, _reduce),
+  **dict.fromkeys(ELEMENTWISE, _elementwise),
+  **dict.fromkeys(REDUCTIONS, _reduce),
   **dict.fromkeys(
     ("cumsum", "cumlogsumexp", "cummax", "cummin", "cumprod"), _along("axis")
   ),
-  **dict.fromkeys(
-    ("reduce_window_max", "reduce_window_min", "reduce_window_sum"),
-    _reduce_window,
-  ),
+  **dict.fromkeys(POOLINGS, _reduce_window),
   "broadcast_in_dim": _broadcast,
   "concatenate": _concatenate,
   "conv_general_dilated": _conv,

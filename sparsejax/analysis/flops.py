@@ -30,10 +30,12 @@ class Costs(NamedTuple):
       (biases, scales, lookup tables) are missing.
     others: multiply-adds that read no leaf, such as those of attention between
       queries and keys.
+    lookups: leaves of which an example selects rows, such as embeddings.
   """
 
   kernels: dict[str, int]
   others: int = 0
+  lookups: frozenset[str] = frozenset()
 
   @property
   def dense(self) -> int:
@@ -101,9 +103,10 @@ def multiply_adds(
   origins += [_DATA] * (len(traced.jaxpr.invars) - len(origins))
   sizes = [math.prod(leaf.shape) for _, leaf in leaves]
   macs: Counter[int | None] = Counter()
-  _walk(traced, origins, _Tally(macs, sizes))
+  lookups: set[int] = set()
+  _walk(traced, origins, _Tally(macs, sizes, lookups))
   kernels = {leaves[i][0]: n for i, n in macs.items() if i is not None}
-  return Costs(kernels, macs[None])
+  return Costs(kernels, macs[None], frozenset(leaves[i][0] for i in lookups))
 
 
 def training(phases: Iterable[Phase], *, dense: int | float) -> float:
@@ -142,6 +145,7 @@ class _Tally(NamedTuple):
 
   macs: Counter[int | None]  # by leaf index, None for no leaf
   sizes: list[int]  # of the leaves
+  lookups: set[int]  # leaves whose rows an example selects
   times: int = 1  # that the current jaxpr runs
 
   def fresh(self) -> "_Tally":
@@ -164,6 +168,8 @@ def _step(eqn: core.JaxprEqn, origins, tally: _Tally) -> list[_Origin]:
   name = eqn.primitive.name
   if name in _PRODUCTS:
     _charge(eqn, origins, tally)
+  elif name == "gather" and origins[1] is _DATA:
+    tally.lookups.update(origins[0] or ())
   elif name in _LOOPS_AND_BRANCHES:
     return _LOOPS_AND_BRANCHES[name](eqn, origins, tally)
   elif _multiplies(eqn):
@@ -199,7 +205,7 @@ def _shares(
   leaves: frozenset[int], atom: Any, macs: int, sizes: list[int]
 ) -> dict[int | None, int]:
   """Splits the cost of an operand among the leaves it was computed from."""
-  size = math.prod(_shape(atom))
+  size = math.prod(jaxprs.shape(atom))
   largest = max(sorted(leaves), key=sizes.__getitem__)
   if sum(sizes[leaf] for leaf in leaves) != size:
     return {largest: macs}
@@ -210,14 +216,10 @@ def _shares(
   return shares
 
 
-def _shape(atom: Any) -> tuple[int, ...]:
-  return atom.aval.shape
-
-
 def _macs(eqn: core.JaxprEqn) -> int:
   """Returns the multiply-adds of one product."""
-  left, right = map(_shape, eqn.invars)
-  outputs = math.prod(_shape(eqn.outvars[0]))
+  left, right = map(jaxprs.shape, eqn.invars)
+  outputs = math.prod(jaxprs.shape(eqn.outvars[0]))
   if eqn.primitive.name == "dot_general":
     (contracted, _), _ = eqn.params["dimension_numbers"]
     return outputs * math.prod(left[axis] for axis in contracted)

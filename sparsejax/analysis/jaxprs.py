@@ -64,6 +64,16 @@ def walk(
   return [value(atom) for atom in jaxpr.outvars]
 
 
+def shape(atom: Any) -> tuple[Any, ...]:
+  """Returns the shape of a variable or a literal; sizes may be symbolic."""
+  return atom.aval.shape
+
+
+def dtype(atom: Any) -> Any:
+  """Returns the dtype of a variable or a literal."""
+  return atom.aval.dtype
+
+
 def called(eqn: core.JaxprEqn) -> core.ClosedJaxpr | None:
   """Returns the program that an equation calls with its own operands, if any.
 
@@ -151,4 +161,4 @@ def _bodies(eqn: core.JaxprEqn) -> Iterator[tuple[str, Any]]:
 def _num_alike(outside: Sequence[Any], inside: Sequence[Any]) -> int:
   """Returns how many values have the same shape outside and inside a loop."""
   pairs = zip(outside, inside, strict=True)
-  return sum(a.aval.shape == b.aval.shape for a, b in pairs)
+  return sum(shape(a) == shape(b) for a, b in pairs)

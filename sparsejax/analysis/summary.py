@@ -315,7 +315,11 @@ def _warnings(
   active = sum(x.active for x in units or layers)
   if active != requested:
     what = "units" if units else "weights"
-    texts.append(f"{requested} {what} were requested, {active} are active")
+    texts.append(
+      f"{requested} {what} were requested, {active} are active. A method that"
+      " does not prune keeps the count of the masks it starts from: give a new"
+      " method masks of its own (docs/troubleshooting.md)"
+    )
   return texts
 
 

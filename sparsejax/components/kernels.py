@@ -75,6 +75,38 @@ def is_stack(name: str, shapes: Mapping[str, tuple[int, ...]]) -> bool:
   )
 
 
+def matrix_shape(
+  name: str, shapes: Mapping[str, tuple[int, ...]], axis: int | None = None
+) -> tuple[int, ...] | None:
+  """Returns (inputs, outputs) of the kernel of an attention layer, else None.
+
+  Its heads are dimensions of their own, and no window of a convolution: a bias
+  has all of the kernel's dimensions but the first, the inputs, as those of
+  queries, keys and values; the kernel of `out`, next to them, has its outputs
+  last.
+
+  Args:
+    name: of the leaf.
+    shapes: of all leaves.
+    axis: along which slices are layers; for 0, that of a stack.
+  """
+  start = 0 if axis is None else 1
+  shape = shapes[name][start:]
+  prefix, _, last = name.rpartition("/")
+  if axis not in (None, 0) or len(shape) != 3 or last not in ("kernel", "w"):
+    return None
+  bias = "bias" if last == "kernel" else "b"
+  if shapes.get(f"{prefix}/{bias}".removeprefix("/"), ())[start:] == shape[1:]:
+    return shape[0], shape[1] * shape[2]
+  parent, _, module = prefix.rpartition("/")
+  query = f"{parent}/query/{last}".removeprefix("/")
+  if module in ("query", "key", "value") and query in shapes:
+    return shape[0], shape[1] * shape[2]
+  if module == "out" and shapes.get(query, ())[start + 1 :] == shape[:2]:
+    return shape[0] * shape[1], shape[2]
+  return None
+
+
 def _is_array(leaf: Any) -> bool:
   return hasattr(leaf, "dtype") and hasattr(leaf, "shape")
 

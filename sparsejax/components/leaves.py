@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from sparsejax.components import arguments, kernels, placement
@@ -111,15 +112,16 @@ def layout(
   Overrides map globs over names to `"dense"` (the leaf is not in the layout), a
   sparsity in [0, 1), or an `Override`; the last match wins.
   """
-  leaves = []
-  pairs = zip(named_leaves(params), chosen, strict=True)
-  for index, ((name, leaf), is_sparse) in enumerate(pairs):
+  leaves, named = [], named_leaves(params)
+  shapes = {name: tuple(jnp.shape(leaf)) for name, leaf in named}
+  pairs = zip(named, chosen, strict=True)
+  for index, ((name, _), is_sparse) in enumerate(pairs):
     rule: Override | None = Override()
     for glob, given in (overrides or {}).items():
       if fnmatch.fnmatchcase(name, glob):
         rule = _as_override(glob, given)
     if is_sparse and rule is not None:
-      leaves.append(_sparse_leaf(index, name, tuple(leaf.shape), rule))
+      leaves.append(_sparse_leaf(index, name, shapes, rule))
   return Layout(tuple(leaves), jax.tree.structure(params))
 
 
@@ -209,9 +211,12 @@ def _as_override(glob: str, rule: str | float | Override) -> Override | None:
 
 
 def _sparse_leaf(
-  index: int, name: str, shape: tuple[int, ...], rule: Override
+  index: int,
+  name: str,
+  shapes: Mapping[str, tuple[int, ...]],
+  rule: Override,
 ) -> SparseLeaf:
-  axis = rule.axis
+  axis, shape = rule.axis, shapes[name]
   if axis is not None:
     if not -len(shape) <= axis < len(shape):
       raise ValueError(
@@ -219,4 +224,5 @@ def _sparse_leaf(
         f" {shape}, got {axis}."
       )
     axis %= len(shape)
-  return SparseLeaf(index, name, shape, axis, rule.sparsity)
+  matrix = kernels.matrix_shape(name, shapes, axis)
+  return SparseLeaf(index, name, shape, axis, rule.sparsity, matrix)

@@ -86,7 +86,7 @@ def layerwise(distribution: Distribution) -> Scope:
       sparsity = 1 - rest / max(1, sizes.sum())
     if not free.any():
       return found
-    shapes = {n: s for n, s in layout.shapes.items() if n not in fixed}
+    shapes = {n: s for n, s in layout.kernels.items() if n not in fixed}
     solved = list(distribution(shapes, sparsity).values())
     most = sizes if limits is None else np.minimum(sizes, limits[free])
     requested = counts.requested_count(sizes.tolist(), solved)

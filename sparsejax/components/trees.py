@@ -49,6 +49,24 @@ def sparse_only(masks: Masks, tree: PyTree) -> PyTree:
   )
 
 
+def merged(a: Masks, b: Masks) -> Masks:
+  """Returns the masks of two trees that have none for the same leaf.
+
+  A `MaskedNode` may stand for a whole subtree. Raises ValueError if both have a
+  mask for one leaf.
+  """
+  if is_masked_node(a) or is_masked_node(b):
+    return b if is_masked_node(a) else a
+  if jax.tree_util.all_leaves([a]) or jax.tree_util.all_leaves([b]):
+    raise ValueError(
+      "`opt_state` holds two masks for one leaf; `sparsify` was applied to it"
+      " twice. Wrap each leaf once."
+    )
+  return jax.tree.map(
+    merged, a, b, is_leaf=lambda node: node is not a and node is not b
+  )
+
+
 def where(masks: Masks, params: PyTree) -> PyTree:
   """Returns the parameters with exact zeros at inactive weights.
 

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sparsejax import command_line
 from sparsejax.data import records, tfds_writer
 
 # The version number that TensorFlow Datasets gives the same data.
@@ -73,7 +74,7 @@ class ArchiveError(Exception):
 
 
 def download(url: str, file: pathlib.Path) -> None:
-  """Download an archive.
+  """Download an archive, and say how long that still takes.
 
   Args:
     url: where to download from.
@@ -85,9 +86,13 @@ def download(url: str, file: pathlib.Path) -> None:
   """
   try:
     with urllib.request.urlopen(url, timeout=_TIMEOUT_SECONDS) as source:
+      total = int(source.headers.get("Content-Length") or 0)
+      progress = command_line.Progress("Downloading", total)
       with open(file, "wb") as target:
         while block := source.read(_BLOCK_BYTES):
           target.write(block)
+          progress.show(target.tell())
+      progress.end()
   # Connection errors are OSErrors too; those of the disk have an `errno`.
   except (OSError, ValueError, http.client.HTTPException) as error:
     if getattr(error, "errno", None) is not None:
@@ -144,6 +149,8 @@ def convert(
 
 def _verify(file: pathlib.Path, archive: Archive, sha256: str) -> None:
   """Raises `ArchiveError` unless the file has the expected checksum."""
+  if file.exists() and not file.is_file():  # A pipe would block for ever.
+    raise ArchiveError(f"`--archive` {file}: it is not a regular file.")
   try:
     with open(file, "rb") as opened:
       actual = hashlib.file_digest(opened, "sha256").hexdigest()
@@ -180,7 +187,8 @@ def _examples(
   from sparsejax.data import images
 
   size = len(classes) + int(np.prod(_SHAPE))
-  index = 0
+  index, total = 0, sum(map(len, contents)) // size
+  progress = command_line.Progress(f"Converting {split}", total)
   for content in contents:
     if len(content) % size:
       raise ValueError(
@@ -198,3 +206,5 @@ def _examples(
         },
       }
       index += 1
+      progress.show(index)
+  progress.end()

@@ -12,10 +12,12 @@ types are those that the caller expects.
 import bisect
 import concurrent.futures
 import dataclasses
+import errno
 import itertools
 import os
 import pathlib
 import re
+import stat
 from collections.abc import Mapping
 from typing import Any
 
@@ -189,7 +191,10 @@ def _open_file(file: pathlib.Path, length: int) -> Any:
   from array_record.python import array_record_data_source
 
   try:
-    with open(file, "rb"):  # array_record's message omits the reason.
+    # A pipe would block for ever; array_record's message omits the reason.
+    if not stat.S_ISREG(os.stat(file).st_mode):
+      raise OSError(errno.EINVAL, "not a regular file", str(file))
+    with open(file, "rb"):
       pass
     reader = array_record_data_source.ArrayRecordDataSource([str(file)])
   except (OSError, RuntimeError) as error:

@@ -41,7 +41,7 @@ METHODS = {
   "granet": granet,
   "rigl": rigl,
   "rigl_itop": rigl_itop,
-  "set": sparse_evolution,
+  "set": sparse_evolution,  # A word of Python, so no name of a function.
   "set_itop": set_itop,
   "accset": accset,
   "lset": lset,
@@ -58,6 +58,8 @@ METHODS = {
   "sr_ste": sr_ste,
   "weight_sparse": weight_sparse,
 }
+ALIASES = {"sparse_evolution": "set", "soft_threshold": "str"}
+"""Names of functions that a config may use, and its own names."""
 DISTRIBUTIONS = {
   "uniform": distributions.uniform,
   "er": distributions.er,
@@ -66,6 +68,7 @@ DISTRIBUTIONS = {
 }
 SCOPES = {
   "global": scopes.global_scope,
+  "global_keep_alive": scopes.keep_alive(scopes.global_scope, 1),
   **{name: scopes.layerwise(d) for name, d in DISTRIBUTIONS.items()},
   "uniform": UNIFORM,
 }

@@ -1,6 +1,7 @@
 """What several methods share: prune-and-regrow, schedules, variants."""
 
 import dataclasses
+import functools
 import inspect
 import types
 from collections.abc import Callable, Mapping, Sequence
@@ -8,6 +9,7 @@ from typing import Any, TypeVar
 
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
+from sparsejax import method as method_parts
 from sparsejax.components import (
   accumulators,
   arguments,
@@ -36,6 +38,23 @@ _T = TypeVar("_T")
 
 ERK = scopes.layerwise(distributions.erk)
 UNIFORM = scopes.layerwise(distributions.uniform)
+
+
+def named(factory: Callable[..., Method]) -> Callable[..., Method]:
+  """Lets the methods that a factory makes print as the call that made them."""
+  signature = inspect.signature(factory)
+
+  @functools.wraps(factory)
+  def make(*args: Any, **kwargs: Any) -> Method:
+    given = signature.bind(*args, **kwargs)
+    method = factory(*args, **kwargs)
+    # A copy with another part is another method: `replace` drops the name.
+    object.__setattr__(
+      method, "made_by", method_parts.called(make, given.arguments)
+    )
+    return method
+
+  return make
 
 
 def signs(weights: Shaped[Array, "*dims"]) -> Sequence[Bool[Array, "*dims"]]:
@@ -151,6 +170,7 @@ def _check_sparsity(method: Method, sparsity: float) -> None:
     )
 
 
+@named
 def track_ever_active(method: Method) -> Method:
   """Adds the masks that the ITOP rate is counted from, one byte per weight."""
   return dataclasses.replace(
@@ -160,6 +180,7 @@ def track_ever_active(method: Method) -> Method:
 
 def variant(
   factory: Callable[..., _T],
+  name: str,
   doc: str,
   *,
   fixed: Mapping[str, Any] = types.MappingProxyType({}),
@@ -170,6 +191,7 @@ def variant(
 
   Args:
     factory: of the family.
+    name: of the row.
     doc: docstring of the row.
     fixed: parameters that the row does not offer, and their values.
     defaults: other defaults of parameters that it offers.
@@ -180,13 +202,13 @@ def variant(
   """
   offered = []
   of_factory = inspect.signature(factory)
-  for name, parameter in of_factory.parameters.items():
-    if name in defaults:
-      parameter = parameter.replace(default=defaults[name])
-    if name not in fixed:
-      offered.append(parameter.replace(name=renamed.get(name, name)))
+  for key, parameter in of_factory.parameters.items():
+    if key in defaults:
+      parameter = parameter.replace(default=defaults[key])
+    if key not in fixed:
+      offered.append(parameter.replace(name=renamed.get(key, key)))
   signature = of_factory.replace(parameters=offered)
-  original = {new: name for name, new in renamed.items()}
+  original = {new: old for old, new in renamed.items()}
 
   def row(*args: Any, **kwargs: Any) -> Any:
     given = signature.bind(*args, **kwargs)  # TypeError for unknown names.
@@ -195,5 +217,6 @@ def variant(
     return factory(**named, **fixed)
 
   row.__signature__ = signature  # type: ignore[attr-defined]
-  row.__doc__ = doc
-  return row
+  row.__name__ = row.__qualname__ = name
+  row.__doc__, row.__module__ = doc, factory.__module__
+  return named(row)

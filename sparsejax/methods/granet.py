@@ -17,11 +17,13 @@ from sparsejax.method import (
 )
 from sparsejax.methods.compositions import (
   ERK,
+  named,
   prune_and_regrow,
   with_granularity,
 )
 
 
+@named
 def granet(
   sparsity: float,
   *,

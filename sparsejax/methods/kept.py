@@ -34,11 +34,12 @@ from sparsejax.method import (
   Scope,
   Storage,
 )
-from sparsejax.methods.compositions import ERK, UNIFORM
+from sparsejax.methods.compositions import ERK, UNIFORM, named
 from sparsejax.selection import packing, search
 from sparsejax.updates import orders
 
 
+@named
 def optg(
   sparsity: float,
   *,
@@ -189,6 +190,7 @@ def _score_learning_rate(
   return learning_rate
 
 
+@named
 def dpf(
   sparsity: float,
   *,
@@ -235,6 +237,7 @@ def dpf(
   )
 
 
+@named
 def dnw(
   sparsity: float, *, distribution: Distribution = distributions.uniform
 ) -> Method:
@@ -255,6 +258,7 @@ def dnw(
   )
 
 
+@named
 def top_kast(
   sparsity: float,
   *,
@@ -293,9 +297,10 @@ def top_kast(
   return _largest(sparsity, distribution, storage, every_steps=every_steps)
 
 
+@named
 def sr_ste(
-  *,
   sparsity: float | None = None,
+  *,
   n: int | None = None,
   m: int | None = None,
   decay: float = 2e-4,
@@ -340,6 +345,7 @@ def sr_ste(
   )
 
 
+@named
 def soft_threshold(
   *,
   initial_threshold: float = -3200.0,

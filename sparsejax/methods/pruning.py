@@ -16,6 +16,7 @@ from sparsejax.method import (
   Distribution,
   Granularity,
   Initial,
+  Input,
   Method,
   Prune,
   PruneAndRegrow,
@@ -23,9 +24,15 @@ from sparsejax.method import (
   Storage,
   single_weights,
 )
-from sparsejax.methods.compositions import ERK, initial, with_granularity
+from sparsejax.methods.compositions import (
+  ERK,
+  initial,
+  named,
+  with_granularity,
+)
 
 
+@named
 def dense() -> Method:
   """The dense baseline: every weight is always active."""
   return Method(
@@ -34,6 +41,7 @@ def dense() -> Method:
   )
 
 
+@named
 def static(
   sparsity: float,
   *,
@@ -55,6 +63,7 @@ def static(
   return with_granularity(method, granularity)
 
 
+@named
 def one_shot(
   sparsity: float | None = None,
   *,
@@ -76,7 +85,9 @@ def one_shot(
   Args:
     sparsity: fraction of zeros in [0, 1), of all weights; or
     rate: fraction of the active weights to prune, in [0, 1).
-    at_step: the optimizer step after which it happens, at least 1.
+    at_step: the optimizer step after which it happens; 0 is in `init`, so that
+      `apply_masks` prunes a trained network to a sparsity by magnitude or other
+      criteria of the weights alone.
     initial_sparsity: first fraction of zeros; above 0 the first masks are
       random (ERK).
     scope: which weights compete.
@@ -87,12 +98,14 @@ def one_shot(
   References:
     Liu et al., `GraNet <https://arxiv.org/abs/2106.10404>`_, 2021, section 3.
   """
-  arguments.check_steps("at_step", at_step)
+  arguments.check_steps("at_step", at_step, least=0)
   if (sparsity is None) == (rate is None):
     raise ValueError(
       f"Either `sparsity` or `rate` must be given, got {sparsity} and {rate}. A"
       " rate counts from the active weights, a sparsity from all."
     )
+  if at_step == 0:
+    return _prune_now(sparsity, scope, criterion, granularity)
   if rate is not None:
     method = Method(
       initial=initial(ERK, initial_sparsity),
@@ -116,6 +129,27 @@ def one_shot(
     criterion=criterion,
     granularity=granularity,
   )
+
+
+def _prune_now(
+  sparsity: float | None,
+  scope: Scope,
+  criterion: Criterion,
+  granularity: Granularity,
+) -> Method:
+  """Prunes in `init`, where every weight is active."""
+  if sparsity is None or set(criterion.reads) - {Input.WEIGHTS, Input.KEY}:
+    raise ValueError(
+      "`at_step` of 0 needs a `sparsity` and a criterion of the weights alone:"
+      " there is no gradient before the first step."
+    )
+  arguments.check_sparsity(sparsity)
+  method = Method(
+    initial=Initial(scope, sparsity, criterion),
+    storage=storages.zeroed,
+    target_sparsity=sparsity,
+  )
+  return with_granularity(method, granularity)
 
 
 def _prune_once(
@@ -146,6 +180,7 @@ def _prune_once(
   )
 
 
+@named
 def gmp(
   sparsity: float,
   *,

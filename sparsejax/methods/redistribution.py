@@ -22,9 +22,10 @@ from sparsejax.method import (
   Method,
   PruneAndRegrow,
 )
-from sparsejax.methods.compositions import initial
+from sparsejax.methods.compositions import initial, named
 
 
+@named
 def snfs(
   sparsity: float,
   *,
@@ -87,6 +88,7 @@ def snfs(
   )
 
 
+@named
 def dsr(
   sparsity: float,
   *,
@@ -145,6 +147,7 @@ def dsr(
   )
 
 
+@named
 def deep_r(
   sparsity: float,
   *,

@@ -21,6 +21,7 @@ from sparsejax.method import (
 from sparsejax.methods.compositions import (
   constant_or_rising,
   initial,
+  named,
   prune_and_regrow,
   variant,
   with_granularity,
@@ -28,6 +29,7 @@ from sparsejax.methods.compositions import (
 from sparsejax.updates import orders
 
 
+@named
 def rigl(
   sparsity: float,
   *,
@@ -130,6 +132,7 @@ def itop(
 
 rigl_itop = variant(
   itop,
+  "rigl_itop",
   """RigL-ITOP: `itop` that regrows by gradient magnitude.
 
   Takes the arguments of `itop`; `regrow_by` is `criteria.gradient_magnitude`.
@@ -139,6 +142,7 @@ rigl_itop = variant(
 
 set_itop = variant(
   itop,
+  "set_itop",
   """SET-ITOP: `itop` that regrows at random.
 
   Takes the arguments of `itop`; `regrow_by` is `criteria.random`.

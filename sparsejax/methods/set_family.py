@@ -39,8 +39,8 @@ from sparsejax.updates import orders
 
 
 def set_family(
-  *,
   sparsity: float | None = None,
+  *,
   epsilon: float | None = None,
   every_steps: int,
   total_steps: int,
@@ -220,6 +220,7 @@ _RESTARTING = {"reset_optimizer": True}
 
 sparse_evolution = variant(
   set_family,
+  "sparse_evolution",
   """SET: prunes the weights closest to zero and regrows random ones.
 
   Mocanu et al., 2018: https://arxiv.org/abs/1707.04780. Takes the arguments of
@@ -230,6 +231,7 @@ sparse_evolution = variant(
 
 accset = variant(
   set_family,
+  "accset",
   """AccSET: SET that regrows the fewer connections, the higher the accuracy is.
 
   After every epoch but the last each layer prunes a share of its connections,
@@ -252,6 +254,7 @@ accset = variant(
 
 lset = variant(
   set_family,
+  "lset",
   """LSET: SET that regrows the fewer connections, the lower the loss is.
 
   As `accset`, with `p = 1 - L / L_0`: L is the loss of the last epoch, given as
@@ -265,6 +268,7 @@ lset = variant(
 
 dynset = variant(
   set_family,
+  "dynset",
   """DynSET: LSET or AccSET that pauses while it is worse than epochs ago.
 
   As `lset`, or as `accset` with `drives="accuracy"`, with the arguments

@@ -175,7 +175,7 @@ def read_metrics(workdir: pathlib.Path) -> Metrics:
   if not path.exists():
     return Metrics([], None)
   rows: list[dict[str, Any]] = []
-  for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
+  for number, line in enumerate(_content(path).split(b"\n")[:-1], 1):
     row, fault = _parse(line, _ROW)
     last = rows[-1]["step"] if rows else -1
     fault = fault or _row_fault(row, last)
@@ -319,10 +319,17 @@ def _read(
   path: pathlib.Path, wanted: Mapping[str, Any], way_out: str
 ) -> dict[str, Any]:
   """Returns the object in a file, or raises the one error of its kind."""
-  value, fault = _parse(path.read_bytes(), wanted)
+  value, fault = _parse(_content(path), wanted)
   if fault is not None:
     raise _damaged(path, fault, way_out)
   return value
+
+
+def _content(path: pathlib.Path) -> bytes:
+  """Returns the bytes of a file; a pipe would block for ever."""
+  if not path.is_file():
+    raise command_line.InputError(f"{path} is not a regular file. Remove it.")
+  return path.read_bytes()
 
 
 def _damaged(

@@ -16,7 +16,7 @@ COLORS = 7
 """How many colors the style sheet has: `--c0`, `--c1`, ..."""
 
 _WIDTH, _HEIGHT = 480, 250
-_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 12, 10, 40
+_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 14, 10, 40
 _MAX_POINTS, _MAX_MARKS = 600, 60
 _DASHES = ("", "6 3", "2 3")
 
@@ -211,8 +211,8 @@ def _axis_labels(x_label: str, y_label: str) -> str:
     f'<line class="axis" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{base}"'
     f' y2="{base}"/><text class="label" x="{(_LEFT + _WIDTH - _RIGHT) / 2}"'
     f' y="{_HEIGHT - 6}" text-anchor="middle">{html.escape(x_label)}</text>'
-    f'<text class="label" x="13" y="{middle}" text-anchor="middle"'
-    f' transform="rotate(-90 13 {middle})">{html.escape(y_label)}</text>'
+    f'<text class="label" x="12" y="{middle}" text-anchor="middle"'
+    f' transform="rotate(-90 12 {middle})">{html.escape(y_label)}</text>'
   )
 
 

@@ -55,7 +55,8 @@ def _train_rounds(argv: list[str]) -> int:
   titles = [
     f"Round {number} of {len(rounds) - 1}" for number in range(len(rounds))
   ]
-  for status in train.each(zip(titles, rounds, strict=True)):
+  runs = zip(titles, rounds, strict=True)
+  for status in train.each(runs, total=len(rounds)):
     if status:
       return status
   return command_line.DONE

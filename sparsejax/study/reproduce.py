@@ -37,6 +37,7 @@ import sys
 from collections.abc import Sequence
 
 from sparsejax import command_line
+from sparsejax.method import described
 from sparsejax.study import papers, seek, tables
 from sparsejax.training.config import files
 
@@ -158,8 +159,20 @@ def load(name: str) -> tuple[papers.Table, pathlib.Path]:
     raise command_line.InputError(
       f"{path} has no `TABLE` of `sparsejax.study.papers`."
     )
+  _check_rows(table, path)
   _check_order(table, path)
   return table, path
+
+
+def _check_rows(table: papers.Table, path: pathlib.Path) -> None:
+  """Raises `InputError` unless the table has rows, and nothing else."""
+  rows = table.rows
+  is_list = isinstance(rows, tuple | list) and bool(rows)
+  if not is_list or not all(isinstance(row, papers.Row) for row in rows):
+    raise command_line.InputError(
+      f"`rows` of the `TABLE` in {path} must be a tuple of `papers.Row`, got"
+      f" {described(rows)}."
+    )
 
 
 def _check_order(table: papers.Table, path: pathlib.Path) -> None:

@@ -157,7 +157,7 @@ def train_missing(runs: Sequence[Run], again: Sequence[str]) -> int:
         yield f"\nRun {number} of {len(missing)}: {run.title}", run.argv
 
   failed = outcomes.DONE
-  for status in train.each(to_train()):
+  for status in train.each(to_train(), total=len(missing)):
     if status == outcomes.NOT_FINITE:
       failed = status
       notes.append(f"{current} stopped at a value that is not finite.")

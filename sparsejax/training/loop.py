@@ -27,7 +27,7 @@ from sparsejax.training import (
 )
 from sparsejax.training.checkpointing import best, checkpoints, weights
 from sparsejax.training.config.experiment import Experiment
-from sparsejax.training.reporting import metrics, timing
+from sparsejax.training.reporting import emptied, metrics, timing
 from sparsejax.training.reporting.reporter import Reporter
 from sparsejax.training.train_state import TrainState, Weights
 
@@ -43,6 +43,7 @@ class _Run(NamedTuple):
   stop: preemption.StopRequest
   lock: workdir_lock.Lock | None
   reporter: Reporter
+  sparse_leaves: tuple[str, ...]
   resumed_from_step: int | None
   compile_seconds: float
   clock: timing.Clock
@@ -63,6 +64,7 @@ class _Dispatched(NamedTuple):
   step: int
   rows: list[dict[str, Any]]
   timing: timing.Dispatch
+  warnings: tuple[str, ...]
 
 
 def run(
@@ -146,6 +148,7 @@ def run(
       stop=stop,
       lock=lock,
       reporter=reporter,
+      sparse_leaves=initial_state.sparse_leaves(abstract),
       resumed_from_step=start.resumed_from_step,
       compile_seconds=seconds,
       clock=clock,
@@ -226,8 +229,10 @@ def _train(run: _Run, state: TrainState) -> outcomes.Outcome:
   while step < steps.total:
     first = step
     with run.clock.phase("step"):
-      state, step, rows, timed = _dispatch(run, state, first)
+      state, step, rows, timed, warnings = _dispatch(run, state, first)
     timings.append(timed)
+    for warning in warnings:
+      run.reporter.message(f"warning: {warning}")
     if run.lock is not None:
       run.lock.check()
     bad = next((row["step"] for row in rows if not row["finite"]), None)
@@ -271,7 +276,7 @@ def _train(run: _Run, state: TrainState) -> outcomes.Outcome:
 
 def _dispatch(run: _Run, state: TrainState, first: int) -> _Dispatched:
   """Runs one dispatch of training steps."""
-  updates = int(sharding.fetch(state.counters.mask_updates))
+  before = sharding.fetch(state.counters)
   started = time.perf_counter()
   setup = run.experiment.setup
   with jax.transfer_guard("disallow"):
@@ -284,7 +289,10 @@ def _dispatch(run: _Run, state: TrainState, first: int) -> _Dispatched:
   history = jax.tree.map(
     lambda x: x[start : start + count], sharding.fetch(stacked)
   )
-  updates = int(history.counters.mask_updates[-1]) - updates
+  updates = int(history.counters.mask_updates[-1] - before.mask_updates)
+  warnings = emptied.emptied(
+    run.sparse_leaves, before.active, history.counters.active, first=first
+  )
   rows = metrics.rows(
     history._asdict(),
     first=first,
@@ -292,7 +300,7 @@ def _dispatch(run: _Run, state: TrainState, first: int) -> _Dispatched:
     derive=run.experiment.dataset.task.derived,
   )
   return _Dispatched(
-    state, step, rows, timing.Dispatch(count, updates, seconds)
+    state, step, rows, timing.Dispatch(count, updates, seconds), tuple(warnings)
   )
 
 

@@ -60,7 +60,11 @@ def run(
       stop = stack.enter_context(preemption.stop_on_signals())
     stop.nothing_to_save = True  # Until the first dispatch.
     try:
-      return _run(command.parse(argv), stop, clock)
+      parsed = command.parse(argv)
+      if parsed.print_config:
+        print("\n".join(command.lines(parsed.config)))
+        return outcomes.DONE
+      return _run(parsed, stop, clock)
     except errors.CheckpointError as error:
       raise command_line.InputError(str(error)) from error
 
@@ -145,6 +149,7 @@ def _train(
     _report(workdir)
   processes.barrier("summary")  # A later run may look for it.
   reporting.result(console, summary, workdir, measures=measures)
+  _warn(console, experiment, experiment.warnings)  # Thousands of lines later.
   return outcomes.DONE
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import core
+from jax import core, lax
 from jaxtyping import Array, Bool, Int, PyTree
 
 from sparsejax.components import criteria, placement
@@ -123,7 +123,9 @@ def first_masks(
     first = initial.pattern.first
     return [first(criteria.magnitude(leaf), leaf) for leaf in leaves]
   if method.initial_sparsity == 0:
-    return [jnp.ones(leaf.shape, bool) for leaf in counted.leaves]
+    # XLA would fold what is counted of constants, 5 CPU seconds per million.
+    ones = [jnp.ones(leaf.shape, bool) for leaf in counted.leaves]
+    return lax.optimization_barrier(ones)
   packed = contexts.packing_of(method, counted)
   if initial.criterion is None:
     assert key is not None  # `begin` requires one.

@@ -63,6 +63,25 @@ def first_requested(method: Method, layout: Layout) -> np.ndarray:
   return _by_layer(groups, first_counts(method, layout))
 
 
+def of_method(
+  method: Method, layout: Layout, present: Int[Array, " counts"]
+) -> Int[Array, " counts"]:
+  """Returns the requested counts, in a state that another method may have made.
+
+  A method that never prunes keeps the count of the masks that it finds. Where
+  that is not its own, what it requests is what `summary` compares with.
+  """
+  keeps = method.prune is None and not method.counts_as_found
+  if not keeps or method.target_sparsity is None or not layout.leaves:
+    return present
+  own = first_requested(method, layout)
+  if own.shape != present.shape:  # The state has other units.
+    return present
+  total = int(np.maximum(own, 0).sum())
+  same = jnp.sum(jnp.maximum(present, 0)) == total
+  return jnp.where(same, present, jnp.asarray(own))
+
+
 def due_steps(method: Method, total: int) -> np.ndarray:
   """Returns bool[total + 1]: whether a mask update is due at each step."""
   steps = np.arange(total + 1)

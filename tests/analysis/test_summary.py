@@ -241,3 +241,39 @@ def test_stacked_layers_that_are_counted_as_one_are_noted():
     overrides={"blocks/kernel": sparsejax.Override(axis=0)},
   )
   assert not sparsejax.summary(params, tx.init(params)).notes
+
+
+@pytest.mark.parametrize(
+  "method",
+  [
+    sparsejax.rigl(0.9, end_step=9, every_steps=2),
+    sparsejax.static(0.9),
+    sparsejax.sparse_evolution(0.9, every_steps=2, total_steps=9),
+  ],
+  ids=repr,
+)
+def test_a_new_method_on_an_old_state_is_told_what_it_does_not_reach(method):
+  params = network()
+  old = sparse(method=sparsejax.rigl(0.5, end_step=9, every_steps=2))
+  state = old.init(params)
+  params = sparsejax.apply_masks(params, state)
+  params, state = step(old, params, state)
+  assert not sparsejax.summary(params, state).warnings
+  new = sparse(method=method)
+  params, state = step(new, params, state)
+  counted = sparsejax.summary(params, state)
+  assert counted.active == 450 and counted.requested == 90
+  assert "90 weights were requested, 450 are active" in counted.warnings[0]
+  assert int(sparsejax.stats(state)["requested"]) == 90
+  # The way out: prune to the new sparsity, and keep the rest of the state.
+  prune = sparse(method=sparsejax.one_shot(0.9, at_step=0))
+  masks = sparsejax.get_masks(prune.init(params))
+  new = sparsejax.sparsify(
+    optax.sgd(0.1), method, key=jax.random.key(2), masks=masks
+  )
+  fresh = new.init(params)
+  state = fresh._replace(step=state.step, inner_state=state.inner_state)
+  params = sparsejax.apply_masks(params, state)
+  params, state = step(new, params, state)
+  counted = sparsejax.summary(params, state)
+  assert counted.active == counted.requested == 90 and not counted.warnings

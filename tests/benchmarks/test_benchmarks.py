@@ -125,7 +125,7 @@ SCRIPTS = sorted(
   for path in (ROOT / "benchmarks").glob("*.py")
   if "__main__" in path.read_text(encoding="utf-8")
 )
-SWEEPS = {"digits": [], "set_family": ["digits"]}
+ARGUMENTS = {"set_family": ["digits"]}
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -142,8 +142,8 @@ def test_help_runs_nothing(name, capsys, monkeypatch, tmp_path):
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_results_go_elsewhere(name, monkeypatch, tmp_path):
   before = {path: path.read_bytes() for path in outputs.RECORDED.iterdir()}
-  arguments = SWEEPS.get(name, ["--small"])
-  load(name).main([*arguments, f"--out={tmp_path}"])
+  arguments = [*ARGUMENTS.get(name, ()), "--small", f"--out={tmp_path}"]
+  load(name).main(arguments)
   assert any(tmp_path.iterdir())
   after = {path: path.read_bytes() for path in outputs.RECORDED.iterdir()}
   assert before == after

@@ -1,5 +1,6 @@
 """The default selection, by names and shapes."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -82,3 +83,52 @@ def test_summary_lists_what_stays_dense_and_why():
     ("pos_embed", (8, 4), "named like an embedding: 'pos_embed'"),
   ]
   assert "dense: pos_embed 8x4 (named like" in str(counted)
+
+
+ATTENTION = {
+  "query/kernel": (64, 4, 16),
+  "query/bias": (4, 16),
+  "key/kernel": (64, 4, 16),
+  "key/bias": (4, 16),
+  "value/kernel": (64, 4, 16),
+  "value/bias": (4, 16),
+  "out/kernel": (4, 16, 64),
+  "out/bias": (64,),
+  "conv/kernel": (3, 64, 64),
+  "conv/bias": (64,),
+  "mlp/kernel": (64, 64),
+}
+
+
+@pytest.mark.parametrize("biases", [True, False])
+@pytest.mark.parametrize("stacked", [True, False])
+def test_heads_of_attention_are_no_window_of_a_convolution(biases, stacked):
+  shapes = {
+    name: (2, *shape) if stacked else shape
+    for name, shape in ATTENTION.items()
+    if biases or name.endswith("kernel")
+  }
+  params = {name: jnp.zeros(shape) for name, shape in shapes.items()}
+  overrides = {"*": sparsejax.Override(axis=0)} if stacked else {}
+  layout = leaves.find_layout(params, ["*kernel"], overrides)
+  seen = {name.split("[")[0]: shape for name, shape in layout.kernels.items()}
+  for name in ("query", "key", "value"):
+    assert seen[f"{name}/kernel"] == (64, 64)
+  assert seen["out/kernel"] == (64, 64)
+  assert seen["conv/kernel"] == (3, 64, 64)
+  found = sparsejax.erk(layout.kernels, 0.5)
+  same = {found[n] for n in found if "conv" not in n}
+  assert len(same) == 1
+
+
+def test_masks_of_attention_have_the_counts_of_matrices():
+  params = {
+    name: jnp.ones(ATTENTION[name]) for name in ("query/kernel", "query/bias")
+  }
+  params["mlp/kernel"] = jnp.ones((64, 64))
+  tx = sparsejax.sparsify(
+    optax.sgd(0.1), sparsejax.static(0.9), key=jax.random.key(0)
+  )
+  layers = sparsejax.summary(params, tx.init(params)).layers
+  assert layers[0].active - layers[1].active in (-1, 0, 1)
+  assert layers[1].shape == (64, 4, 16)

@@ -109,6 +109,7 @@ SHARDS = {
   "missing": lambda folder: shard(folder, 1).unlink(),
   "a folder": lambda folder: replace(shard(folder, 1)).mkdir(),
   "a link to itself": lambda folder: link_to_itself(shard(folder, 1)),
+  "a pipe": lambda folder: os.mkfifo(replace(shard(folder, 1))),
   "empty": lambda folder: shard(folder, 1).write_bytes(b""),
   "half": lambda folder: os.truncate(
     shard(folder, 1), shard(folder, 1).stat().st_size // 2

@@ -1,6 +1,7 @@
 """Damaged records: one clear error, or metrics up to the last good line."""
 
 import json
+import os
 
 import pytest
 from helpers import records as written
@@ -42,6 +43,14 @@ READERS = {
 @pytest.fixture
 def workdir(tmp_path):
   return written.write(tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl"])
+def test_a_pipe_is_refused_and_not_waited_for(workdir, name):
+  (workdir / name).unlink()
+  os.mkfifo(workdir / name)
+  with pytest.raises(command_line.InputError, match="not a regular file"):
+    plots.write_report(workdir)
 
 
 @pytest.mark.parametrize("reader", READERS)

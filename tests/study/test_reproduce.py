@@ -290,6 +290,9 @@ def test_errors_are_one_line(table, tmp_path, capsys, args, message):
     ("TABLE = 1 / 0", "line 3, cannot be run: ZeroDivisionError"),
     ("import sys; sys.exit(1)", "cannot be run: SystemExit"),
     ("TABLE = (", "line 3, cannot be run: SyntaxError"),
+    ("TABLE = papers.Table('', '', (), None)", "`papers.Row`, got None"),
+    ("TABLE = papers.Table('', '', (), ())", "`papers.Row`, got ()"),
+    ("TABLE = papers.Table('', '', (), (3,))", "`papers.Row`, got (3,)"),
     ("TABLE = papers.Table('', '', (), (row('b', after='a'),))", "is no row"),
     (
       "TABLE = papers.Table('', '', (), (row('a', after='a'),))",

@@ -64,6 +64,14 @@ def refused(capsys, folder: pathlib.Path, text: str, *arguments) -> str:
     ("import sys\ndef get_config(arg):\n  sys.exit()", "line 3, cannot be run"),
     (_HEAD + "  return ConfigDict()", "`config.seed` is missing"),
     (
+      _HEAD + "  values[3] = 1\n  return ConfigDict(values)",
+      "`config` has keys of several types. Keys must be text.",
+    ),
+    (
+      _HEAD + "  values['model'] = {3: 1}\n  return ConfigDict(values)",
+      "`config.model` has the key 3. Keys must be text.",
+    ),
+    (
       _HEAD + "  values['model']['hidden'] = (10**9, 10**9)\n"
       "  return ConfigDict(values)",
       "`config.model` has 1000000076000000010 parameters, but the counts",

@@ -136,7 +136,7 @@ def _groups(
   """
   kind = sections.KINDS["method"].nested["granularity"]
   given = config["method"].get("granularity")
-  name = given.get("name") if isinstance(given, Mapping) else None
+  name = str(given.get("name")) if isinstance(given, Mapping) else ""
   if name not in kind.factories or not schema.takes(kind, name, "groups"):
     return None
   model = _call("model", config, provided)

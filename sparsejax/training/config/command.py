@@ -4,14 +4,21 @@ import functools
 import inspect
 import pathlib
 import re
-from collections.abc import Sequence
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from sparsejax import command_line
-from sparsejax.training.config import files, schema, sections, value_types
+from sparsejax.training.config import (
+  files,
+  keys,
+  schema,
+  sections,
+  value_types,
+)
 
 
 class Command(NamedTuple):
@@ -23,6 +30,7 @@ class Command(NamedTuple):
     name: the config's name, for that new folder.
     distributed: whether to join other processes.
     cluster: keyword arguments of `processes.join`.
+    print_config: whether to print the config and train nothing.
     argv: the arguments.
   """
 
@@ -31,6 +39,7 @@ class Command(NamedTuple):
   name: str
   distributed: bool
   cluster: dict[str, Any]
+  print_config: bool
   argv: tuple[str, ...]
 
 
@@ -91,8 +100,28 @@ def parse(argv: Sequence[str]) -> Command:
     name=pathlib.Path(file).stem,
     distributed=values.distributed,
     cluster={name: values[name].value for name in _CLUSTER},
+    print_config=values.print_config,
     argv=tuple(argv),
   )
+
+
+def lines(config: ConfigDict) -> list[str]:
+  """Returns every value of a config as the option that would set it.
+
+  Raises:
+    InputError: if the config cannot work.
+  """
+
+  def flat(values: Mapping[str, Any], prefix: str) -> Iterator[str]:
+    for key, value in values.items():
+      if isinstance(value, Mapping):
+        yield from flat(value, f"{prefix}{key}.")
+      else:
+        value = tuple(value) if isinstance(value, list) else value
+        shown = "none" if value is None else str(value)
+        yield f"{prefix}{key}={shlex.quote(shown)}"
+
+  return list(flat(keys.resolved(config), "--config."))
 
 
 def _flags() -> flags.FlagValues:
@@ -103,6 +132,7 @@ def _flags() -> flags.FlagValues:
   for name in ("num_processes", "process_id"):
     flags.DEFINE_integer(name, None, "", flag_values=values)
   flags.DEFINE_boolean("distributed", True, "", flag_values=values)
+  flags.DEFINE_boolean("print_config", False, "", flag_values=values)
   for name, seconds in _TIMEOUTS.items():
     flags.DEFINE_integer(name, seconds, "", lower_bound=1, flag_values=values)
   return values
@@ -161,7 +191,11 @@ def _check_flags(
     flag, _, name, text = match.groups()
     if not {flag, name} & {*values, *kinds}:
       known = [f"--{each}" for each in (*values, *kinds)]
-      raise command_line.unknown("The command line", f"--{flag}", known)
+      error = command_line.unknown("The command line", f"--{flag}", known)
+      raise command_line.InputError(
+        f"{error} A value of the config is --config.KEY=VALUE; --print_config"
+        " lists them all."
+      )
     if text is None and not {flag, name} & switches:
       raise command_line.InputError(
         f"Missing value for flag --{flag}. Write --{flag}=VALUE."
@@ -197,9 +231,10 @@ def _rename_sections(argv: Sequence[str], config: Any) -> list[str]:
       continue
     *outer, key = match[1].split(".")
     holder = functools.reduce(lambda c, name: c.get(name) or {}, outer, config)
-    if match[2] != dict(holder.get(key) or {}).get("name"):
+    name = sections.canonical(kind.title, match[2])
+    if name != dict(holder.get(key) or {}).get("name"):
       with config.unlocked():
-        holder[key] = ConfigDict(schema.section(kind, match[2], {}))
+        holder[key] = ConfigDict(schema.section(kind, name, {}))
   config.lock()
   return rest
 
@@ -221,12 +256,29 @@ def _clear(argv: Sequence[str], config: Any) -> list[str]:
 def _types(config: ConfigDict, prefix: str = "config.") -> dict[str, type]:
   """Returns the type of every value of a config, by its dotted path."""
   found: dict[str, type] = {}
-  for key in config:
+  for key in _keys(config, prefix):
     value = config[key]
     if isinstance(value, ConfigDict):
       found |= _types(value, f"{prefix}{key}.")
     else:
       found[f"{prefix}{key}"] = config.get_type(key)
+  return found
+
+
+def _keys(config: ConfigDict, prefix: str) -> list[str]:
+  """Returns the keys of a section; raises `InputError` unless all are text."""
+  where = f"`{prefix.rstrip('.')}`"
+  try:
+    found = list(config)  # They are sorted, which needs one type.
+  except TypeError as error:
+    problem = f"{where} has keys of several types. Keys must be text."
+    raise command_line.InputError(problem) from error
+  for key in found:
+    if not isinstance(key, str):
+      shown = value_types.shown(key)
+      raise command_line.InputError(
+        f"{where} has the key {shown}. Keys must be text."
+      )
   return found
 
 

@@ -38,7 +38,12 @@ def find(what: str, name: str, *, under: str = ".") -> pathlib.Path:
     path = folder / f"{name}.py"
   if not path.is_file():
     near = () if path.parent == folder else path.parent.glob("*.py")
-    shipped = [path.stem for path in folder.glob("*.py")]
+    shipped = sorted(path.stem for path in folder.glob("*.py"))
+    if path.suffix == ".py" and path.stem in shipped:
+      raise command_line.InputError(
+        f"{what} got {name!r}, and there is no such file here. For that of the"
+        f" package, give its name alone: {path.stem}."
+      )
     raise command_line.unknown(what, name, [*shipped, *map(str, near)])
   return path
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sparsejax import command_line
+from sparsejax.training.config import sections
 
 METHOD_OPTIONS: dict[str, type] = {
   "sparsity": float,
@@ -108,6 +109,7 @@ def update(
 def _name(
   item: str, position: int, names: tuple[str, ...], words: tuple[str, ...]
 ) -> str:
+  item = sections.canonical("method", item)
   if position or item not in names:
     known = words if position else (*names, *words)
     raise command_line.unknown("The option string", item, known)

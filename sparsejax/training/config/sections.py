@@ -75,6 +75,11 @@ KINDS = {
 }
 
 
+def canonical(kind: str, name: str) -> str:
+  """Returns the name that records have, for one that also is a function's."""
+  return methods.ALIASES.get(name, name) if kind == "method" else name
+
+
 def section(
   kind: str,
   name: str,
@@ -97,7 +102,7 @@ def section(
   Raises:
     InputError: if a name or key is unknown.
   """
-  return schema.section(KINDS[kind], name, given, fill)
+  return schema.section(KINDS[kind], canonical(kind, name), given, fill)
 
 
 def names(kind: str) -> tuple[str, ...]:

@@ -78,16 +78,19 @@ def _calibrated(
 
 wanda = compositions.variant(
   _calibrated,
+  "wanda",
   """Prune the run in `config.init_from` by `wanda`, and fine-tune it.""",
   fixed={"solver": calibration.wanda},
 )
 ria = compositions.variant(
   _calibrated,
+  "ria",
   """Prune the run in `config.init_from` by `ria`, and fine-tune it.""",
   fixed={"solver": calibration.ria},
 )
 sparsegpt = compositions.variant(
   _calibrated,
+  "sparsegpt",
   """Prune the run in `config.init_from` by SparseGPT, and fine-tune it.""",
   fixed={"solver": calibration.sparsegpt()},
 )

@@ -15,6 +15,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from sparsejax.components import counts
 from sparsejax.tasks import Measure
 from sparsejax.training.reporting.reporter import Reporter
 
@@ -149,13 +150,7 @@ def _result_lines(
   target = summary["target_sparsity"]
   yield "requested sparsity", "none" if target is None else f"{target:.4%}"
   yield "achieved sparsity", f"{summary['sparsity']:.4%}"
-  requested = f"({summary['requested']:,} requested)"
-  if summary["units"]:
-    units = f"{summary['active_units']:,} of {summary['total_units']:,}"
-    yield "active units", f"{units} {requested}"
-    yield "active weights", f"{summary['active']:,}"
-  else:
-    yield "active weights", f"{summary['active']:,} {requested}"
+  yield "active weights", _active(summary)
   yield "ever active (ITOP)", _itop_rate(summary["itop_rate"])
   yield "inference FLOPs", _flops(summary, "inference_flops")
   yield "training FLOPs", _flops(summary, "training_flops")
@@ -164,6 +159,20 @@ def _result_lines(
   yield "training time", f"{summary['train_seconds']:.1f} s"
   yield "results", str(workdir / "summary.json")
   yield "report", str(workdir / "report.html")
+
+
+def _active(summary: Mapping[str, Any]) -> str:
+  """Returns the active weights, those requested, and those of the target.
+
+  The last two differ where the schedule has not reached the target.
+  """
+  target, requested = summary["target_sparsity"], summary["requested"]
+  text = f"{summary['active']:,} ({requested:,} requested"
+  if target is not None and summary["total"]:
+    final = counts.requested_count(summary["total"], target)
+    if final != requested:
+      text += f" so far, {final:,} at the end of the schedule"
+  return f"{text})"
 
 
 def _finite(value: float | None, text: str) -> str:

@@ -1,0 +1,1 @@
+"""Networks that are smaller and faster: what is dead is removed, not masked."""

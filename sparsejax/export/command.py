@@ -1,0 +1,226 @@
+"""One export: from the run to files that other programs load, and a report."""
+
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sparsejax import command_line
+from sparsejax.components import leaves, trees
+from sparsejax.data import Split, batches
+from sparsejax.export import program, report, shrink, timing
+from sparsejax.training.config import finished
+
+BATCHES = (1, 32)
+"""Batch sizes that a report times."""
+
+_EVAL_BATCH = 250
+
+
+class Network(NamedTuple):
+  """A network to export.
+
+  Attributes:
+    apply: (variables, x) -> logits.
+    variables: its collections.
+  """
+
+  apply: Callable[..., Any]
+  variables: Any
+
+
+class Export(NamedTuple):
+  """What the targets of an export share.
+
+  Attributes:
+    masked: the network as it was trained.
+    small: the same without dead channels.
+    example: float32[1, H, W, C], a normalized image.
+    folder: where files go.
+  """
+
+  masked: Network
+  small: Network
+  example: Any
+  folder: pathlib.Path
+
+
+def run(argv: list[str]) -> int:
+  """Runs the command line of `sparsejax.export`.
+
+  Args:
+    argv: its arguments.
+
+  Returns:
+    The exit status.
+
+  Raises:
+    InputError: if an argument or the run cannot be used.
+  """
+  given = _parse(argv)
+  targets = _targets(given.to)
+  source = finished.read(given.run)
+  folder = given.out or given.run / "export"
+  folder.mkdir(parents=True, exist_ok=True)
+  model = source.experiment.model
+
+  def apply(variables: Any, x: Any) -> Any:
+    return model.apply(variables, x, train=False)
+
+  example = _images(source, source.experiment.dataset.example)
+  masked = Network(apply, source.variables)
+  found = shrink.shrink(apply, source.variables, None, example)
+  small = Network(found.apply, found.params)
+  export = Export(masked, small, example, folder)
+  files = {name: write(export) for name, write in targets.items()}
+  networks = {"dense XLA": masked, "ours, XLA": small}
+  calls = {name: _compiled(network) for name, network in networks.items()}
+  if "onnx" in targets:
+    calls |= _onnxruntime(export)
+  result = report.Result(
+    run=str(given.run),
+    summary=source.summary,
+    shrunk=found.report,
+    sparsity=_sparsity(source),
+    files=_sizes(files),
+    accuracy=_accuracies(source, calls),
+    times=_times(calls, export, given.seconds),
+  )
+  report.write(folder, result)
+  print(report.terminal(result))
+  print(f"Files and the report are in {folder}")
+  return command_line.DONE
+
+
+def _parse(argv: list[str]) -> Any:
+  parser = command_line.Parser()
+  parser.add_argument("run", type=command_line.path)
+  parser.add_argument("--to", default="shrink,program")
+  parser.add_argument("--out", type=command_line.path)
+  parser.add_argument("--seconds", type=float, default=1.0)
+  return parser.parse_args(command_line.join_values(argv))
+
+
+def _targets(to: str) -> dict[str, Callable[[Export], list[pathlib.Path]]]:
+  names = [name.strip() for name in to.split(",")]
+  for name in names:
+    if name not in TARGETS:
+      raise command_line.unknown("`--to`", name, TARGETS)
+  return {name: TARGETS[name] for name in names}
+
+
+def _images(source: finished.FinishedRun, images: Any) -> jax.Array:
+  setup = source.experiment.setup
+  return batches.normalize(jnp.asarray(images), setup.mean, setup.std)
+
+
+def _sparsity(source: finished.FinishedRun) -> float:
+  """Returns the share of zeros in the sparse leaves."""
+  params = source.variables["params"]
+  flags = leaves.sparse_flags(params, source.masks)
+  sparse = [
+    np.asarray(leaf)
+    for leaf, flag in zip(jax.tree.leaves(params), flags, strict=True)
+    if flag
+  ]
+  total = sum(leaf.size for leaf in sparse)
+  zeros = sum(int((leaf == 0).sum()) for leaf in sparse)
+  return zeros / total if total else 0.0
+
+
+def _compiled(network: Network) -> Callable[[Any], Any]:
+  apply = jax.jit(network.apply)
+  variables = jax.tree.map(jnp.asarray, network.variables)
+  return lambda x: jax.block_until_ready(apply(variables, x))
+
+
+def _write_shrunk(export: Export) -> list[pathlib.Path]:
+  """Writes the smaller parameters by their names."""
+  path = export.folder / "shrunk.npz"
+  arrays = {
+    name: np.asarray(leaf)
+    for name, leaf in trees.named_leaves(export.small.variables)
+  }
+  with path.open("wb") as file:
+    np.savez(file, allow_pickle=False, **arrays)
+  return [path]
+
+
+def _write_program(export: Export) -> list[pathlib.Path]:
+  program.save(export.folder, *export.small, export.example)
+  return [export.folder / program.PROGRAM]
+
+
+def _write_onnx(export: Export) -> list[pathlib.Path]:
+  from sparsejax.export import onnx_file  # Needs the extra `onnx`.
+
+  paths = []
+  for name, network in (("dense", export.masked), ("network", export.small)):
+    paths.append(export.folder / f"{name}.onnx")
+    onnx_file.save(paths[-1], *network, export.example)
+  return paths
+
+
+def _onnxruntime(export: Export) -> dict[str, Callable[[Any], Any]]:
+  from sparsejax.export import onnx_file  # Needs the extra `onnx`.
+
+  calls = {}
+  names = {"dense onnxruntime": "dense", "ours, onnxruntime": "network"}
+  for name, file in names.items():
+    session = onnx_file.load(export.folder / f"{file}.onnx")
+    calls[name] = lambda x, session=session: onnx_file.run(session, x)[0]
+  return calls
+
+
+TARGETS: Mapping[str, Callable[[Export], list[pathlib.Path]]] = {
+  "shrink": _write_shrunk,
+  "program": _write_program,
+  "onnx": _write_onnx,
+}
+"""Target of `--to` -> writes its files and returns them."""
+
+
+def _sizes(files: Mapping[str, list[pathlib.Path]]) -> dict[str, int]:
+  return {
+    path.name: path.stat().st_size for found in files.values() for path in found
+  }
+
+
+def _times(
+  calls: Mapping[str, Callable[[Any], Any]], export: Export, seconds: float
+) -> dict[int, dict[str, timing.Time]]:
+  found = {}
+  for size in BATCHES:
+    x = jnp.repeat(jnp.asarray(export.example), size, axis=0)
+    array = np.asarray(x)
+    found[size] = timing.measure(
+      {
+        name: lambda call=call, x=array if "onnx" in name else x: call(x)
+        for name, call in calls.items()
+      },
+      seconds=seconds,
+    )
+  return found
+
+
+def _accuracies(
+  source: finished.FinishedRun, calls: Mapping[str, Callable[[Any], Any]]
+) -> dict[str, float]:
+  """Returns the test accuracy of each network; none of a stream of images."""
+  split = source.experiment.dataset.test
+  if not isinstance(split, Split):
+    return {}
+  labels = np.asarray(split.labels)
+  size = min(_EVAL_BATCH, len(labels))
+  correct = dict.fromkeys(calls, 0)
+  for start in range(0, len(labels), size):
+    index = np.arange(start, start + size) % len(labels)
+    counted = np.arange(start, start + size) < len(labels)
+    x = _images(source, np.asarray(split.images)[index])
+    for name, call in calls.items():
+      hits = np.asarray(call(x)).argmax(-1) == labels[index]
+      correct[name] += int((hits & counted).sum())
+  return {name: count / len(labels) for name, count in correct.items()}

@@ -1,0 +1,200 @@
+"""The report of an export: what is smaller, what is faster, and what is not."""
+
+import html
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from sparsejax.export import shrink, timing
+
+JSON, PAGE = "export.json", "export.html"
+
+_SLIGHTLY = 1.1  # Below this ratio of times, nothing is gained.
+_MOST = 0.5  # Of the multiply-adds that the zeros would save at best.
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto;
+  max-width: 60em; padding: 0 1em; color: #222; }
+table { border-collapse: collapse; margin: 1em 0; }
+th, td { border-bottom: 1px solid #ddd; padding: .25em .8em;
+  text-align: right; }
+th:first-child, td:first-child { text-align: left; }
+.verdict { font-size: 1.15em; background: #f6f6f6; padding: .8em 1em; }
+"""
+
+Table = tuple[Sequence[str], Sequence[Sequence[str]]]
+
+
+class Result(NamedTuple):
+  """What an export found.
+
+  Attributes:
+    run: workdir of the run.
+    summary: its result.
+    shrunk: what was removed.
+    sparsity: share of zeros in the sparse leaves.
+    files: name of each file -> bytes.
+    accuracy: test accuracy by network; empty for a stream of images.
+    times: batch size -> network -> times of a call.
+  """
+
+  run: str
+  summary: Mapping[str, Any]
+  shrunk: shrink.Report
+  sparsity: float
+  files: Mapping[str, int]
+  accuracy: Mapping[str, float]
+  times: Mapping[int, Mapping[str, timing.Time]]
+
+
+def verdict(result: Result) -> str:
+  """Returns one sentence: what is gained, or what would gain something."""
+  shrunk = result.shrunk
+  gains = {size: _gain(times) for size, times in result.times.items()}
+  speeds = " and ".join(
+    f"{gain:.2g} times at batch {size}" for size, gain in gains.items()
+  )
+  if not shrunk.removed:
+    return (
+      f"Nothing is gained: {result.sparsity:.1%} of the weights are zero, but"
+      " no whole channel is, and scattered zeros make dense kernels no faster;"
+      " prune whole filters or blocks to gain time."
+    )
+  fewer = shrunk.before.multiply_adds / max(shrunk.after.multiply_adds, 1)
+  scattered = fewer < _MOST / max(1 - result.sparsity, 1e-9)
+  rest = (
+    "; the other zeros are scattered and gain nothing: prune whole filters or"
+    " blocks"
+    if scattered
+    else ""
+  )
+  if max(gains.values()) < _SLIGHTLY:
+    return (
+      f"Smaller, but no faster: the network has {fewer:.2g} times fewer"
+      " multiply-adds, and this machine spends its time elsewhere{rest}."
+    )
+  return (
+    f"Faster: with {fewer:.2g} times fewer multiply-adds, the best of ours runs"
+    f" {speeds} as fast as the best dense network here{rest}."
+  )
+
+
+def _gain(times: Mapping[str, timing.Time]) -> float:
+  """Returns best dense time / best time of ours."""
+  medians = {name: time.median for name, time in times.items()}
+  ours = min(ms for name, ms in medians.items() if name.startswith("ours"))
+  return min(ms for n, ms in medians.items() if n.startswith("dense")) / ours
+
+
+def terminal(result: Result) -> str:
+  """Returns the report as lines of text."""
+  blocks = []
+  for title, table in _tables(result).items():
+    blocks += ["", title, *_aligned(table)]
+  return "\n".join([*blocks, "", verdict(result)])
+
+
+def write(folder: pathlib.Path, result: Result) -> None:
+  """Writes `export.json`, and `export.html`, which needs no network."""
+  record = {
+    "run": result.run,
+    "sparsity": result.sparsity,
+    "shrunk": {
+      **result.shrunk._asdict(),
+      "families": [f._asdict() for f in result.shrunk.families],
+      "before": result.shrunk.before._asdict(),
+      "after": result.shrunk.after._asdict(),
+      "unknown": dict(result.shrunk.unknown),
+    },
+    "files_bytes": dict(result.files),
+    "test_accuracy": dict(result.accuracy),
+    "milliseconds": {
+      str(size): {name: time._asdict() for name, time in times.items()}
+      for size, times in result.times.items()
+    },
+    "verdict": verdict(result),
+  }
+  (folder / JSON).write_text(json.dumps(record, indent=2) + "\n")
+  (folder / PAGE).write_text(_page(result), encoding="utf-8")
+
+
+def _tables(result: Result) -> dict[str, Table]:
+  """Returns the tables of the report by their titles."""
+  before, after = result.shrunk.before, result.shrunk.after
+  sizes = [
+    (name, f"{a:,}", f"{b:,}", f"{a / max(b, 1):.2f}")
+    for name, a, b in (
+      ("parameters", before.parameters, after.parameters),
+      ("multiply-adds", before.multiply_adds, after.multiply_adds),
+    )
+  ]
+  tables: dict[str, Table] = {
+    "Size": (("", "masked", "exported", "ratio"), sizes),
+    "Milliseconds per batch: median (quartiles)": _time_table(result),
+  }
+  if result.accuracy:
+    rows = [(name, f"{value:.4f}") for name, value in result.accuracy.items()]
+    tables["Test accuracy"] = (("network", "accuracy"), rows)
+  tables["Files"] = (
+    ("file", "MB"),
+    [(name, f"{n / 1e6:.3f}") for name, n in result.files.items()],
+  )
+  removed = [
+    (f.name, f"{f.removed:,}", f"{f.channels:,}", ", ".join(f.kept_for))
+    for f in result.shrunk.families
+    if f.removed or not f.kept_for
+  ]
+  tables["Removed channels"] = (
+    ("written by", "removed", "channels", ""),
+    removed,
+  )
+  return tables
+
+
+def _time_table(result: Result) -> Table:
+  header = ["network", *(f"batch {size}" for size in result.times)]
+  names = list(next(iter(result.times.values()), {}))
+  rows = [
+    [name, *(_milliseconds(times[name]) for times in result.times.values())]
+    for name in names
+  ]
+  return header, rows
+
+
+def _milliseconds(time: timing.Time) -> str:
+  return f"{time.median:.3g} ({time.low:.3g}-{time.high:.3g})"
+
+
+def _aligned(table: Table) -> list[str]:
+  header, rows = table
+  columns = list(zip(header, *rows, strict=True))
+  widths = [max(map(len, column)) for column in columns]
+  return [
+    "  ".join(
+      cell.ljust(width) if i == 0 else cell.rjust(width)
+      for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+    ).rstrip()
+    for row in (header, *rows)
+  ]
+
+
+def _page(result: Result) -> str:
+  title = f"Export of {pathlib.Path(result.run).name}"
+  parts = [
+    f"<h1>{html.escape(title)}</h1>",
+    f'<p class="verdict">{html.escape(verdict(result))}</p>',
+  ]
+  for heading, (header, rows) in _tables(result).items():
+    lines = "".join(
+      f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>"
+      for row in rows
+    )
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in header)
+    parts.append(
+      f"<h2>{html.escape(heading)}</h2><table><tr>{head}</tr>{lines}</table>"
+    )
+  return (
+    '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+    f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head>"
+    f"<body>{''.join(parts)}</body></html>\n"
+  )
