@@ -178,7 +178,7 @@ def track_ever_active(method: Method) -> Method:
   )
 
 
-def variant(
+def row_of(
   factory: Callable[..., _T],
   name: str,
   doc: str,
@@ -187,7 +187,7 @@ def variant(
   defaults: Mapping[str, Any] = types.MappingProxyType({}),
   renamed: Mapping[str, str] = types.MappingProxyType({}),
 ) -> Callable[..., _T]:
-  """One row of a family: its factory with some parameters fixed.
+  """One row of a family: a factory with some parameters fixed.
 
   Args:
     factory: of the family.
@@ -219,4 +219,11 @@ def variant(
   row.__signature__ = signature  # type: ignore[attr-defined]
   row.__name__ = row.__qualname__ = name
   row.__doc__, row.__module__ = doc, factory.__module__
-  return named(row)
+  return row
+
+
+def variant(
+  factory: Callable[..., Method], name: str, doc: str, **changes: Any
+) -> Callable[..., Method]:
+  """A row of a family of methods, which carry its name; see `row_of`."""
+  return named(row_of(factory, name, doc, **changes))

@@ -76,19 +76,19 @@ def _calibrated(
   )
 
 
-wanda = compositions.variant(
+wanda = compositions.row_of(
   _calibrated,
   "wanda",
   """Prune the run in `config.init_from` by `wanda`, and fine-tune it.""",
   fixed={"solver": calibration.wanda},
 )
-ria = compositions.variant(
+ria = compositions.row_of(
   _calibrated,
   "ria",
   """Prune the run in `config.init_from` by `ria`, and fine-tune it.""",
   fixed={"solver": calibration.ria},
 )
-sparsegpt = compositions.variant(
+sparsegpt = compositions.row_of(
   _calibrated,
   "sparsegpt",
   """Prune the run in `config.init_from` by SparseGPT, and fine-tune it.""",
