@@ -29,6 +29,11 @@ def logits(params, x):
   return x @ params[-1]["kernel"] + params[-1]["bias"]
 
 
+def normalized(images):
+  images = np.asarray(images, np.float32).reshape(len(images), -1)
+  return jnp.asarray(images / images.max() * 2 - 1)
+
+
 def everything(name, leaf):
   del name, leaf
   return True
@@ -37,8 +42,7 @@ def everything(name, leaf):
 def train(method, *, steps, select=None, learning_rate=1e-2):
   """Returns parameters, state and test accuracy after some steps of AdamW."""
   data = digits()
-  x, y = (jnp.asarray(a) for a in (data.train.images, data.train.labels))
-  x = x.reshape(len(x), -1) / 128.0 - 1
+  x, y = normalized(data.train.images), jnp.asarray(data.train.labels)
   tx = sparsejax.sparsify(
     optax.adamw(optax.cosine_decay_schedule(learning_rate, steps)),
     method,
@@ -65,8 +69,7 @@ def train(method, *, steps, select=None, learning_rate=1e-2):
   (params, state), _ = jax.jit(lambda c: jax.lax.scan(step, c, keys))(
     (params, state)
   )
-  images = jnp.asarray(data.test.images).reshape(len(data.test.labels), -1)
-  found = jnp.argmax(logits(params, images / 128.0 - 1), -1)
+  found = jnp.argmax(logits(params, normalized(data.test.images)), -1)
   accuracy = float(jnp.mean(found == jnp.asarray(data.test.labels)))
   return params, state, accuracy
 
