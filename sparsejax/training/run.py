@@ -104,8 +104,7 @@ def _run_together(
       return _train(console, experiment, workdir, stop, lock, clock)
     reporting.line(console, f"{workdir} is finished; nothing was changed.")
     _report(workdir)
-    measures = experiment.dataset.task.measures
-    reporting.result(console, summary, workdir, measures=measures)
+    reporting.result(console, summary, workdir)
     return outcomes.DONE
 
 
@@ -119,9 +118,9 @@ def _train(
 ) -> int:
   """Trains from the newest checkpoint, and writes the result at the end."""
   reporting.line(console, f"Results go to {workdir}")
-  measures = experiment.dataset.task.measures
+  measure = experiment.dataset.task.measures[0]
   with reporting.progress(
-    console, total=experiment.steps.total, measure=measures[0]
+    console, total=experiment.steps.total, measure=measure
   ) as reporter:
     try:
       outcome = loop.run(
@@ -148,7 +147,7 @@ def _train(
     workdirs.write_json(workdir / workdirs.SUMMARY, summary)
     _report(workdir)
   processes.barrier("summary")  # A later run may look for it.
-  reporting.result(console, summary, workdir, measures=measures)
+  reporting.result(console, summary, workdir)
   _warn(console, experiment, experiment.warnings)  # Thousands of lines later.
   return outcomes.DONE
 

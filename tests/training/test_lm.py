@@ -51,7 +51,7 @@ def test_records_have_the_measures_of_the_task(whole):
     assert found[f"{prefix}bits_per_byte"] == pytest.approx(loss / 0.693147181)
     assert found[f"{prefix}perplexity"] == pytest.approx(2.718281828**loss)
   page = (whole / "report.html").read_text()
-  assert "test_bits_per_byte" in page and "bits per byte and sparsity" in page
+  assert "test bits per byte" in page and "Perplexity" in page
   assert "digest" in json.loads((whole / "config.json").read_text())["data"]
 
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich.console import Console
@@ -16,6 +16,7 @@ from rich.progress import (
 from rich.table import Table
 
 from sparsejax.components import counts
+from sparsejax.plots import records
 from sparsejax.tasks import Measure
 from sparsejax.training.reporting.reporter import Reporter
 
@@ -67,8 +68,6 @@ def result(
   console: Console,
   summary: Mapping[str, Any],
   workdir: pathlib.Path,
-  *,
-  measures: Sequence[Measure],
 ) -> None:
   """Print the result of a finished run.
 
@@ -76,10 +75,9 @@ def result(
     console: where to print.
     summary: content of `summary.json`.
     workdir: workdir of the run.
-    measures: of the task.
   """
   console.print(_layer_table(summary))
-  for name, value in _result_lines(summary, workdir, measures):
+  for name, value in _result_lines(summary, workdir):
     line(console, f"{name:<19} {value}")
 
 
@@ -137,20 +135,23 @@ def _layer_table(summary: Mapping[str, Any]) -> Table:
 def _result_lines(
   summary: Mapping[str, Any],
   workdir: pathlib.Path,
-  measures: Sequence[Measure],
 ) -> Iterator[tuple[str, str]]:
   """Yields the label and the text of each line."""
   selected = summary.get("selected_step", summary["steps"])
   if selected != summary["steps"]:
     yield "selected step", f"{selected} of {summary['steps']} (best)"
-  for each in measures:
-    value = summary[f"test_{each.name}"]
-    yield f"test {each.title}", _finite(value, each.text)
+  for each in records.measures(summary):
+    text = "{:.2%}" if each.percent else "{:.4f}"
+    yield f"test {each.title}", _finite(summary[f"test_{each.name}"], text)
   yield "test loss", _finite(summary["test_loss"], "{:.4f}")
   target = summary["target_sparsity"]
   yield "requested sparsity", "none" if target is None else f"{target:.4%}"
   yield "achieved sparsity", f"{summary['sparsity']:.4%}"
-  yield "active weights", _active(summary)
+  if summary["units"]:
+    yield "active units", _active(summary)
+    yield "active weights", f"{summary['active']:,}"
+  else:
+    yield "active weights", _active(summary)
   yield "ever active (ITOP)", _itop_rate(summary["itop_rate"])
   yield "inference FLOPs", _flops(summary, "inference_flops")
   yield "training FLOPs", _flops(summary, "training_flops")
@@ -162,14 +163,15 @@ def _result_lines(
 
 
 def _active(summary: Mapping[str, Any]) -> str:
-  """Returns the active weights, those requested, and those of the target.
+  """Returns the active units, those requested, and those of the target.
 
-  The last two differ where the schedule has not reached the target.
+  Units are weights, unless several are pruned as one. The last two numbers
+  differ where the schedule has not reached the target.
   """
   target, requested = summary["target_sparsity"], summary["requested"]
-  text = f"{summary['active']:,} ({requested:,} requested"
-  if target is not None and summary["total"]:
-    final = counts.requested_count(summary["total"], target)
+  text = f"{summary['active_units']:,} ({requested:,} requested"
+  if target is not None and summary["total_units"]:
+    final = counts.requested_count(summary["total_units"], target)
     if final != requested:
       text += f" so far, {final:,} at the end of the schedule"
   return f"{text})"
