@@ -27,7 +27,7 @@ from sparsejax.export import onnx_file, shrink  # noqa: E402
 from sparsejax.models import MODELS, ResNet, layers  # noqa: E402
 from sparsejax.models.residual_blocks import BasicBlock, projection  # noqa: E402
 
-ROUNDS = 7
+ROUNDS = 5
 
 
 def resnet18(classes):
@@ -94,13 +94,12 @@ def rows(name, model, size, batches, rounds):
       sessions[kind] = onnx_file.load(path, threads=1)
   for batch in batches:
     xs = jnp.repeat(x, batch, axis=0)
+    array = np.asarray(xs)
     calls = {}
     for kind, (function, params) in networks.items():
-      compiled = jax.jit(function)
-      calls[f"XLA {kind}"] = lambda f=compiled, p=params, x=xs: f(p, x)
-      session, array = sessions[kind], np.asarray(xs)
+      calls[f"XLA {kind}"] = functools.partial(jax.jit(function), params, xs)
       calls[f"onnxruntime {kind}"] = functools.partial(
-        onnx_file.run, session, array
+        onnx_file.run, sessions[kind], array
       )
     found = timing.measure(calls, rounds, warm_up=1, warm=1)
     for runtime in ("XLA", "onnxruntime"):

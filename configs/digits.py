@@ -21,6 +21,8 @@ from sparsejax.training.config import keys, options, sections
 
 # Of 1,438 training images, for methods that follow an accuracy.
 _VALIDATION = {"accset": 144}
+# They start from the trained weights of another run.
+_AFTER_TRAINING = ("wanda", "ria", "sparsegpt")
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -53,6 +55,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
       "label_smoothing": 0.0,
       "ema_decay": 0.0,
       **keys.defaults(),
+      "init_mode": "lr_rewind" if name in _AFTER_TRAINING else "rewind",
       "data": sections.section(
         "data", "digits", validation=_VALIDATION.get(name, 0)
       ),
@@ -105,6 +108,8 @@ def _arguments(
     # Twice as many weights learn as are used.
     "top_kast": {"backward_sparsity": round(max(0.0, 2 * sparsity - 1), 6)},
     "str": {"initial_threshold": -6.0},
+    # The last layer has too few weights for a minimum per input.
+    "weight_sparse": {"min_per_neuron": 0},
     # By default it keeps the masks of the earlier run.
     "retrain": {"sparsity": None},
   }

@@ -38,6 +38,8 @@ from sparsejax.training.config import keys, options, sections
 
 _DATA = ("stdlib", "tiny_shakespeare", "text_folder")
 _TEST_WINDOWS = 512
+# They start from the weights of another run.
+_OF_ANOTHER_RUN = ("release", "retrain", "wanda", "ria", "sparsegpt")
 # Methods that follow a validation metric hold out files for it.
 _VALIDATION = ("accset", "lset", "dynset")
 
@@ -53,7 +55,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   # One epoch, so that no window is seen twice.
   epochs = FieldReference(2.0 if runlocal else 1.0)
   per_epoch = steps // 2 if runlocal else steps
-  retrains = chosen["method"] in ("release", "retrain")
+  retrains = chosen["method"] in _OF_ANOTHER_RUN
   return ConfigDict(
     {
       "seed": chosen["seed"],

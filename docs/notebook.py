@@ -12,7 +12,8 @@ from typing import Any
 HERE = pathlib.Path(__file__).parent
 PAGE, NOTEBOOK = HERE / "tutorial.md", HERE / "tutorial.ipynb"
 _INSTALL = """\
-# Colab has jax and optax; this adds sparsejax.
+# Colab has jax and optax; this adds sparsejax. To try a build of your own,
+# upload its wheel and install that: %pip install sparsejax-*.whl
 import importlib.util
 
 if importlib.util.find_spec("sparsejax") is None:

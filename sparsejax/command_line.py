@@ -24,6 +24,13 @@ RESUME = "Saved checkpoints are intact: the same command resumes."
 
 _OUT_OF_MEMORY = "out of memory"  # What jax says, in its own exceptions.
 _MAX_LISTED, _MAX_SUGGESTED = 40, 5
+_EXTRAS = {  # Of libraries that are not in the extra `train`.
+  "matplotlib": "plots",
+  "onnx": "onnx",
+  "onnxruntime": "onnx",
+  "safetensors": "export",
+  "zstandard": "export",
+}
 _BACKENDS = "xla_bridge.py"  # Where jax finds devices; it may only assert.
 _LINK_LOOP = "Symlink loop"  # Of pathlib before Python 3.13, no `OSError`.
 
@@ -329,7 +336,7 @@ def _missing_library(error: ModuleNotFoundError, name: str) -> str | None:
   library = (error.name or "sparsejax").partition(".")[0]
   if library == "sparsejax":
     return None  # A bug of ours.
-  extra = "plots" if library == "matplotlib" else "train"
+  extra = _EXTRAS.get(library, "train")
   return (
     f"`python -m {name}` needs the extra `{extra}`: pip install"
     f" 'sparsejax[{extra}]' (there is no module {library!r})."

@@ -1,15 +1,16 @@
 """The state of `sparsify`, and access to its masks."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import optax
 from jaxtyping import Array, Bool, Int, PyTree, UInt32
 
-from sparsejax.components import alignment, leaves, trees
+from sparsejax.components import alignment, fan_in, leaves, trees
 from sparsejax.components.counts import INT32_MAX
+from sparsejax.components.fan_in import FanIn
 from sparsejax.method import Masks
 
 _FROZEN = np.int32(INT32_MAX)
@@ -35,7 +36,7 @@ class SparseState(NamedTuple):
     last_update: int32[]; step of the last mask update, -1 before the first one.
       The largest int32 freezes the masks.
     masks: tree of bool like the parameters, `True` = active; `MaskedNode` at
-      dense leaves.
+      dense leaves. A kernel that is trained in lanes has a `FanIn` instead.
     units: the masks of what is pruned as one, such as filters, each in a dict
       with its name; empty where each weight is a unit.
     requested: int32[1 + layers]; the requested counts, in units. First that of
@@ -119,10 +120,39 @@ def get_masks(opt_state: optax.OptState) -> Masks:
   Raises:
     ValueError: if there is none, or two have a mask for the same leaf.
   """
+  return jax.tree.map(
+    lambda mask: fan_in.mask_of(mask) if isinstance(mask, FanIn) else mask,
+    stored_masks(opt_state),
+    is_leaf=trees.is_mask,
+  )
+
+
+def stored_masks(opt_state: optax.OptState) -> Masks:
+  """Returns the masks as the state holds them: bools, or a `FanIn`.
+
+  As `get_masks`, but nothing is computed.
+  """
   first, *others = [state.masks for state in sparse_states(opt_state)]
   for other in others:
     first = trees.merged(first, other)
   return first
+
+
+def mask_nodes(masks: Masks) -> list[Any]:
+  """Returns the stored masks of the sparse leaves: bools, or a `FanIn`."""
+  nodes = jax.tree.leaves(masks, is_leaf=trees.is_mask)
+  return [node for node in nodes if not trees.is_masked_node(node)]
+
+
+def active_flags(masks: Masks) -> list[Any]:
+  """Returns for each sparse leaf bools of which as many hold as are active.
+
+  They are the mask, or which slots of a `FanIn` are filled.
+  """
+  return [
+    node.lanes.filled if isinstance(node, FanIn) else node
+    for node in mask_nodes(masks)
+  ]
 
 
 def apply_masks(params: PyTree, opt_state: optax.OptState) -> PyTree:

@@ -79,7 +79,10 @@ METHODS = {
   "snfs own": (methods.snfs(0.5, momentum=0.9, **RUN), "every step"),
   "dpf": (methods.dpf(0.5, **RAMP), "every step"),
   "dnw": (methods.dnw(0.5), "every step"),
-  "weight_sparse": (methods.weight_sparse(0.5, **RAMP), "every step"),
+  "weight_sparse": (
+    methods.weight_sparse(0.5, **RAMP, min_per_neuron=1),
+    "every step",
+  ),
   "sr_ste": (methods.sr_ste(n=2, m=4), "every step"),
   "optg": (
     methods.optg(0.5, steps_per_epoch=2, epochs=4, score_learning_rate=0.1),

@@ -26,9 +26,12 @@ from sparsejax.method import Layout
 from sparsejax.selection import search
 from sparsejax.state import (
   SparseState,
+  active_flags,
   get_masks,
   held_masks,
+  mask_nodes,
   sparse_states,
+  stored_masks,
   unit_masks,
 )
 
@@ -111,7 +114,8 @@ def stats(opt_state: optax.OptState) -> dict[str, Int[Array, ""]]:
     ValueError: if the state has no masks, or more than 2^31 - 1 weights, whose
       counts do not fit; `summary` counts those.
   """
-  total = sum(leaf.size for leaf in jax.tree.leaves(get_masks(opt_state)))
+  nodes = mask_nodes(stored_masks(opt_state))
+  total = sum(mask.size for mask in nodes)
   if total > INT32_MAX:
     raise ValueError(
       f"`opt_state` has masks for {total} weights; counts on the device end"
@@ -134,10 +138,10 @@ def leaf_stats(opt_state: optax.OptState) -> dict[str, Int[Array, "..."]]:
     ValueError: if the state has no masks.
   """
   states = sparse_states(opt_state)
-  masks = [leaf for s in states for leaf in jax.tree.leaves(get_masks(s))]
+  masks = [mask for state in states for mask in mask_nodes(state.masks)]
   out = {
-    "active": _each(masks),
-    "total": jnp.array([leaf.size for leaf in masks], jnp.int32),
+    "active": _each([x for s in states for x in active_flags(s.masks)]),
+    "total": jnp.array([mask.size for mask in masks], jnp.int32),
     "requested": jnp.concatenate(
       [jnp.maximum(state.requested, 0) for state in states]
     ),
@@ -238,7 +242,7 @@ def _layers(
     layout.axes, len(layout.sizes), sharded=layout.sharded
   )
   count = jax.jit(lambda masks: search.count_active(masks, each_layer))
-  active = np.asarray(count(jax.tree.leaves(state.masks))).tolist()
+  active = np.asarray(count(active_flags(state.masks))).tolist()
   moved = [0] * len(active)
   weights = layout.take(params)
   if not any(isinstance(x, jax.ShapeDtypeStruct) for x in weights):

@@ -202,7 +202,8 @@ def at_least(*, rows: int = 0, columns: int = 0) -> Granularity:
   The best of each column are kept first, then those of the rows that have too
   few; the others compete as without it, and the counts are the same. A column
   holds the weights of one output (all taps and inputs), a row those of one
-  input. A row or column that is shorter stays dense.
+  input. A row or column that is shorter stays dense; a vector, such as a bias,
+  has neither and no minimum.
 
   Args:
     rows: the minimum of each input, at least 0.
@@ -227,7 +228,7 @@ def at_least(*, rows: int = 0, columns: int = 0) -> Granularity:
   def best(scores, ties, least, valid, present, leaf) -> Bool[Array, "*dims"]:
     del ties, least  # The index orders what is equal; minima are constant.
     chosen = jnp.zeros(scores.shape, bool)
-    for axis, k in cells:
+    for axis, k in cells if len(leaf.layer_shape) > 1 else ():
       others = _across(leaf, axis)
       has = jnp.sum(
         present | chosen, axis=others, keepdims=True, dtype=jnp.int32
@@ -239,13 +240,21 @@ def at_least(*, rows: int = 0, columns: int = 0) -> Granularity:
 
   def minimum(leaf: SparseLeaf) -> int:
     size, needed = math.prod(leaf.layer_shape), 0
-    for axis, k in cells:
+    for axis, k in cells if len(leaf.layer_shape) > 1 else ():
       number = leaf.shape[axis]
       needed += number * min(k, size // number)
     return min(size, needed)
 
   quota = Quota(best, lambda layout, counts: counts * 0, minimum)
-  return Granularity(quota=quota, leaves=_matrices)
+  return Granularity(quota=quota, leaves=_no_divided_matrices)
+
+
+def _no_divided_matrices(layout: Layout) -> Layout:
+  """Checks that no layer axis is that of the inputs or outputs of matrices."""
+  for leaf in layout.leaves:
+    if len(leaf.layer_shape) > 1 and (leaf.axis or 0) >= len(leaf.shape) - 2:
+      _check_axis(leaf)
+  return layout
 
 
 def _matrices(layout: Layout) -> Layout:

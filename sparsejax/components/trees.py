@@ -8,12 +8,18 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import PyTree
 
+from sparsejax.components.fan_in import FanIn
 from sparsejax.method import Masks
 
 
 def is_masked_node(x: Any) -> bool:
   """Whether `x` takes the place of a mask at a dense leaf."""
   return isinstance(x, optax.MaskedNode)
+
+
+def is_mask(x: Any) -> bool:
+  """Whether `x` is a leaf of a tree of masks that is no array."""
+  return isinstance(x, FanIn) or is_masked_node(x)
 
 
 def named_leaves(
@@ -38,7 +44,7 @@ def map_masked(
     lambda m, *x: dense(*x) if is_masked_node(m) else f(m, *x),
     masks,
     *trees,
-    is_leaf=is_masked_node,
+    is_leaf=is_mask,
   )
 
 

@@ -9,6 +9,9 @@
                             onnx     network.onnx for onnxruntime, and the
                                      masked network, dense.onnx; needs the extra
                                      `onnx`
+                            llama    a folder that Llama's loaders read, of a
+                                     decoder-only transformer; needs the extra
+                                     `export`
   --out=DIR               where to (default: RUN/export)
   --seconds=S             how long each network is timed (default: 1)
 

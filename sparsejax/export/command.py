@@ -1,5 +1,6 @@
 """One export: from the run to files that other programs load, and a report."""
 
+import json
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -10,14 +11,15 @@ import numpy as np
 
 from sparsejax import command_line
 from sparsejax.components import leaves, trees
-from sparsejax.data import Split, batches
-from sparsejax.export import program, report, shrink, timing
+from sparsejax.data import Stream
+from sparsejax.export import llama, program, report, shrink, timing
 from sparsejax.training.config import finished
 
 BATCHES = (1, 32)
 """Batch sizes that a report times."""
 
 _EVAL_BATCH = 250
+_MAX_EXAMPLES = 10_000  # Of the test split; enough to see any difference.
 
 
 class Network(NamedTuple):
@@ -38,13 +40,17 @@ class Export(NamedTuple):
   Attributes:
     masked: the network as it was trained.
     small: the same without dead channels.
-    example: float32[1, H, W, C], a normalized image.
+    example: inputs of one example.
+    model: the Flax module.
+    config: the resolved config of the run.
     folder: where files go.
   """
 
   masked: Network
   small: Network
   example: Any
+  model: Any
+  config: Mapping[str, Any]
   folder: pathlib.Path
 
 
@@ -70,11 +76,13 @@ def run(argv: list[str]) -> int:
   def apply(variables: Any, x: Any) -> Any:
     return model.apply(variables, x, train=False)
 
-  example = _images(source, source.experiment.dataset.example)
+  experiment = source.experiment
+  blank = jax.tree.map(jnp.asarray, experiment.dataset.example)
+  example = experiment.dataset.task.draw(None, blank).inputs
   masked = Network(apply, source.variables)
   found = shrink.shrink(apply, source.variables, None, example)
   small = Network(found.apply, found.params)
-  export = Export(masked, small, example, folder)
+  export = Export(masked, small, example, model, experiment.config, folder)
   files = {name: write(export) for name, write in targets.items()}
   networks = {"dense XLA": masked, "ours, XLA": small}
   calls = {name: _compiled(network) for name, network in networks.items()}
@@ -101,7 +109,12 @@ def _parse(argv: list[str]) -> Any:
   parser.add_argument("--to", default="shrink,program")
   parser.add_argument("--out", type=command_line.path)
   parser.add_argument("--seconds", type=float, default=1.0)
-  return parser.parse_args(command_line.join_values(argv))
+  given = parser.parse_args(command_line.join_values(argv))
+  if not given.seconds > 0:
+    raise command_line.InputError(
+      f"`--seconds` must be above 0, got {given.seconds}."
+    )
+  return given
 
 
 def _targets(to: str) -> dict[str, Callable[[Export], list[pathlib.Path]]]:
@@ -110,11 +123,6 @@ def _targets(to: str) -> dict[str, Callable[[Export], list[pathlib.Path]]]:
     if name not in TARGETS:
       raise command_line.unknown("`--to`", name, TARGETS)
   return {name: TARGETS[name] for name in names}
-
-
-def _images(source: finished.FinishedRun, images: Any) -> jax.Array:
-  setup = source.experiment.setup
-  return batches.normalize(jnp.asarray(images), setup.mean, setup.std)
 
 
 def _sparsity(source: finished.FinishedRun) -> float:
@@ -146,6 +154,11 @@ def _write_shrunk(export: Export) -> list[pathlib.Path]:
   }
   with path.open("wb") as file:
     np.savez(file, allow_pickle=False, **arrays)
+  shapes = {name: list(array.shape) for name, array in arrays.items()}
+  record = {"model": export.config["model"], "shapes": shapes}
+  (export.folder / "shrunk.json").write_text(
+    json.dumps(record, indent=2) + "\n"
+  )
   return [path]
 
 
@@ -164,6 +177,31 @@ def _write_onnx(export: Export) -> list[pathlib.Path]:
   return paths
 
 
+def _write_llama(export: Export) -> list[pathlib.Path]:
+  """Writes a decoder-only transformer for Llama's loaders.
+
+  Raises:
+    InputError: if it is another network.
+  """
+  try:
+    size, context = export.model.size, np.shape(export.example)[1]
+    folder = export.folder / "llama"
+    llama.save(
+      folder,
+      export.masked.variables["params"],
+      heads=size.heads,
+      kv_heads=size.kv_heads,
+      rotary_base=size.rotary_base,
+      context=context,
+    )
+  except (AttributeError, llama.LayoutError) as error:
+    raise command_line.InputError(
+      "`--to=llama` writes decoder-only transformers, and this run trained a"
+      f" {type(export.model).__name__}. Use `--to=shrink,program`."
+    ) from error
+  return [folder / llama.WEIGHTS, folder / llama.CONFIG]
+
+
 def _onnxruntime(export: Export) -> dict[str, Callable[[Any], Any]]:
   from sparsejax.export import onnx_file  # Needs the extra `onnx`.
 
@@ -179,6 +217,7 @@ TARGETS: Mapping[str, Callable[[Export], list[pathlib.Path]]] = {
   "shrink": _write_shrunk,
   "program": _write_program,
   "onnx": _write_onnx,
+  "llama": _write_llama,
 }
 """Target of `--to` -> writes its files and returns them."""
 
@@ -210,17 +249,18 @@ def _accuracies(
   source: finished.FinishedRun, calls: Mapping[str, Callable[[Any], Any]]
 ) -> dict[str, float]:
   """Returns the test accuracy of each network; none of a stream of images."""
-  split = source.experiment.dataset.test
-  if not isinstance(split, Split):
+  dataset = source.experiment.dataset
+  if isinstance(dataset.test, Stream):
     return {}
-  labels = np.asarray(split.labels)
-  size = min(_EVAL_BATCH, len(labels))
-  correct = dict.fromkeys(calls, 0)
-  for start in range(0, len(labels), size):
-    index = np.arange(start, start + size) % len(labels)
-    counted = np.arange(start, start + size) < len(labels)
-    x = _images(source, np.asarray(split.images)[index])
+  count = min(dataset.test.examples, _MAX_EXAMPLES)
+  size = min(_EVAL_BATCH, count)
+  correct = dict.fromkeys(calls, 0.0)
+  for start in range(0, count, size):
+    index = np.arange(start, start + size)
+    examples = dataset.test.take(jnp.asarray(index % count))
+    x, labels = dataset.task.draw(None, examples)
     for name, call in calls.items():
-      hits = np.asarray(call(x)).argmax(-1) == labels[index]
-      correct[name] += int((hits & counted).sum())
-  return {name: count / len(labels) for name, count in correct.items()}
+      hits = dataset.task.metrics(jnp.asarray(call(x)), labels)["accuracy"]
+      hits = np.asarray(hits).reshape(size, -1).mean(1)
+      correct[name] += float(hits[index < count].sum())
+  return {name: total / count for name, total in correct.items()}

@@ -4,6 +4,7 @@ import string
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from jax.extend import core
 
@@ -59,13 +60,26 @@ def _fold(graph: Graph, eqn: core.JaxprEqn, values: list[Value]) -> list[Value]:
     # The axis of a symbolic batch stays 1; `Graph.straight` expands it.
     sizes = [n if isinstance(n, int) else 1 for n in shape]
     return [np.broadcast_to(value.reshape(ones), sizes)]
-  if any(
-    isinstance(n, int) is False for v in eqn.outvars for n in jaxprs.shape(v)
-  ):
-    raise UnsupportedError(
-      f"`{eqn.primitive.name}` makes an array of the size of the batch"
-    )
-  return [np.asarray(each) for each in jaxprs.bind(eqn, values)]
+  if eqn.primitive.name == "iota" and not _is_fixed(eqn):
+    raise UnsupportedError("`iota` counts the examples of a batch")
+  # What depends on no input is the same for each example: one is enough.
+  params = {key: _one(graph, value) for key, value in eqn.params.items()}
+  return [np.asarray(each) for each in jaxprs.bind(eqn, values, **params)]
+
+
+def _is_fixed(eqn: core.JaxprEqn) -> bool:
+  return all(isinstance(n, int) for n in jaxprs.shape(eqn.outvars[0]))
+
+
+def _one(graph: Graph, value: Any) -> Any:
+  """Returns a parameter of an equation for a batch of one example."""
+  if type(value) is tuple:
+    return tuple(_one(graph, each) for each in value)
+  if not jax.export.is_symbolic_dim(value):
+    return value
+  if value != graph.symbol:
+    raise UnsupportedError(f"a constant has the size {value}")
+  return 1
 
 
 def _join(

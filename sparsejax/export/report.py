@@ -70,11 +70,11 @@ def verdict(result: Result) -> str:
   )
   if max(gains.values()) < _SLIGHTLY:
     return (
-      f"Smaller, but no faster: the network has {fewer:.2g} times fewer"
-      " multiply-adds, and this machine spends its time elsewhere{rest}."
+      f"Smaller, but no faster: the network has {fewer:.3g} times fewer"
+      f" multiply-adds, and this machine spends its time elsewhere{rest}."
     )
   return (
-    f"Faster: with {fewer:.2g} times fewer multiply-adds, the best of ours runs"
+    f"Faster: with {fewer:.3g} times fewer multiply-adds, the best of ours runs"
     f" {speeds} as fast as the best dense network here{rest}."
   )
 

@@ -23,6 +23,7 @@ from sparsejax.models.resnet import (
   resnet50_cifar,
 )
 from sparsejax.models.set_mlp import SetMLP, set_mlp
+from sparsejax.models.sparse_dense import SparseDense
 from sparsejax.models.transformer import Transformer, transformer
 from sparsejax.models.vgg import VGG, vgg19, vgg19_optg, vgg_c, vgg_d
 from sparsejax.models.vit import ViT, vit
@@ -52,6 +53,7 @@ __all__ = [
   "ResNet",
   "VGG",
   "SetMLP",
+  "SparseDense",
   "Transformer",
   "ViT",
   "cnn",

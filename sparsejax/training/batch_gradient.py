@@ -44,14 +44,14 @@ def batch_gradient(
   """
   parts = setup.microbatches
   if parts == 1:
-    return _gradient(setup, state.params, state.model_state, batch, dropout_key)
+    return _gradient(setup, state, state.model_state, batch, dropout_key)
 
   def accumulate(carry: tuple[BatchGradient, Any], part: tuple) -> tuple:
     total, model_state = carry
     microbatch, index = part
     found, model_state = _gradient(
       setup,
-      state.params,
+      state,
       model_state,
       jax.tree.map(setup.shard, microbatch),
       jax.random.fold_in(dropout_key, index),
@@ -77,7 +77,7 @@ def batch_gradient(
 
 def _gradient(
   setup: Setup,
-  params: Any,
+  state: TrainState,
   model_state: Any,
   batch: Batch,
   dropout_key: jax.Array,
@@ -91,12 +91,13 @@ def _gradient(
       model_state,
       batch.inputs,
       dropout_key=dropout_key,
+      constants=setup.layout.collections(state.opt_state),
     )
     losses = setup.train_loss(outputs, batch.targets)
     return losses.mean(), (outputs, changed)
 
   (loss, (outputs, changed)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-    params
+    state.params
   )
   metrics = {
     name: values.mean(dtype=jnp.float32)

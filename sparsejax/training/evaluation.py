@@ -102,7 +102,11 @@ def _sums(
   batch = setup.task.draw(None, examples)
   params = train_state.eval_params(setup, state)
   outputs, _ = forward.apply_model(
-    setup.model, params, state.model_state, batch.inputs
+    setup.model,
+    params,
+    state.model_state,
+    batch.inputs,
+    constants=setup.layout.collections(state.opt_state),
   )
 
   def total(values: jax.Array) -> jax.Array:

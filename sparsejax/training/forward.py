@@ -1,5 +1,7 @@
 """The forward pass, shared by training, evaluation and scoring."""
 
+import types
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -13,6 +15,7 @@ def apply_model(
   inputs: Any,
   *,
   dropout_key: jax.Array | None = None,
+  constants: Mapping[str, Any] = types.MappingProxyType({}),
 ) -> tuple[Any, Any]:
   """Apply a model.
 
@@ -23,12 +26,13 @@ def apply_model(
     inputs: of a `tasks.Batch`.
     dropout_key: typed key; selects training mode. `None` selects evaluation
       mode, in which no collection changes.
+    constants: collections that never change in a forward pass.
 
   Returns:
     Its outputs, and the updated model state.
   """
   train = dropout_key is not None
-  variables: dict[str, Any] = {"params": params, **model_state}
+  variables: dict[str, Any] = {"params": params, **model_state, **constants}
   result: Any = model.apply(
     variables,
     inputs,

@@ -71,9 +71,11 @@ def create(
   save_weights(weights)
   masks = None
   if experiment.recipe.initial_masks is not None:
-    masks = _initial_masks(
+    params, masks = _initial_network(
       experiment, experiment.recipe.initial_masks, weights, source
     )
+    if params is not None:
+      weights = weights._replace(params=sharding.put(params, placed.params))
     masks = sharding.put(
       masks, weight_sharding.follow(masks, weights.params, placed.params, mesh)
     )
@@ -125,21 +127,22 @@ def sparse_leaves(abstract: TrainState) -> tuple[str, ...]:
   )
 
 
-def _initial_masks(
+def _initial_network(
   experiment: Experiment,
   initial_masks: recipes.InitialMasks,
   weights: Weights,
   source: recipes.SparseNetwork | None,
-) -> Any:
+) -> recipes.SparseNetwork:
   """Computes masks in every process, and uses those of process 0.
 
-  Equal devices compute equal masks; the broadcast guarantees it.
+  Equal devices compute equal masks; the broadcast guarantees it. Parameters are
+  None where those of the weights stay.
   """
   key = jax.random.fold_in(experiment.mask_key, _SCORING)
   inputs = recipes.MaskInputs(
     setup=experiment.setup,
     weights=sharding.fetch(weights),
-    examples=functools.partial(_examples, experiment.dataset, key),
+    examples=functools.partial(examples, experiment.dataset, key),
     train_examples=experiment.dataset.train.examples,
     example=experiment.dataset.example,
     key=experiment.mask_key,
@@ -148,17 +151,20 @@ def _initial_masks(
     overrides=experiment.overrides,
   )
   try:
-    masks = jax.tree.map(np.asarray, initial_masks(inputs))
+    found = initial_masks(inputs)
   except command_line.InputError:
     raise  # It says what is wrong, such as a damaged record of the data set.
   except ValueError as error:
     raise command_line.InputError(
       f"`config.method` cannot compute its initial masks: {error}"
     ) from error
-  return processes.broadcast_from_first(masks)
+  if not isinstance(found, recipes.SparseNetwork):
+    found = recipes.SparseNetwork(None, found)
+  on_host = jax.tree.map(np.asarray, found)
+  return processes.broadcast_from_first(on_host)
 
 
-def _examples(dataset: Dataset, key: jax.Array, size: int) -> Iterator[Any]:
+def examples(dataset: Dataset, key: jax.Array, size: int) -> Iterator[Any]:
   """Yields batches of the training split, endlessly and as it stores them.
 
   A stream decodes its records as it does for training.

@@ -51,8 +51,7 @@ def run(
   Raises:
     InputError: if the command line, the config or a checkpoint cannot be used.
   """
-  # Orbax logs every save at a lower level.
-  absl_logging.set_verbosity(absl_logging.ERROR)
+  quiet_libraries()
   clock = timing.Clock()
   with contextlib.ExitStack() as stack:
     stack.enter_context(exit_alone("sparsejax.train"))
@@ -67,6 +66,11 @@ def run(
       return _run(parsed, stop, clock)
     except errors.CheckpointError as error:
       raise command_line.InputError(str(error)) from error
+
+
+def quiet_libraries() -> None:
+  """Silences the log of Orbax, which has lines for every save."""
+  absl_logging.set_verbosity(absl_logging.ERROR)
 
 
 def _run(
@@ -104,8 +108,7 @@ def _run_together(
       return _train(console, experiment, workdir, stop, lock, clock)
     reporting.line(console, f"{workdir} is finished; nothing was changed.")
     _report(workdir)
-    measures = experiment.dataset.task.measures
-    reporting.result(console, summary, workdir, measures=measures)
+    reporting.result(console, summary, workdir)
     return outcomes.DONE
 
 
@@ -119,9 +122,9 @@ def _train(
 ) -> int:
   """Trains from the newest checkpoint, and writes the result at the end."""
   reporting.line(console, f"Results go to {workdir}")
-  measures = experiment.dataset.task.measures
+  measure = experiment.dataset.task.measures[0]
   with reporting.progress(
-    console, total=experiment.steps.total, measure=measures[0]
+    console, total=experiment.steps.total, measure=measure
   ) as reporter:
     try:
       outcome = loop.run(
@@ -148,7 +151,7 @@ def _train(
     workdirs.write_json(workdir / workdirs.SUMMARY, summary)
     _report(workdir)
   processes.barrier("summary")  # A later run may look for it.
-  reporting.result(console, summary, workdir, measures=measures)
+  reporting.result(console, summary, workdir)
   _warn(console, experiment, experiment.warnings)  # Thousands of lines later.
   return outcomes.DONE
 

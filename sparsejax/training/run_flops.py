@@ -11,12 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import sparsejax
 from sparsejax.analysis import flops
 from sparsejax.components import trees
 from sparsejax.method import DenseGradient
 from sparsejax.selection import search
-from sparsejax.state import sparse_states
+from sparsejax.state import active_flags, sparse_states, stored_masks
 
 
 class Counters(NamedTuple):
@@ -235,10 +234,10 @@ def _mask_updated(before: Any, after: Any) -> jax.Array:
 
 def _active(opt_state: Any) -> jax.Array:
   """Returns int32[L], the active weights of each leaf."""
-  masks = jax.tree.leaves(sparsejax.get_masks(opt_state))
-  if not masks:
+  flags = active_flags(stored_masks(opt_state))
+  if not flags:
     return jnp.zeros(0, jnp.int32)
-  return search.count_each(masks)
+  return search.count_each(flags)
 
 
 def _macs(active: Any, steps: int, costs: ModelCosts) -> float:

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import sparsejax
 from sparsejax.method import DenseGradient
 from sparsejax.tasks import Loss, Task
-from sparsejax.training import metric, run_flops
+from sparsejax.training import metric, run_flops, weight_layouts
+from sparsejax.training.weight_layouts import WeightLayout
 
 
 class Setup(NamedTuple):
@@ -34,6 +35,7 @@ class Setup(NamedTuple):
       if it follows none.
     mask_update_steps: interval at which masks are updated between two steps; 0
       for methods that update them in a step.
+    layout: how sparse weights lie in memory.
     microbatches: number of parts a batch is split into for gradient
       accumulation, when activations do not fit in memory; divides
       `batch_size`.
@@ -55,6 +57,7 @@ class Setup(NamedTuple):
   dense_gradient: DenseGradient = "never"
   metric: str | None = None
   mask_update_steps: int = 0
+  layout: WeightLayout = weight_layouts.MASKED
   microbatches: int = 1
   shard: Callable[[jax.Array], jax.Array] = lambda x: x
   gather: Callable[[Any], Any] = lambda params: params
@@ -99,7 +102,8 @@ class TrainState(NamedTuple):
 
   Attributes:
     step: int32[], completed steps of the trainer.
-    params: the sparse network: exact zeros where a mask is False.
+    params: the sparse network: exact zeros where a mask is False, or the values
+      of active weights, as the layout has it.
     model_state: the other Flax collections, such as batch statistics.
     opt_state: everything in `state.SparseState`: masks, inner optimizer state,
       latent weights, accumulators and key.
@@ -156,7 +160,7 @@ def from_weights(
   """
   tx = setup.tx if masks is None else setup.tx_from_masks(masks)
   opt_state = tx.init(weights.params)
-  params = sparsejax.apply_masks(weights.params, opt_state)
+  params = setup.layout.hold(weights.params, opt_state)
   return TrainState(
     step=jnp.zeros((), jnp.int32),
     params=params,

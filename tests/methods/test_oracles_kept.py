@@ -156,7 +156,7 @@ BOTH = [
   ),
   Case(
     "weight_sparse",
-    sparsejax.weight_sparse(0.8, end_step=50, every_steps=7),
+    sparsejax.weight_sparse(0.8, end_step=50, every_steps=7, min_per_neuron=0),
     lambda leaves, sgd, key: kept.WeightSparse(
       leaves, sgd, sparsity=0.8, end_step=50, every=7
     ),

@@ -3,12 +3,15 @@
 import json
 import sys
 
+import numpy as np
 import pytest
 from helpers import records
 
 from sparsejax import plots
-from sparsejax.plots import curves
+from sparsejax.plots import curves, results_figure, style
 from sparsejax.plots.__main__ import main
+from sparsejax.plots.records import ACCURACY
+from sparsejax.plots.results import Average
 
 LAYER = records.SUMMARY["layers"][0] | {"name": "Dense_0/<kernel>"}
 
@@ -184,3 +187,19 @@ def test_command_line_prints_the_table_and_writes_the_figure(
   assert "<svg" in figure.read_text()
   assert main(["budgets", str(workdir / "nothing")]) == 2
   assert "nothing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("deviation", [None, 0.2])
+def test_points_stand_at_their_sparsity(deviation):
+  """Only error bars are moved apart, by less than one reads from the axis."""
+  averages = [
+    Average(label, 0.9, ACCURACY, 97.0, deviation, 1, 100.0) for label in "abc"
+  ]
+  axes = style.new_figure(4.0, 3.0).subplots()
+  results_figure._curves(axes, averages, {0.9: 1.0})
+  drawn = [1 - 10 ** -bar.lines[0].get_xdata()[0] for bar in axes.containers]
+  if deviation is None:
+    np.testing.assert_allclose(drawn, 0.9, rtol=1e-12)
+  else:
+    assert len(set(drawn)) == 3
+    np.testing.assert_allclose(drawn, 0.9, atol=0.003)

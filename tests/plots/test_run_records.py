@@ -83,6 +83,12 @@ MEASURE = {
 }
 
 
+def test_what_is_measured_has_to_be_there(workdir):
+  written.write(workdir, summary={"measures": [MEASURE | {"name": "depth"}]})
+  with pytest.raises(command_line.InputError, match="`test_depth` is missing"):
+    records.read_summary(workdir)
+
+
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize(
   ("key", "value", "rule"),
@@ -109,7 +115,6 @@ MEASURE = {
     ("init_step", "x", "an integer of at least 0 or null"),
     ("measures", [{"name": "accuracy"}], "is missing"),
     ("measures", [{**MEASURE, "percent": 1}], "true or false"),
-    ("measures", [MEASURE | {"name": "depth"}], "`test_depth` is missing"),
   ],
 )
 def test_value_that_a_run_does_not_write_is_named(

@@ -121,8 +121,8 @@ def find(
   if not needs_init_from:
     raise command_line.InputError(
       f"`config.init_from` is set, but {method!r} does not use the masks of"
-      " another run. Only 'retrain' and"
-      " 'release' do."
+      " another run. Only 'retrain', 'release', 'wanda', 'ria' and 'sparsegpt'"
+      " do."
     )
   run = _fitting_run(config)
   _check_sparsity(config, run)

@@ -25,6 +25,7 @@ from sparsejax.training import (
   run_flops,
   sharding,
   train_state,
+  weight_layouts,
   weight_sharding,
 )
 from sparsejax.training.checkpointing import init_from
@@ -36,12 +37,18 @@ from sparsejax.updates import orders, requested
 _MODEL_KEY, _DATA_KEY, _MASK_KEY = range(3)
 
 
-def build(config: ConfigDict, data: Dataset | None = None) -> Experiment:
+def build(
+  config: ConfigDict,
+  data: Dataset | None = None,
+  *,
+  wrap: Callable[[Any], Any] = lambda inner: inner,
+) -> Experiment:
   """Build an experiment from a config.
 
   Args:
     config: as a config file returns it, with overrides applied.
     data: the data set; the config's by default.
+    wrap: changes the optimizer, before `sparsify` wraps it.
 
   Returns:
     The experiment. Nothing is compiled yet.
@@ -54,12 +61,13 @@ def build(config: ConfigDict, data: Dataset | None = None) -> Experiment:
   dataset = data or _call("data", resolved, {})
   steps = when.steps(extended, dataset.train.examples)
   provided = _provided(dataset, steps)
-  inner = _call("optimizer", resolved, provided)
+  inner = wrap(_call("optimizer", resolved, provided))
   in_optimizer = _arguments("optimizer", resolved, provided)
   provided["learning_rate"] = optimizers.learning_rate_schedule(**in_optimizer)
   provided["groups"] = _groups(resolved, provided, dataset)
   provided["trained_params"] = init_from.trained_params(resolved)
   recipe = recipes.as_recipe(_call("method", extended, provided))
+  layout = _layout(resolved, recipe)
   source = metric.source(
     resolved["metric"],
     recipe.method,
@@ -77,10 +85,13 @@ def build(config: ConfigDict, data: Dataset | None = None) -> Experiment:
     for purpose in (_MODEL_KEY, _DATA_KEY, _MASK_KEY)
   )
   rules = overrides(resolved, model, _names(_params(model, dataset)))
-  tx_with = _transformation(resolved, inner, recipe.method, mask_key, rules)
+  tx_with = _transformation(
+    resolved, inner, recipe.method, mask_key, rules, layout
+  )
   setup = _setup(resolved, dataset, steps, model, tx_with)._replace(
     dense_gradient=recipe.method.dense_gradient,
     metric=source,
+    layout=layout,
     mask_update_steps=_mask_update_steps(recipe.method, steps.total),
   )
   return Experiment(
@@ -89,6 +100,7 @@ def build(config: ConfigDict, data: Dataset | None = None) -> Experiment:
     recipe=recipe,
     source_run=before,
     model=model,
+    inner=inner,
     setup=setup,
     steps=steps,
     init_key=init_key,
@@ -218,18 +230,56 @@ def _target(
   return recipe.method.target_sparsity
 
 
+def _layout(
+  config: Mapping[str, Any], recipe: recipes.Recipe
+) -> weight_layouts.WeightLayout:
+  """Returns the layout of the model's weights; checks that it can be had."""
+  name = config["model"].get("layout", "masked")
+  layout = weight_layouts.LAYOUTS[name]
+  if layout is weight_layouts.MASKED:
+    return layout
+  method = config["method"]["name"]
+  try:
+    layout.check(recipe.method)
+    if recipe.initial_masks is not None:
+      raise ValueError(
+        "its masks are computed before the first step. Use 'set' or 'static',"
+        " or the layout 'masked'."
+      )
+  except ValueError as error:
+    raise command_line.InputError(
+      f"`config.model.layout` {name!r} does not fit the method {method!r}:"
+      f" {error}"
+    ) from error
+  refused = {
+    "`config.ema_decay` must be 0": config["ema_decay"] != 0,
+    "`config.keep_steps` must hold no step but 0": any(config["keep_steps"]),
+    "`config.mesh` must have 1 for fsdp and tensor": any(
+      config["mesh"][axis] != 1 for axis in ("fsdp", "tensor")
+    ),
+  }
+  for rule, breaks in refused.items():
+    if breaks:
+      raise command_line.InputError(
+        f"{rule} where `config.model.layout` is {name!r}: its weights are no"
+        " dense arrays."
+      )
+  return layout
+
+
 def _transformation(
   config: Mapping[str, Any],
   inner: optax.GradientTransformation,
   method: sparsejax.Method,
   key: jax.Array,
   rules: Mapping[str, Any],
+  layout: weight_layouts.WeightLayout,
 ) -> Callable[[Any], sparsejax.SparseTransformation]:
   """Returns initial masks -> the method around the optimizer."""
   sharded = sharding.shards_weights(config["mesh"])
-  return lambda masks: sparsejax.sparsify(
+  return lambda masks: layout.sparsify(
     inner,
-    sparsejax.track_ever_active(method),
+    method,
     key=key,
     select=config["select"] or None if masks is None else None,
     overrides=rules,
@@ -314,6 +364,7 @@ def _model_costs(
       functools.partial(train_state.init, setup), init_key, data_key, example
     )
     masks = jax.eval_shape(sparsejax.get_masks, state.opt_state)
+    params = setup.layout.shapes(state.params, state.opt_state)
     if not jax.tree.leaves(masks):
       raise ValueError(
         "`config.dense` leaves no sparse layer. Leave one out, or train the"
@@ -321,7 +372,7 @@ def _model_costs(
       )
     return run_flops.model_costs(
       setup.model,
-      {"params": state.params, **state.model_state},
+      {"params": params, **state.model_state},
       masks,
       inputs,
       batch_size=setup.batch_size,

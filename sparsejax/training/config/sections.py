@@ -12,7 +12,17 @@ from sparsejax.training.config import schema
 
 # Defaults are names here and values in the signatures; `tests/training/
 # test_schema.py` compares the two.
-_UNIFORM = ("snfs", "dsr", "dnw", "top_kast", "sr_ste", "weight_sparse")
+_UNIFORM = (
+  "snfs",
+  "dsr",
+  "dnw",
+  "top_kast",
+  "sr_ste",
+  "weight_sparse",
+  "wanda",
+  "ria",
+  "sparsegpt",
+)
 
 
 def _by_trained(make: Callable[[Any], Any]) -> dict[str, schema.FromRun]:

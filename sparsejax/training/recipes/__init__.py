@@ -1,10 +1,11 @@
 """Recipes: methods that need more from a run than masks.
 
 Pruning at initialization reads data before the first step, retraining reads
-another run, and Small-Dense changes the model. A plain `Method` is a recipe
-that needs none of these.
+another run, pruning with calibration reads both, and Small-Dense changes the
+model. A plain `Method` is a recipe that needs none of these.
 """
 
+from sparsejax.training.recipes.calibrated import ria, sparsegpt, wanda
 from sparsejax.training.recipes.pruning_at_init import (
   grasp,
   magnitude_init,
@@ -33,6 +34,9 @@ RECIPES = {
   "random_init": random_init,
   "magnitude_init": magnitude_init,
   "retrain": retrain,
+  "wanda": wanda,
+  "ria": ria,
+  "sparsegpt": sparsegpt,
   "release": release,
   "small_dense": small_dense,
 }
@@ -51,8 +55,11 @@ __all__ = [
   "random_init",
   "release",
   "retrain",
+  "ria",
   "small_dense",
   "snip",
+  "sparsegpt",
   "synflow",
   "taylor",
+  "wanda",
 ]

@@ -14,7 +14,7 @@ class SparseNetwork(NamedTuple):
   """The sparse network at the end of a run.
 
   Attributes:
-    params: sparse parameters.
+    params: sparse parameters; None for those that there are.
     masks: bool masks, `MaskedNode` at dense leaves.
   """
 
@@ -66,7 +66,10 @@ class InitialMasks(Protocol):
   """Computes the masks at step 0."""
 
   def __call__(self, inputs: MaskInputs, /) -> Any:
-    """Returns a tree for `sparsify(..., masks=...)`."""
+    """Returns a tree for `sparsify(..., masks=...)`.
+
+    Or a `SparseNetwork`, whose parameters take the place of the weights.
+    """
     ...
 
 

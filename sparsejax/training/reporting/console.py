@@ -1,8 +1,11 @@
 """Console output: a progress bar on a terminal, plain lines in a log file."""
 
 import contextlib
+import math
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+import time
+import types
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich.console import Console
@@ -16,6 +19,7 @@ from rich.progress import (
 from rich.table import Table
 
 from sparsejax.components import counts
+from sparsejax.plots import records
 from sparsejax.tasks import Measure
 from sparsejax.training.reporting.reporter import Reporter
 
@@ -24,7 +28,13 @@ _WIDE = 100
 
 @contextlib.contextmanager
 def progress(
-  console: Console, *, total: int, measure: Measure
+  console: Console,
+  *,
+  total: int,
+  measure: Measure,
+  completed: int = 0,
+  first: Mapping[str, str] = types.MappingProxyType({}),
+  interval_seconds: float = 0.0,
 ) -> Iterator[Reporter]:
   """Show the progress of a run.
 
@@ -32,23 +42,32 @@ def progress(
     console: where to print.
     total: steps in the run.
     measure: what is shown besides the loss.
+    completed: steps that an earlier process took.
+    first: formats of values to show before those of all runs, by name.
+    interval_seconds: the least time between two lines of a log file.
 
   Yields:
     The reporter for the loop.
   """
-  formats = _formats(measure)
+  formats = {**first, **_formats(measure)}
   # For log files and wide terminals.
   more = formats | {"inference_flops_ratio": "flops {:.1%}"}
   if not console.is_terminal:
-    yield Reporter(
-      message=lambda text: line(console, text),
-      progress=lambda step, row: _plain(console, step, total, row, more),
-    )
+    printed = -math.inf
+
+    def log(step: int, row: Mapping[str, Any]) -> None:
+      nonlocal printed
+      if time.monotonic() - printed >= interval_seconds or step == total:
+        printed = time.monotonic()
+        text = _values(row, more)
+        line(console, f"step {step}/{total}  {text}")
+
+    yield Reporter(message=lambda text: line(console, text), progress=log)
     return
   if console.width >= _WIDE:
     formats = more
   with _bar(console) as bar:
-    task = bar.add_task("", total=total, values="starting")
+    task = bar.add_task("", total=total, completed=completed, values="starting")
     latest: dict[str, Any] = {}
 
     def advance(step: int, row: Mapping[str, Any]) -> None:
@@ -67,8 +86,6 @@ def result(
   console: Console,
   summary: Mapping[str, Any],
   workdir: pathlib.Path,
-  *,
-  measures: Sequence[Measure],
 ) -> None:
   """Print the result of a finished run.
 
@@ -76,10 +93,9 @@ def result(
     console: where to print.
     summary: content of `summary.json`.
     workdir: workdir of the run.
-    measures: of the task.
   """
   console.print(_layer_table(summary))
-  for name, value in _result_lines(summary, workdir, measures):
+  for name, value in _result_lines(summary, workdir):
     line(console, f"{name:<19} {value}")
 
 
@@ -102,16 +118,6 @@ def _formats(measure: Measure) -> dict[str, str]:
     f"test_{measure.name}": f"test {measure.text}",
     "sparsity": "sparsity {:.1%}",
   }
-
-
-def _plain(
-  console: Console,
-  step: int,
-  total: int,
-  row: Mapping[str, Any],
-  formats: Mapping[str, str],
-) -> None:
-  line(console, f"step {step}/{total}  {_values(row, formats)}")
 
 
 def _values(row: Mapping[str, Any], formats: Mapping[str, str]) -> str:
@@ -137,15 +143,14 @@ def _layer_table(summary: Mapping[str, Any]) -> Table:
 def _result_lines(
   summary: Mapping[str, Any],
   workdir: pathlib.Path,
-  measures: Sequence[Measure],
 ) -> Iterator[tuple[str, str]]:
   """Yields the label and the text of each line."""
   selected = summary.get("selected_step", summary["steps"])
   if selected != summary["steps"]:
     yield "selected step", f"{selected} of {summary['steps']} (best)"
-  for each in measures:
-    value = summary[f"test_{each.name}"]
-    yield f"test {each.title}", _finite(value, each.text)
+  for each in records.measures(summary):
+    text = "{:.2%}" if each.percent else "{:.4f}"
+    yield f"test {each.title}", _finite(summary[f"test_{each.name}"], text)
   yield "test loss", _finite(summary["test_loss"], "{:.4f}")
   target = summary["target_sparsity"]
   yield "requested sparsity", "none" if target is None else f"{target:.4%}"

@@ -35,6 +35,7 @@ def summarize(
   costs = experiment.costs
   params, opt_state, active = sharding.fetch(_counted(selected.state))
   counters = sharding.fetch(outcome.state.counters)
+  params = experiment.setup.layout.shapes(params, opt_state)
   found = sparsejax.summary(params, opt_state, costs=costs.table)
   order = {name: index for index, name in enumerate(costs.table.kernels)}
   config, source = experiment.config, experiment.source_run
