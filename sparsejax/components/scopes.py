@@ -239,12 +239,12 @@ def at_least(
   groups = groups_of(scope, layout)
   least = np.bincount(groups, minima, len(budget)).astype(int)
   if least.sum() > budget.sum():
-    what = "`granularity` may need"
-    if quota is None:
-      what = f"`min_active_per_layer` of {scope.min_active_per_layer} needs"
+    needs = f"`min_active_per_layer` of {scope.min_active_per_layer} needs"
+    if quota is not None:
+      needs = "`granularity` has minima that may need"
     raise ValueError(
-      f"{what} {least.sum()} weights for its minima, but a sparsity of"
-      f" {sparsity} leaves {budget.sum()}. Lower either."
+      f"{needs} {least.sum()} weights, but a sparsity of {sparsity} leaves"
+      f" {budget.sum()}. Lower either."
     )
   return _lowered(np.maximum(budget, least), least, int(budget.sum()))
 
