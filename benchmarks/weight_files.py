@@ -2,8 +2,8 @@
 
     python benchmarks/weight_files.py
 
-A ResNet-50 with random weights, masked by ERK as SET does at the start, at 90,
-95 and 98 %: files of `sparsejax.export.weights` in float32 and bfloat16, with
+The kernels of a ResNet-50 with random weights, masked by ERK at 90, 95 and
+98 %: files of `sparsejax.export.weights` in float32 and bfloat16, with
 and without zstd, and as others would store it: dense, and dense with zstd.
 Ratios are to the dense float32 file.
 """
@@ -15,16 +15,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 import outputs
+import resnet50
 import timing
 import zstandard
 
 import sparsejax
-from sparsejax import models
 from sparsejax.export import weights
 
+Shapes = dict[str, tuple[int, ...]]
 SPARSITIES = (0.9, 0.95, 0.98)
 FILES = {
   "values and bits": {},
@@ -34,13 +34,9 @@ FILES = {
 }
 
 
-def network(sparsity: float, width: float) -> tuple[Any, Any]:
-  """Returns parameters and masks of a ResNet-50."""
-  model = models.resnet50(1000, width=width)
-  image = jnp.zeros((1, 64, 64, 3))
-  params = jax.jit(lambda key: model.init(key, image, train=False))(
-    jax.random.key(0)
-  )["params"]
+def network(kernels: Shapes, sparsity: float) -> tuple[Any, Any]:
+  """Returns parameters and masks."""
+  params = resnet50.normal(kernels, 0, 0.05)
   tx = sparsejax.sparsify(
     optax.identity(), sparsejax.static(sparsity), key=jax.random.key(1)
   )
@@ -49,10 +45,10 @@ def network(sparsity: float, width: float) -> tuple[Any, Any]:
 
 
 def sizes(
-  sparsity: float, width: float, folder: pathlib.Path
+  kernels: Shapes, sparsity: float, folder: pathlib.Path
 ) -> list[dict[str, Any]]:
   """Returns one row per kind of file."""
-  params, masks = network(sparsity, width)
+  params, masks = network(kernels, sparsity)
   dense = folder / "dense.safetensors"
   weights.save_dense(dense, params)
   whole = dense.stat().st_size
@@ -86,10 +82,12 @@ def _row(sparsity: float, name: str, size: int, whole: int) -> dict[str, Any]:
 def main(argv: Sequence[str] | None = None) -> None:
   """Run the command line `argv`."""
   options, where = outputs.options(__doc__, argv), timing.machine()
-  width = 0.1 if options.small else 1.0
+  kernels = resnet50.shapes()
+  if options.small:
+    kernels = resnet50.some(kernels)
   with tempfile.TemporaryDirectory() as folder:
     rows = [
-      row for s in SPARSITIES for row in sizes(s, width, pathlib.Path(folder))
+      row for s in SPARSITIES for row in sizes(kernels, s, pathlib.Path(folder))
     ]
   timing.save("weight_files", rows, where, options.folder)
 

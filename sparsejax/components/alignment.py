@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import PyTree
 
-from sparsejax.components.trees import is_masked_node, named_leaves
+from sparsejax.components.trees import is_mask, is_masked_node, named_leaves
 from sparsejax.method import Masks
 
 
@@ -113,8 +113,8 @@ def _by_name(masks: Masks, params: PyTree) -> list[Any]:
 
 def _nodes(masks: Masks) -> tuple[Sequence[tuple[str, Any]], Any]:
   """Returns (name, mask or `MaskedNode`) of all nodes, and the structure."""
-  treedef = jax.tree.structure(masks, is_leaf=is_masked_node)
-  return named_leaves(masks, is_leaf=is_masked_node), treedef
+  treedef = jax.tree.structure(masks, is_leaf=is_mask)
+  return named_leaves(masks, is_leaf=is_mask), treedef
 
 
 def _is_variable(node: Any) -> bool:

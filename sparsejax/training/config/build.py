@@ -67,6 +67,7 @@ def build(
   provided["groups"] = _groups(resolved, provided, dataset)
   provided["trained_params"] = init_from.trained_params(resolved)
   recipe = recipes.as_recipe(_call("method", extended, provided))
+  layout = _layout(resolved, recipe)
   source = metric.source(
     resolved["metric"],
     recipe.method,
@@ -84,7 +85,6 @@ def build(
     for purpose in (_MODEL_KEY, _DATA_KEY, _MASK_KEY)
   )
   rules = overrides(resolved, model, _names(_params(model, dataset)))
-  layout = _layout(resolved, recipe)
   tx_with = _transformation(
     resolved, inner, recipe.method, mask_key, rules, layout
   )
