@@ -139,11 +139,16 @@ def _is_slow_in_a_loop(target: Target, example: Any) -> bool:
   if mesh.devices.flat[0].platform != "cpu":
     return False
 
-  def outputs(params: Any, model_state: Any) -> Any:
-    inputs = setup.task.draw(None, example).inputs
-    return forward.apply_model(setup.model, params, model_state, inputs)
+  def outputs(state: TrainState) -> Any:
+    return forward.apply_model(
+      setup.model,
+      state.params,
+      state.model_state,
+      setup.task.draw(None, example).inputs,
+      constants=setup.layout.collections(state.opt_state),
+    )
 
-  traced = jax.make_jaxpr(outputs)(state.params, state.model_state)
+  traced = jax.make_jaxpr(outputs)(state)
   return "conv_general_dilated" in str(traced)
 
 

@@ -238,7 +238,14 @@ REFUSED = {
     ["--config=set_mlp:runlocal", "--config.keep_steps=(0,40)"],
     "keep_steps",
   ),
-  "fsdp": (["--config=set_mlp:runlocal", "--config.mesh.fsdp=2"], "mesh"),
+  "fsdp": (
+    [
+      "--config=set_mlp:runlocal",
+      "--config.mesh.data=1",
+      "--config.mesh.fsdp=-1",
+    ],
+    "mesh",
+  ),
 }
 
 
