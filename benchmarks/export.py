@@ -27,7 +27,7 @@ from sparsejax.export import onnx_file, shrink  # noqa: E402
 from sparsejax.models import MODELS, ResNet, layers  # noqa: E402
 from sparsejax.models.residual_blocks import BasicBlock, projection  # noqa: E402
 
-ROUNDS = 7
+ROUNDS = 5
 
 
 def resnet18(classes):

@@ -111,7 +111,7 @@ def sparsity_schedules() -> str:
 
   def points(schedule) -> list[tuple[int, float]]:
     return [
-      (t, 100 * float(schedule.sparsities[int(schedule.index(t))]))
+      (t, 100 * float(schedule.sparsities[int(schedule.index(jnp.int32(t)))]))
       for t in range(steps + 1)
     ]
 

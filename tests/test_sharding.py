@@ -64,6 +64,13 @@ def test_init_outside_jit_puts_masks_and_momentum_where_weights_are(results):
   assert results["eager"] == []
 
 
+@pytest.mark.slow
+def test_units_and_cells_are_the_same_on_one_and_four_devices():
+  runs = run("units")["runs"]
+  check_masks(runs)
+  assert all(each["strays"] == [] for each in runs)
+
+
 def test_replicated_parameters_take_the_program_of_one_device(results):
   runs = [run for run in results["runs"] if run["method"] == "granet"]
   size = {run["place"]: run["program"] for run in runs}

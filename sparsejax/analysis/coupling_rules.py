@@ -306,7 +306,7 @@ def _reduce(graph: Graph, eqn: core.JaxprEqn, value: Value, *_: Value) -> Axes:
 
 
 def _without(
-  graph: Graph, value: Value, dropped: Sequence[int], reason: str
+  graph: Graph, value: Value, dropped: Sequence[Any], reason: str
 ) -> Axes:
   graph.freeze([value.axes[axis] for axis in dropped], reason)
   return tuple(

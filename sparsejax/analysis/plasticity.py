@@ -12,6 +12,7 @@ References:
   neuroregeneration <https://arxiv.org/abs/2106.10404>`_, 2021, section 3.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -19,7 +20,15 @@ import optax
 from jaxtyping import PyTree
 
 from sparsejax.components import criteria, scopes
-from sparsejax.method import Criterion, Key, Masks, Scope
+from sparsejax.method import (
+  Criterion,
+  Granularity,
+  Key,
+  Masks,
+  Method,
+  Scope,
+  single_weights,
+)
 from sparsejax.methods import pruning
 from sparsejax.sparsify import sparsify
 from sparsejax.state import get_masks
@@ -76,6 +85,8 @@ def prune_once(
   scope: Scope = scopes.global_scope,
   criterion: Criterion = criteria.magnitude,
   regrow_by: Criterion | None = None,
+  round_up: bool = True,
+  granularity: Granularity = single_weights,
 ) -> Pruned:
   """Prunes a fraction of the active weights, and may regrow as many.
 
@@ -96,6 +107,9 @@ def prune_once(
     criterion: what a weight is worth.
     regrow_by: what is regrown first; every layer regrows as many weights as it
       lost. None regrows nothing.
+    round_up: whether `rate A` is rounded up, or down.
+    granularity: what is pruned and regrown as one, such as filters. The leaves
+      that follow an inactive filter hold what it regrows with.
 
   Returns:
     The network and its masks.
@@ -111,23 +125,39 @@ def prune_once(
     >>> prune_once(params, masks, 0.5).params["kernel"].tolist()
     [[3.0, 0.0], [0.0, 0.0]]
   """
-  method = pruning.one_shot(
+  method = _one_shot(rate, scope, criterion, regrow_by, round_up, granularity)
+  if grads is None and not method.updates_without_gradient:
+    raise ValueError(
+      "`grads` must be given to a criterion that reads the gradient, got None."
+      " Pass jax.grad(loss)(params)."
+    )
+  unused: Any = optax.tree.zeros_like(params)
+  tx = sparsify(optax.set_to_zero(), method, key=key, masks=masks)
+  updates, state = tx.update(
+    unused if grads is None else grads, tx.init(params), params, hvp=hvp
+  )
+  return Pruned(optax.apply_updates(params, updates), get_masks(state))
+
+
+@functools.cache
+def _one_shot(
+  rate: float,
+  scope: Scope,
+  criterion: Criterion,
+  regrow_by: Criterion | None,
+  round_up: bool,
+  granularity: Granularity,
+) -> Method:
+  """Returns one object per choice, so that it is compiled once."""
+  return pruning.one_shot(
     rate=rate,
     at_step=1,
     scope=scope,
     criterion=criterion,
     regrow_by=regrow_by,
+    round_up=round_up,
+    granularity=granularity,
   )
-  if grads is None:
-    if not method.updates_without_gradient:
-      raise ValueError(
-        "`grads` must be given to a criterion that reads the gradient, got"
-        " None. Pass jax.grad(loss)(params)."
-      )
-    grads = optax.tree.zeros_like(params)
-  tx = sparsify(optax.set_to_zero(), method, key=key, masks=masks)
-  updates, state = tx.update(grads, tx.init(params), params, hvp=hvp)
-  return Pruned(optax.apply_updates(params, updates), get_masks(state))
 
 
 def measure(

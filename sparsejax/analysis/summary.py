@@ -151,7 +151,8 @@ def leaf_stats(opt_state: optax.OptState) -> dict[str, Int[Array, "..."]]:
   units = [mask for state in states for mask in unit_masks(state)]
   if units:
     out["total_units"] = jnp.int32(sum(mask.size for mask in units))
-    out["active_units"] = sum(jnp.sum(x, dtype=jnp.int32) for x in units)
+    counts = [jnp.sum(mask, dtype=jnp.int32) for mask in units]
+    out["active_units"] = jnp.sum(jnp.stack(counts), dtype=jnp.int32)
   name = ever_active.name
   if all(name in state.accumulators for state in states):
     found = [s.accumulators[name] for s in states]

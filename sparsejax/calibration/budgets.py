@@ -1,6 +1,6 @@
 """Budgets that follow from calibration: OWL."""
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable
 from typing import NamedTuple
 
@@ -104,12 +104,12 @@ def _outlier_shares(
   outlier: float,
   block: Callable[[str], Hashable],
 ) -> dict[Hashable, float]:
-  sums: Counter = Counter()
-  sizes: Counter = Counter()
+  sums: dict[Hashable, float] = defaultdict(float)
+  sizes: dict[Hashable, int] = defaultdict(int)
   for x in measured():
     sums[block(x.layer)] += float(jnp.sum(_products(x)))
     sizes[block(x.layer)] += x.weights.size
-  found: Counter = Counter()
+  found: dict[Hashable, int] = defaultdict(int)
   for x in measured():
     bound = outlier * sums[block(x.layer)] / sizes[block(x.layer)]
     found[block(x.layer)] += int(jnp.sum(_products(x) > bound))

@@ -25,14 +25,14 @@ class Comparison(NamedTuple):
       sharded) -> bool mask with exactly those counts.
     inputs: how many consecutive inputs are decided together; None for any
       number.
-    count: (inputs, outputs) -> weights that stay of a matrix; None where a
+    own_count: (inputs, outputs) -> weights that stay of a matrix; None where a
       sparsity says so.
   """
 
   groups: Callable[[int], int]
   keep: Callable[..., Bool[Array, "m c o"]]
   inputs: int | None = None
-  count: Callable[[int, int], int] | None = None
+  own_count: Callable[[int, int], int] | None = None
 
 
 def counts_table(
@@ -108,7 +108,7 @@ def n_of_m(n: int, m: int) -> Comparison:
     leaf = Leaf(scores, None, jnp.ones(scores.shape, bool), {})
     return pattern.keep(scores, leaf)
 
-  def count(inputs: int, outputs: int) -> int:
+  def own_count(inputs: int, outputs: int) -> int:
     return inputs * outputs if inputs % m else inputs // m * n * outputs
 
-  return Comparison(lambda outputs: 1, keep, inputs=m, count=count)
+  return Comparison(lambda outputs: 1, keep, inputs=m, own_count=own_count)

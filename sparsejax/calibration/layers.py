@@ -11,7 +11,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, PyTree
 
-from sparsejax.calibration import taps
+from sparsejax.calibration.taps import Program, Tap
 from sparsejax.components import leaves
 from sparsejax.components.leaves import Overrides, Select
 from sparsejax.method import Layout, SparseLeaf
@@ -28,16 +28,16 @@ class Tapped(NamedTuple):
   """
 
   layout: Layout
-  taps: tuple[taps.Tap, ...]
+  taps: tuple[Tap, ...]
   layer_of: dict[object, np.ndarray]
 
-  def of(self, leaf: SparseLeaf) -> list[taps.Tap]:
+  def of(self, leaf: SparseLeaf) -> list[Tap]:
     """Returns the taps of a leaf."""
     return [tap for tap in self.taps if tap.leaf == leaf.index]
 
 
 def find(
-  program: taps.Program,
+  program: Program,
   params: PyTree,
   select: Select,
   overrides: Overrides | None,
@@ -69,7 +69,7 @@ def find(
   )
 
 
-def _check_readings(program: taps.Program, tapped: Tapped) -> None:
+def _check_readings(program: Program, tapped: Tapped) -> None:
   bad = []
   for leaf in tapped.layout.leaves:
     why = program.refused.get(leaf.index)
@@ -85,7 +85,7 @@ def _check_readings(program: taps.Program, tapped: Tapped) -> None:
     )
 
 
-def _check_disjoint(leaf: SparseLeaf, found: Sequence[taps.Tap]) -> None:
+def _check_disjoint(leaf: SparseLeaf, found: Sequence[Tap]) -> None:
   """Raises unless each weight of a leaf belongs to one tap."""
   if len(found) == 1 and np.prod(found[0].shape) == np.prod(leaf.shape):
     return
@@ -107,7 +107,7 @@ def _check_disjoint(leaf: SparseLeaf, found: Sequence[taps.Tap]) -> None:
   )
 
 
-def _stacked(leaf: SparseLeaf, found: Sequence[taps.Tap]) -> SparseLeaf:
+def _stacked(leaf: SparseLeaf, found: Sequence[Tap]) -> SparseLeaf:
   """Makes each slice of a stacked leaf a layer, if no override has an axis."""
   if leaf.axis is not None or any(not tap.stack for tap in found):
     return leaf
@@ -118,7 +118,7 @@ def _stacked(leaf: SparseLeaf, found: Sequence[taps.Tap]) -> SparseLeaf:
   return leaf
 
 
-def _slices(tap: taps.Tap, leaf: SparseLeaf) -> np.ndarray:
+def _slices(tap: Tap, leaf: SparseLeaf) -> np.ndarray:
   """Returns int[S, B], the slice along the layer axis of each matrix."""
   if leaf.axis is None:
     return np.zeros(tap.shape[:2], np.int64)
@@ -131,13 +131,13 @@ def _slices(tap: taps.Tap, leaf: SparseLeaf) -> np.ndarray:
   return np.asarray(_extremes(tap, leaf)[0], np.int64)
 
 
-def _is_constant(tap: taps.Tap, leaf: SparseLeaf) -> bool:
+def _is_constant(tap: Tap, leaf: SparseLeaf) -> bool:
   least, most = _extremes(tap, leaf)
   return bool((least == most).all())
 
 
 @functools.lru_cache(maxsize=256)
-def _extremes(tap: taps.Tap, leaf: SparseLeaf) -> tuple[np.ndarray, np.ndarray]:
+def _extremes(tap: Tap, leaf: SparseLeaf) -> tuple[np.ndarray, np.ndarray]:
   """Returns the lowest and highest place on the layer axis, int[S, B] each."""
 
   @jax.jit

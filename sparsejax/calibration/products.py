@@ -9,6 +9,8 @@ from jax import lax
 from jax.extend import core
 from jaxtyping import Array, Float, Shaped
 
+from sparsejax.analysis import jaxprs
+
 PRODUCTS = ("dot_general", "conv_general_dilated")
 
 
@@ -52,7 +54,7 @@ def product(eqn: core.JaxprEqn, side: int) -> Product | str:
 
 def _dot_general(eqn: core.JaxprEqn, side: int) -> Product:
   contracted, batch = eqn.params["dimension_numbers"]
-  shape = eqn.invars[side].aval.shape
+  shape = jaxprs.shape(eqn.invars[side])
   # In the order of the weights' axes, so that an index counts as in the leaf.
   inside, outside = _paired(contracted, side)
   groups, groups_outside = _paired(batch, side)
@@ -85,7 +87,7 @@ def _convolution(eqn: core.JaxprEqn) -> Product:
   params = eqn.params
   numbers, groups = params["dimension_numbers"], params["feature_group_count"]
   out, channel, *window = numbers.rhs_spec
-  shape = eqn.invars[1].aval.shape
+  shape = jaxprs.shape(eqn.invars[1])
   size = [shape[d] for d in window]
   inputs_per_group = math.prod(size) * shape[channel]
 

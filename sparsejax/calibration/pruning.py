@@ -253,7 +253,7 @@ def _merged(x: Shaped[Array, "s b ..."]) -> Shaped[Array, "m ..."]:
 def _check_arguments(
   sparsity: float | None, comparison: Comparison, max_bytes: int
 ) -> None:
-  if (sparsity is None) == (comparison.count is None):
+  if (sparsity is None) == (comparison.own_count is None):
     raise ValueError(
       "`sparsity` must be given, or `comparison` must set it, and not both, got"
       f" sparsity={sparsity}. `n_of_m` sets it, `per_layer` and `per_output` do"
@@ -272,9 +272,9 @@ def _matrix_counts(
   distribution: Distribution,
 ) -> dict[Any, np.ndarray]:
   """Returns by key of a tap int64[S, B], the weights that each matrix keeps."""
-  if comparison.count is not None:
+  if comparison.own_count is not None:
     return {
-      tap.key: np.full(tap.shape[:2], comparison.count(*tap.shape[2:]))
+      tap.key: np.full(tap.shape[:2], comparison.own_count(*tap.shape[2:]))
       for tap in tapped.taps
     }
   scope = scopes.layerwise(distribution)

@@ -317,6 +317,6 @@ def _keeps_size(eqn: core.JaxprEqn) -> bool:
   """Whether an equation repeats no weight."""
   if eqn.primitive.name != "broadcast_in_dim":
     return True
-  return math.prod(eqn.outvars[0].aval.shape) == math.prod(
-    eqn.invars[0].aval.shape
+  return math.prod(jaxprs.shape(eqn.outvars[0])) == math.prod(
+    jaxprs.shape(eqn.invars[0])
   )

@@ -239,10 +239,12 @@ def at_least(
   groups = groups_of(scope, layout)
   least = np.bincount(groups, minima, len(budget)).astype(int)
   if least.sum() > budget.sum():
-    what = "`min_active_per_layer`" if quota is None else "`granularity`"
+    needs = f"`min_active_per_layer` of {scope.min_active_per_layer} needs"
+    if quota is not None:
+      needs = "`granularity` has minima that may need"
     raise ValueError(
-      f"{what} may need {least.sum()} weights for its minima, but a sparsity"
-      f" of {sparsity} leaves {budget.sum()}. Lower either."
+      f"{needs} {least.sum()} weights, but a sparsity of {sparsity} leaves"
+      f" {budget.sum()}. Lower either."
     )
   return _lowered(np.maximum(budget, least), least, int(budget.sum()))
 

@@ -1,5 +1,6 @@
 """One export: from the run to files that other programs load, and a report."""
 
+import json
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -41,6 +42,7 @@ class Export(NamedTuple):
     small: the same without dead channels.
     example: inputs of one example.
     model: the Flax module.
+    config: the resolved config of the run.
     folder: where files go.
   """
 
@@ -48,6 +50,7 @@ class Export(NamedTuple):
   small: Network
   example: Any
   model: Any
+  config: Mapping[str, Any]
   folder: pathlib.Path
 
 
@@ -79,7 +82,7 @@ def run(argv: list[str]) -> int:
   masked = Network(apply, source.variables)
   found = shrink.shrink(apply, source.variables, None, example)
   small = Network(found.apply, found.params)
-  export = Export(masked, small, example, model, folder)
+  export = Export(masked, small, example, model, experiment.config, folder)
   files = {name: write(export) for name, write in targets.items()}
   networks = {"dense XLA": masked, "ours, XLA": small}
   calls = {name: _compiled(network) for name, network in networks.items()}
@@ -151,6 +154,11 @@ def _write_shrunk(export: Export) -> list[pathlib.Path]:
   }
   with path.open("wb") as file:
     np.savez(file, allow_pickle=False, **arrays)
+  shapes = {name: list(array.shape) for name, array in arrays.items()}
+  record = {"model": export.config["model"], "shapes": shapes}
+  (export.folder / "shrunk.json").write_text(
+    json.dumps(record, indent=2) + "\n"
+  )
   return [path]
 
 

@@ -5,7 +5,7 @@ import functools
 import inspect
 import types
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
@@ -33,6 +33,8 @@ from sparsejax.method import (
   Scope,
   single_weights,
 )
+
+_T = TypeVar("_T")
 
 ERK = scopes.layerwise(distributions.erk)
 UNIFORM = scopes.layerwise(distributions.uniform)
@@ -176,16 +178,16 @@ def track_ever_active(method: Method) -> Method:
   )
 
 
-def variant(
-  factory: Callable[..., Method],
+def row_of(
+  factory: Callable[..., _T],
   name: str,
   doc: str,
   *,
   fixed: Mapping[str, Any] = types.MappingProxyType({}),
   defaults: Mapping[str, Any] = types.MappingProxyType({}),
   renamed: Mapping[str, str] = types.MappingProxyType({}),
-) -> Callable[..., Method]:
-  """One row of a family: its factory with some parameters fixed.
+) -> Callable[..., _T]:
+  """One row of a family: a factory with some parameters fixed.
 
   Args:
     factory: of the family.
@@ -199,15 +201,16 @@ def variant(
     A factory whose signature holds the offered parameters alone.
   """
   offered = []
-  for key, parameter in inspect.signature(factory).parameters.items():
+  of_factory = inspect.signature(factory)
+  for key, parameter in of_factory.parameters.items():
     if key in defaults:
       parameter = parameter.replace(default=defaults[key])
     if key not in fixed:
       offered.append(parameter.replace(name=renamed.get(key, key)))
-  signature = inspect.Signature(offered, return_annotation=Method)
+  signature = of_factory.replace(parameters=offered)
   original = {new: old for old, new in renamed.items()}
 
-  def row(*args: Any, **kwargs: Any) -> Method:
+  def row(*args: Any, **kwargs: Any) -> Any:
     given = signature.bind(*args, **kwargs)  # TypeError for unknown names.
     given.apply_defaults()
     named = {original.get(n, n): x for n, x in given.arguments.items()}
@@ -216,4 +219,11 @@ def variant(
   row.__signature__ = signature  # type: ignore[attr-defined]
   row.__name__ = row.__qualname__ = name
   row.__doc__, row.__module__ = doc, factory.__module__
-  return named(row)
+  return row
+
+
+def variant(
+  factory: Callable[..., Method], name: str, doc: str, **changes: Any
+) -> Callable[..., Method]:
+  """A row of a family of methods, which carry its name; see `row_of`."""
+  return named(row_of(factory, name, doc, **changes))

@@ -118,6 +118,7 @@ def optg(
   )
 
 
+@named
 def supermask(
   sparsity: float,
   *,

@@ -1,5 +1,9 @@
 """Static masks, and methods that prune once or gradually."""
 
+from collections.abc import Callable
+
+from jaxtyping import Array
+
 from sparsejax.components import (
   arguments,
   counts,
@@ -73,6 +77,7 @@ def one_shot(
   scope: Scope = scopes.global_scope,
   criterion: Criterion = criteria.magnitude,
   regrow_by: Criterion | None = None,
+  round_up: bool = True,
   granularity: Granularity = single_weights,
 ) -> Method:
   """Pruning at one step, to a sparsity or by a rate.
@@ -93,6 +98,8 @@ def one_shot(
     scope: which weights compete.
     criterion: what a weight is worth.
     regrow_by: what is regrown first, for a rate; None regrows nothing.
+    round_up: whether `rate A` is rounded up, or down, as GraNet's code does for
+      filters, of which there are few.
     granularity: what is pruned and regrown as one; sparsities are in its units.
 
   References:
@@ -104,22 +111,28 @@ def one_shot(
       f"Either `sparsity` or `rate` must be given, got {sparsity} and {rate}. A"
       " rate counts from the active weights, a sparsity from all."
     )
+  if rate is None and regrow_by is not None:
+    raise ValueError(
+      "`regrow_by` must be None with a `sparsity`: what is regrown would undo"
+      " it. Give a `rate`, and the network returns to the sparsity before."
+    )
   if at_step == 0:
     return _prune_now(sparsity, scope, criterion, granularity)
   if rate is not None:
     method = Method(
       initial=initial(ERK, initial_sparsity),
       regrow=_prune_once(
-        rate, at_step=at_step, scope=scope, by=criterion, regrow_by=regrow_by
+        rate,
+        at_step=at_step,
+        scope=scope,
+        by=criterion,
+        regrow_by=regrow_by,
+        rounding=counts.ceil if round_up else counts.floor,
       ),
       storage=storages.zeroed,
     )
     return with_granularity(method, granularity)
-  if regrow_by is not None:
-    raise ValueError(
-      "`regrow_by` must be None with a `sparsity`: what is regrown would undo"
-      " it. Give a `rate`, and the network returns to the sparsity before."
-    )
+  assert sparsity is not None  # One of the two is given.
   return gmp(
     sparsity,
     initial_sparsity=initial_sparsity,
@@ -159,6 +172,7 @@ def _prune_once(
   scope: Scope,
   by: Criterion,
   regrow_by: Criterion | None,
+  rounding: Callable[[Array], Array],
 ) -> PruneAndRegrow:
   """Prunes a fraction of the active weights at one step, and may regrow it.
 
@@ -171,7 +185,7 @@ def _prune_once(
     prune_by=by,
     prune_count=Count(
       lambda context, active: counts.share(
-        active, fraction, context.step, counts.ceil
+        active, fraction, context.step, rounding
       )
     ),
     when=schedules.Every(at_step, until=at_step),

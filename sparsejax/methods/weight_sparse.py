@@ -18,9 +18,10 @@ from sparsejax.method import (
   Prune,
   single_weights,
 )
-from sparsejax.methods.compositions import with_granularity
+from sparsejax.methods.compositions import named, with_granularity
 
 
+@named
 def weight_sparse(
   sparsity: float,
   *,

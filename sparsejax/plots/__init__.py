@@ -7,6 +7,8 @@ install sparsejax[plots]`).
 from sparsejax.plots.budgets import budget_table, plot_budgets
 from sparsejax.plots.comparison import write_comparison
 from sparsejax.plots.flops import plot_flops
+from sparsejax.plots.panels import plot_panels
+from sparsejax.plots.plasticity import plot_plasticity
 from sparsejax.plots.records import Run, read_run
 from sparsejax.plots.report import REPORT, write_report
 from sparsejax.plots.results import (
@@ -34,6 +36,8 @@ __all__ = [
   "has_matplotlib",
   "plot_budgets",
   "plot_flops",
+  "plot_panels",
+  "plot_plasticity",
   "read_run",
   "write_comparison",
   "write_report",

@@ -3,12 +3,16 @@
   python -m sparsejax.plots report WORKDIR...
   python -m sparsejax.plots budgets WORKDIR... [--out FILE]
   python -m sparsejax.plots flops WORKDIR... --out FILE
+  python -m sparsejax.plots plasticity FOLDER... --out FILE
+  python -m sparsejax.plots final_gap FOLDER... --out FILE
 
 `report` writes `report.html` of each run to its workdir, also while it trains.
 `budgets` prints the sparsity of every layer of finished runs, and plots it with
 `--out`. `flops` plots inference and training FLOPs over the steps. A run is
 named after its folder, or by the whole path if two folders have the same name.
-Their figures need matplotlib: pip install 'sparsejax[plots]'.
+Their figures need matplotlib: pip install 'sparsejax[plots]'. `plasticity` and
+`final_gap` plot grids of sparsejax.study.plasticity, and the mean of several,
+such as those of other seeds.
 
 Exit status: 0 done, 2 bad input.
 """
@@ -24,6 +28,8 @@ _FIGURES: dict[str, Callable[..., Any]] = {
   "budgets": plots.plot_budgets,
   "flops": plots.plot_flops,
 }
+_MEASURES = ("plasticity", "final_gap")
+_KNOWN = ("report", *_FIGURES, *_MEASURES)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _plot(argv: list[str]) -> int:
   parser = command_line.Parser()
-  parser.add_argument("figure", metavar="report|budgets|flops")
+  parser.add_argument("figure", metavar="|".join(_KNOWN))
   parser.add_argument("workdirs", nargs="+", type=command_line.path)
   parser.add_argument("--out", type=command_line.path)
   parsed = parser.parse_args(argv)
@@ -48,12 +54,16 @@ def _plot(argv: list[str]) -> int:
     for workdir in parsed.workdirs:
       print(plots.write_report(workdir))
     return command_line.DONE
-  if parsed.figure not in _FIGURES:
-    known = ["report", *_FIGURES]
-    raise command_line.unknown("The figure", parsed.figure, known)
-  if parsed.figure == "flops" and parsed.out is None:
-    raise command_line.InputError("`flops` needs `--out`, the file to write.")
+  if parsed.figure not in _KNOWN:
+    raise command_line.unknown("The figure", parsed.figure, _KNOWN)
+  if parsed.figure != "budgets" and parsed.out is None:
+    raise command_line.InputError(
+      f"`{parsed.figure}` needs `--out`, the file to write."
+    )
   try:
+    if parsed.figure in _MEASURES:
+      plots.plot_plasticity(parsed.workdirs, parsed.figure, parsed.out)
+      return command_line.DONE
     runs = {
       title: plots.read_run(folder)
       for title, folder in _titles(parsed.workdirs).items()

@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 from sparsejax import command_line
 
 CONFIG, METRICS, SUMMARY = "config.json", "metrics.jsonl", "summary.json"
+BRANCHES = "branches.jsonl"
+"""The records of a grid of pruning plasticity, one branch per line."""
 ENVIRONMENT = "environment.json"
 PHASES: tuple[str, ...] = (
   "start",
@@ -185,6 +187,24 @@ def read_metrics(workdir: pathlib.Path) -> Metrics:
   return Metrics(rows, None)
 
 
+def read_branches(folder: pathlib.Path) -> list[dict[str, Any]]:
+  """Returns the records of a grid before the first damaged line.
+
+  A line without its newline is that of a process that was killed. Branches
+  without a record are trained again.
+  """
+  path = folder / BRANCHES
+  if not path.exists():
+    return []
+  rows: list[dict[str, Any]] = []
+  for line in path.read_bytes().split(b"\n")[:-1]:
+    row, fault = _parse(line, _BRANCH)
+    if fault is not None:
+      break
+    rows.append(row)
+  return rows
+
+
 class _Kind(NamedTuple):
   """What a value may be: in words, and as a function."""
 
@@ -254,6 +274,17 @@ _ROW = {
   "test_accuracy": _optional(_FRACTION),
   "mask_updates": _optional(_COUNT),
   **dict.fromkeys(_LISTS, _optional(_COUNTS)),
+}
+_BRANCH = {
+  "measure": _TEXT,
+  "regrow": _Kind("true or false", lambda x: isinstance(x, bool)),
+  **dict.fromkeys(("sparsity", "rate"), _SPARSITY),
+  **dict.fromkeys(("step", "active", "active_before", "total"), _COUNT),
+  **dict.fromkeys(("epoch", "trained_epochs", "difference"), _NUMBER),
+  **dict.fromkeys(
+    ("accuracy", "reference_accuracy", "pruned_accuracy"), _FRACTION
+  ),
+  "loss": _MEASURED,
 }
 _MEASURE = {
   **dict.fromkeys(("name", "title"), _TEXT),

@@ -2,7 +2,8 @@
 
 A file in `configs/tables/` defines one `TABLE`, written to be compared with the
 printed page: each line of the paper's table (a method and its options) over the
-cells of its header (networks and their options). `reproduce` trains the rows.
+cells of its header (networks and their options). `reproduce` trains the rows. A
+figure is a table with a `Plot`, whose rows need no published numbers.
 """
 
 import itertools
@@ -32,6 +33,8 @@ class Row(NamedTuple):
       such argument: `sparsejax.study.seek` finds the argument that leads there.
     source: whose numbers the paper quotes; "" for its own.
     note: how our run differs from the paper's, or what else to know.
+    seed_shift: added to the seed, for a row whose seed must differ from that of
+      the row that it starts from.
   """
 
   name: str
@@ -42,6 +45,25 @@ class Row(NamedTuple):
   seek: float | None = None
   source: str = ""
   note: str = ""
+  seed_shift: int = 0
+
+
+class Plot(NamedTuple):
+  """What a figure shows.
+
+  A line is the first part of the rows' names. The other parts are the title of
+  its panel, but for the last one of points, which differs along the line.
+
+  Attributes:
+    y: the vertical axis, one row of panels each: names in `results.COLUMNS`
+      for points, one per run; keys of `metrics.jsonl` for curves over the
+      epochs of a run.
+    x: the horizontal axis of points, a name in `results.COLUMNS`; None for
+      curves.
+  """
+
+  y: tuple[str, ...]
+  x: str | None = None
 
 
 class Table(NamedTuple):
@@ -52,12 +74,14 @@ class Table(NamedTuple):
     reference: paper and number.
     columns: published columns, names in `results.COLUMNS` or of layers.
     rows: in the paper's order; a row comes after the one that it starts from.
+    plot: the figure to draw; None for a table.
   """
 
   title: str
   reference: str
   columns: tuple[str, ...]
   rows: tuple[Row, ...]
+  plot: Plot | None = None
 
 
 class Cell(NamedTuple):
@@ -187,13 +211,24 @@ def line(
   )
 
 
-def ours(name: str, config: str, cells: Sequence[Cell]) -> tuple[Row, ...]:
-  """Make the rows of one line of a table of our own, without figures.
+def ours(
+  name: str,
+  config: str,
+  cells: Sequence[Cell],
+  *,
+  after: str | None = None,
+  **fields: Any,
+) -> tuple[Row, ...]:
+  """Make the rows of one line without published numbers.
+
+  They are those of a table of our own, or of a figure.
 
   Args:
     name: the start of the rows' names.
     config: as in `Row`, without the options of the cells.
     cells: the header's cells.
+    after: name of the line whose runs these start from.
+    **fields: other fields of `Row`.
 
   Examples:
     >>> (row,) = ours("gmp", "lm:gmp", [Cell("0.9", "sparsity=0.9")])
@@ -201,7 +236,14 @@ def ours(name: str, config: str, cells: Sequence[Cell]) -> tuple[Row, ...]:
     ('gmp/0.9', 'lm:gmp,sparsity=0.9', {})
   """
   return tuple(
-    Row(f"{name}/{cell.name}", f"{config},{cell.options}", {}) for cell in cells
+    Row(
+      f"{name}/{cell.name}",
+      f"{config},{cell.options}",
+      {},
+      after=None if after is None else f"{after}/{cell.name}",
+      **fields,
+    )
+    for cell in cells
   )
 
 

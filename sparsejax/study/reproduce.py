@@ -2,7 +2,8 @@
 
   python -m sparsejax.study.reproduce TABLE [--rows GLOB...] [--list]
 
-  TABLE             a table of the package, such as granet_2, or a .py file
+  TABLE             a table or figure of the package, such as granet_2 or
+                    granet_fig4, or a .py file
   --rows GLOB...    rows by name ("granet-0*/vgg19/*"); default: all
   --seeds N         train each row with the seeds 0 to N - 1 (1)
   --epochs E        of every run, instead of the paper's
@@ -24,7 +25,9 @@ selected checkpoint, with --config.select_checkpoint=best), followed by the best
 evaluation after the last pruning, which is what GraNet's tables report. FLOPs
 are ratios to the dense network. A star marks a cost that was computed without a
 run, which works if the method fixes the number of active weights per layer; an
-exclamation mark, that it differs from the printed one by more than 2 %.
+exclamation mark, that it differs from the printed one by more than 2 %. A
+figure is drawn next to the CSV file, with the runs that are done and what is
+published.
 
 Exit status: as for sparsejax.train. After a signal (143) the same command
 resumes. A run that ends with 3, a value not finite, does not stop the others.
@@ -63,7 +66,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _reproduce(argv: list[str]) -> int:
-  from sparsejax.study import results, runs, sought  # Of the extra `train`.
+  from sparsejax.study import (  # Of the extra `train`.
+    figures,
+    results,
+    runs,
+    sought,
+  )
   from sparsejax.training import outcomes, processes
 
   parsed, changes = _parse(argv)
@@ -107,6 +115,8 @@ def _reproduce(argv: list[str]) -> int:
       csv = parsed.csv or workdir / f"{path.stem}.csv"
       tables.write_csv(list(map(results.record, found)), csv)
       print(f"Numbers of each run: {csv}")
+      if table.plot is not None:
+        figures.draw(table, found, csv.with_suffix(".png"))
   return status
 
 

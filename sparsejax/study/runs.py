@@ -85,7 +85,8 @@ def plan(
     if key not in found:
       before = None if row.after is None else add(by_name[row.after], seed)
       argv = [f"--config={row.config}{word}", *row.changes]
-      argv += [f"--config.seed={seed}", *changes, *sought.get(row.name, ())]
+      argv += [f"--config.seed={seed + row.seed_shift}", *changes]
+      argv += sought.get(row.name, ())
       found[key] = _run(row, argv, before, workdir)
     return found[key]
 

@@ -142,7 +142,7 @@ def _initial_network(
   inputs = recipes.MaskInputs(
     setup=experiment.setup,
     weights=sharding.fetch(weights),
-    examples=functools.partial(_examples, experiment.dataset, key),
+    examples=functools.partial(examples, experiment.dataset, key),
     train_examples=experiment.dataset.train.examples,
     example=experiment.dataset.example,
     key=experiment.mask_key,
@@ -164,7 +164,7 @@ def _initial_network(
   return processes.broadcast_from_first(on_host)
 
 
-def _examples(dataset: Dataset, key: jax.Array, size: int) -> Iterator[Any]:
+def examples(dataset: Dataset, key: jax.Array, size: int) -> Iterator[Any]:
   """Yields batches of the training split, endlessly and as it stores them.
 
   A stream decodes its records as it does for training.

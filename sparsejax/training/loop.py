@@ -5,7 +5,7 @@ import json
 import math
 import pathlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -75,6 +75,8 @@ def run(
   reporter: Reporter,
   lock: workdir_lock.Lock | None = None,
   clock: timing.Clock | None = None,
+  keep_checkpoints: bool = False,
+  compile: Callable[..., programs.Programs] = programs.compile,
 ) -> outcomes.Outcome:
   """Train until the last step, a request to stop, or a non-finite loss.
 
@@ -85,6 +87,10 @@ def run(
     reporter: where progress is reported.
     lock: of the workdir, if this process holds it; checked after each dispatch.
     clock: measures since this start began.
+    keep_checkpoints: whether to keep all checkpoints, for runs that branch off;
+      by default the newest two and the best.
+    compile: `programs.compile`, or a function that returns what it compiled for
+      a run with the same programs.
 
   Returns:
     How the run ended. Metrics and checkpoints are in the workdir.
@@ -107,7 +113,9 @@ def run(
   )
   with contextlib.ExitStack() as stack:
     saved = stack.enter_context(
-      contextlib.closing(_open_checkpoints(experiment, workdir, abstract))
+      contextlib.closing(
+        open_checkpoints(experiment, workdir, abstract, keep_checkpoints)
+      )
     )
     start = _restore(abstract, saved, reporter, clock)
     if start is None:
@@ -127,7 +135,7 @@ def run(
       if writer.times is not None:
         clock.resume(writer.times)
     with clock.phase("compile"):
-      compiled = programs.compile(
+      compiled = compile(
         setup,
         experiment.dataset,
         start.state,
@@ -159,9 +167,13 @@ def run(
     return outcome._replace(seconds=clock.row())
 
 
-def _open_checkpoints(
-  experiment: Experiment, workdir: pathlib.Path, abstract: TrainState
+def open_checkpoints(
+  experiment: Experiment,
+  workdir: pathlib.Path,
+  abstract: TrainState,
+  keep_all: bool = False,
 ) -> checkpoints.Checkpoints:
+  """Opens the checkpoints of a run; of a state like `abstract`."""
   split = "test" if experiment.dataset.validation is None else "validation"
   measure = experiment.dataset.task.measures[0]
   return checkpoints.open(
@@ -170,6 +182,7 @@ def _open_checkpoints(
     sparse_leaves=initial_state.sparse_leaves(abstract),
     best_metric=f"{split}_{measure.name}",
     lowest=not measure.higher_is_better,
+    keep_all=keep_all,
   )
 
 

@@ -51,8 +51,7 @@ def run(
   Raises:
     InputError: if the command line, the config or a checkpoint cannot be used.
   """
-  # Orbax logs every save at a lower level.
-  absl_logging.set_verbosity(absl_logging.ERROR)
+  quiet_libraries()
   clock = timing.Clock()
   with contextlib.ExitStack() as stack:
     stack.enter_context(exit_alone("sparsejax.train"))
@@ -67,6 +66,11 @@ def run(
       return _run(parsed, stop, clock)
     except errors.CheckpointError as error:
       raise command_line.InputError(str(error)) from error
+
+
+def quiet_libraries() -> None:
+  """Silences the log of Orbax, which has lines for every save."""
+  absl_logging.set_verbosity(absl_logging.ERROR)
 
 
 def _run(

@@ -259,7 +259,7 @@ def transformer(
 
   The third result is the state, with shapes and shardings.
 
-  One text of 2,048 tokens per device, of the vocabulary of Llama 3; each block
+  One text of 1,024 tokens per device, of the vocabulary of Llama 3; each block
   is computed again in the backward pass. No token is read.
   """
   from sparsejax.training import (
@@ -271,7 +271,7 @@ def transformer(
   from sparsejax.training.config import build, files
 
   devices = PODS[pod].devices().ravel().tolist()
-  context, batch_size = 2048, len(devices)
+  context, batch_size = 1024, len(devices)
   path = files.find("`--config`", "lm")
   config = files.load(path).get_config(
     f"{method},size={size},dtype=bfloat16,batch_size={batch_size},steps=1000"

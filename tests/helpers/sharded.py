@@ -1,6 +1,6 @@
 """Trains on four simulated devices and prints what it saw, as JSON.
 
-    python tests/helpers/sharded.py few  # or "others"
+    python tests/helpers/sharded.py few  # or "units", "others"
 
 Run in another process, because the number of devices is fixed when JAX starts:
 by `test_sharding.py`, and with other methods by `pods/test_methods.py`.
@@ -52,6 +52,25 @@ METHODS |= {
   "deep_r": sparsejax.deep_r(0.9, noise=1e-3),
   "rigl": sparsejax.rigl(0.9, every_steps=2, end_step=8),
 }
+METHODS |= {
+  "blocks": sparsejax.granet(
+    0.5,
+    end_step=6,
+    every_steps=2,
+    total_steps=8,
+    granularity=sparsejax.blocks(4, 4),
+  ),
+  "n_of_m": sparsejax.granet(
+    0.5,
+    end_step=6,
+    every_steps=2,
+    total_steps=8,
+    granularity=sparsejax.n_of_m(2, 4),
+  ),
+  "filters": sparsejax.rigl(
+    0.5, every_steps=2, end_step=8, granularity=sparsejax.filters()
+  ),
+}
 PLACES = {
   "replicated": lambda ndim: P(),
   "rows": lambda ndim: P(*[None] * (ndim - 2), "x") if ndim > 1 else P(),
@@ -65,6 +84,13 @@ RUNS = {
     ("gmp_kept", "columns", None),
     ("optg", "columns", True),
     ("str", "rows", None),
+  ],
+  "units": [
+    ("blocks", "rows", None),
+    ("blocks", "columns", None),
+    ("n_of_m", "columns", None),
+    ("n_of_m", "rows", None),
+    ("filters", "rows", None),
   ],
   "others": [
     ("granet", "columns", None),

@@ -22,6 +22,7 @@ from helpers.side_by_side import (
 )
 from oracles import (
   distributions,
+  plasticity,
   prune_and_regrow,
   pruning,
   schedules,
@@ -208,6 +209,51 @@ def set_case(name, *, by_sign, epsilon=None, curve=None):
   )
 
 
+def rate_case(name, *, uniform=False, regrows=False, score="magnitude"):
+  """One-shot pruning of 0.4 of the active weights, of half of all."""
+  prune = plasticity.prune_in_layers if uniform else plasticity.prune_jointly
+  scope = {"scope": sparsejax.layerwise(sparsejax.uniform)} if uniform else {}
+  by = {"regrow_by": sparsejax.criteria.gradient_magnitude} if regrows else {}
+  return make_case(
+    name,
+    sparsejax.one_shot(
+      rate=0.4,
+      at_step=31,
+      initial_sparsity=0.5,
+      criterion=getattr(sparsejax.criteria, score),
+      **scope,
+      **by,
+    ),
+    lambda key: plasticity.one_shot(
+      0.4,
+      at_step=31,
+      prune=prune,
+      score=getattr(plasticity, f"by_{score}"),
+      regrows=regrows,
+      key=key,
+    ),
+    densities=erk(0.5),
+    changes=1,
+  )
+
+
+def criterion_case(name, score):
+  """GMP to 90 % by another criterion."""
+  return make_case(
+    name,
+    sparsejax.gmp(
+      0.9,
+      end_step=50,
+      every_steps=5,
+      criterion=getattr(sparsejax.criteria, score),
+    ),
+    lambda key: plasticity.gmp(
+      pruning.Gradual(0.0, 0.9, end_step=50, every=5),
+      getattr(plasticity, f"by_{score}"),
+    ),
+  )
+
+
 SIGMOID = (sparsejax.sigmoid_curve(0.5), schedules.sigmoid(0.5))
 CASES = [
   make_case(
@@ -227,6 +273,13 @@ CASES = [
     lambda key: pruning.one_shot(0.83, at_step=31, prune=pruning.prune_uniform),
     changes=1,
   ),
+  rate_case("one_shot rate"),
+  rate_case("one_shot rate uniform", uniform=True),
+  rate_case("one_shot rate regrows", regrows=True),
+  rate_case("one_shot rate uniform regrows", uniform=True, regrows=True),
+  rate_case("one_shot rate by snip", regrows=True, score="snip"),
+  criterion_case("gmp by snip", "snip"),
+  criterion_case("gmp by taylor", "taylor"),
   gmp_case("gmp"),
   gmp_case("gmp uniform", uniform=True),
   gmp_case("gmp kept", kept=True),
@@ -266,6 +319,8 @@ CASES = [
 ALWAYS = (
   "static",
   "one_shot",
+  "one_shot rate regrows",
+  "gmp by taylor",
   "gmp kept from a half",
   "gmp between grid points",
   "granet uniform",

@@ -195,7 +195,7 @@ def test_points_stand_at_their_sparsity(deviation):
   averages = [
     Average(label, 0.9, ACCURACY, 97.0, deviation, 1, 100.0) for label in "abc"
   ]
-  axes = style.new_figure(4, 3).subplots()
+  axes = style.new_figure(4.0, 3.0).subplots()
   results_figure._curves(axes, averages, {0.9: 1.0})
   drawn = [1 - 10 ** -bar.lines[0].get_xdata()[0] for bar in axes.containers]
   if deviation is None:

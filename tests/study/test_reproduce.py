@@ -71,6 +71,7 @@ TABLE = papers.Table(
     columns=("accuracy", "training", "inference"),
     source="of somebody else", note="is not trained here",
   ),
+  plot=papers.Plot(x="inference", y=("accuracy",)),
 )
 """
 
@@ -134,6 +135,7 @@ def test_missing_runs_are_trained_once(table, tmp_path, capsys):
   ]
   assert {x["seed"] for x in numbers} == {"0", "1"}
   assert float(numbers[0]["published_accuracy"]) == 96.1
+  assert (tmp_path / "small.png").stat().st_size > 5_000
   mean = sum(float(x["test_accuracy"]) for x in numbers[:2]) / 2
   assert f"{100 * mean:.2f}" == last.split()[0]
 

@@ -11,6 +11,7 @@ import pytest
 from helpers import goldens, tables
 
 from sparsejax import methods
+from sparsejax.study.plasticity import run as plasticity
 from sparsejax.training import recipes
 from sparsejax.training.config import build, command, keys
 
@@ -81,6 +82,17 @@ PAPERS = {
 }
 
 
+# Of the grids of pruning plasticity.
+GRIDS = (
+  "digits",
+  "digits,uniform,seed=3",
+  "digits,runlocal",
+  "resnet20,cifar10",
+  "vgg19,cifar100,uniform",
+  "resnet20,cifar10,runlocal",
+)
+
+
 def parse(options, *changes, file=CONFIG):
   return command.parse([f"--config={file}:{options}", *changes]).config
 
@@ -92,6 +104,13 @@ def paper_text(name):
     return goldens.compact(
       {text: keys.resolved(parse(text, file=file)) for text in PAPERS[name]}
     )
+
+
+def grids_text():
+  file = CONFIGS / "plasticity.py"
+  return goldens.compact(
+    {text: plasticity.resolved(parse(text, file=file)) for text in GRIDS}
+  )
 
 
 def table_text(name):
@@ -122,13 +141,21 @@ def test_rows_of_the_tables_equal_their_golden_files(name):
   assert table_text(name) == (GOLDEN / f"table_{name}.json").read_text()
 
 
+def test_configs_of_grids_equal_their_golden_file():
+  assert grids_text() == (GOLDEN / "plasticity.json").read_text()
+
+
 def test_there_is_no_other_golden_file():
   kept = {path.stem for path in GOLDEN.glob("*.json")}
-  assert kept == {*OPTIONS, *PAPERS, *(f"table_{n}" for n in tables.NAMES)}
+  of_tables = {f"table_{name}" for name in tables.NAMES}
+  assert kept == {*OPTIONS, *PAPERS, "plasticity", *of_tables}
 
 
-# Retraining needs an earlier run: tests/training/test_retraining.py.
-@pytest.mark.parametrize("name", sorted(NAMES.keys() - {"retrain", "release"}))
+# They need an earlier run: test_retraining.py, test_lm.py, test_calibrated.py.
+OF_ANOTHER_RUN = {"retrain", "release", "wanda", "ria", "sparsegpt"}
+
+
+@pytest.mark.parametrize("name", sorted(NAMES.keys() - OF_ANOTHER_RUN))
 def test_every_method_builds(name):
   experiment = build.build(parse(name))
   assert experiment.steps.total == 200 * (20 if name == "accset" else 22)
@@ -189,6 +216,7 @@ def test_a_schedule_that_ends_after_the_run_is_a_warning():
 if __name__ == "__main__":
   texts = {name: text(chosen) for name, chosen in OPTIONS.items()}
   texts |= {name: paper_text(name) for name in PAPERS}
+  texts["plasticity"] = grids_text()
   texts |= {f"table_{name}": table_text(name) for name in tables.NAMES}
   for golden, content in texts.items():
     (GOLDEN / f"{golden}.json").write_text(content)

@@ -5,7 +5,7 @@ import pathlib
 import signal
 
 import pytest
-from helpers import stopping, tiers, trainer
+from helpers import stopping, trainer
 
 import sparsejax
 from sparsejax import command_line, train
@@ -107,12 +107,10 @@ def test_sparse_pre_training_then_dense_fine_tuning(whole, tmp_path):
   assert found.active == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "method",
-  tiers.some(
-    ("rigl", "set", "gmp", "static", "top_kast", "dense", "optg", "sr_ste"),
-    lambda name: name in ("sr_ste",),
-  ),
+  ("rigl", "set", "gmp", "static", "top_kast", "dense", "optg", "sr_ste"),
 )
 def test_methods_train(tmp_path, method):
   assert main(tmp_path, method) == command_line.DONE

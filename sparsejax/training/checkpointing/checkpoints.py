@@ -215,6 +215,30 @@ class Checkpoints:
       )
     return None
 
+  def restore(self, step: int, abstract_state: PyTree) -> PyTree:
+    """Restore the checkpoint of one step.
+
+    Args:
+      step: completed optimizer steps.
+      abstract_state: as for `restore_newest`.
+
+    Returns:
+      The state.
+
+    Raises:
+      CheckpointError: if it is missing or damaged, or belongs to another run.
+    """
+    _check_shardings(abstract_state)
+    self._wait()
+    if step not in self._manager.all_steps():
+      raise CheckpointError(
+        f"{self._directory} has no checkpoint of step {step}."
+      )
+    state, why = self._try_restore(step, abstract_state)
+    if why is not None:
+      raise CheckpointError(f"In {self._directory}, {_damage(step, why)}.")
+    return state
+
   def restore_best(self, abstract_state: PyTree, last: Restored) -> Restored:
     """Restore the best intact checkpoint.
 

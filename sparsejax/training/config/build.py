@@ -37,12 +37,18 @@ from sparsejax.updates import orders, requested
 _MODEL_KEY, _DATA_KEY, _MASK_KEY = range(3)
 
 
-def build(config: ConfigDict, data: Dataset | None = None) -> Experiment:
+def build(
+  config: ConfigDict,
+  data: Dataset | None = None,
+  *,
+  wrap: Callable[[Any], Any] = lambda inner: inner,
+) -> Experiment:
   """Build an experiment from a config.
 
   Args:
     config: as a config file returns it, with overrides applied.
     data: the data set; the config's by default.
+    wrap: changes the optimizer, before `sparsify` wraps it.
 
   Returns:
     The experiment. Nothing is compiled yet.
@@ -55,7 +61,7 @@ def build(config: ConfigDict, data: Dataset | None = None) -> Experiment:
   dataset = data or _call("data", resolved, {})
   steps = when.steps(extended, dataset.train.examples)
   provided = _provided(dataset, steps)
-  inner = _call("optimizer", resolved, provided)
+  inner = wrap(_call("optimizer", resolved, provided))
   in_optimizer = _arguments("optimizer", resolved, provided)
   provided["learning_rate"] = optimizers.learning_rate_schedule(**in_optimizer)
   provided["groups"] = _groups(resolved, provided, dataset)
@@ -94,6 +100,7 @@ def build(config: ConfigDict, data: Dataset | None = None) -> Experiment:
     recipe=recipe,
     source_run=before,
     model=model,
+    inner=inner,
     setup=setup,
     steps=steps,
     init_key=init_key,

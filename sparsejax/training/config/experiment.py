@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import optax
 
 from sparsejax import command_line
 from sparsejax.components import leaves
@@ -27,6 +28,7 @@ class Experiment(NamedTuple):
     recipe: the method, and what else it needs from the run.
     source_run: the run whose weights and masks this one starts from, or `None`.
     model: the Flax module.
+    inner: the optimizer that `sparsify` wraps.
     setup: the static side of the compiled step.
     steps: when things happen.
     init_key: typed key of the first parameters.
@@ -44,6 +46,7 @@ class Experiment(NamedTuple):
   recipe: recipes.Recipe
   source_run: init_from.SourceRun | None
   model: nn.Module
+  inner: optax.GradientTransformation
   setup: train_state.Setup
   steps: Steps
   init_key: jax.Array

@@ -9,6 +9,7 @@ from sparsejax import calibration, methods
 from sparsejax.calibration import Comparison, Solver
 from sparsejax.components import distributions
 from sparsejax.method import Distribution
+from sparsejax.methods import compositions
 from sparsejax.tasks import Batch
 from sparsejax.training import forward
 from sparsejax.training.recipes import scoring_data
@@ -19,9 +20,10 @@ from sparsejax.training.recipes.recipe import (
 )
 
 
-def wanda(
+def _calibrated(
   sparsity: float | None = None,
   *,
+  solver: Solver,
   n: int | None = None,
   m: int | None = None,
   distribution: Distribution = distributions.uniform,
@@ -29,12 +31,13 @@ def wanda(
   batch_size: int = 16,
   sequential: bool = False,
 ) -> Recipe:
-  """Prune the run in `config.init_from` by Wanda, then fine-tune its weights.
+  """Prune the run in `config.init_from` with data, then fine-tune its weights.
 
   Give `config.init_mode=lr_rewind`, which starts from the weights at its end.
 
   Args:
     sparsity: fraction of zeros in [0, 1); or
+    solver: how weights are chosen.
     n: weights that stay of every m inputs of an output, and
     m: weights of a group.
     distribution: sparsity per layer.
@@ -49,81 +52,6 @@ def wanda(
   Raises:
     ValueError: unless either `sparsity` or `n` and `m` are given.
   """
-  return _recipe(
-    calibration.wanda,
-    scoring_data.shuffled(batches, batch_size),
-    sparsity=sparsity,
-    pattern=(n, m),
-    distribution=distribution,
-    sequential=sequential,
-  )
-
-
-def ria(
-  sparsity: float | None = None,
-  *,
-  n: int | None = None,
-  m: int | None = None,
-  distribution: Distribution = distributions.uniform,
-  batches: int = 8,
-  batch_size: int = 16,
-  sequential: bool = False,
-) -> Recipe:
-  """Prune the run in `config.init_from` by RIA; otherwise as `wanda`."""
-  return _recipe(
-    calibration.ria,
-    scoring_data.shuffled(batches, batch_size),
-    sparsity=sparsity,
-    pattern=(n, m),
-    distribution=distribution,
-    sequential=sequential,
-  )
-
-
-def sparsegpt(
-  sparsity: float | None = None,
-  *,
-  n: int | None = None,
-  m: int | None = None,
-  distribution: Distribution = distributions.uniform,
-  batches: int = 8,
-  batch_size: int = 16,
-  sequential: bool = False,
-  dampening: float = 0.01,
-  block: int = 128,
-) -> Recipe:
-  """Prune the run in `config.init_from` by SparseGPT; otherwise as `wanda`.
-
-  Args:
-    sparsity: as there.
-    n: as there.
-    m: as there.
-    distribution: as there.
-    batches: as there.
-    batch_size: as there.
-    sequential: as there.
-    dampening: of `calibration.sparsegpt`.
-    block: of `calibration.sparsegpt`.
-  """
-  return _recipe(
-    calibration.sparsegpt(dampening=dampening, block=block),
-    scoring_data.shuffled(batches, batch_size),
-    sparsity=sparsity,
-    pattern=(n, m),
-    distribution=distribution,
-    sequential=sequential,
-  )
-
-
-def _recipe(
-  solver: Solver,
-  data: scoring_data.ScoringData,
-  *,
-  sparsity: float | None,
-  pattern: tuple[int | None, int | None],
-  **options: Any,
-) -> Recipe:
-  n, m = pattern
   if (n is None) != (m is None) or (sparsity is None) == (n is None):
     raise ValueError(
       "`sparsity`, or `n` and `m`, must be given, and not both, got"
@@ -134,18 +62,38 @@ def _recipe(
   if n is not None and m is not None:
     comparison, reached = calibration.n_of_m(n, m), 1 - n / m
   assert reached is not None  # Either was given.
-  return Recipe(
-    methods.static(reached),
-    initial_masks=functools.partial(
-      _pruned,
-      data=data,
-      sparsity=sparsity,
-      solver=solver,
-      comparison=comparison,
-      **options,
-    ),
-    needs_init_from=True,
+  masks = functools.partial(
+    _pruned,
+    data=scoring_data.shuffled(batches, batch_size),
+    sparsity=sparsity,
+    solver=solver,
+    comparison=comparison,
+    distribution=distribution,
+    sequential=sequential,
   )
+  return Recipe(
+    methods.static(reached), initial_masks=masks, needs_init_from=True
+  )
+
+
+wanda = compositions.row_of(
+  _calibrated,
+  "wanda",
+  """Prune the run in `config.init_from` by `wanda`, and fine-tune it.""",
+  fixed={"solver": calibration.wanda},
+)
+ria = compositions.row_of(
+  _calibrated,
+  "ria",
+  """Prune the run in `config.init_from` by `ria`, and fine-tune it.""",
+  fixed={"solver": calibration.ria},
+)
+sparsegpt = compositions.row_of(
+  _calibrated,
+  "sparsegpt",
+  """Prune the run in `config.init_from` by SparseGPT, and fine-tune it.""",
+  fixed={"solver": calibration.sparsegpt()},
+)
 
 
 def _pruned(

@@ -1,7 +1,10 @@
 """Console output: a progress bar on a terminal, plain lines in a log file."""
 
 import contextlib
+import math
 import pathlib
+import time
+import types
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -25,7 +28,13 @@ _WIDE = 100
 
 @contextlib.contextmanager
 def progress(
-  console: Console, *, total: int, measure: Measure
+  console: Console,
+  *,
+  total: int,
+  measure: Measure,
+  completed: int = 0,
+  first: Mapping[str, str] = types.MappingProxyType({}),
+  interval_seconds: float = 0.0,
 ) -> Iterator[Reporter]:
   """Show the progress of a run.
 
@@ -33,23 +42,32 @@ def progress(
     console: where to print.
     total: steps in the run.
     measure: what is shown besides the loss.
+    completed: steps that an earlier process took.
+    first: formats of values to show before those of all runs, by name.
+    interval_seconds: the least time between two lines of a log file.
 
   Yields:
     The reporter for the loop.
   """
-  formats = _formats(measure)
+  formats = {**first, **_formats(measure)}
   # For log files and wide terminals.
   more = formats | {"inference_flops_ratio": "flops {:.1%}"}
   if not console.is_terminal:
-    yield Reporter(
-      message=lambda text: line(console, text),
-      progress=lambda step, row: _plain(console, step, total, row, more),
-    )
+    printed = -math.inf
+
+    def log(step: int, row: Mapping[str, Any]) -> None:
+      nonlocal printed
+      if time.monotonic() - printed >= interval_seconds or step == total:
+        printed = time.monotonic()
+        text = _values(row, more)
+        line(console, f"step {step}/{total}  {text}")
+
+    yield Reporter(message=lambda text: line(console, text), progress=log)
     return
   if console.width >= _WIDE:
     formats = more
   with _bar(console) as bar:
-    task = bar.add_task("", total=total, values="starting")
+    task = bar.add_task("", total=total, completed=completed, values="starting")
     latest: dict[str, Any] = {}
 
     def advance(step: int, row: Mapping[str, Any]) -> None:
@@ -100,16 +118,6 @@ def _formats(measure: Measure) -> dict[str, str]:
     f"test_{measure.name}": f"test {measure.text}",
     "sparsity": "sparsity {:.1%}",
   }
-
-
-def _plain(
-  console: Console,
-  step: int,
-  total: int,
-  row: Mapping[str, Any],
-  formats: Mapping[str, str],
-) -> None:
-  line(console, f"step {step}/{total}  {_values(row, formats)}")
 
 
 def _values(row: Mapping[str, Any], formats: Mapping[str, str]) -> str:

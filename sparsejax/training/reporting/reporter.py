@@ -1,7 +1,7 @@
 """The interface between the loop and the console."""
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Reporter(NamedTuple):
@@ -13,4 +13,4 @@ class Reporter(NamedTuple):
   """
 
   message: Callable[[str], None]
-  progress: Callable[[int, Mapping[str, float]], None]
+  progress: Callable[[int, Mapping[str, Any]], None]
