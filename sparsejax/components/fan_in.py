@@ -26,6 +26,7 @@ from jaxtyping import Array, Bool, Int, Shaped
 from sparsejax.components.counts import INT32_MAX
 
 _BLOCK = 128
+_EXTRA_LANE = 32
 
 UNROLL = 4
 """The number of slots is a multiple of this."""
@@ -34,7 +35,7 @@ UNROLL = 4
 @functools.partial(
   jax.tree_util.register_dataclass,
   data_fields=("indices", "counts", "owners"),
-  meta_fields=("inputs", "outputs"),
+  meta_fields=("inputs", "outputs", "all_used"),
 )
 @dataclasses.dataclass(frozen=True)
 class Lanes:
@@ -48,6 +49,7 @@ class Lanes:
       unused ones come last.
     inputs: K.
     outputs: N.
+    all_used: whether every extra lane is known to be in use.
   """
 
   indices: Any  # In a tree map, no arrays.
@@ -55,6 +57,7 @@ class Lanes:
   owners: Any
   inputs: int
   outputs: int
+  all_used: bool = False
 
   @property
   def filled(self) -> Bool[Array, "slots lanes"]:
@@ -200,7 +203,8 @@ def slots_for(mask: np.ndarray) -> int:
   """Returns the slots per lane that make the product of a mask fastest.
 
   A slot costs the same whether it is filled or not, and an extra lane costs
-  another slot to add it to its output. For masks that stay as they are.
+  about as much as `_EXTRA_LANE` slots to add it to its output. For masks that
+  stay as they are.
 
   Args:
     mask: bool[K, N], on the host.
@@ -211,7 +215,7 @@ def slots_for(mask: np.ndarray) -> int:
 
   def cost(slots: int) -> int:
     extra = int((np.maximum(fan_in - 1, 0) // slots).sum())
-    return slots * (len(fan_in) + extra) + extra
+    return slots * (len(fan_in) + extra) + _EXTRA_LANE * extra
 
   return min(choices, key=cost, default=UNROLL)
 
@@ -231,6 +235,7 @@ def trimmed(fan_in: FanIn) -> FanIn:
       lanes.owners[:used],
       lanes.inputs,
       lanes.outputs,
+      all_used=True,
     ),
     fan_in.most,
   )

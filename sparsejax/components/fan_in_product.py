@@ -63,6 +63,9 @@ product.defvjp(_forward, _backward)
 def _product(values, lanes: Lanes, x):
   """The first lane of every output, then the extra lanes that are used."""
   outputs, extra = lanes.outputs, len(lanes.owners)
+  if lanes.all_used and extra:
+    rows = _sum_of_rows(values, lanes.indices, x)
+    return rows[:outputs].at[lanes.owners].add(rows[outputs:])
   first = _sum_of_rows(values[:, :outputs], lanes.indices[:, :outputs], x)
   if not extra:
     return first
