@@ -62,7 +62,7 @@ def products(sizes: tuple[int, ...], rounds: int) -> list[dict[str, Any]]:
       rng = np.random.default_rng(0)
       x = jnp.asarray(rng.normal(size=(batch, size)), jnp.float32)
       kernel = jnp.asarray(rng.normal(size=(size, size)), jnp.float32)
-      calls = {"dense": lambda x=x, w=kernel: dense(x, w)}
+      calls: dict[str, Any] = {"dense": lambda x=x, w=kernel: dense(x, w)}
       for sparsity in SPARSITIES:
         mask = rng.random((size, size)) >= sparsity
         lanes = fan_in.trimmed(
@@ -91,7 +91,7 @@ def networks(hidden: tuple[int, ...], rounds: int) -> list[dict[str, Any]]:
   """Returns one row per batch: SET's network, dense and sparse."""
   model = models.set_mlp(10, hidden=hidden)
 
-  def apply(params: Any, x: jax.Array) -> jax.Array:
+  def apply(params: Any, x: jax.Array) -> Any:
     return model.apply({"params": params}, x, train=False)
 
   example = jnp.zeros((1, 32, 32, 3))
@@ -106,7 +106,10 @@ def networks(hidden: tuple[int, ...], rounds: int) -> list[dict[str, Any]]:
     overrides={"output/*": "dense"},
   )
   state = tx.init(params)
-  params, masks = sparsejax.apply_masks(params, state), state.masks
+  params, masks = (
+    sparsejax.apply_masks(params, state),
+    sparsejax.get_masks(state),
+  )
   table, dense = [], jax.jit(apply)
   for batch in (1, 32, 100):
     x = jax.random.normal(jax.random.key(1), (batch, 32, 32, 3))

@@ -74,11 +74,11 @@ def _product(values, lanes: Lanes, x):
   def add(i, total):
     start = jnp.minimum(i * chunk, extra - chunk)
     owners = _fresh_owners(lanes, i, start, chunk)
-    few = (
+    few, where = (
       lax.dynamic_slice_in_dim(a, outputs + start, chunk, 1)
       for a in (values, lanes.indices)
     )
-    return total.at[owners].add(_sum_of_rows(*few, x), mode="drop")
+    return total.at[owners].add(_sum_of_rows(few, where, x), mode="drop")
 
   return lax.fori_loop(0, _used_chunks(lanes, chunk), add, first)
 

@@ -257,7 +257,8 @@ def _axes(eqn: core.JaxprEqn, known: dict[Any, _Constant]) -> _Axes | None:
   ]
   if any(batch) or len(kernels) != 1:
     return None
-  if any(x.aval.dtype != jnp.float32 for x in (*eqn.invars, *eqn.outvars)):
+  atoms: list[Any] = [*eqn.invars, *eqn.outvars]
+  if any(x.aval.dtype != jnp.float32 for x in atoms):
     return None
   (kernel,) = kernels
   ours, others = contracted[kernel], contracted[1 - kernel]

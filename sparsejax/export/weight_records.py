@@ -60,14 +60,14 @@ class LeafRecord(NamedTuple):
     name: like `block/kernel`.
     dtype: one of `DTYPES`.
     shape: of the leaf.
-    count: active weights; None for a dense leaf.
+    active: number of active weights; None for a dense leaf.
     checksums: CRC-32 of the bytes of each of its tensors.
   """
 
   name: str
   dtype: str
   shape: tuple[int, ...]
-  count: int | None
+  active: int | None
   checksums: list[int]
 
   @property
@@ -78,15 +78,15 @@ class LeafRecord(NamedTuple):
   @property
   def nbytes(self) -> int:
     """Bytes of the array, and of the mask of a sparse leaf."""
-    weight = DTYPES[self.dtype].itemsize + (self.count is not None)
+    weight = DTYPES[self.dtype].itemsize + (self.active is not None)
     return self.size * weight
 
   def part_dtypes(self) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Returns dtype and shape of each tensor by its part of the name."""
-    if self.count is None:
+    if self.active is None:
       return {"": (self.dtype, self.shape)}
     return {
-      "values": (self.dtype, (self.count,)),
+      "values": (self.dtype, (self.active,)),
       "bitmask": ("uint8", (-(-self.size // 8),)),
     }
 
@@ -118,7 +118,8 @@ def bits(array: np.ndarray) -> np.ndarray:
 
 def checksum(data: Any) -> int:
   """Returns the CRC-32 of the bytes of an array."""
-  return zlib.crc32(np.ascontiguousarray(data).reshape(-1).view(np.uint8))
+  flat: Any = np.ascontiguousarray(data).reshape(-1).view(np.uint8)
+  return zlib.crc32(flat)
 
 
 def tensor_name(leaf: str, part: str, compressed: bool) -> str:
@@ -312,7 +313,8 @@ def _built(node: Any, leaves: Sequence[Any], used: list[int]) -> Any:
   if isinstance(node, int) and not isinstance(node, bool) and node >= 0:
     used.append(node)
     return leaves[node]
-  ((kind, children),) = node.items() if isinstance(node, dict) else ((0, 0),)
+  found: Any = node.items() if isinstance(node, dict) else ((0, 0),)
+  ((kind, children),) = found
   if kind == "dict":
     return {key: _built(x, leaves, used) for key, x in children.items()}
   if kind in ("list", "tuple") and isinstance(children, list):

@@ -142,7 +142,7 @@ def save(
         name=name,
         dtype=array.dtype.name,
         shape=array.shape,
-        count=None if active is None else int(active.sum()),
+        active=None if active is None else int(active.sum()),
         checksums=[records.checksum(data) for data in stored.values()],
       )
     )
@@ -343,15 +343,15 @@ def _decoded(
     for part in leaf.part_dtypes()
   }
   dtype = records.DTYPES[leaf.dtype]
-  if leaf.count is None:
+  if leaf.active is None:
     array = np.frombuffer(parts[""], dtype).reshape(leaf.shape)
     return array.copy(), None
   packed = np.frombuffer(parts["bitmask"], np.uint8)
   active = np.unpackbits(packed, bitorder="little").view(bool)
-  if active[leaf.size :].any() or int(active.sum()) != leaf.count:
+  if active[leaf.size :].any() or int(active.sum()) != leaf.active:
     raise WeightsError(
       f"the bitmask of {leaf.name!r} has {int(active.sum())} active weights,"
-      f" but there are {leaf.count} values"
+      f" but there are {leaf.active} values"
     )
   active = active[: leaf.size]
   array = np.zeros(leaf.size, dtype)
