@@ -9,7 +9,7 @@ Datasets, or `text_folder` with `--config.data.path=DIR`) and
 
     size=              1m, 10m, 30m, 85m, 300m, 1b, 3b, 8b
     context=           bytes that the model reads at once (128)
-    steps=             of the run (512)
+    steps=             of the run (384)
     batch_size=        windows per step (16)
     learning_rate=     peak, after a warmup of a tenth of the steps
     dtype=             float32, or bfloat16 for the computation
@@ -37,7 +37,7 @@ from sparsejax.data import stdlib_digest
 from sparsejax.training.config import keys, options, sections
 
 _DATA = ("stdlib", "tiny_shakespeare", "text_folder")
-_TEST_WINDOWS = 512
+_TEST_WINDOWS = 256
 # They start from the weights of another run.
 _OF_ANOTHER_RUN = ("release", "retrain", "wanda", "ria", "sparsegpt")
 # Methods that follow a validation metric hold out files for it.
@@ -63,7 +63,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
       "batch_size": batch_size,
       "dispatch_steps": 5 if runlocal else 32,
       "log_every_steps": 1 if runlocal else 16,
-      "eval_every_epochs": epochs / (2 if runlocal else 8),
+      "eval_every_epochs": epochs / (2 if runlocal else 4),
       "checkpoint_every_epochs": epochs / (2 if runlocal else 4),
       "forbid_warnings": False,
       "label_smoothing": 0.0,
@@ -105,7 +105,7 @@ def _parse(arg: str | None) -> dict[str, Any]:
       "data": "stdlib",
       "size": "1m",
       "context": 128,
-      "steps": 512,
+      "steps": 384,
       "batch_size": 16,
       "learning_rate": 3e-3,
       "dtype": "float32",

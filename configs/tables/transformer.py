@@ -2,7 +2,7 @@
 
     python -m sparsejax.study.reproduce transformer --seeds=3
 
-The rows train `configs/lm.py`, 512 steps of 16 windows of 128 bytes. All
+The rows train `configs/lm.py`, 384 steps of 16 windows of 128 bytes. All
 matrices are equally sparse; those of 2:4 have two weights of every four along
 the inputs. Wanda and SparseGPT prune the dense run of the same seed, and
 fine-tune it for 64 steps at a tenth of the learning rate.

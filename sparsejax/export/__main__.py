@@ -2,6 +2,9 @@
 
   RUN                     workdir of a finished run
   --to=TARGET,...         what to write (default: shrink,program)
+                            weights  safetensors with the active values and a
+                                     bit per weight, and a dense one; needs the
+                                     extra `export`
                             shrink   the smaller parameters, shrunk.npz
                             program  program.bin, which jax.export loads without
                                      Flax and without sparsejax, for any batch

@@ -40,6 +40,7 @@ class Export(NamedTuple):
   Attributes:
     masked: the network as it was trained.
     small: the same without dead channels.
+    masks: masks of its collection `params`.
     example: inputs of one example.
     model: the Flax module.
     config: the resolved config of the run.
@@ -48,6 +49,7 @@ class Export(NamedTuple):
 
   masked: Network
   small: Network
+  masks: Any
   example: Any
   model: Any
   config: Mapping[str, Any]
@@ -82,7 +84,9 @@ def run(argv: list[str]) -> int:
   masked = Network(apply, source.variables)
   found = shrink.shrink(apply, source.variables, None, example)
   small = Network(found.apply, found.params)
-  export = Export(masked, small, example, model, experiment.config, folder)
+  export = Export(
+    masked, small, source.masks, example, model, experiment.config, folder
+  )
   files = {name: write(export) for name, write in targets.items()}
   networks = {"dense XLA": masked, "ours, XLA": small}
   calls = {name: _compiled(network) for name, network in networks.items()}
@@ -177,6 +181,15 @@ def _write_onnx(export: Export) -> list[pathlib.Path]:
   return paths
 
 
+def _write_weights(export: Export) -> list[pathlib.Path]:
+  """Writes the values of active weights, and the plain arrays."""
+  from sparsejax.export import weights  # Needs the extra `export`.
+
+  params = export.masked.variables["params"]
+  written = weights.write(export.folder, params, export.masks)
+  return [written.sparse, written.dense]
+
+
 def _write_llama(export: Export) -> list[pathlib.Path]:
   """Writes a decoder-only transformer for Llama's loaders.
 
@@ -214,6 +227,7 @@ def _onnxruntime(export: Export) -> dict[str, Callable[[Any], Any]]:
 
 
 TARGETS: Mapping[str, Callable[[Export], list[pathlib.Path]]] = {
+  "weights": _write_weights,
   "shrink": _write_shrunk,
   "program": _write_program,
   "onnx": _write_onnx,

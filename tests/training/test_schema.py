@@ -5,6 +5,7 @@ import inspect
 import pytest
 from ml_collections import ConfigDict
 
+import sparsejax
 from sparsejax import command_line
 from sparsejax.training.config import schema, sections
 
@@ -196,3 +197,23 @@ def test_a_learning_rate_follows_that_of_the_weights():
     values = {"name": "factory", "score_learning_rate": given}
     found = schema.call(kind, "config.food", values, {"learning_rate": 0.1})
     assert found == expected
+
+
+def test_a_nested_section_holds_the_arguments_of_its_factory():
+  method = sections.KINDS["method"]
+  given = {"sparsity": 0.5, "end_step": 4, "every_steps": 2}
+
+  def filled(**more):
+    return ConfigDict(schema.section(method, "gmp", given | more)).to_dict()
+
+  plain = filled()
+  assert plain["granularity"] == {"name": "weights"}
+  named = filled(granularity="blocks")
+  assert named["granularity"] == {"name": "blocks", "height": 16, "width": 16}
+  named["granularity"]["height"] = 4
+  found = schema.call(method, "config.method", named, {})
+  assert found.granularity is sparsejax.blocks(height=4, width=16)
+  assert schema.call(method, "config.method", plain, {}) is not None
+  named["granularity"] = {"name": "bricks"}
+  with pytest.raises(command_line.InputError, match="granularity.name"):
+    schema.call(method, "config.method", named, {})
