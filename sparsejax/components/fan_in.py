@@ -26,7 +26,7 @@ from jaxtyping import Array, Bool, Int, Shaped
 from sparsejax.components.counts import INT32_MAX
 
 _BLOCK = 128
-_EXTRA_LANE = 32
+_EXTRA_LANE = 200
 
 UNROLL = 4
 """The number of slots is a multiple of this."""
