@@ -52,7 +52,7 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
 
 
 def options(doc: str | None, argv: Sequence[str] | None = None) -> Options:
-  """Parse the command line of a benchmark without options of its own.
+  """Parse the command line of a benchmark that adds no options.
 
   Args:
     doc: the script's docstring, which `--help` prints.

@@ -22,9 +22,9 @@ in any order:
 
 Filters have the paper's sparsities of 0, 0.1, 0.5 and 0.7; their rates are not
 said there, ours are 0.1, 0.3, 0.5 and 0.7. As in the paper's code, each filter
-is pruned by itself, whatever other layers write to its channel, biases and
-normalization stay, and counts are rounded down; unlike there, the classifier
-stays dense.
+is pruned by itself, no matter which other layers write to its channel, biases
+and normalization stay, and counts are rounded down; unlike there, the
+classifier stays dense.
 
 `runlocal` ends within a minute: two moments, two rates, a small network.
 """

@@ -1,6 +1,6 @@
 """Writes the figures of the site: `python docs/figures.py`.
 
-Each is a piece of HTML with inline SVG and without colors of its own, which the
+Each is a piece of HTML with inline SVG and without colors, which the
 pages include and `_static/site.css` colors, in light and dark. Charts show what
 `benchmarks/results/digits.json` recorded or what the schedules compute.
 """

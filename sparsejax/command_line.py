@@ -105,7 +105,7 @@ class Progress:
 
 
 def time_left(done: int | float, total: int | float, seconds: float) -> str:
-  """Returns how long the rest takes if it goes on as until now.
+  """Returns how long the rest takes at the same speed.
 
   Args:
     done: how much is done.

@@ -266,7 +266,7 @@ def _conv(graph: Graph, eqn: core.JaxprEqn, image: Value, kernel: Value):
     graph.mark(channels, WRITER)
     graph.mark(kernel.axes[contracted], READER)
   elif groups == jaxprs.shape(eqn.invars[0])[features]:
-    # Depthwise: each channel has filters of its own.
+    # Depthwise: each channel has its own filters.
     own = image.axes[features]
     times = jaxprs.shape(eqn.invars[1])[out] // groups
     graph.freeze([kernel.axes[contracted]], "a depthwise kernel")

@@ -15,7 +15,7 @@ def multiplied(
 ) -> PyTree:
   """Returns the leaves that are multiplied with data, for `select=`.
 
-  Those are the matrices of products and convolutions, whatever their names are.
+  Those are the matrices of products and convolutions, under any name.
   Biases, scales, norms and position information are added or scale elements, an
   example selects rows of embeddings, also of one that is the output layer as
   well: they stay dense.

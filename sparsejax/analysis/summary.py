@@ -323,7 +323,7 @@ def _warnings(
     texts.append(
       f"{requested} {what} were requested, {active} are active. A method that"
       " does not prune keeps the count of the masks it starts from: give a new"
-      " method masks of its own (docs/troubleshooting.md)"
+      " method its own masks (docs/troubleshooting.md)"
     )
   return texts
 

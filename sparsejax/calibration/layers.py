@@ -22,7 +22,7 @@ class Tapped(NamedTuple):
 
   Attributes:
     layout: the sparse leaves. Each slice of a leaf that a `scan` slices is a
-      layer of its own.
+      separate layer.
     taps: in the order in which the program first reads them.
     layer_of: by key of a tap, int[S, B]: the layer of each matrix.
   """

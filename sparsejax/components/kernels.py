@@ -35,7 +35,7 @@ _LAST_WORDS: Mapping[str, str] = dict.fromkeys(
   ("pos", "position", "positions", "positional", "encoding", "wpe"),
   "a position",
 )
-# A name that ends in one of these is a matrix, whatever the rest says.
+# A name that ends in one of these is a matrix, even if the rest says otherwise.
 _KERNEL_WORDS = ("kernel", "proj", "projection", "dense", "linear", "conv")
 # Names that say nothing; the module's name does.
 _SILENT = ("weight", "weights", "param", "value")

@@ -1,4 +1,4 @@
-"""Which channels of a network contribute nothing, whatever its inputs are.
+"""Which channels of a network contribute nothing for any input.
 
 A channel is consumed where it is contracted: multiplied by a kernel, or by
 another activation, and summed. It contributes nothing if at each of these

@@ -1,4 +1,4 @@
-"""ONNX files, for onnxruntime and whatever else reads them.
+"""ONNX files, for onnxruntime and other readers.
 
 The converter is ours: `jax2onnx` 0.17 writes invalid files for residual
 networks with projections. What it cannot write, it refuses, and every file is

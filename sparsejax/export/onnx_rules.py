@@ -450,7 +450,7 @@ def _slices(
   """
   numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
   if numbers.operand_batching_dims:
-    raise UnsupportedError("`gather` has an index of its own for each example")
+    raise UnsupportedError("`gather` has another index for each example")
   rank = len(jaxprs.shape(eqn.outvars[0]))
   free = [axis for axis in range(rank) if axis not in numbers.offset_dims]
   collapsed = numbers.collapsed_slice_dims

@@ -8,8 +8,8 @@ it:
     network = export.deserialize(open("program.bin", "rb").read())
     logits = network.call(images)
 
-With the weights beside it, the first argument is a dict of arrays by the names
-of their leaves, as in a safetensors file.
+With weights in their own file, the first argument is a dict of arrays by the
+names of their leaves, as in a safetensors file.
 """
 
 import hashlib

@@ -69,9 +69,9 @@ def begin(
 
 
 def _given(
-  method: Method, layout: Layout, masks: Sequence[Array]
+  method: Method, layout: Layout, masks: Sequence[Any]
 ) -> FirstMasks:
-  """Returns the first masks from given ones, of weights."""
+  """Returns the first masks from given ones, of weights: any bool arrays."""
   first = [jnp.array(mask, bool) for mask in masks]
   found = method.units(layout)
   if found is None:

@@ -1,4 +1,4 @@
-"""What a forward pass does with a leaf decides, whatever its name is."""
+"""What a forward pass does with a leaf decides, under any name."""
 
 import flax.linen as nn
 import jax

@@ -155,7 +155,7 @@ def _result_lines(
   target = summary["target_sparsity"]
   yield "requested sparsity", "none" if target is None else f"{target:.4%}"
   yield "achieved sparsity", f"{summary['sparsity']:.4%}"
-  if summary["units"]:
+  if summary.get("units"):  # Older summaries have none.
     yield "active units", _active(summary)
     yield "active weights", f"{summary['active']:,}"
   else:
@@ -177,9 +177,11 @@ def _active(summary: Mapping[str, Any]) -> str:
   differ where the schedule has not reached the target.
   """
   target, requested = summary["target_sparsity"], summary["requested"]
-  text = f"{summary['active_units']:,} ({requested:,} requested"
-  if target is not None and summary["total_units"]:
-    final = counts.requested_count(summary["total_units"], target)
+  active = summary.get("active_units", summary["active"])
+  total = summary.get("total_units", summary["total"])
+  text = f"{active:,} ({requested:,} requested"
+  if target is not None and total:
+    final = counts.requested_count(total, target)
     if final != requested:
       text += f" so far, {final:,} at the end of the schedule"
   return f"{text})"

@@ -1,4 +1,4 @@
-"""Layers that lose their last weight, told when it happens."""
+"""Layers that lose their last weight, named when it happens."""
 
 from collections.abc import Iterator, Sequence
 
