@@ -210,11 +210,20 @@ READERS |= dict.fromkeys(
 )
 
 
+# Figures print no numbers, and a table of ours has none before it is trained.
+PRINTED = [
+  name
+  for name in tables.NAMES
+  if tables.table(name).plot is None
+  and any(row.published for row in tables.table(name).rows)
+]
+
+
 def test_every_table_is_transcribed():
-  assert BLOCKS.keys() == set(tables.NAMES) == READERS.keys()
+  assert BLOCKS.keys() == set(PRINTED) == READERS.keys()
 
 
-@pytest.mark.parametrize("name", tables.NAMES)
+@pytest.mark.parametrize("name", PRINTED)
 def test_a_table_holds_the_figures_of_the_paper(name):
   printed = list(READERS[name](name))
   rows = tables.table(name).rows
