@@ -74,7 +74,7 @@ def refused(capsys, folder: pathlib.Path, text: str, *arguments) -> str:
     (
       _HEAD + "  values['model']['hidden'] = (10**9, 10**9)\n"
       "  return ConfigDict(values)",
-      "`config.model` has 1000000076000000010 parameters, but the counts",
+      "`config.model` has 64000000000 weights in Dense_0/kernel, but counts",
     ),
   ],
 )
@@ -278,7 +278,10 @@ def test_values(capsys, tmp_path, key, value, message):
     ("keep_steps=(1.5,)", f"`config.keep_steps` {_INTS} [1.5]"),
     ("model.hidden=abc", f"`config.model.hidden` {_INTS} ['abc']"),
     ("model.hidden=(1.5,)", f"`config.model.hidden` {_INTS} [1.5]"),
-    ("model.hidden=(1000000000,1000000000)", "parameters, but the counts"),
+    (
+      "model.hidden=(1000000000,1000000000)",
+      "weights in Dense_0/kernel, but counts",
+    ),
     ("optimizer.drop_at=('a',)", f"`config.optimizer.drop_at` {_FLOATS} ['a']"),
     ("seed=True", f"`config.seed` {_INT} 'True'"),
     (f"seed={2**70}", f"`config.seed` {_RANGE}"),

@@ -204,8 +204,9 @@ def test_summary_has_the_mask_updates_of_the_whole_run(whole):
   _, outcome, _ = whole
   found = results.summarize(experiment(), outcome)
   assert found["mask_updates"] == 66 // 6
-  # Every dispatch has some, but their numbers differ.
-  assert found["mask_update_seconds"] >= 0
+  # None where other load hides what they take.
+  seconds = found["mask_update_seconds"]
+  assert seconds is None or seconds >= 0
 
 
 @pytest.mark.parametrize("dispatches", [1, 3, 4])
@@ -315,10 +316,11 @@ def test_console_has_the_time_of_mask_updates(tmp_path, capsys):
   assert train.main([*FALLING, *changes]) == 0
   summary = records.read_summary(tmp_path)
   assert summary["mask_updates"] == 2
-  assert 0 <= summary["mask_update_seconds"] < summary["train_seconds"]
+  seconds = summary["mask_update_seconds"]
+  assert seconds is None or 0 <= seconds < summary["train_seconds"]
   out = capsys.readouterr().out
   assert re.search(
-    r"mask updates {8}2, \S+ s each, \S+% of the training time\n", out
+    r"mask updates {8}2(, \S+ s each, \S+% of the training time)?\n", out
   )
 
 
