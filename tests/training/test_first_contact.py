@@ -103,10 +103,10 @@ def test_the_last_weight_of_a_layer_is_missed_at_once(tmp_path):
     "--config.method.every_steps=1",
   )
   lines = ended.stdout.splitlines()
-  told = [i for i, x in enumerate(lines) if "left no active weight in" in x]
+  named = [i for i, x in enumerate(lines) if "left no active weight in" in x]
   result = next(i for i, x in enumerate(lines) if "test accuracy" in x)
-  assert told and told[0] < result
-  assert "warning: the mask update of step 2 left" in lines[told[0]]
+  assert named and named[0] < result
+  assert "warning: the mask update of step 2 left" in lines[named[0]]
 
 
 @pytest.mark.parametrize(
