@@ -63,9 +63,7 @@ def batch_gradient(
     lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch
   )
   shapes, _ = jax.eval_shape(
-    lambda part: _gradient(
-      setup, state.params, state.model_state, part, dropout_key
-    ),
+    lambda part: _gradient(setup, state, state.model_state, part, dropout_key),
     jax.tree.map(lambda x: x[0], microbatches),
   )
   zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)

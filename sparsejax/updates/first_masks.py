@@ -68,9 +68,7 @@ def begin(
   return FirstMasks(first, found, counts)
 
 
-def _given(
-  method: Method, layout: Layout, masks: Sequence[Any]
-) -> FirstMasks:
+def _given(method: Method, layout: Layout, masks: Sequence[Any]) -> FirstMasks:
   """Returns the first masks from given ones, of weights: any bool arrays."""
   first = [jnp.array(mask, bool) for mask in masks]
   found = method.units(layout)

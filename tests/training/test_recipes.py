@@ -179,7 +179,7 @@ def test_classes_are_balanced_in_each_half():
     setup=chosen.setup,
     weights=None,
     examples=functools.partial(
-      initial_state._examples, chosen.dataset, jax.random.key(1)
+      initial_state.examples, chosen.dataset, jax.random.key(1)
     ),
     train_examples=train.examples,
     example=train.example,
@@ -353,7 +353,7 @@ def test_width_narrows_every_model():
 
 def test_examples_for_scoring_are_shuffled_batches():
   chosen = small("snip")
-  examples = initial_state._examples(chosen.dataset, jax.random.key(0), 1000)
+  examples = initial_state.examples(chosen.dataset, jax.random.key(0), 1000)
   first, second = next(examples), next(examples)
   assert isinstance(first, Split)
   assert first.images.shape == (1000, 8, 8, 1)
