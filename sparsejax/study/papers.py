@@ -108,9 +108,9 @@ def across(*options: Sequence[str]) -> tuple[Cell, ...]:
     One cell per combination; the last alternative changes fastest.
 
   Examples:
-    >>> across(("vgg19,cifar10",), ("sparsity=0.9", "sparsity=0.98"))[1]
-    Cell(name='vgg19/cifar10/0.98', options='vgg19,cifar10,sparsity=0.98',
-         seek=None)
+    >>> cell = across(("vgg19,cifar10",), ("sparsity=0.9", "sparsity=0.98"))[1]
+    >>> cell.name, cell.options
+    ('vgg19/cifar10/0.98', 'vgg19,cifar10,sparsity=0.98')
   """
   found = []
   for chosen in itertools.product(*options):

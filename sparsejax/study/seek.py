@@ -86,7 +86,7 @@ def trials(
   Examples:
     >>> search = Search(target=0.9, tolerance=0.01, most_runs=9)
     >>> [t.value for t in trials(search, lambda v: v / (1 + v), 4.0)]
-    [4.0, 8.0, 16.0, 11.3137, 9.51366]
+    [4.0, 8.0, 16.0, 11.3137, 9.51365]
   """
   low, high = 0.0, math.inf
   value = first
