@@ -116,7 +116,7 @@ def time_left(done: int | float, total: int | float, seconds: float) -> str:
     Text to append, "" before anything is done.
 
   Examples:
-    >>> time_left(1, 4, 40), time_left(3, 4, 5400), time_left(0, 4, 1)
+    >>> time_left(1, 4, 40.0), time_left(3, 4, 5400.0), time_left(0, 4, 1.0)
     (', about 2 min left', ', about 30 min left', '')
   """
   if done <= 0:
