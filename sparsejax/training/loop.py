@@ -77,6 +77,7 @@ def run(
   clock: timing.Clock | None = None,
   keep_checkpoints: bool = False,
   compile: Callable[..., programs.Programs] = programs.compile,
+  started: Callable[[], None] = lambda: None,
 ) -> outcomes.Outcome:
   """Train until the last step, a request to stop, or a non-finite loss.
 
@@ -91,6 +92,8 @@ def run(
       by default the newest two and the best.
     compile: `programs.compile`, or a function that returns what it compiled for
       a run with the same programs.
+    started: called as soon as the state is there, restored or new; a start that
+      is refused has changed nothing in the workdir before.
 
   Returns:
     How the run ended. Metrics and checkpoints are in the workdir.
@@ -120,6 +123,7 @@ def run(
     start = _restore(abstract, saved, reporter, clock)
     if start is None:
       start = _create(experiment, workdir, mesh, clock)
+    started()
     stop.check()
     writer = None
     if processes.is_first():

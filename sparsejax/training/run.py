@@ -104,8 +104,7 @@ def _run_together(
   with _workdir(parsed, experiment, console) as (workdir, lock):
     summary = records.read_summary(workdir)
     if summary is None:
-      _record_environment(workdir, parsed)
-      return _train(console, experiment, workdir, stop, lock, clock)
+      return _train(parsed, console, experiment, workdir, stop, lock, clock)
     reporting.line(console, f"{workdir} is finished; nothing was changed.")
     _report(workdir)
     reporting.result(console, summary, workdir)
@@ -113,6 +112,7 @@ def _run_together(
 
 
 def _train(
+  parsed: command.Command,
   console: reporting.Console,
   experiment: Experiment,
   workdir: pathlib.Path,
@@ -134,6 +134,7 @@ def _train(
         reporter=reporter,
         lock=lock,
         clock=clock,
+        started=lambda: _record_environment(workdir, parsed),
       )
     except preemption.Stopped as stopped:
       if processes.is_first():
