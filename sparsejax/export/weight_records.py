@@ -324,9 +324,9 @@ def _built(node: Any, leaves: Sequence[Any], used: list[int]) -> Any:
 
 
 def _leaf(
-  name: Any, dtype: Any, shape: Any, count: Any, checksums: Any
+  name: Any, dtype: Any, shape: Any, active: Any, checksums: Any
 ) -> LeafRecord:
-  sizes = [*shape, *checksums, *([] if count is None else [count])]
+  sizes = [*shape, *checksums, *([] if active is None else [active])]
   whole = all(type(size) is int and 0 <= size < 2**62 for size in sizes)
   if not (
     whole
@@ -334,10 +334,10 @@ def _leaf(
     and dtype in DTYPES
     and len(shape) <= _MAX_DIMS
     and math.prod(max(size, 1) for size in shape) < 2**62
-    and (count is None or count <= math.prod(shape))
+    and (active is None or active <= math.prod(shape))
   ):
     raise ValueError
-  return LeafRecord(name, dtype, tuple(shape), count, list(checksums))
+  return LeafRecord(name, dtype, tuple(shape), active, list(checksums))
 
 
 def _check_tensor(
