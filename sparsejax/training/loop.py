@@ -50,21 +50,41 @@ class _Run(NamedTuple):
 
 
 class _Start(NamedTuple):
-  """The first state of this process, restored or new."""
+  """The first state of this process, restored or new.
+
+  If a signal interrupted an evaluation, the steps before it are to be finished.
+  """
 
   state: TrainState
   resumed_from_step: int | None
   seconds: float
+  unfinished: "_Dispatched | None" = None
+
+  @property
+  def written(self) -> int:
+    """The last step whose row was written."""
+    step = self.resumed_from_step or 0
+    return step if self.unfinished is None else step - 1
 
 
 class _Dispatched(NamedTuple):
-  """A dispatch that has finished."""
+  """A dispatch that has finished.
+
+  Attributes:
+    state: after its last step.
+    step: completed steps.
+    rows: of its steps.
+    timing: of its steps.
+    warnings: about them.
+    updated: whether metric and masks were updated after its last step.
+  """
 
   state: TrainState
   step: int
   rows: list[dict[str, Any]]
   timing: timing.Dispatch
   warnings: tuple[str, ...]
+  updated: bool = False
 
 
 def run(
@@ -130,7 +150,7 @@ def run(
       writer = stack.enter_context(
         metrics.Writer(
           workdir,
-          start=start.resumed_from_step or 0,
+          start=start.written,
           log_every=experiment.steps.log_every,
         )
       )
@@ -165,7 +185,7 @@ def run(
       compile_seconds=seconds,
       clock=clock,
     )
-    outcome = _train(this, start.state)
+    outcome = _train(this, start)
     if outcome.status == outcomes.DONE:
       outcome = outcome._replace(selected=_select(this, outcome, abstract))
     return outcome._replace(seconds=clock.row())
@@ -204,7 +224,17 @@ def _restore(
   for line in restored.skipped:
     reporter.message(f"warning: {line}")
   reporter.message(f"Resuming from step {restored.step}.")
-  return _Start(restored.state, restored.step, 0.0)
+  unfinished = None
+  if restored.unfinished is not None:
+    unfinished = _Dispatched(
+      state=restored.state,
+      step=restored.step,
+      rows=[restored.unfinished["row"]],
+      timing=timing.Dispatch(*restored.unfinished["timing"]),
+      warnings=(),
+      updated=restored.unfinished["updated"],
+    )
+  return _Start(restored.state, restored.step, 0.0, unfinished)
 
 
 def _create(
@@ -221,7 +251,7 @@ def _create(
   return _Start(state, None, time.perf_counter() - started)
 
 
-def _train(run: _Run, state: TrainState) -> outcomes.Outcome:
+def _train(run: _Run, start: _Start) -> outcomes.Outcome:
   """Runs the loop.
 
   A dispatch begins with a mask update if the method updates masks between two
@@ -239,14 +269,22 @@ def _train(run: _Run, state: TrainState) -> outcomes.Outcome:
   7. Save a checkpoint, if due or if the run has to stop.
   8. Report progress, at multiples of `dispatch_steps` and at the end.
   9. Stop if a signal requested it.
+
+  A signal interrupts an evaluation, of 3, 4 or 7, between two batches. The
+  checkpoint then holds the last row, and a resume begins with that evaluation.
   """
   steps = run.experiment.steps
-  step, last_saved = run.resumed_from_step or 0, run.resumed_from_step
+  state, step = start.state, start.resumed_from_step or 0
+  last_saved, unfinished = start.resumed_from_step, start.unfinished
   timings: list[timing.Dispatch] = []
-  while step < steps.total:
-    first = step
-    with run.clock.phase("step"):
-      state, step, rows, timed, warnings = _dispatch(run, state, first)
+  while step < steps.total or unfinished is not None:
+    if unfinished is None:
+      with run.clock.phase("step"):
+        done = _dispatch(run, state, step)
+    else:
+      done, unfinished = unfinished, None
+    state, step, rows, timed, warnings, updated = done
+    first = step - timed.steps
     timings.append(timed)
     for warning in warnings:
       run.reporter.message(f"warning: {warning}")
@@ -257,38 +295,64 @@ def _train(run: _Run, state: TrainState) -> outcomes.Outcome:
       _write(run, rows, end=bad)
       message = outcomes.not_finite_message(bad, first, step, last_saved)
       return _outcome(run, outcomes.NOT_FINITE, state, step, timings, message)
-    with run.clock.phase("evaluate"):
-      state = _update_metric(run, state, step)
     last = step == steps.total
-    if last:
-      state = _update_masks(run, state)
-      rows[-1] |= _recounted(run, state, step)
     evaluation: dict[str, float] = {}
-    if last or _due(steps.eval_every, first, step):
-      evaluation = _evaluate(run, state)
-      speed = {"steps_per_second": timed.steps / timed.seconds}
-      rows[-1] |= evaluation | speed
+    try:
+      if not updated:
+        with run.clock.phase("evaluate"):
+          state = _update_metric(run, state, step)
+        if last:
+          state = _update_masks(run, state)
+          rows[-1] |= _recounted(run, state, step)
+        updated = True
+      if last or _due(steps.eval_every, first, step):
+        evaluation = _evaluate(run, state)
+        speed = {"steps_per_second": timed.steps / timed.seconds}
+        rows[-1] |= evaluation | speed
+      checkpoint_due = last or _due(steps.checkpoint_every, first, step)
+      recorded: dict[str, float] = {}
+      if checkpoint_due:
+        recorded = evaluation or _evaluate(run, state)
+        recorded = recorded | {best.ACTIVE: rows[-1]["active"]}
+    except preemption.Stopped:
+      done = _Dispatched(state, step, rows, timed, (), updated)
+      return _interrupted(run, done, timings)
     _write(run, rows, end=step if evaluation else steps.total)
     network = Weights(state.params, state.model_state)
     _save_weights(run.experiment, run.workdir, step, network)
     stopping = run.stop.agreed()
-    if last or _due(steps.checkpoint_every, first, step):
-      evaluation = evaluation or _evaluate(run, state)
-      _save(run, state, step, evaluation | {best.ACTIVE: rows[-1]["active"]})
+    if checkpoint_due or stopping:
+      # Without metrics if it is not due: a checkpoint that exists only because
+      # the run was stopped must not become the best one, or the result would
+      # differ.
+      _save(run, state, step, recorded)
       last_saved = step
-    elif stopping:
-      # Without metrics: a checkpoint that exists only because the run was
-      # stopped must not become the best one, or the result would differ.
-      _save(run, state, step, {})
     if last or stopping or step % steps.dispatch == 0:
       run.reporter.progress(step, rows[-1])
     if stopping:
-      message = (
-        f"Stopped by a signal after saving step {step}. Run the same command"
-        " to resume."
-      )
-      return _outcome(run, outcomes.TERMINATED, state, step, timings, message)
+      return _stopped(run, state, step, timings)
   return _outcome(run, outcomes.DONE, state, step, timings)
+
+
+def _interrupted(
+  run: _Run, done: _Dispatched, timings: list[timing.Dispatch]
+) -> outcomes.Outcome:
+  """Ends a run in an evaluation, which a resume repeats."""
+  *rows, row = done.rows
+  _write(run, rows, end=run.experiment.steps.total)
+  unfinished = {"row": row, "timing": done.timing, "updated": done.updated}
+  _save(run, done.state, done.step, {}, unfinished)
+  return _stopped(run, done.state, done.step, timings)
+
+
+def _stopped(
+  run: _Run, state: TrainState, step: int, timings: list[timing.Dispatch]
+) -> outcomes.Outcome:
+  message = (
+    f"Stopped by a signal after saving step {step}. Run the same command to"
+    " resume."
+  )
+  return _outcome(run, outcomes.TERMINATED, state, step, timings, message)
 
 
 def _dispatch(run: _Run, state: TrainState, first: int) -> _Dispatched:
@@ -345,14 +409,16 @@ def _update_metric(run: _Run, state: TrainState, step: int) -> TrainState:
   if update is None or step % run.experiment.steps.per_epoch:
     return state
   with jax.transfer_guard("disallow"):
-    return jax.block_until_ready(update(state))
+    return jax.block_until_ready(update(state, run.stop.check))
 
 
 def _evaluate(run: _Run, state: TrainState) -> dict[str, float]:
   """Returns mean losses and metrics on the splits not trained on."""
   names = [name for name in run.programs.evaluate if name != "train"]
   with run.clock.phase("evaluate"), jax.transfer_guard("disallow"):
-    return programs.mean_metrics(run.programs, names, state)
+    return programs.mean_metrics(
+      run.programs, names, state, between=run.stop.check
+    )
 
 
 def _write(run: _Run, rows: list[dict[str, Any]], *, end: int) -> None:
@@ -374,13 +440,17 @@ def _write(run: _Run, rows: list[dict[str, Any]], *, end: int) -> None:
 
 
 def _save(
-  run: _Run, state: TrainState, step: int, recorded: Mapping[str, float]
+  run: _Run,
+  state: TrainState,
+  step: int,
+  recorded: Mapping[str, float],
+  unfinished: Any = None,
 ) -> None:
   """Saves a checkpoint; the metrics up to its step reach the disk first."""
   with run.clock.phase("save"):
     if run.writer is not None:
       run.writer.sync()
-    run.checkpoints.save(step, state, metrics=recorded)
+    run.checkpoints.save(step, state, metrics=recorded, unfinished=unfinished)
 
 
 def _save_weights(
@@ -405,7 +475,9 @@ def _select(
       run.reporter.message(f"warning: {line}")
   evaluation = _evaluate(run, found.state)
   if "train" in run.programs.evaluate:  # Compiled here, so without a guard.
-    evaluation |= programs.mean_metrics(run.programs, ["train"], found.state)
+    evaluation |= programs.mean_metrics(
+      run.programs, ["train"], found.state, between=run.stop.check
+    )
   return outcomes.Selected(found.state, found.step, evaluation)
 
 

@@ -118,6 +118,6 @@ def _watch(request: StopRequest, numbers: socket.socket) -> None:
 
 def _nothing_lost() -> str:
   return (
-    "Stopped by a signal before a step was taken; nothing had to be saved. Run"
-    " the same command to resume."
+    "Stopped by a signal where nothing had to be saved. Run the same command to"
+    " resume."
   )
