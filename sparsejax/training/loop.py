@@ -104,7 +104,8 @@ def run(
   Args:
     experiment: what to train.
     workdir: holds the run's config; shared by all processes.
-    stop: checked before the first dispatch, and after each one.
+    stop: checked before the first dispatch, after each one, and before each
+      batch that is evaluated.
     reporter: where progress is reported.
     lock: of the workdir, if this process holds it; checked after each dispatch.
     clock: measures since this start began.
@@ -121,7 +122,8 @@ def run(
   Raises:
     CheckpointError: if the state could not be saved or restored.
     InputError: if another run took the workdir over.
-    Stopped: if a signal was received before the first dispatch.
+    Stopped: if a signal was received where everything is saved: before the
+      first dispatch, or after the last one.
   """
   clock = clock or timing.Clock()
   clock.started()

@@ -1,4 +1,4 @@
-"""Preemption: a signal requests a stop at the end of the current dispatch.
+"""Preemption: a signal requests a stop after a dispatch or an evaluated batch.
 
 SIGTERM comes from a scheduler, and SIGHUP from a terminal that was closed. If
 SIGHUP is ignored, as under `nohup`, it stays so.

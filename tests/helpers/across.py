@@ -11,8 +11,8 @@ import json
 import sys
 
 import jax
+import meshes  # Next to this script.
 
-from helpers import meshes
 from sparsejax.training import initial_state, processes
 
 

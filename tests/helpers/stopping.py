@@ -19,7 +19,7 @@ class StopAfter(preemption.StopRequest):
 
 
 class StopInEvaluation(preemption.StopRequest):
-  """A request to stop before one of the next batches that are evaluated."""
+  """A signal to this process before one of the next batches to evaluate."""
 
   def __init__(self, batch):
     super().__init__()
@@ -27,5 +27,5 @@ class StopInEvaluation(preemption.StopRequest):
 
   def check(self):
     self._left -= 1
-    if self._left == 0:
-      raise preemption.Stopped
+    self.received = self._left <= 0
+    super().check()

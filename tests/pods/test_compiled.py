@@ -48,8 +48,9 @@ def test_the_train_step_fits(pod):
   assert pods.train_step(pod, "granet").memory < pods.PODS[pod].memory
 
 
-def test_the_train_step_sends_what_the_dense_one_does():
+@pytest.mark.parametrize("pod", pods.COMPARED)
+def test_the_train_step_sends_what_the_dense_one_does(pod):
   def sent(method):
-    return collections.Counter(pods.train_step("v5e 4x4", method).collectives)
+    return collections.Counter(pods.train_step(pod, method).collectives)
 
   assert sent("granet") <= sent("dense")
