@@ -299,6 +299,9 @@ def _train(run: _Run, start: _Start) -> outcomes.Outcome:
       return _outcome(run, outcomes.NOT_FINITE, state, step, timings, message)
     last = step == steps.total
     evaluation: dict[str, float] = {}
+    recorded: dict[str, float] = {}
+    checkpoint_due = last or _due(steps.checkpoint_every, first, step)
+    interrupted = False
     try:
       if not updated:
         with run.clock.phase("evaluate"):
@@ -311,12 +314,12 @@ def _train(run: _Run, start: _Start) -> outcomes.Outcome:
         evaluation = _evaluate(run, state)
         speed = {"steps_per_second": timed.steps / timed.seconds}
         rows[-1] |= evaluation | speed
-      checkpoint_due = last or _due(steps.checkpoint_every, first, step)
-      recorded: dict[str, float] = {}
       if checkpoint_due:
         recorded = evaluation or _evaluate(run, state)
         recorded = recorded | {best.ACTIVE: rows[-1]["active"]}
     except preemption.Stopped:
+      interrupted = True  # Orbax must not save while an exception is handled.
+    if interrupted:
       done = _Dispatched(state, step, rows, timed, (), updated)
       return _interrupted(run, done, timings)
     _write(run, rows, end=step if evaluation else steps.total)
