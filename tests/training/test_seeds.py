@@ -13,7 +13,8 @@ from helpers.trainer import assert_same_run, metrics, saved_steps, summary
 
 from sparsejax import train
 from sparsejax.plots import __main__ as plots_command, records
-from sparsejax.study import compare
+from sparsejax.study import compare, imp, reproduce
+from sparsejax.study.plasticity import run as plasticity
 from sparsejax.training import (
   initial_state,
   loop,
@@ -258,6 +259,18 @@ def test_several_devices_are_refused(monkeypatch):
   monkeypatch.setattr(jax, "device_count", lambda: 4)
   with pytest.raises(ValueError, match="because there are 4 devices, got 2"):
     experiment("granet", MLP, "--config.seeds=2")
+
+
+def test_commands_that_follow_one_run_refuse_several_seeds(tmp_path, capsys):
+  seeds, where = "--config.seeds=2", f"--workdir={tmp_path / 'run'}"
+  assert imp.main(["--config=digits", "--sparsity=0.5", seeds, where]) == 2
+  assert "each round starts from a run of one seed" in capsys.readouterr().err
+  grid = ["--config=plasticity:digits", seeds, where]
+  assert plasticity.main(grid) == 2
+  assert "branches continue a run of one seed" in capsys.readouterr().err
+  assert reproduce.main(["granet_2", "--runlocal", seeds, where]) == 2
+  assert "`--seeds` gives each row several runs" in capsys.readouterr().err
+  assert not (tmp_path / "run").exists()
 
 
 # Between steps, by a metric, by scores, with kept values, with batch norms.

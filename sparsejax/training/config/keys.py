@@ -121,6 +121,20 @@ def seeds(config: Mapping[str, Any]) -> range:
   return range(config["seed"], config["seed"] + config.get("seeds", 1))
 
 
+def check_one_seed(config: Mapping[str, Any], way_out: str) -> None:
+  """Refuse a resolved config of several seeds.
+
+  Args:
+    config: the resolved config.
+    way_out: what to do, for the message.
+
+  Raises:
+    InputError: if it has several seeds.
+  """
+  count = len(seeds(config))
+  _require({"seeds": count}, "seeds", f"1 here: {way_out}", count == 1)
+
+
 def of_seed(config: Mapping[str, Any], seed: int) -> dict[str, Any]:
   """Returns the resolved config of one of its seeds."""
   rest = {key: value for key, value in config.items() if key != "seeds"}
