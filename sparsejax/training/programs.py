@@ -20,6 +20,7 @@ from sparsejax.training import (
   evaluation,
   input_pipeline,
   metric,
+  replicas,
   sharding,
 )
 from sparsejax.training.dispatches import Target
@@ -49,6 +50,7 @@ class Programs(NamedTuple):
       which may raise.
     examples: number of examples in each of these splits.
     task: what is trained.
+    replicas: number of replicas in the state.
     update_metric: evaluates the validation split and updates the epoch metric
       of the state, to be called after every epoch; `None` if the method does
       not follow a validation metric.
@@ -60,6 +62,7 @@ class Programs(NamedTuple):
   evaluate: Mapping[str, Evaluate]
   examples: Mapping[str, int]
   task: Task
+  replicas: int
   update_metric: UpdateMetric | None
   compile_seconds: float
 
@@ -107,6 +110,7 @@ def compile(
     evaluate=evaluate,
     examples=examples,
     task=setup.task,
+    replicas=setup.replicas,
     update_metric=update_metric,
     compile_seconds=time.perf_counter() - started,
   )
@@ -118,7 +122,7 @@ def mean_metrics(
   state: TrainState,
   *,
   between: Between = nothing,
-) -> dict[str, float]:
+) -> list[dict[str, float]]:
   """Evaluate splits.
 
   Args:
@@ -128,13 +132,25 @@ def mean_metrics(
     between: called before each batch; what it raises ends the evaluation.
 
   Returns:
-    `{name}_loss`, and the metrics and measures of the task, such as
-    `{name}_accuracy`: means over each split, and what follows from them.
+    For each replica `{name}_loss`, and the metrics and measures of the task,
+    such as `{name}_accuracy`: means over each split, and what follows from
+    them.
   """
   totals = {name: programs.evaluate[name](state, between) for name in names}
+  fetched = sharding.fetch(jax.block_until_ready(totals))
+  return [
+    _means(programs, each)
+    for each in replicas.split(fetched, programs.replicas)
+  ]
+
+
+def _means(
+  programs: Programs, totals: Mapping[str, evaluation.Totals]
+) -> dict[str, float]:
+  """Returns the means of one replica."""
   means: dict[str, float] = {}
-  for name, sums in jax.block_until_ready(totals).items():
-    sums, count = sharding.fetch(sums), programs.examples[name]
+  for name, sums in totals.items():
+    count = programs.examples[name]
     found = {"loss": sums.loss.item() / count}
     found |= {key: sum.item() / count for key, sum in sums.metrics.items()}
     found |= programs.task.derived(found)
@@ -185,7 +201,12 @@ def _sum_resident(
     [np.asarray(i, np.int32) for i in range(count)], mesh
   )
   sum_nth: Any = jax.jit(
-    functools.partial(evaluation.sum_nth, setup),
+    replicas.mapped(
+      functools.partial(evaluation.sum_nth, setup),
+      setup.replicas,
+      in_axes=(replicas.STATE, None, None),
+      out_axes=0,
+    ),
     out_shardings=sharding.replicated(mesh),
   )
   if compile_now:
