@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, PyTree
 
-from sparsejax.components import counts
+from sparsejax.components import counts, wide_counts
 from sparsejax.components.accumulators import first_counts
 from sparsejax.method import Accumulator, Context, Count, Gate, Reads
 
@@ -128,11 +128,11 @@ def towards_first_count(connectivity: Connectivity) -> Count:
 
   def regrow_count(context: Context, active: Array, pruned: Array) -> Array:
     with jax.enable_x64(True):
-      left = _float64(active - pruned)
-      missing = _float64(first_counts.of(context)) - left
-      wanted = counts.ceil(connectivity.fraction(context) * missing)
-      wanted = jnp.clip(wanted, 0.0, float(counts.INT32_MAX))
-      return lax.convert_element_type(wanted, jnp.int32)
+      left = wide_counts.as_float64(active - pruned)
+      first = wide_counts.as_float64(first_counts.of(context))
+      wanted = counts.ceil(connectivity.fraction(context) * (first - left))
+      most = float(wide_counts.largest_like(active))
+      return wide_counts.from_float64(jnp.clip(wanted, 0.0, most), active)
 
   return Count(regrow_count, reads=(first_counts, *connectivity.reads))
 

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import core, lax
-from jaxtyping import Array, Bool, Int, PyTree
+from jaxtyping import Array, Bool, PyTree
 
-from sparsejax.components import criteria, placement
-from sparsejax.components.counts import INT32_MAX
+from sparsejax.components import counts, criteria, placement
+from sparsejax.components.wide_counts import Counted
 from sparsejax.method import Context, Key, Layout, Leaf, Masks, Method
 from sparsejax.selection import packing as packings, random_bits
 from sparsejax.updates import context as contexts, pruning, requested, units
@@ -23,12 +23,12 @@ class FirstMasks(NamedTuple):
   Attributes:
     masks: of the sparse leaves, in layout order.
     units: those of units, as in `SparseState`.
-    requested: int32[1 + layers], as in `SparseState`.
+    requested: counts [1 + layers], as in `SparseState`.
   """
 
   masks: list[Bool[Array, "..."]]
   units: tuple[dict[str, Bool[Array, "..."]], ...]
-  requested: Int[Array, " counts"]
+  requested: Counted
 
 
 def begin(
@@ -64,8 +64,9 @@ def begin(
   pattern = method.initial.pattern
   if pattern is not None and pattern.sets_counts:
     return FirstMasks(first, found, requested.as_found(layout, first))
-  counts = jnp.array(requested.first_requested(method, layout))
-  return FirstMasks(first, found, counts)
+  numbers = requested.first_requested(method, layout)
+  on_device = requested.on_device(method, layout, numbers)
+  return FirstMasks(first, found, on_device)
 
 
 def _given(method: Method, layout: Layout, masks: Sequence[Any]) -> FirstMasks:
@@ -127,8 +128,8 @@ def first_masks(
   packed = contexts.packing_of(method, counted)
   if initial.criterion is None:
     assert key is not None  # `begin` requires one.
-    small = not layout.sharded and sum(counted.sizes) <= INT32_MAX
-    if small and method.granularity.quota is None:
+    wide = counts.limbs_of_all(counted) is not None
+    if not (layout.sharded or wide or method.granularity.quota):
       packed = packings.blocks(counted)
     scores = random_bits.bits(counted, packed, key, 0, random_bits.FIRST_MASKS)
   else:
