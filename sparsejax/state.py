@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Int, PyTree, UInt32
 
 from sparsejax.components import alignment, fan_in, leaves, trees
 from sparsejax.components.fan_in import FanIn
-from sparsejax.components.wide_counts import INT32_MAX, Counted
+from sparsejax.components.wide_counts import INT32_MAX
 from sparsejax.method import Masks
 
 _FROZEN = np.int32(INT32_MAX)
@@ -60,8 +60,8 @@ class SparseState(NamedTuple):
   last_update: Int[Array, ""]
   masks: PyTree
   units: tuple[dict[str, Bool[Array, "..."]], ...]
-  requested: Counted
-  changes: Counted
+  requested: PyTree
+  changes: PyTree
   axes: Int[Array, " leaves"]
   inner_state: optax.OptState
   latent: PyTree

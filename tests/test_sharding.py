@@ -71,6 +71,13 @@ def test_units_and_cells_are_the_same_on_one_and_four_devices():
   assert all(each["strays"] == [] for each in runs)
 
 
+@pytest.mark.slow
+def test_counts_in_two_limbs_cross_devices_alone():
+  runs = run("wide")["runs"]
+  check_masks(runs)
+  check_places(runs)
+
+
 def test_replicated_parameters_take_the_program_of_one_device(results):
   runs = [run for run in results["runs"] if run["method"] == "granet"]
   size = {run["place"]: run["program"] for run in runs}

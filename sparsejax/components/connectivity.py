@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, PyTree
 
 from sparsejax.components import counts, wide_counts
 from sparsejax.components.accumulators import first_counts
+from sparsejax.components.wide_counts import Counted
 from sparsejax.method import Accumulator, Context, Count, Gate, Reads
 
 
@@ -112,9 +113,12 @@ def scaled(most: float, connectivity: Connectivity) -> Connectivity:
 def until(step: int, count: Count) -> Count:
   """Another count before a step, and 0 from it on."""
 
-  def regrow_count(context: Context, active: Array, pruned: Array) -> Array:
+  def regrow_count(
+    context: Context, active: Counted, pruned: Counted
+  ) -> Counted:
     found = count(context, active, pruned)
-    return jnp.where(context.step < step, found, jnp.zeros_like(found))
+    none = jax.tree.map(jnp.zeros_like, found)
+    return wide_counts.where(context.step < step, found, none)
 
   return Count(regrow_count, reads=count.reads)
 
@@ -126,7 +130,9 @@ def towards_first_count(connectivity: Connectivity) -> Count:
   connections after pruning.
   """
 
-  def regrow_count(context: Context, active: Array, pruned: Array) -> Array:
+  def regrow_count(
+    context: Context, active: Counted, pruned: Counted
+  ) -> Counted:
     with jax.enable_x64(True):
       left = wide_counts.as_float64(active - pruned)
       first = wide_counts.as_float64(first_counts.of(context))

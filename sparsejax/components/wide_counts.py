@@ -116,15 +116,6 @@ class WideCount:
   def __le__(self, other: Any) -> Array:  # noqa: D105
     return ~(self > other)
 
-  def __ne__(self, other: Any) -> Array:  # noqa: D105
-    other = self._same(other)
-    return (self.high != other.high) | (self.low != other.low)
-
-  def __eq__(self, other: Any) -> Array:  # noqa: D105
-    return ~(self != other)
-
-  __hash__ = None
-
   def _map(self, f: Callable[[Array], Array]) -> "WideCount":
     return WideCount(f(self.high), f(self.low), self.bits)
 
@@ -194,6 +185,19 @@ def clip(x: Any, least: Any, most: Any) -> Any:
   if isinstance(x, WideCount) or isinstance(most, WideCount):
     return minimum(maximum(x, least), most)
   return jnp.clip(x, least, most)
+
+
+def equal(x: Counted, y: Any) -> Bool[Array, "..."]:
+  """Returns which counts are equal."""
+  if not isinstance(x, WideCount):
+    return x == y
+  y = _widened(y, x.bits)
+  return (x.high == y.high) & (x.low == y.low)
+
+
+def differ(x: Counted, y: Any) -> Bool[Array, "..."]:
+  """Returns which counts are not equal."""
+  return ~equal(x, y) if isinstance(x, WideCount) else x != y
 
 
 def lowest(x: Any, axis: int = 0) -> Any:
@@ -293,8 +297,9 @@ def from_float64(x: Float[Array, "..."], other: Counted) -> Counted:
 
 def total(x: Counted, limbs: Limbs | None) -> Counted:
   """Returns the sum of all counts, which are at least 0."""
-  if limbs is None:
+  if limbs is None and not isinstance(x, WideCount):
     return jnp.sum(x, dtype=jnp.int32)
+  limbs = LIMBS if limbs is None else limbs
   number = max(math.prod(x.shape), 1)
   return added(x, number, limbs, lambda x: jnp.sum(x, dtype=jnp.int32))
 

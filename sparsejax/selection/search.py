@@ -389,7 +389,7 @@ def _kth_highest(field, counts, groups, first):
 
   def unsettled(state):
     _, low, high, _, reached = state
-    return jnp.any((low < high) & (reached != counts))
+    return jnp.any((low < high) & wide_counts.differ(reached, counts))
 
   def narrow(state):
     i, low, high, above, reached = state
@@ -472,7 +472,7 @@ def _kth_first(ties, groups, counts):
     _Field(after[0], ties), missing, groups, _FIRST_OF_RANKS
   )
   # Where exactly k reach the chunk, all ties in it are kept.
-  return [bound, jnp.where(reached == counts, 0, inside)]
+  return [bound, jnp.where(wide_counts.equal(reached, counts), 0, inside)]
 
 
 def _not_after(words, bounds):

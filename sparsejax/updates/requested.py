@@ -86,7 +86,7 @@ def of_method(method: Method, layout: Layout, present: Counted) -> Counted:
   total = int(np.maximum(own, 0).sum())
   positive = wide_counts.maximum(present, 0)
   limbs = counts.limbs_of_all(method.counted(layout))
-  same = wide_counts.total(positive, limbs) == total
+  same = wide_counts.equal(wide_counts.total(positive, limbs), total)
   return wide_counts.where(same, present, wide_counts.like(own, present))
 
 
