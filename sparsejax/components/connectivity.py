@@ -135,8 +135,8 @@ def towards_first_count(connectivity: Connectivity) -> Count:
   ) -> Counted:
     with jax.enable_x64(True):
       left = wide_counts.as_float64(active - pruned)
-      first = wide_counts.as_float64(first_counts.of(context))
-      wanted = counts.ceil(connectivity.fraction(context) * (first - left))
+      missing = wide_counts.as_float64(first_counts.of(context)) - left
+      wanted = counts.ceil(connectivity.fraction(context) * missing)
       most = float(wide_counts.largest_like(active))
       return wide_counts.from_float64(jnp.clip(wanted, 0.0, most), active)
 

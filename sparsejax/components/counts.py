@@ -100,17 +100,13 @@ def count_active(
 ) -> Counted:
   """Returns [layers], the active weights for which a predicate is true."""
   limbs = limbs_of_layers(context.layout)
-  counted = [
-    wide_counts.ones(
-      is_counted(leaf) & leaf.mask,
-      () if leaf.axis is None else (leaf.axis,),
-      limbs,
-    )
-    for leaf in context.leaves
-  ]
-  return wide_counts.concatenate(
-    [jax.tree.map(jnp.atleast_1d, each) for each in counted]
-  )
+
+  def of_leaf(leaf: Leaf) -> Counted:
+    kept = () if leaf.axis is None else (leaf.axis,)
+    found = wide_counts.ones(is_counted(leaf) & leaf.mask, kept, limbs)
+    return jax.tree.map(jnp.atleast_1d, found)
+
+  return wide_counts.concatenate([of_leaf(leaf) for leaf in context.leaves])
 
 
 def limbs_of_layers(layout: Layout) -> Limbs | None:

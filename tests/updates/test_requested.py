@@ -130,6 +130,7 @@ SMALL = {
   "c": {"kernel": (9, 7)},
 }
 SMALL_METHODS = {
+  "gmp": sparsejax.gmp(0.8, initial_sparsity=0.4, end_step=3, every_steps=1),
   "granet": sparsejax.granet(
     0.8, initial_sparsity=0.4, end_step=3, every_steps=1, total_steps=4
   ),
@@ -215,9 +216,7 @@ def limbs_of_six_bits(monkeypatch):
 @pytest.mark.parametrize(
   "name",
   [
-    pytest.param(
-      name, marks=() if name in ("granet", "snfs") else pytest.mark.slow
-    )
+    pytest.param(name, marks=() if name == "gmp" else pytest.mark.slow)
     for name in SMALL_METHODS
   ],
 )
