@@ -64,6 +64,10 @@ def test_init_outside_jit_puts_masks_and_momentum_where_weights_are(results):
   assert results["eager"] == []
 
 
+def test_given_masks_of_the_host_go_where_weights_are(results):
+  assert results["given"]
+
+
 @pytest.mark.slow
 def test_units_and_cells_are_the_same_on_one_and_four_devices():
   runs = run("units")["runs"]

@@ -53,7 +53,11 @@ def begin(
     requested.requested_table(method, layout)  # Raises where they contradict.
   if given is not None:
     nodes = layout.treedef.flatten_up_to(given)
-    return _given(method, layout, [nodes[leaf.index] for leaf in layout.leaves])
+    masks = [
+      placement.copied(nodes[leaf.index], weight)
+      for leaf, weight in zip(layout.leaves, layout.take(params), strict=True)
+    ]
+    return _given(method, layout, masks)
   if key is None and method.needs_key:
     raise ValueError(
       "`key` must be given, got None: this method draws at random. Pass"
@@ -69,9 +73,10 @@ def begin(
   return FirstMasks(first, found, on_device)
 
 
-def _given(method: Method, layout: Layout, masks: Sequence[Any]) -> FirstMasks:
-  """Returns the first masks from given ones, of weights: any bool arrays."""
-  first = [jnp.array(mask, bool) for mask in masks]
+def _given(
+  method: Method, layout: Layout, first: list[Bool[Array, "..."]]
+) -> FirstMasks:
+  """Returns the first masks from given ones, of weights."""
   found = method.units(layout)
   if found is None:
     return FirstMasks(first, (), requested.as_found(layout, first))

@@ -91,6 +91,19 @@ def test_a_stack_of_70b_is_counted_by_its_80_layers():
   assert "i32[80]" in text
 
 
+@pytest.mark.slow
+def test_more_ones_than_an_int32_holds_are_counted():
+  """They are computed where they are counted, and take no memory."""
+
+  @jax.jit
+  def count():
+    row = jnp.arange(60_000_000) % 7 != 0
+    flags = jnp.broadcast_to(row, (48, 60_000_000))
+    return wide_counts.ones(flags, (), Limbs())
+
+  assert int(count()) == 48 * (60_000_000 - 8_571_429) > 2**31
+
+
 @settings(max_examples=60, deadline=None)
 @given(NUMBERS, st.floats(0, 1))
 def test_shares_are_exact_beyond_two_billion(number, fraction):

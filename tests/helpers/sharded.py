@@ -18,7 +18,7 @@ import optax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 
 import sparsejax
-from sparsejax.components import wide_counts
+from sparsejax.components import placement, wide_counts
 
 SHAPES = {
   "a": {"kernel": (16, 32), "bias": (32,)},
@@ -219,5 +219,11 @@ if __name__ == "__main__":
     refused = str(transformation("rigl", False).init(eager))
   except ValueError as error:
     refused = str(error)
+  kernel = eager["a"]["kernel"]
+  flags = np.asarray(kernel) > 0
+  copied = placement.copied(flags, kernel)
   found = {"runs": results, "eager": strays(state, eager), "refused": refused}
+  found["given"] = copied.sharding == kernel.sharding and bool(
+    (np.asarray(copied) == flags).all()
+  )
   json.dump(found, sys.stdout)
