@@ -4,10 +4,12 @@
 
 All matrices of `configs/lm.py` are sparse, embedding and output head included,
 and both methods have as many active weights in each of them. The number falls
-over the first half of training, as in the paper. Its minimum of 4 per neuron
-would need more weights than one in 64 in matrices of 128 rows; it is 1. Choose
-each method's learning rate by the validation files, which neither trains on.
-Runs of both lengths see as many bytes.
+over the first half of training, along a line as in the paper, or along the
+cubic of gradual pruning, which leaves more steps to the last weights. The
+paper's minimum of 4 per neuron would need more weights than one in 64 in
+matrices of 128 rows; it is 1. Choose each method's learning rate by the
+validation files, which neither trains on. Runs of both lengths see as many
+bytes.
 """
 
 from sparsejax.study import papers
@@ -39,6 +41,12 @@ TABLE = papers.Table(
     *papers.ours(
       "weight_sparse",
       "lm:weight_sparse,sparsity=0.984375",
+      _CELLS,
+      changes=(*_EVERYWHERE, *_FIRST_HALF),
+    ),
+    *papers.ours(
+      "weight_sparse-cubic",
+      "lm:weight_sparse,sparsity=0.984375,curve=cubic",
       _CELLS,
       changes=(*_EVERYWHERE, *_FIRST_HALF),
     ),
