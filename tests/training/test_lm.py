@@ -114,13 +114,17 @@ def test_sparse_pre_training_then_dense_fine_tuning(whole, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(
   "method",
-  ("rigl", "set", "gmp", "static", "top_kast", "dense", "optg", "sr_ste"),
+  (
+    *("rigl", "set", "gmp", "static", "top_kast", "dense", "optg", "sr_ste"),
+    "rigl,granularity=n_of_m,sparsity=0.5",
+    "granet,granularity=blocks,sparsity=0.5",
+  ),
 )
 def test_methods_train(tmp_path, method):
   assert main(tmp_path, method) == command_line.DONE
   found = trainer.summary(tmp_path)
   if found["target_sparsity"] is not None:
-    assert found["active"] == found["requested"]
+    assert found["active_units"] == found["requested"]
 
 
 @pytest.mark.slow
