@@ -45,9 +45,9 @@ class Programs(NamedTuple):
       called before every dispatch and after the last one; donates the state.
       `None` for other methods.
     evaluate: sums over a split, by name: "test", "validation" if there is one,
-      and "train" if it is resident (compiled when it is first called). Takes
-      a state and, like `update_metric`, a function to call before each batch,
-      which may raise.
+      and "train", the split or its sample, if it is resident (compiled when it
+      is first called). Takes a state and, like `update_metric`, a function to
+      call before each batch, which may raise.
     examples: number of examples in each of these splits.
     task: what is trained.
     replicas: number of replicas in the state.
@@ -94,6 +94,8 @@ def compile(
   if isinstance(splits["train"], Stream):
     # Evaluating it would take another epoch of reading.
     splits.pop("train")
+  elif dataset.train_sample is not None:
+    splits["train"] = sharding.replicate(dataset.train_sample, mesh)
   evaluate = {
     name: _evaluate(target, split, compile_now=name != "train")
     for name, split in splits.items()
