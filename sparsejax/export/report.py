@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sparsejax.export import shrink, timing
+from sparsejax.export.sparse_apply import Product
 
 JSON, PAGE = "export.json", "export.html"
 
@@ -36,6 +37,7 @@ class Result(NamedTuple):
     files: name of each file -> bytes.
     accuracy: test accuracy by network; empty for a stream of images.
     times: batch size -> network -> times of a call.
+    products: batch size -> the matrix products with a sparse kernel.
   """
 
   run: str
@@ -45,6 +47,7 @@ class Result(NamedTuple):
   files: Mapping[str, int]
   accuracy: Mapping[str, float]
   times: Mapping[int, Mapping[str, timing.Time]]
+  products: Mapping[int, Sequence[Product]]
 
 
 def verdict(result: Result) -> str:
@@ -54,29 +57,46 @@ def verdict(result: Result) -> str:
   speeds = " and ".join(
     f"{gain:.2g} times at batch {size}" for size, gain in gains.items()
   )
-  if not shrunk.removed:
+  in_lanes = _in_lanes(result)
+  if not shrunk.removed and not in_lanes:
     return (
       f"Nothing is gained: {result.sparsity:.1%} of the weights are zero, but"
       " no whole channel is, and scattered zeros make dense kernels no faster;"
-      " prune whole filters or blocks to gain time."
+      f"{_no_sparse_layer(result)} prune whole filters or blocks to gain time."
     )
   fewer = shrunk.before.multiply_adds / max(shrunk.after.multiply_adds, 1)
+  means = [
+    *([f"{fewer:.3g} times fewer multiply-adds"] if shrunk.removed else []),
+    *([f"{in_lanes} of its kernels in sparse layers"] if in_lanes else []),
+  ]
   scattered = fewer < _MOST / max(1 - result.sparsity, 1e-9)
   rest = (
     "; the other zeros are scattered and gain nothing: prune whole filters or"
     " blocks"
-    if scattered
+    if scattered and not in_lanes
     else ""
   )
   if max(gains.values()) < _SLIGHTLY:
     return (
-      f"Smaller, but no faster: the network has {fewer:.3g} times fewer"
-      f" multiply-adds, and this machine spends its time elsewhere{rest}."
+      f"Smaller, but no faster: the network has {' and '.join(means)}, and this"
+      f" machine spends its time elsewhere{rest}."
     )
   return (
-    f"Faster: with {fewer:.3g} times fewer multiply-adds, the best of ours runs"
-    f" {speeds} as fast as the best dense network here{rest}."
+    f"Faster: with {' and '.join(means)}, the best of ours runs {speeds} as"
+    f" fast as the best dense network here{rest}."
   )
+
+
+def _in_lanes(result: Result) -> int:
+  """Returns how many products are in lanes at some batch size."""
+  found = zip(*result.products.values(), strict=True)
+  return sum(any(each.in_lanes for each in product) for product in found)
+
+
+def _no_sparse_layer(result: Result) -> str:
+  """Returns what came of sparse layers, where none is faster."""
+  timed = any(result.products.values())
+  return " sparse layers are slower here, too;" if timed else ""
 
 
 def _gain(times: Mapping[str, timing.Time]) -> float:
@@ -112,6 +132,10 @@ def write(folder: pathlib.Path, result: Result) -> None:
       str(size): {name: time._asdict() for name, time in times.items()}
       for size, times in result.times.items()
     },
+    "sparse_layers": {
+      str(size): [product._asdict() for product in found]
+      for size, found in result.products.items()
+    },
     "verdict": verdict(result),
   }
   (folder / JSON).write_text(json.dumps(record, indent=2) + "\n")
@@ -139,6 +163,8 @@ def _tables(result: Result) -> dict[str, Table]:
     ("file", "MB"),
     [(name, f"{n / 1e6:.3f}") for name, n in result.files.items()],
   )
+  if any(result.products.values()):
+    tables["Times faster as a sparse layer"] = _layer_table(result)
   removed = [
     (f.name, f"{f.removed:,}", f"{f.channels:,}", ", ".join(f.kept_for))
     for f in result.shrunk.families
@@ -149,6 +175,19 @@ def _tables(result: Result) -> dict[str, Table]:
     removed,
   )
   return tables
+
+
+def _layer_table(result: Result) -> Table:
+  header = ["kernel", "sparsity", *(f"batch {n}" for n in result.products)]
+  rows = [
+    [
+      ", ".join(product[0].names),
+      f"{product[0].sparsity:.1%}",
+      *(f"{each.gain:.2f}" for each in product),
+    ]
+    for product in zip(*result.products.values(), strict=True)
+  ]
+  return header, rows
 
 
 def _time_table(result: Result) -> Table:
