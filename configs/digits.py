@@ -76,13 +76,18 @@ def _method(chosen: dict[str, Any], epochs: FieldReference) -> dict[str, Any]:
   """Returns the method's section.
 
   Pruning ends at half of the run, as in GraNet's paper, with 50 mask updates in
-  a whole run.
+  a whole run. Where all layers compete, each keeps a weight, so that nothing
+  cuts the small last layer off.
   """
+  name = chosen["name"]
   sparsity = 0.9 if chosen["sparsity"] is None else chosen["sparsity"]
-  own = _arguments(epochs, sparsity).get(chosen["name"], {})
+  own: dict[str, Any] = {}
+  if sections.takes("method", name, "scope"):
+    own["scope"] = "global_keep_alive"
+  own |= _arguments(epochs, sparsity).get(name, {})
   return sections.section(
     "method",
-    chosen["name"],
+    name,
     fill={
       "sparsity": 0.9,
       "at_epochs": epochs / 2,
@@ -108,6 +113,8 @@ def _arguments(
     # Twice as many weights learn as are used.
     "top_kast": {"backward_sparsity": round(max(0.0, 2 * sparsity - 1), 6)},
     "str": {"initial_threshold": -6.0},
+    # The same sparsity in every layer, as in its paper.
+    "supermask": {"scope": "uniform"},
     # The last layer has too few weights for a minimum per input.
     "weight_sparse": {"min_per_neuron": 0},
     # By default it keeps the masks of the earlier run.
