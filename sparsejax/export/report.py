@@ -8,21 +8,12 @@ from typing import Any, NamedTuple
 
 from sparsejax.export import shrink, timing
 from sparsejax.export.sparse_apply import Product
+from sparsejax.plots import page
 
 JSON, PAGE = "export.json", "export.html"
 
 _SLIGHTLY = 1.1  # Below this ratio of times, nothing is gained.
 _MOST = 0.5  # Of the multiply-adds that the zeros would save at best.
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto;
-  max-width: 60em; padding: 0 1em; color: #222; }
-table { border-collapse: collapse; margin: 1em 0; }
-th, td { border-bottom: 1px solid #ddd; padding: .25em .8em;
-  text-align: right; }
-th:first-child, td:first-child { text-align: left; }
-.verdict { font-size: 1.15em; background: #f6f6f6; padding: .8em 1em; }
-"""
-
 Table = tuple[Sequence[str], Sequence[Sequence[str]]]
 
 
@@ -139,7 +130,7 @@ def write(folder: pathlib.Path, result: Result) -> None:
     "verdict": verdict(result),
   }
   (folder / JSON).write_text(json.dumps(record, indent=2) + "\n")
-  (folder / PAGE).write_text(_page(result), encoding="utf-8")
+  page.write(folder / PAGE, *_page(result))
 
 
 def _tables(result: Result) -> dict[str, Table]:
@@ -217,23 +208,27 @@ def _aligned(table: Table) -> list[str]:
   ]
 
 
-def _page(result: Result) -> str:
+def _page(result: Result) -> tuple[str, list[str]]:
+  """Returns the title and the body of the page."""
+  before, after = result.shrunk.before, result.shrunk.after
+  gains = {
+    f"times as fast at batch {size}": f"{_gain(times):.2g}"
+    for size, times in result.times.items()
+  }
+  fewer = before.multiply_adds / max(after.multiply_adds, 1)
   title = f"Export of {pathlib.Path(result.run).name}"
-  parts = [
+  body = [
     f"<h1>{html.escape(title)}</h1>",
-    f'<p class="verdict">{html.escape(verdict(result))}</p>',
+    f'<p class="note">{html.escape(verdict(result))}</p>',
+    page.tiles(
+      {
+        "parameters": page.short(after.parameters),
+        "multiply-adds": page.short(after.multiply_adds),
+        "times fewer multiply-adds": f"{fewer:.3g}",
+        **gains,
+      }
+    ),
   ]
-  for heading, (header, rows) in _tables(result).items():
-    lines = "".join(
-      f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>"
-      for row in rows
-    )
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in header)
-    parts.append(
-      f"<h2>{html.escape(heading)}</h2><table><tr>{head}</tr>{lines}</table>"
-    )
-  return (
-    '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-    f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head>"
-    f"<body>{''.join(parts)}</body></html>\n"
-  )
+  for heading, table in _tables(result).items():
+    body += [f"<h2>{html.escape(heading)}</h2>", page.table(*table)]
+  return title, body

@@ -1,5 +1,6 @@
 """One command exports a finished run, and says what is gained."""
 
+import html
 import json
 import re
 import subprocess
@@ -57,7 +58,8 @@ def test_a_run_becomes_files_with_the_same_accuracy(run, tmp_path, capsys):
   expected = masked.experiment.model.apply(masked.variables, x, train=False)
   np.testing.assert_allclose(found, expected, atol=1e-4)
   page = (tmp_path / report.PAGE).read_text()
-  assert "<script" not in page and "http" not in page and "verdict" in page
+  assert "<script" not in page and "http" not in page
+  assert html.escape(record["verdict"]) in page
 
 
 @pytest.mark.parametrize(
