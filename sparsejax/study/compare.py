@@ -22,7 +22,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from sparsejax import command_line, plots
-from sparsejax.plots import records
 from sparsejax.study import tables
 
 
@@ -113,7 +112,11 @@ def _runs_in(path: pathlib.Path) -> list[pathlib.Path]:
   if not (path / "config.json").exists():
     found = sorted(each.parent for each in path.glob("*/config.json"))
     return [run for each in found for run in _runs_in(each)]
-  return records.single_runs(path)
+  # The seeds of a run of several.
+  seeds = sorted(
+    path.glob("seed_*/config.json"), key=lambda p: (len(p.parts[-2]), p)
+  )
+  return [found.parent for found in seeds] or [path]
 
 
 def _record(result: plots.Result) -> dict[str, Any]:

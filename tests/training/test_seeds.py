@@ -14,7 +14,7 @@ from helpers.trainer import assert_same_run, metrics, saved_steps, summary
 from sparsejax import train
 from sparsejax.plots import __main__ as plots_command, records
 from sparsejax.study import compare, imp, reproduce
-from sparsejax.study.plasticity import run as plasticity
+from sparsejax.study.plasticity import __main__ as plasticity
 from sparsejax.training import (
   initial_state,
   loop,
