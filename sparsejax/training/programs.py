@@ -18,6 +18,7 @@ from sparsejax.training import (
   evaluation,
   input_pipeline,
   metric,
+  replicas,
   sharding,
 )
 from sparsejax.training.dispatches import Target
@@ -41,6 +42,7 @@ class Programs(NamedTuple):
       is first called).
     examples: number of examples in each of these splits.
     task: what is trained.
+    replicas: number of replicas in the state.
     update_metric: evaluates the validation split and updates the epoch metric
       of the state, to be called after every epoch; `None` if the method does
       not follow a validation metric.
@@ -52,6 +54,7 @@ class Programs(NamedTuple):
   evaluate: Mapping[str, Evaluate]
   examples: Mapping[str, int]
   task: Task
+  replicas: int
   update_metric: UpdateMetric | None
   compile_seconds: float
 
@@ -101,6 +104,7 @@ def compile(
     evaluate=evaluate,
     examples=examples,
     task=setup.task,
+    replicas=setup.replicas,
     update_metric=update_metric,
     compile_seconds=time.perf_counter() - started,
   )
@@ -108,7 +112,7 @@ def compile(
 
 def mean_metrics(
   programs: Programs, names: Iterable[str], state: TrainState
-) -> dict[str, float]:
+) -> list[dict[str, float]]:
   """Evaluate splits.
 
   Args:
@@ -117,13 +121,25 @@ def mean_metrics(
     state: the state to evaluate.
 
   Returns:
-    `{name}_loss`, and the metrics and measures of the task, such as
-    `{name}_accuracy`: means over each split, and what follows from them.
+    For each replica `{name}_loss`, and the metrics and measures of the task,
+    such as `{name}_accuracy`: means over each split, and what follows from
+    them.
   """
   totals = {name: programs.evaluate[name](state) for name in names}
+  fetched = sharding.fetch(jax.block_until_ready(totals))
+  return [
+    _means(programs, each)
+    for each in replicas.split(fetched, programs.replicas)
+  ]
+
+
+def _means(
+  programs: Programs, totals: Mapping[str, evaluation.Totals]
+) -> dict[str, float]:
+  """Returns the means of one replica."""
   means: dict[str, float] = {}
-  for name, sums in jax.block_until_ready(totals).items():
-    sums, count = sharding.fetch(sums), programs.examples[name]
+  for name, sums in totals.items():
+    count = programs.examples[name]
     found = {"loss": sums.loss.item() / count}
     found |= {key: sum.item() / count for key, sum in sums.metrics.items()}
     found |= programs.task.derived(found)
@@ -140,7 +156,13 @@ def _evaluate(
   if isinstance(split, Stream):
     return _evaluate_stream(target, split)
   evaluate: Any = jax.jit(
-    functools.partial(evaluation.evaluate, setup), out_shardings=whole
+    replicas.mapped(
+      functools.partial(evaluation.evaluate, setup),
+      setup.replicas,
+      in_axes=(replicas.STATE, None),
+      out_axes=0,
+    ),
+    out_shardings=whole,
   )
   if compile_now:
     evaluate = evaluate.lower(state, split).compile()
