@@ -102,6 +102,26 @@ class Run(NamedTuple):
   environment: Mapping[str, Any] = MappingProxyType({})
 
 
+def seed_folder(workdir: pathlib.Path, seed: int) -> pathlib.Path:
+  """Returns the folder of one seed of a run of several."""
+  return workdir / f"seed_{seed}"
+
+
+def single_runs(workdir: pathlib.Path) -> list[pathlib.Path]:
+  """Returns the workdirs of the single seeds of a run: one, or several.
+
+  Raises:
+    FileNotFoundError: if it is not the workdir of a run.
+    InputError: if its config is damaged.
+  """
+  config = read_config(workdir)
+  count = config.get("seeds", 1)
+  if count == 1:
+    return [workdir]
+  first = config["seed"]
+  return [seed_folder(workdir, seed) for seed in range(first, first + count)]
+
+
 def read_run(workdir: pathlib.Path) -> Run:
   """Read the records of a run, which may still be training.
 
@@ -113,9 +133,12 @@ def read_run(workdir: pathlib.Path) -> Run:
 
   Raises:
     FileNotFoundError: if it is not the workdir of a run.
-    InputError: if its config, summary or environment is damaged.
+    InputError: if its config, summary or environment is damaged, or it has
+      several seeds.
   """
   config = read_config(workdir)
+  if config.get("seeds", 1) > 1:
+    raise _several(workdir)
   found = read_metrics(workdir)
   summary, environment = read_summary(workdir) or {}, workdir / ENVIRONMENT
   return Run(
@@ -148,23 +171,37 @@ def read_summary(workdir: pathlib.Path) -> dict[str, Any] | None:
   """Returns the result of a run, `None` if the run is not finished.
 
   Raises:
-    InputError: if the summary is damaged.
+    InputError: if the summary is damaged, or that of several seeds.
   """
   path = workdir / SUMMARY
   if not path.exists():
     return None
-  way_out = (
-    "Remove it, and the command of the run writes it again from the newest"
-    " checkpoint."
-  )
-  summary = _read(path, _SUMMARY, way_out)
+  if "seeds" in _read(path, {}, _WRITTEN_AGAIN):
+    raise _several(workdir)
+  summary = _read(path, _SUMMARY, _WRITTEN_AGAIN)
   for measure in measures(summary):
     key = f"test_{measure.name}"
     kind = _FRACTION if measure.percent else _MEASURED
     fault = next(_faults(summary.get(key, _MISSING), kind, key), None)
     if fault is not None:
-      raise _damaged(path, fault, way_out)
+      raise _damaged(path, fault, _WRITTEN_AGAIN)
   return summary
+
+
+def read_summary_of_seeds(workdir: pathlib.Path) -> dict[str, Any] | None:
+  """Returns the result of a run of several seeds.
+
+  Returns:
+    `seeds`, and `mean` and `deviation` of every number that all of them have;
+    `None` if the run is not finished.
+
+  Raises:
+    InputError: if the summary is damaged.
+  """
+  path = workdir / SUMMARY
+  if not path.exists():
+    return None
+  return _read(path, _OF_SEEDS, _WRITTEN_AGAIN)
 
 
 def read_metrics(workdir: pathlib.Path) -> Metrics:
@@ -203,6 +240,12 @@ def read_branches(folder: pathlib.Path) -> list[dict[str, Any]]:
       break
     rows.append(row)
   return rows
+
+
+_WRITTEN_AGAIN = (
+  "Remove it, and the command of the run writes it again from the newest"
+  " checkpoint."
+)
 
 
 class _Kind(NamedTuple):
@@ -264,6 +307,7 @@ _CONTAINERS = {
 # items of an array.
 _CONFIG = {
   "seed": _COUNT,
+  "seeds": _optional(_COUNT),
   "epochs_multiplier": _optional(_NUMBER),
   **{name: {"name": _TEXT} for name in ("data", "model", "method")},
 }
@@ -344,6 +388,21 @@ _SUMMARY = {
   "task": _optional(_TEXT),
   "measures": _Optional([_MEASURE]),
 }
+
+
+_OF_SEEDS = {
+  **dict.fromkeys(("method", "model", "data"), _TEXT),
+  "seeds": _COUNTS,
+  **dict.fromkeys(("mean", "deviation"), {"test_loss": _MEASURED}),
+  "measures": _Optional([_MEASURE]),
+}
+
+
+def _several(workdir: pathlib.Path) -> command_line.InputError:
+  return command_line.InputError(
+    f"{workdir} has several seeds. Give the workdir of one of them, such as"
+    f" {single_runs(workdir)[0]}."
+  )
 
 
 def _read(

@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sparsejax import command_line, plots
+from sparsejax.plots import records
 from sparsejax.study import tables
 
 
@@ -109,9 +110,10 @@ def find(
 
 
 def _runs_in(path: pathlib.Path) -> list[pathlib.Path]:
-  if (path / "config.json").exists():
-    return [path]
-  return sorted(found.parent for found in path.glob("*/config.json"))
+  if not (path / "config.json").exists():
+    found = sorted(each.parent for each in path.glob("*/config.json"))
+    return [run for each in found for run in _runs_in(each)]
+  return records.single_runs(path)
 
 
 def _record(result: plots.Result) -> dict[str, Any]:

@@ -51,6 +51,7 @@ def _train_rounds(argv: list[str]) -> int:
 
   rounds = commands(argv)
   configs = [keys.resolved(command.parse(each).config) for each in rounds]
+  keys.check_one_seed(configs[0], "each round starts from a run of one seed")
   _check_methods(*(config["method"] for config in configs[:2]))
   titles = [
     f"Round {number} of {len(rounds) - 1}" for number in range(len(rounds))

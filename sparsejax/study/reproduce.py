@@ -6,9 +6,11 @@
                     granet_fig4, or a .py file
   --rows GLOB...    rows by name ("granet-0*/vgg19/*"); default: all
   --seeds N         train each row with the seeds 0 to N - 1 (1)
+  --together        all seeds of a row in one program, see config.seeds
   --epochs E        of every run, instead of the paper's
   --workdir DIR     folder of the runs (runs/reproduce)
-  --csv FILE        where to write the numbers (DIR/TABLE.csv)
+  --csv FILE        where to write the numbers (DIR/TABLE.csv); the table goes
+                    into a .md file next to it
   --list            train nothing; list the rows and what is done
   --runlocal        20 steps of a narrow network on synthetic images
   --config.KEY=VALUE, --distributed, ...   as for sparsejax.train
@@ -19,6 +21,10 @@ row starts from another row's weights or masks, that one is trained first. If it
 has to reach a sparsity that its method does not take (STR), the argument that
 leads there is searched first, as sparsejax.study.seek does, and kept in
 DIR/sought.
+
+With --together the seeds of a row share a folder until all of them are done;
+rows that start from another row, and runs that were begun by themselves, are
+trained one by one.
 
 Accuracies are test accuracies in %: ours after the last step (or of the
 selected checkpoint, with --config.select_checkpoint=best), followed by the best
@@ -44,7 +50,15 @@ from sparsejax.method import described
 from sparsejax.study import papers, seek, tables
 from sparsejax.training.config import files
 
-_OPTIONS = ("--rows", "--seeds", "--epochs", "--workdir", "--csv", "--list")
+_OPTIONS = (
+  "--rows",
+  "--seeds",
+  "--together",
+  "--epochs",
+  "--workdir",
+  "--csv",
+  "--list",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -68,6 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _reproduce(argv: list[str]) -> int:
   from sparsejax.study import (  # Of the extra `train`.
     figures,
+    jobs,
     results,
     runs,
     sought,
@@ -102,18 +117,21 @@ def _reproduce(argv: list[str]) -> int:
     runs.print_status(rows, planned)
   else:
     again = ["python", "-m", "sparsejax.study.reproduce", *argv]
-    status = runs.train_missing(planned, again)
+    status = jobs.train_missing(planned, again, together=parsed.together)
   if status not in (outcomes.DONE, outcomes.NOT_FINITE):
     return status
   if parsed.list or processes.is_first():
     found = [results.read(run) for run in planned if run.done]
     predicted = results.predict(table, planned)
-    tables.print_table(results.side_by_side(table, rows, found, predicted))
+    lines = results.side_by_side(table, rows, found, predicted)
+    tables.print_table(lines)
     for note in results.notes(rows):
       print(f"note: {note}")
     if found:
       csv = parsed.csv or workdir / f"{path.stem}.csv"
       tables.write_csv(list(map(results.record, found)), csv)
+      text = tables.markdown(lines) + "\n"
+      csv.with_suffix(".md").write_text(text, encoding="utf-8")
       print(f"Numbers of each run: {csv}")
       if table.plot is not None:
         figures.draw(table, found, csv.with_suffix(".png"))
@@ -128,6 +146,7 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
   parser.add_argument("table", metavar="TABLE")
   parser.add_argument("--rows", nargs="+", default=["*"])
   parser.add_argument("--seeds", type=int, default=1)
+  parser.add_argument("--together", action="store_true")
   parser.add_argument("--epochs", type=float)
   parser.add_argument(
     "--workdir", type=command_line.path, default=pathlib.Path("runs/reproduce")

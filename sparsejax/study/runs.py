@@ -1,19 +1,16 @@
-"""The runs of a table's rows: their commands, their folders, training them."""
+"""The runs of a table's rows: their commands and folders."""
 
 import hashlib
 import json
 import pathlib
 import re
 import shlex
-import sys
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sparsejax import train
 from sparsejax.plots import records
 from sparsejax.study import papers
-from sparsejax.training import outcomes
 from sparsejax.training.config import command, keys
 
 
@@ -106,6 +103,7 @@ def _run(
   if before is not None:
     argv = [*argv, f"--config.init_from={before.workdir}"]
   config = keys.resolved(command.parse(argv).config)
+  keys.check_one_seed(config, "`--seeds` gives each row several runs")
   found = workdir / _folder(row.config, config, before)
   argv = (*argv, f"--workdir={found}")
   return Run(row, config["seed"], argv, config, found, before)
@@ -125,53 +123,6 @@ def _folder(name: str, config: Mapping[str, Any], before: Run | None) -> str:
   digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode())
   readable = re.sub(r"[^\w.]+", "-", name.rpartition("/")[2].replace(".py", ""))
   return f"{readable}-seed{config['seed']}-{digest.hexdigest()[:10]}"
-
-
-def train_missing(runs: Sequence[Run], again: Sequence[str]) -> int:
-  """Train the runs that are not done.
-
-  A run with a value that is not finite does not stop the others; any other
-  failure does.
-
-  Args:
-    runs: as `plan` returns them.
-    again: the command that resumes, printed after a failure.
-
-  Returns:
-    The exit status.
-  """
-  missing = {run.workdir: run for run in runs if not run.done}
-  done = len({run.workdir for run in runs}) - len(missing)
-  print(f"{done} runs are done, {len(missing)} to train.")
-  notes: list[str] = []
-  current = ""
-
-  def to_train() -> Iterator[tuple[str, Sequence[str]]]:
-    nonlocal current
-    for number, run in enumerate(missing.values(), 1):
-      current = f"run {number} of {len(missing)}, {run.title}"
-      if run.before is not None and not run.before.done:
-        notes.append(
-          f"{run.title} was skipped: {run.before.row.name} is not done."
-        )
-      else:
-        yield f"\nRun {number} of {len(missing)}: {run.title}", run.argv
-
-  failed = outcomes.DONE
-  for status in train.each(to_train(), total=len(missing)):
-    if status == outcomes.NOT_FINITE:
-      failed = status
-      notes.append(f"{current} stopped at a value that is not finite.")
-    elif status:
-      print(
-        f"Stopped with status {status} in {current}. To resume:"
-        f" {shlex.join(again)}",
-        file=sys.stderr,
-      )
-      return status
-  for note in notes:
-    print(f"note: {note}")
-  return failed
 
 
 def print_status(rows: Sequence[papers.Row], runs: Sequence[Run]) -> None:

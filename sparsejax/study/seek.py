@@ -253,7 +253,9 @@ def _by_short_runs(
 def _config(argv: Sequence[str]) -> dict[str, Any]:
   from sparsejax.training.config import command, keys
 
-  return keys.resolved(command.parse(argv).config)
+  config = keys.resolved(command.parse(argv).config)
+  keys.check_one_seed(config, "the search follows the sparsity of one run")
+  return config
 
 
 def _number(config: dict[str, Any], key: str) -> float:

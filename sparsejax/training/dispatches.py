@@ -18,6 +18,7 @@ from sparsejax.data import Resident, Stream, batches
 from sparsejax.training import (
   forward,
   input_pipeline,
+  replicas,
   sharding,
   train_step,
 )
@@ -79,14 +80,24 @@ def compile_dispatches(
   if _is_slow_in_a_loop(target, train.example):
     return _step_by_step(
       target,
-      functools.partial(train_step.step_from_split, setup),
+      replicas.mapped(
+        functools.partial(train_step.step_from_split, setup),
+        setup.replicas,
+        in_axes=(replicas.STATE, 0, None),
+        out_axes=(replicas.STATE, 0),
+      ),
       lambda first: itertools.repeat(train),
       train,
       train.example,
       trains,
     )
   dispatch: Any = jax.jit(
-    functools.partial(train_step.run_dispatch, setup),
+    replicas.mapped(
+      functools.partial(train_step.run_dispatch, setup),
+      setup.replicas,
+      in_axes=(replicas.STATE, None),
+      out_axes=(replicas.STATE, 0),
+    ),
     donate_argnums=0,
     out_shardings=(sharding.of(state), sharding.replicated(mesh)),
   )
@@ -110,7 +121,12 @@ def compile_mask_update(target: Target, *, trains: bool) -> MaskUpdate | None:
   if not setup.mask_update_steps:
     return None
   update: Any = jax.jit(
-    functools.partial(train_step.update_masks, setup),
+    replicas.mapped(
+      functools.partial(train_step.update_masks, setup),
+      setup.replicas,
+      in_axes=(replicas.STATE,),
+      out_axes=replicas.STATE,
+    ),
     donate_argnums=0,
     out_shardings=sharding.of(state),
   )
@@ -148,7 +164,10 @@ def _is_slow_in_a_loop(target: Target, example: Any) -> bool:
       constants=setup.layout.collections(state.opt_state),
     )
 
-  traced = jax.make_jaxpr(outputs)(state)
+  of_all = replicas.mapped(
+    outputs, setup.replicas, in_axes=(replicas.STATE,), out_axes=0
+  )
+  traced = jax.make_jaxpr(of_all)(state)
   return "conv_general_dilated" in str(traced)
 
 
@@ -213,7 +232,12 @@ def _step_programs(
     return state, history, state.step
 
   shapes = jax.eval_shape(
-    functools.partial(train_step.empty_history, setup),
+    replicas.mapped(
+      functools.partial(train_step.empty_history, setup),
+      setup.replicas,
+      in_axes=(replicas.STATE, None),
+      out_axes=0,
+    ),
     state,
     train_step.batch_shapes(example, setup.batch_size),
   )

@@ -1,11 +1,12 @@
 """A run: restore or initialize, then dispatches and the events after each."""
 
 import contextlib
+import functools
 import json
 import math
 import pathlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -19,15 +20,23 @@ from sparsejax.training import (
   preemption,
   processes,
   programs,
+  replicas,
   run_flops,
   sharding,
+  train_step,
   watchdog,
   weight_sharding,
   workdir_lock,
 )
 from sparsejax.training.checkpointing import best, checkpoints, weights
 from sparsejax.training.config.experiment import Experiment
-from sparsejax.training.reporting import emptied, metrics, timing
+from sparsejax.training.reporting import (
+  emptied,
+  metrics,
+  run_records,
+  timing,
+  workdirs,
+)
 from sparsejax.training.reporting.reporter import Reporter
 from sparsejax.training.train_state import TrainState, Weights
 
@@ -39,7 +48,7 @@ class _Run(NamedTuple):
   workdir: pathlib.Path
   programs: programs.Programs
   checkpoints: checkpoints.Checkpoints
-  writer: metrics.Writer | None
+  records: run_records.RunRecords
   stop: preemption.StopRequest
   lock: workdir_lock.Lock | None
   reporter: Reporter
@@ -58,11 +67,11 @@ class _Start(NamedTuple):
 
 
 class _Dispatched(NamedTuple):
-  """A dispatch that has finished."""
+  """A dispatch that has finished; it has rows for each replica."""
 
   state: TrainState
   step: int
-  rows: list[dict[str, Any]]
+  rows: list[run_records.Rows]
   timing: timing.Dispatch
   warnings: tuple[str, ...]
 
@@ -106,11 +115,12 @@ def run(
   clock = clock or timing.Clock()
   clock.started()
   mesh = sharding.make_mesh(experiment.config["mesh"])
-  abstract = initial_state.abstract(experiment, mesh)
+  of_one = initial_state.abstract(experiment, mesh)
+  abstract = replicas.stacked_shapes(of_one, len(experiment.each))
   setup = experiment.setup._replace(
     shard=sharding.batch_sharder(mesh),
     gather=weight_sharding.gatherer(
-      sharding.of(abstract.params),
+      sharding.of(of_one.params),
       stacked=getattr(experiment.model, "layer_axes", ()),
     ),
   )
@@ -125,19 +135,16 @@ def run(
       start = _create(experiment, workdir, mesh, clock)
     started()
     stop.check()
-    writer = None
-    if processes.is_first():
-      writer = stack.enter_context(
-        metrics.Writer(
-          workdir,
-          start=start.resumed_from_step or 0,
-          log_every=experiment.steps.log_every,
-        )
+    folders = workdirs.of_seeds(experiment, workdir)
+    written = stack.enter_context(
+      run_records.RunRecords(
+        folders if processes.is_first() else (),
+        start=start.resumed_from_step or 0,
+        log_every=experiment.steps.log_every,
+        clock=clock,
+        reporter=reporter,
       )
-      if writer.warning is not None:
-        reporter.message(f"warning: {writer.warning}")
-      if writer.times is not None:
-        clock.resume(writer.times)
+    )
     with clock.phase("compile"):
       compiled = compile(
         setup,
@@ -156,7 +163,7 @@ def run(
       workdir=workdir,
       programs=compiled,
       checkpoints=saved,
-      writer=writer,
+      records=written,
       stop=stop,
       lock=lock,
       reporter=reporter,
@@ -168,6 +175,7 @@ def run(
     outcome = _train(this, start.state)
     if outcome.status == outcomes.DONE:
       outcome = outcome._replace(selected=_select(this, outcome, abstract))
+      _save_each(this, outcome, of_one)
     return outcome._replace(seconds=clock.row())
 
 
@@ -213,10 +221,15 @@ def _create(
   """Creates the state at step 0; most of that time is compiling."""
   started = time.perf_counter()
   with clock.phase("compile"):
-    state = initial_state.create(
-      experiment,
-      mesh,
-      save_weights=lambda dense: _save_weights(experiment, workdir, 0, dense),
+    state = replicas.stack(
+      [
+        initial_state.create(
+          each,
+          mesh,
+          save_weights=functools.partial(_save_weights, each, folder, 0),
+        )
+        for each, folder in _each(experiment, workdir)
+      ]
     )
   return _Start(state, None, time.perf_counter() - started)
 
@@ -252,36 +265,42 @@ def _train(run: _Run, state: TrainState) -> outcomes.Outcome:
       run.reporter.message(f"warning: {warning}")
     if run.lock is not None:
       run.lock.check()
-    bad = next((row["step"] for row in rows if not row["finite"]), None)
+    bad, seeds = _not_finite(run, rows)
     if bad is not None:
-      _write(run, rows, end=bad)
-      message = outcomes.not_finite_message(bad, first, step, last_saved)
+      run.records.write(rows, end=bad)
+      message = outcomes.not_finite_message(bad, first, step, last_saved, seeds)
       return _outcome(run, outcomes.NOT_FINITE, state, step, timings, message)
     with run.clock.phase("evaluate"):
       state = _update_metric(run, state, step)
     last = step == steps.total
     if last:
       state = _update_masks(run, state)
-      rows[-1] |= _recounted(run, state, step)
-    evaluation: dict[str, float] = {}
+      for each, changed in zip(rows, _recounted(run, state, step), strict=True):
+        each[-1] |= changed
+    evaluations: list[dict[str, float]] = []
     if last or _due(steps.eval_every, first, step):
-      evaluation = _evaluate(run, state)
+      evaluations = _evaluate(run, state)
       speed = {"steps_per_second": timed.steps / timed.seconds}
-      rows[-1] |= evaluation | speed
-    _write(run, rows, end=step if evaluation else steps.total)
-    network = Weights(state.params, state.model_state)
-    _save_weights(run.experiment, run.workdir, step, network)
+      for each, found in zip(rows, evaluations, strict=True):
+        each[-1] |= found | speed
+    run.records.write(rows, end=step if evaluations else steps.total)
+    _save_weights_of_each(run, step, state)
     stopping = run.stop.agreed()
     if last or _due(steps.checkpoint_every, first, step):
-      evaluation = evaluation or _evaluate(run, state)
-      _save(run, state, step, evaluation | {best.ACTIVE: rows[-1]["active"]})
+      evaluations = evaluations or _evaluate(run, state)
+      recorded = [
+        found | {best.ACTIVE: each[-1]["active"]}
+        for found, each in zip(evaluations, rows, strict=True)
+      ]
+      _save(run, state, step, replicas.mean_row(recorded))
       last_saved = step
     elif stopping:
       # Without metrics: a checkpoint that exists only because the run was
       # stopped must not become the best one, or the result would differ.
       _save(run, state, step, {})
     if last or stopping or step % steps.dispatch == 0:
-      run.reporter.progress(step, rows[-1])
+      newest = replicas.mean_row([each[-1] for each in rows])
+      run.reporter.progress(step, newest)
     if stopping:
       message = (
         f"Stopped by a signal after saving step {step}. Run the same command"
@@ -303,22 +322,69 @@ def _dispatch(run: _Run, state: TrainState, first: int) -> _Dispatched:
   seconds = time.perf_counter() - started
   step = dispatches.dispatch_end(setup, first)
   count, start = step - first, first % setup.dispatch_steps
-  history = jax.tree.map(
-    lambda x: x[start : start + count], sharding.fetch(stacked)
+  histories = [
+    jax.tree.map(lambda x: x[start : start + count], history)
+    for history in replicas.split(sharding.fetch(stacked), setup.replicas)
+  ]
+  befores = replicas.split(before, setup.replicas)
+  updates = max(
+    int(history.counters.mask_updates[-1] - before.mask_updates)
+    for before, history in zip(befores, histories, strict=True)
   )
-  updates = int(history.counters.mask_updates[-1] - before.mask_updates)
-  warnings = emptied.emptied(
-    run.sparse_leaves, before.active, history.counters.active, first=first
+  return _Dispatched(
+    state,
+    step,
+    [_rows(run, history, first) for history in histories],
+    timing.Dispatch(count, updates, seconds),
+    tuple(_emptied(run, befores, histories, first)),
   )
-  rows = metrics.rows(
+
+
+def _rows(
+  run: _Run, history: train_step.Metrics, first: int
+) -> run_records.Rows:
+  """Returns the rows of one replica."""
+  return metrics.rows(
     history._asdict(),
     first=first,
     costs=run.experiment.costs,
     derive=run.experiment.dataset.task.derived,
   )
-  return _Dispatched(
-    state, step, rows, timing.Dispatch(count, updates, seconds), tuple(warnings)
+
+
+def _emptied(
+  run: _Run,
+  befores: list[Any],
+  histories: list[Any],
+  first: int,
+) -> Iterator[str]:
+  """Yields a warning for each layer that lost its last weight."""
+  found = zip(run.experiment.each, befores, histories, strict=True)
+  for each, before, history in found:
+    of_seed = f"seed {each.seed}: " if run.experiment.of_seeds else ""
+    for warning in emptied.emptied(
+      run.sparse_leaves, before.active, history.counters.active, first=first
+    ):
+      yield of_seed + warning
+
+
+def _not_finite(
+  run: _Run, rows: list[run_records.Rows]
+) -> tuple[int | None, list[int]]:
+  """Returns the first step with a value that is not finite.
+
+  And for which seeds, if there are several.
+  """
+  bad = min(
+    (row["step"] for each in rows for row in each if not row["finite"]),
+    default=None,
   )
+  seeds = [
+    each.seed
+    for each, found in zip(run.experiment.of_seeds, rows, strict=False)
+    if any(row["step"] == bad and not row["finite"] for row in found)
+  ]
+  return bad, seeds
 
 
 def _update_masks(run: _Run, state: TrainState) -> TrainState:
@@ -329,14 +395,19 @@ def _update_masks(run: _Run, state: TrainState) -> TrainState:
     return run.programs.update_masks(state)
 
 
-def _recounted(run: _Run, state: TrainState, step: int) -> dict[str, Any]:
-  """Returns what a row says of masks that changed after its step."""
-  if run.programs.update_masks is None:
-    return {}
-  stats = sharding.fetch(jax.jit(sparsejax.stats)(state.opt_state))
-  counters = run_flops.Counters(*sharding.fetch(state.counters))
-  found = metrics.sparsity_row({key: int(x) for key, x in stats.items()})
-  return found | run_flops.record(counters, step, run.experiment.costs)
+def _recounted(
+  run: _Run, state: TrainState, step: int
+) -> Iterator[dict[str, Any]]:
+  """Yields what each row says of masks that changed after its step."""
+  count_stats = jax.jit(sparsejax.stats)
+  for each in replicas.split_state(state, run.programs.replicas):
+    if run.programs.update_masks is None:
+      yield {}
+      continue
+    stats = sharding.fetch(count_stats(each.opt_state))
+    counters = run_flops.Counters(*sharding.fetch(each.counters))
+    found = metrics.sparsity_row({key: int(x) for key, x in stats.items()})
+    yield found | run_flops.record(counters, step, run.experiment.costs)
 
 
 def _update_metric(run: _Run, state: TrainState, step: int) -> TrainState:
@@ -348,29 +419,11 @@ def _update_metric(run: _Run, state: TrainState, step: int) -> TrainState:
     return jax.block_until_ready(update(state))
 
 
-def _evaluate(run: _Run, state: TrainState) -> dict[str, float]:
-  """Returns mean losses and metrics on the splits not trained on."""
+def _evaluate(run: _Run, state: TrainState) -> list[dict[str, float]]:
+  """Returns means of each replica on the splits not trained on."""
   names = [name for name in run.programs.evaluate if name != "train"]
   with run.clock.phase("evaluate"), jax.transfer_guard("disallow"):
     return programs.mean_metrics(run.programs, names, state)
-
-
-def _write(run: _Run, rows: list[dict[str, Any]], *, end: int) -> None:
-  """Writes the rows at multiples of `log_every`, and that of step `end`.
-
-  The last of them says where the time went.
-  """
-  if run.writer is None:
-    return
-  every = run.experiment.steps.log_every
-  due = [
-    row
-    for row in rows
-    if row["step"] == end or (row["step"] < end and row["step"] % every == 0)
-  ]
-  if due:
-    due[-1] |= run.clock.row()
-  run.writer.write(due)
 
 
 def _save(
@@ -378,8 +431,7 @@ def _save(
 ) -> None:
   """Saves a checkpoint; the metrics up to its step reach the disk first."""
   with run.clock.phase("save"):
-    if run.writer is not None:
-      run.writer.sync()
+    run.records.sync()
     run.checkpoints.save(step, state, metrics=recorded)
 
 
@@ -394,6 +446,41 @@ def _save_weights(
     weights.save(workdir, step, network, config=experiment.config)
 
 
+def _save_weights_of_each(run: _Run, step: int, state: TrainState) -> None:
+  """Saves the weights of each replica, if the step is one of those kept."""
+  if step not in run.experiment.steps.kept:
+    return
+  states = replicas.split_state(state, run.programs.replicas)
+  found = _each(run.experiment, run.workdir)
+  for (each, folder), own in zip(found, states, strict=True):
+    network = Weights(own.params, own.model_state)
+    _save_weights(each, folder, step, network)
+
+
+def _save_each(
+  run: _Run, outcome: outcomes.Outcome, of_one: TrainState
+) -> None:
+  """Saves the last state of each of several replicas as that of a run.
+
+  So later runs and exports read a replica as they read any run.
+  """
+  if not run.experiment.of_seeds:
+    return
+  found = _each(run.experiment, run.workdir)
+  for (each, folder), own in zip(found, outcomes.of_each(outcome), strict=True):
+    assert own.selected is not None
+    with contextlib.closing(open_checkpoints(each, folder, of_one)) as saved:
+      saved.save(own.step, own.state, metrics=own.selected.evaluation)
+
+
+def _each(
+  experiment: Experiment, workdir: pathlib.Path
+) -> Iterator[tuple[Experiment, pathlib.Path]]:
+  """Yields the experiment and the folder of each replica."""
+  folders = workdirs.of_seeds(experiment, workdir)
+  yield from zip(experiment.each, folders, strict=True)
+
+
 def _select(
   run: _Run, outcome: outcomes.Outcome, abstract: TrainState
 ) -> outcomes.Selected:
@@ -403,10 +490,13 @@ def _select(
     found = run.checkpoints.restore_best(abstract, found)
     for line in found.skipped:
       run.reporter.message(f"warning: {line}")
-  evaluation = _evaluate(run, found.state)
+  evaluations = _evaluate(run, found.state)
   if "train" in run.programs.evaluate:  # Compiled here, so without a guard.
-    evaluation |= programs.mean_metrics(run.programs, ["train"], found.state)
-  return outcomes.Selected(found.state, found.step, evaluation)
+    trained = programs.mean_metrics(run.programs, ["train"], found.state)
+    evaluations = [
+      one | other for one, other in zip(evaluations, trained, strict=True)
+    ]
+  return outcomes.Selected(found.state, found.step, tuple(evaluations))
 
 
 def _outcome(

@@ -18,6 +18,7 @@ from sparsejax.training import (
   evaluation,
   input_pipeline,
   metric,
+  replicas,
   sharding,
 )
 from sparsejax.training.dispatches import Target
@@ -37,9 +38,11 @@ class Programs(NamedTuple):
       called before every dispatch and after the last one; donates the state.
       `None` for other methods.
     evaluate: sums over a split, by name: "test", "validation" if there is one,
-      and "train" if it is resident (compiled when it is first called).
+      and "train", the split or its sample, if it is resident (compiled when it
+      is first called).
     examples: number of examples in each of these splits.
     task: what is trained.
+    replicas: number of replicas in the state.
     update_metric: evaluates the validation split and updates the epoch metric
       of the state, to be called after every epoch; `None` if the method does
       not follow a validation metric.
@@ -51,6 +54,7 @@ class Programs(NamedTuple):
   evaluate: Mapping[str, Evaluate]
   examples: Mapping[str, int]
   task: Task
+  replicas: int
   update_metric: UpdateMetric | None
   compile_seconds: float
 
@@ -82,6 +86,8 @@ def compile(
   if isinstance(splits["train"], Stream):
     # Evaluating it would take another epoch of reading.
     splits.pop("train")
+  elif dataset.train_sample is not None:
+    splits["train"] = sharding.replicate(dataset.train_sample, mesh)
   evaluate = {
     name: _evaluate(target, split, compile_now=name != "train")
     for name, split in splits.items()
@@ -98,6 +104,7 @@ def compile(
     evaluate=evaluate,
     examples=examples,
     task=setup.task,
+    replicas=setup.replicas,
     update_metric=update_metric,
     compile_seconds=time.perf_counter() - started,
   )
@@ -105,7 +112,7 @@ def compile(
 
 def mean_metrics(
   programs: Programs, names: Iterable[str], state: TrainState
-) -> dict[str, float]:
+) -> list[dict[str, float]]:
   """Evaluate splits.
 
   Args:
@@ -114,13 +121,25 @@ def mean_metrics(
     state: the state to evaluate.
 
   Returns:
-    `{name}_loss`, and the metrics and measures of the task, such as
-    `{name}_accuracy`: means over each split, and what follows from them.
+    For each replica `{name}_loss`, and the metrics and measures of the task,
+    such as `{name}_accuracy`: means over each split, and what follows from
+    them.
   """
   totals = {name: programs.evaluate[name](state) for name in names}
+  fetched = sharding.fetch(jax.block_until_ready(totals))
+  return [
+    _means(programs, each)
+    for each in replicas.split(fetched, programs.replicas)
+  ]
+
+
+def _means(
+  programs: Programs, totals: Mapping[str, evaluation.Totals]
+) -> dict[str, float]:
+  """Returns the means of one replica."""
   means: dict[str, float] = {}
-  for name, sums in jax.block_until_ready(totals).items():
-    sums, count = sharding.fetch(sums), programs.examples[name]
+  for name, sums in totals.items():
+    count = programs.examples[name]
     found = {"loss": sums.loss.item() / count}
     found |= {key: sum.item() / count for key, sum in sums.metrics.items()}
     found |= programs.task.derived(found)
@@ -137,7 +156,13 @@ def _evaluate(
   if isinstance(split, Stream):
     return _evaluate_stream(target, split)
   evaluate: Any = jax.jit(
-    functools.partial(evaluation.evaluate, setup), out_shardings=whole
+    replicas.mapped(
+      functools.partial(evaluation.evaluate, setup),
+      setup.replicas,
+      in_axes=(replicas.STATE, None),
+      out_axes=0,
+    ),
+    out_shardings=whole,
   )
   if compile_now:
     evaluate = evaluate.lower(state, split).compile()

@@ -7,7 +7,8 @@ import os
 import pathlib
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 from absl import logging as absl_logging
@@ -102,12 +103,10 @@ def _run_together(
   console = reporting.Console(quiet=not processes.is_first())
   _warn(console, experiment, experiment.warnings)
   with _workdir(parsed, experiment, console) as (workdir, lock):
-    summary = records.read_summary(workdir)
-    if summary is None:
+    if not (workdir / records.SUMMARY).exists():
       return _train(parsed, console, experiment, workdir, stop, lock, clock)
     reporting.line(console, f"{workdir} is finished; nothing was changed.")
-    _report(workdir)
-    reporting.result(console, summary, workdir)
+    _show_result(console, experiment, workdir)
     return outcomes.DONE
 
 
@@ -134,7 +133,7 @@ def _train(
         reporter=reporter,
         lock=lock,
         clock=clock,
-        started=lambda: _record_environment(workdir, parsed),
+        started=lambda: _record_environment(experiment, workdir, parsed),
       )
     except preemption.Stopped as stopped:
       if processes.is_first():
@@ -146,18 +145,68 @@ def _train(
       prefix = "error: " if failed else ""
       print(f"{prefix}{outcome.message}", file=sys.stderr)
     return outcome.status
-  summary = results.summarize(experiment, outcome)
-  _warn(console, experiment, summary["warnings"][len(experiment.warnings) :])
+  summaries = [
+    results.summarize(each, own, replicas=len(experiment.each))
+    for each, own in zip(
+      experiment.each, outcomes.of_each(outcome), strict=True
+    )
+  ]
+  found = [warning for each in summaries for warning in each["warnings"]]
+  new = [each for each in found if each not in experiment.warnings]
+  _warn(console, experiment, list(dict.fromkeys(new)))
   if processes.is_first():
-    workdirs.write_json(workdir / workdirs.SUMMARY, summary)
-    _report(workdir)
+    _write_summaries(experiment, workdir, summaries)
   processes.barrier("summary")  # A later run may look for it.
-  reporting.result(console, summary, workdir)
+  _show_result(console, experiment, workdir)
   _warn(console, experiment, experiment.warnings)  # Thousands of lines later.
   return outcomes.DONE
 
 
-def _record_environment(workdir: pathlib.Path, parsed: command.Command) -> None:
+def _write_summaries(
+  experiment: Experiment,
+  workdir: pathlib.Path,
+  summaries: Sequence[dict[str, Any]],
+) -> None:
+  """Writes the result of each seed, then that of all."""
+  folders = workdirs.of_seeds(experiment, workdir)
+  for folder, summary in zip(folders, summaries, strict=True):
+    workdirs.write_json(folder / workdirs.SUMMARY, summary)
+  if experiment.of_seeds:
+    of_all = results.summarize_seeds(experiment.config, summaries)
+    workdirs.write_json(workdir / workdirs.SUMMARY, of_all)
+
+
+def _show_result(
+  console: reporting.Console, experiment: Experiment, workdir: pathlib.Path
+) -> None:
+  """Writes the missing reports of a finished run, and prints its result."""
+  folders = workdirs.of_seeds(experiment, workdir)
+  if processes.is_first():
+    for folder in folders:
+      _write_missing(folder / plots.REPORT, plots.write_report, folder)
+    if experiment.of_seeds:
+      path = workdir / plots.REPORT
+      _write_missing(path, plots.write_comparison, folders, path)
+  if experiment.of_seeds:
+    summary = records.read_summary_of_seeds(workdir)
+    assert summary is not None
+    reporting.result_of_seeds(console, summary, folders, workdir)
+    return
+  summary = records.read_summary(workdir)
+  assert summary is not None
+  reporting.result(console, summary, workdir)
+
+
+def _write_missing(
+  path: pathlib.Path, write: Callable[..., Any], *args: Any
+) -> None:
+  if not path.exists():
+    write(*args)
+
+
+def _record_environment(
+  experiment: Experiment, workdir: pathlib.Path, parsed: command.Command
+) -> None:
   """Records what this start runs on, for the report."""
   if not processes.is_first():
     return
@@ -169,7 +218,8 @@ def _record_environment(workdir: pathlib.Path, parsed: command.Command) -> None:
     "processes": coordination.count(),
     "cores": os.cpu_count(),
   }
-  workdirs.write_json(workdir / records.ENVIRONMENT, found)
+  for folder in workdirs.of_seeds(experiment, workdir):
+    workdirs.write_json(folder / records.ENVIRONMENT, found)
 
 
 @contextlib.contextmanager
@@ -199,6 +249,11 @@ def _workdir(
             workdir_lock.hold(workdir, message=message)
           )
         workdirs.claim(workdir, experiment.config)
+        for each, folder in zip(
+          experiment.each, workdirs.of_seeds(experiment, workdir), strict=True
+        ):
+          folder.mkdir(exist_ok=True)
+          workdirs.claim(folder, each.config)
       except OSError as error:
         raise command_line.InputError(
           f"`--workdir` {workdir} cannot be used: {error.strerror}."
@@ -230,12 +285,6 @@ def _warn(
     )
   for warning in warnings:
     reporting.line(console, f"warning: {warning}")
-
-
-def _report(workdir: pathlib.Path) -> None:
-  """Writes the report unless it exists."""
-  if processes.is_first() and not (workdir / plots.REPORT).exists():
-    plots.write_report(workdir)
 
 
 @contextlib.contextmanager

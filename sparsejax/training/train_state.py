@@ -42,6 +42,7 @@ class Setup(NamedTuple):
     shard: constrains an array with a leading batch axis to the batch sharding.
     gather: makes parameters that are sharded over `fsdp` whole, for the network
       to read.
+    replicas: how many replicas the state holds, see `training.replicas`.
   """
 
   model: nn.Module
@@ -61,6 +62,7 @@ class Setup(NamedTuple):
   microbatches: int = 1
   shard: Callable[[jax.Array], jax.Array] = lambda x: x
   gather: Callable[[Any], Any] = lambda params: params
+  replicas: int = 1
 
   @property
   def train_loss(self) -> Loss:

@@ -15,6 +15,7 @@ from sparsejax import command_line, train
 from sparsejax.plots import records
 from sparsejax.study import (
   forecast,
+  jobs,
   papers,
   reproduce,
   results,
@@ -128,6 +129,8 @@ def test_missing_runs_are_trained_once(table, tmp_path, capsys):
 
   with open(tmp_path / "small.csv", newline="") as file:
     numbers = list(csv.DictReader(file))
+  text = (tmp_path / "small.md").read_text()
+  assert text.startswith("| row ") and text.count("\n") >= 3
   assert sorted({x["row"] for x in numbers}) == [
     "granet/0.7",
     "lth/0.7",
@@ -148,6 +151,35 @@ def test_missing_runs_are_trained_once(table, tmp_path, capsys):
   # Another number of epochs is another run.
   runs = plan(table, tmp_path, "rigl*", "--config.epochs=2.0")
   assert runs[0].workdir.name not in folders
+
+
+def test_the_seeds_of_a_row_train_together(table, tmp_path, capsys):
+  args = ("--rows", "gmp*", "--seeds=2", "--together")
+  assert call(table, tmp_path, *args) == outcomes.DONE
+  output = capsys.readouterr().out
+  assert "0 runs are done, 2 to train." in output
+  assert "Run 1 of 1: gmp/0.7, seeds 0 to 1" in output
+  first, second = plan(table, tmp_path, "gmp*", seeds=2)
+  assert first.done and second.done
+  assert finished(tmp_path) == {first.workdir.name, second.workdir.name}
+  assert lines(output)["gmp/0.7"][1].endswith("(2)")
+  assert call(table, tmp_path, *args) == outcomes.DONE
+  assert "2 runs are done, 0 to train." in capsys.readouterr().out
+  # A third seed trains by itself.
+  args = ("--rows", "gmp*", "--seeds=3", "--together")
+  assert call(table, tmp_path, *args) == outcomes.DONE
+  assert "2 runs are done, 1 to train." in capsys.readouterr().out
+  assert len(finished(tmp_path)) == 3
+
+
+def test_interrupted_handing_over_is_completed(table, tmp_path):
+  first, second = plan(table, tmp_path, "gmp*", seeds=2)
+  (job,) = jobs.jobs([first, second], together=True)
+  assert [run.seed for run in job.runs] == [0, 1]
+  assert train.main(job.argv) == outcomes.DONE
+  records.seed_folder(job.workdir, 0).rename(first.workdir)
+  assert jobs.jobs([first, second], together=True) == []
+  assert first.done and second.done and not job.workdir.exists()
 
 
 def plan(table, workdir, glob, *changes, **args):

@@ -11,7 +11,7 @@ from sparsejax import command_line, train
 from sparsejax.training.config import command
 from sparsejax.training.reporting import console as consoles, emptied
 
-RUN = "--config=digits:granet,runlocal"
+RUN = "--config=digits:granet,runlocal,scope=global"
 SUMMARY = {
   "active": 73_815,
   "requested": 73_815,

@@ -114,7 +114,8 @@ class Lab:
   def test(self, state: TrainState) -> dict[str, float]:
     """Returns `test_accuracy` and `test_loss` of a state."""
     compiled = self.compiled(protocols.FINAL_GAP, state)
-    return programs.mean_metrics(compiled, ["test"], state)
+    (found,) = programs.mean_metrics(compiled, ["test"], state)
+    return found
 
   def origin(self, state: TrainState) -> Origin:
     """Returns what the branches of a run at some step start from."""

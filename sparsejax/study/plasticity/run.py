@@ -115,7 +115,9 @@ def resolved(config: ConfigDict) -> dict[str, Any]:
     key: list(value) if isinstance(value, tuple) else value
     for key, value in sorted(section.items())
   }
-  return {**keys.resolved(runs), "plasticity": plain}
+  found = keys.resolved(runs)
+  keys.check_one_seed(found, "branches continue a run of one seed")
+  return {**found, "plasticity": plain}
 
 
 def _default_folder(argv: Sequence[str]) -> pathlib.Path:

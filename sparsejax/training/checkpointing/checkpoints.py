@@ -70,7 +70,7 @@ def open(
   *,
   fingerprint: str,
   sparse_leaves: tuple[str, ...],
-  best_metric: str | None = "test_accuracy",
+  best_metric: str | None = None,
   lowest: bool = False,
   keep_all: bool = False,
   folder: str = reading.FOLDER,

@@ -16,7 +16,7 @@ from sparsejax import command_line
 from sparsejax.analysis import coupling
 from sparsejax.components import leaves, trees
 from sparsejax.components.counts import INT32_MAX
-from sparsejax.data import Dataset
+from sparsejax.data import Dataset, Stream
 from sparsejax.tasks import Task
 from sparsejax.training import (
   metric,
@@ -59,6 +59,9 @@ def build(
   resolved = keys.resolved(config)
   extended = when.extended(resolved)
   dataset = data or _call("data", resolved, {})
+  seeds = keys.seeds(resolved)
+  if len(seeds) > 1:
+    _check_together(resolved, dataset)
   steps = when.steps(extended, dataset.train.examples)
   provided = _provided(dataset, steps)
   inner = wrap(_call("optimizer", resolved, provided))
@@ -79,11 +82,7 @@ def build(
   if provided["trained_params"] is None:
     before = init_from.find(resolved, needs_init_from=recipe.needs_init_from)
   model, configured = _models(resolved, provided, recipe, dataset)
-  key = jax.random.key(resolved["seed"])
-  init_key, data_key, mask_key = (
-    jax.random.fold_in(key, purpose)
-    for purpose in (_MODEL_KEY, _DATA_KEY, _MASK_KEY)
-  )
+  init_key, data_key, mask_key = _keys(resolved["seed"])
   rules = overrides(resolved, model, _names(_params(model, dataset)))
   tx_with = _transformation(
     resolved, inner, recipe.method, mask_key, rules, layout
@@ -93,8 +92,9 @@ def build(
     metric=source,
     layout=layout,
     mask_update_steps=_mask_update_steps(recipe.method, steps.total),
+    replicas=len(seeds),
   )
-  return Experiment(
+  experiment = Experiment(
     config=resolved,
     dataset=dataset,
     recipe=recipe,
@@ -111,6 +111,60 @@ def build(
     target_sparsity=_target(recipe, before),
     warnings=_late_schedules(extended, provided),
   )
+  if len(seeds) == 1:
+    return experiment
+  of_seeds = tuple(_of_seed(experiment, seed) for seed in seeds)
+  return experiment._replace(of_seeds=of_seeds)
+
+
+def _keys(seed: int) -> list[jax.Array]:
+  """Returns the keys of parameters, data and masks."""
+  key = jax.random.key(seed)
+  return [
+    jax.random.fold_in(key, purpose)
+    for purpose in (_MODEL_KEY, _DATA_KEY, _MASK_KEY)
+  ]
+
+
+def _of_seed(experiment: Experiment, seed: int) -> Experiment:
+  """Returns the experiment of one seed: only its keys are others."""
+  config = keys.of_seed(experiment.config, seed)
+  init_key, data_key, mask_key = _keys(seed)
+  setup = experiment.setup
+  tx_with = _transformation(
+    config,
+    experiment.inner,
+    experiment.recipe.method,
+    mask_key,
+    experiment.overrides,
+    setup.layout,
+  )
+  return experiment._replace(
+    config=config,
+    init_key=init_key,
+    data_key=data_key,
+    mask_key=mask_key,
+    setup=setup._replace(tx=tx_with(None), tx_from_masks=tx_with, replicas=1),
+  )
+
+
+def _check_together(config: Mapping[str, Any], dataset: Dataset) -> None:
+  """Raises `InputError` where several seeds cannot train in one program."""
+  devices, data = jax.device_count(), config["data"]["name"]
+  found = {
+    f"there are {devices} devices": devices > 1,
+    f"{data!r} is read from disk while training": isinstance(
+      dataset.train, Stream
+    ),
+    "the best checkpoint (`config.select_checkpoint`) is another one for each"
+    " seed": config["select_checkpoint"] == "best",
+  }
+  for why, holds in found.items():
+    if holds:
+      raise command_line.InputError(
+        f"`config.seeds` must be 1, because {why}, got {config['seeds']}. Train"
+        " each seed by itself: --config.seed=N."
+      )
 
 
 def _call(

@@ -121,7 +121,8 @@ def lines(config: ConfigDict) -> list[str]:
         shown = "none" if value is None else str(value)
         yield f"{prefix}{key}={shlex.quote(shown)}"
 
-  return list(flat(keys.resolved(config), "--config."))
+  found = {"seeds": 1, **keys.resolved(config)}
+  return list(flat(dict(sorted(found.items())), "--config."))
 
 
 def _flags() -> flags.FlagValues:

@@ -39,6 +39,8 @@ class Experiment(NamedTuple):
       `sparsify`.
     target_sparsity: the requested sparsity; `None` if the method has none.
     warnings: what is allowed but probably not intended.
+    of_seeds: the experiments of the single seeds, if there are several;
+      otherwise empty.
   """
 
   config: dict[str, Any]
@@ -56,6 +58,17 @@ class Experiment(NamedTuple):
   overrides: dict[str, Rule]
   target_sparsity: float | None
   warnings: tuple[str, ...]
+  of_seeds: tuple["Experiment", ...] = ()
+
+  @property
+  def each(self) -> tuple["Experiment", ...]:
+    """The experiment of every seed."""
+    return self.of_seeds or (self,)
+
+  @property
+  def seed(self) -> int:
+    """The first seed."""
+    return self.config["seed"]
 
   @property
   def select(self) -> tuple[str, ...] | None:

@@ -11,6 +11,7 @@ from sparsejax.training.config import schema, sections, value_types
 
 _TYPES = {
   "seed": int,
+  "seeds": int,
   "epochs": float,
   "epochs_multiplier": float,
   "batch_size": int,
@@ -36,6 +37,7 @@ _MESH = {**dict.fromkeys(sharding.AXES, int), "rules": tuple[str, ...]}
 _OPTIONAL = ("init_from", "metric")
 _MINIMA = {
   "seed": 0,
+  "seeds": 1,
   "log_every_steps": 1,
   "dispatch_steps": 1,
   "batch_size": 1,
@@ -56,12 +58,13 @@ def defaults() -> dict[str, Any]:
   """Returns the keys that most configs leave at their defaults.
 
   Returns:
-    `microbatches`: parts of a batch whose gradients are computed one after
-    another; `sparsities`: layers with a fixed sparsity, such as
-    `("classifier/*=0.8",)`, for which the other layers make up; `metric`: what
-    a method with `metric=` follows (`training.metric` has the rule);
-    `init_from`, `init_mode` and `init_step`: the run to start from, how, and
-    from which of its steps (`checkpointing.init_from` has the modes);
+    `seeds`: how many runs, with the seeds `seed`, `seed + 1` and so on, train
+    in one program (`training.replicas`); `microbatches`: parts of a batch whose
+    gradients are computed one after another; `sparsities`: layers with a fixed
+    sparsity, such as `("classifier/*=0.8",)`, for which the other layers make
+    up; `metric`: what a method with `metric=` follows (`training.metric` has
+    the rule); `init_from`, `init_mode` and `init_step`: the run to start from,
+    how, and from which of its steps (`checkpointing.init_from` has the modes);
     `keep_steps`: steps whose weights are kept for such runs, multiples of
     `dispatch_steps`; `epochs_multiplier`: how much longer the run and its
     schedules are; `select_checkpoint`: the checkpoint that the result and later
@@ -71,6 +74,7 @@ def defaults() -> dict[str, Any]:
     (`training.sharding`), and where weights lie (`training.weight_sharding`).
   """
   return {
+    "seeds": 1,
     "microbatches": 1,
     "sparsities": (),
     "metric": config_dict.placeholder(str),
@@ -91,7 +95,9 @@ def resolved(config: ConfigDict) -> dict[str, Any]:
     config: may hold references and placeholders.
 
   Returns:
-    Nested dicts of plain values, keys sorted, tuples as lists.
+    Nested dicts of plain values, keys sorted, tuples as lists. `seeds` is left
+    out where it is 1, so that a run is the same one whether it was trained
+    alone or with others.
 
   Raises:
     InputError: if a key is unknown or missing, or a value is of the wrong type
@@ -104,8 +110,35 @@ def resolved(config: ConfigDict) -> dict[str, Any]:
     return list(value) if isinstance(value, tuple | list) else value
 
   found = plain(config.copy_and_resolve_references().to_dict())
-  _check(found)
+  _check({"seeds": 1, **found})
+  if found.get("seeds") == 1:
+    del found["seeds"]
   return found
+
+
+def seeds(config: Mapping[str, Any]) -> range:
+  """Returns the seeds of a resolved config."""
+  return range(config["seed"], config["seed"] + config.get("seeds", 1))
+
+
+def check_one_seed(config: Mapping[str, Any], way_out: str) -> None:
+  """Refuse a resolved config of several seeds.
+
+  Args:
+    config: the resolved config.
+    way_out: what to do, for the message.
+
+  Raises:
+    InputError: if it has several seeds.
+  """
+  count = len(seeds(config))
+  _require({"seeds": count}, "seeds", f"1 here: {way_out}", count == 1)
+
+
+def of_seed(config: Mapping[str, Any], seed: int) -> dict[str, Any]:
+  """Returns the resolved config of one of its seeds."""
+  rest = {key: value for key, value in config.items() if key != "seeds"}
+  return rest | {"seed": seed}
 
 
 def _check(config: Mapping[str, Any]) -> None:

@@ -5,7 +5,7 @@ import math
 import pathlib
 import time
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -97,6 +97,50 @@ def result(
   console.print(_layer_table(summary))
   for name, value in _result_lines(summary, workdir):
     line(console, f"{name:<19} {value}")
+
+
+def result_of_seeds(
+  console: Console,
+  summary: Mapping[str, Any],
+  folders: Sequence[pathlib.Path],
+  workdir: pathlib.Path,
+) -> None:
+  """Print the result of a finished run of several seeds.
+
+  Args:
+    console: where to print.
+    summary: content of `summary.json`.
+    folders: of the seeds.
+    workdir: workdir of the run.
+  """
+  title = f"{summary['method']} on {summary['data']}, {len(folders)} seeds"
+  table = Table(title=title)
+  table.add_column("seed")
+  known = records.measures(summary)
+  for name in (*(f"test {each.title}" for each in known), "test loss"):
+    table.add_column(name, justify="right")
+  table.add_column("sparsity", justify="right")
+  for seed, folder in zip(summary["seeds"], folders, strict=True):
+    table.add_row(str(seed), *_seed_cells(known, records.read_summary(folder)))
+  table.add_section()
+  table.add_row("mean", *_seed_cells(known, summary["mean"]))
+  table.add_row("deviation", *_seed_cells(known, summary["deviation"]))
+  console.print(table)
+  line(console, f"{'compile time':<19} {summary['compile_seconds']:.1f} s")
+  line(console, f"{'training time':<19} {summary['train_seconds']:.1f} s")
+  line(console, f"{'results':<19} {workdir / records.SUMMARY}")
+  line(console, f"{'report':<19} {workdir / 'report.html'}")
+
+
+def _seed_cells(
+  known: Sequence[records.Measure], values: Mapping[str, Any] | None
+) -> Iterator[str]:
+  assert values is not None
+  for each in known:
+    text = "{:.2%}" if each.percent else "{:.4f}"
+    yield _finite(values.get(f"test_{each.name}"), text)
+  yield _finite(values.get("test_loss"), "{:.4f}")
+  yield f"{values['sparsity']:.2%}"
 
 
 def _bar(console: Console) -> Progress:

@@ -1,6 +1,8 @@
 """The result of a finished run: the content of `summary.json`."""
 
-from collections.abc import Mapping
+import math
+import statistics
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -9,17 +11,29 @@ import sparsejax
 from sparsejax.state import map_sparse_states
 from sparsejax.tasks import Measure
 from sparsejax.training import outcomes, run_flops, sharding, train_state
+from sparsejax.training.config import keys
 from sparsejax.training.config.experiment import Experiment
+
+_NOT_OF_SEEDS = (
+  "seed",
+  "steps",
+  "selected_step",
+  "replicas",
+  "devices",
+  "processes",
+  "resumed_from_step",
+)
 
 
 def summarize(
-  experiment: Experiment, outcome: outcomes.Outcome
+  experiment: Experiment, outcome: outcomes.Outcome, *, replicas: int = 1
 ) -> dict[str, Any]:
-  """Collect the result of a run.
+  """Collect the result of a run, or of one replica.
 
   Args:
-    experiment: what was trained.
+    experiment: what was trained, with one seed.
     outcome: how the run ended; it is done.
+    replicas: how many were trained in one program; times are those of all.
 
   Returns:
     Plain values. Accuracies, counts, sparsities and inference FLOPs describe
@@ -76,6 +90,7 @@ def summarize(
       )
     ],
     "warnings": [*experiment.warnings, *found.warnings],
+    "replicas": replicas,
     "devices": jax.device_count(),
     "processes": jax.process_count(),
     "resumed_from_step": outcome.resumed_from_step,
@@ -84,6 +99,43 @@ def summarize(
     "mask_update_seconds": outcome.mask_update_seconds,
     **outcome.seconds,
   }
+
+
+def summarize_seeds(
+  config: Mapping[str, Any], summaries: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+  """Collect the result of a run of several seeds.
+
+  Args:
+    config: the resolved config.
+    summaries: of the seeds, in order.
+
+  Returns:
+    Plain values: what is the same for all seeds, and `mean` and `deviation`,
+    the sample standard deviation, of every number that all of them have.
+  """
+  first = summaries[0]
+  means, deviations = {}, {}
+  for name in first:
+    values = [summary[name] for summary in summaries]
+    if name in _NOT_OF_SEEDS or name.endswith("_seconds"):
+      continue  # The same for all, or the clock's.
+    if all(map(_is_number, values)):
+      means[name] = statistics.mean(values)
+      deviations[name] = statistics.stdev(values)
+  same = ("method", "model", "data", "task", "measures", "steps", "replicas")
+  return {
+    **{name: first[name] for name in same},
+    "seeds": list(keys.seeds(config)),
+    "mean": means,
+    "deviation": deviations,
+    **{k: v for k, v in first.items() if k.endswith("_seconds")},
+  }
+
+
+def _is_number(value: Any) -> bool:
+  plain = isinstance(value, int | float) and not isinstance(value, bool)
+  return plain and math.isfinite(value)
 
 
 def _measure(measure: Measure) -> dict[str, Any]:

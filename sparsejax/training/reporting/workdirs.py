@@ -11,6 +11,9 @@
     report.html    figures and tables
     .lock          the process that writes here, see `training.workdir_lock`
 
+The workdir of several seeds has a folder `seed_N` for each, which becomes the
+workdir of a finished run; its own checkpoints hold the states of all.
+
 Keys that depend on the clock end in `_seconds` or `_per_second`.
 """
 
@@ -24,8 +27,20 @@ from typing import Any
 from sparsejax import command_line
 from sparsejax.plots import records
 from sparsejax.training.checkpointing import identity
+from sparsejax.training.config.experiment import Experiment
 
 CONFIG, SUMMARY = records.CONFIG, records.SUMMARY
+
+
+def of_seeds(
+  experiment: Experiment, workdir: pathlib.Path
+) -> tuple[pathlib.Path, ...]:
+  """Returns the folder of each seed: the workdir itself for a single one."""
+  if not experiment.of_seeds:
+    return (workdir,)
+  return tuple(
+    records.seed_folder(workdir, each.seed) for each in experiment.of_seeds
+  )
 
 
 def claim(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
