@@ -116,7 +116,7 @@ def backends(sizes=SIZES, rounds=15):
   rows = []
   for size in sizes:
     scores = jnp.abs(jax.random.normal(jax.random.key(size), (size,)))
-    count, groups = size // 10, search.each_layer([None], 1)
+    count, groups = size // 10, search.each_layer([None], [size])
 
     def threshold(scores, count=count, groups=groups):
       return search.select([scores], jnp.array([count]), groups)

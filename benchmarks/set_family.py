@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 import outputs
 import report
 import sweep
@@ -120,7 +121,7 @@ def _follow(
   total = 0
   for epoch in range(1, steps.total // steps.per_epoch + 1):
     state, metrics = compiled.train(state)
-    total = int(metrics.stats["total"][-1].sum())
+    total = int(np.asarray(metrics.stats["total"][-1]).sum())
     if compiled.update_metric is not None:
       state = compiled.update_metric(state)
     totals = sharding.fetch(compiled.evaluate["test"](state))
@@ -129,7 +130,7 @@ def _follow(
     correct = int(totals.metrics["accuracy"])
     curves["test_accuracy"].append(round(correct / examples, 5))
     curves["test_loss"].append(round(float(totals.loss) / examples, 5))
-    curves["active"].append(int(metrics.stats["active"][-1].sum()))
+    curves["active"].append(int(np.asarray(metrics.stats["active"][-1]).sum()))
   return curves | {"total": total}
 
 

@@ -134,19 +134,10 @@ def _data(chosen: dict[str, Any], context: int, windows: int) -> dict[str, Any]:
 
 
 def _method(chosen: dict[str, Any], epochs: FieldReference) -> dict[str, Any]:
-  """Returns the method's section: pruning ends at three quarters of the run.
-
-  All matrices are equally sparse. They start at different scales, so a global
-  magnitude would prune the smallest ones, which lead to the residual stream, to
-  nothing.
-  """
+  """Returns the method's section: pruning ends at three quarters of the run."""
   name, sparsity = chosen["method"], chosen["sparsity"]
   default = 0.8 if sparsity is None else sparsity
-  own = {
-    key: "uniform"
-    for key in ("scope", "distribution")
-    if sections.takes("method", name, key)
-  }
+  own = sections.equal_sparsities(name)
   own |= _arguments(epochs, default).get(name, {})
   if name == "sr_ste" and sparsity is None:
     own |= {"sparsity": None, "n": 2, "m": 4}

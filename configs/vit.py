@@ -106,12 +106,7 @@ def _data(chosen: dict[str, Any], examples: int) -> dict[str, Any]:
 def _method(chosen: dict[str, Any], epochs: FieldReference) -> dict[str, Any]:
   """Returns the method's section: pruning ends at half of the run."""
   name = chosen["method"]
-  own: dict[str, Any] = {
-    key: "uniform"
-    for key in ("scope", "distribution")
-    if sections.takes("method", name, key)
-  }
-  own |= {
+  own = sections.equal_sparsities(name) | {
     "top_kast": {"backward_sparsity": 0.6},
     "str": {"initial_threshold": -6.0},
     "dsr": {"prune_count": 20_000},

@@ -14,7 +14,14 @@ import numpy as np
 from jax import core, lax
 from jaxtyping import Array, Bool, Float, PyTree
 
-from sparsejax.components import arguments, counts, leaves, scopes, trees
+from sparsejax.components import (
+  arguments,
+  counts,
+  leaves,
+  scopes,
+  trees,
+  wide_counts,
+)
 from sparsejax.components.leaves import Overrides, Select
 from sparsejax.method import Key, Layout, Masks, Scope
 from sparsejax.selection import random_bits, search
@@ -280,12 +287,12 @@ def _pruner(
 ) -> Callable[..., tuple[list[Array], Array]]:
   """Returns (params, batches, first masks, key) -> masks, finite.
 
-  `budgets` is int32[rounds, groups]. `finite` is bool[leaves], whether the
+  `budgets` is int64[rounds, groups]. `finite` is bool[leaves], whether the
   scores of active weights were finite; inactive weights stay so at any score.
   """
 
   def prune(params, batches, first, key):
-    table = jnp.asarray(budgets)
+    table = wide_counts.on_device(budgets, counts.limbs_of_all(layout))
 
     def one_round(index, carry):
       masks, finite = carry
@@ -318,7 +325,7 @@ def _first(
   nodes = layout.treedef.flatten_up_to(masks)
   first = [jnp.asarray(nodes[leaf.index], bool) for leaf in layout.leaves]
   each_layer = search.each_layer(
-    layout.axes, len(layout.sizes), sharded=layout.sharded
+    layout.axes, layout.sizes, sharded=layout.sharded
   )
   by_layer = np.asarray(search.count_active(first, each_layer), np.int64)
   requested = counts.requested_count(layout.sizes, sparsity)

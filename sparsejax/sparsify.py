@@ -7,7 +7,14 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PyTree
 
-from sparsejax.components import arguments, leaves, placement, trees
+from sparsejax.components import (
+  arguments,
+  counts,
+  leaves,
+  placement,
+  trees,
+  wide_counts,
+)
 from sparsejax.components.leaves import Overrides, Select
 from sparsejax.method import Key, Layout, Masks, Method, described
 from sparsejax.selection import bitmasks
@@ -135,8 +142,8 @@ def sparsify(
     order = method.order or orders.step_then_update
     updates, state = _emitted(call, order(call))
     if masks is None:
-      counts = requested.of_method(method, call.layout, state.requested)
-      state = state._replace(requested=counts)
+      found = requested.of_method(method, call.layout, state.requested)
+      state = state._replace(requested=found)
     return updates, state
 
   tx = SparseTransformation(init_fn, update_fn)
@@ -247,7 +254,9 @@ def _init(
     masks=masks,
     units=first.units,
     requested=first.requested,
-    changes=jnp.zeros((2, len(layout.sizes)), jnp.int32),
+    changes=wide_counts.zeros(
+      (2, len(layout.sizes)), counts.limbs_of_layers(layout)
+    ),
     axes=jnp.array([-1 if a is None else a for a in layout.axes], jnp.int32),
     inner_state=inner_state,
     latent=storage.init(params, masks, accumulators),

@@ -9,8 +9,8 @@ import optax
 from jaxtyping import Array, Bool, Int, PyTree, UInt32
 
 from sparsejax.components import alignment, fan_in, leaves, trees
-from sparsejax.components.counts import INT32_MAX
 from sparsejax.components.fan_in import FanIn
+from sparsejax.components.wide_counts import INT32_MAX
 from sparsejax.method import Masks
 
 _FROZEN = np.int32(INT32_MAX)
@@ -39,12 +39,14 @@ class SparseState(NamedTuple):
       dense leaves. A kernel that is trained in lanes has a `FanIn` instead.
     units: the masks of what is pruned as one, such as filters, each in a dict
       with its name; empty where each weight is a unit.
-    requested: int32[1 + layers]; the requested counts, in units. First that of
+    requested: counts [1 + layers], requested of units; int32, or a `WideCount`
+      where an int32 cannot hold the number of all sparse weights. First that of
       all layers which share a budget, then one per layer, -1 where it shares
       one.
-    changes: int32[2, layers]; how many weights the last mask update pruned in
-      each layer, and how many it regrew. A weight that it pruned and regrew at
-      once counts as neither.
+    changes: counts [2, layers], int32 or a `WideCount` where an int32 cannot
+      hold the weights of a layer; how many weights the last mask update pruned
+      in each layer, and how many it regrew. A weight that it pruned and regrew
+      at once counts as neither.
     axes: int32[leaves]; for each sparse leaf the axis along which every slice
       is its own layer, -1 for a leaf that is one layer.
     inner_state: the state of the inner transformation.
@@ -58,8 +60,8 @@ class SparseState(NamedTuple):
   last_update: Int[Array, ""]
   masks: PyTree
   units: tuple[dict[str, Bool[Array, "..."]], ...]
-  requested: Int[Array, " counts"]
-  changes: Int[Array, "2 layers"]
+  requested: PyTree
+  changes: PyTree
   axes: Int[Array, " leaves"]
   inner_state: optax.OptState
   latent: PyTree

@@ -64,11 +64,22 @@ def test_init_outside_jit_puts_masks_and_momentum_where_weights_are(results):
   assert results["eager"] == []
 
 
+def test_given_masks_of_the_host_go_where_weights_are(results):
+  assert results["given"]
+
+
 @pytest.mark.slow
 def test_units_and_cells_are_the_same_on_one_and_four_devices():
   runs = run("units")["runs"]
   check_masks(runs)
   assert all(each["strays"] == [] for each in runs)
+
+
+@pytest.mark.slow
+def test_counts_in_two_limbs_cross_devices_alone():
+  runs = run("wide")["runs"]
+  check_masks(runs)
+  check_places(runs)
 
 
 def test_replicated_parameters_take_the_program_of_one_device(results):

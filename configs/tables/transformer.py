@@ -21,7 +21,7 @@ _TWO_OF_FOUR = (
 def _calibrated(name: str) -> tuple[papers.Row, ...]:
   """Returns the rows of a method that prunes the dense run."""
   rows = papers.ours(name, f"lm:{name},steps=64", _CELLS)
-  pattern = papers.Row(f"{name}/2:4", f"lm:{name},steps=64", {}, _TWO_OF_FOUR)
+  pattern = papers.Row(f"{name}-2:4", f"lm:{name},steps=64", {}, _TWO_OF_FOUR)
   return tuple(row._replace(after="dense") for row in (*rows, pattern))
 
 
@@ -38,7 +38,8 @@ TABLE = papers.Table(
     *papers.ours("weight_sparse", "lm:weight_sparse", _CELLS),
     *_calibrated("wanda"),
     *_calibrated("sparsegpt"),
-    papers.Row("rigl/2:4", "lm:rigl,granularity=n_of_m,sparsity=0.5", {}),
-    papers.Row("sr_ste/2:4", "lm:sr_ste", {}),
+    papers.Row("rigl-2:4", "lm:rigl,granularity=n_of_m,sparsity=0.5", {}),
+    papers.Row("sr_ste-2:4", "lm:sr_ste", {}),
   ),
+  plot=papers.Plot(y=("bits_per_byte",), x="overall"),
 )

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Int, PyTree
+from jaxtyping import Array, PyTree
 
 from sparsejax.analysis.counted import (
   DenseLeaf,
@@ -19,9 +19,15 @@ from sparsejax.analysis.counted import (
   UnitSummary,
 )
 from sparsejax.analysis.flops import Costs
-from sparsejax.components import alignment, kernels, leaves, trees
+from sparsejax.components import (
+  alignment,
+  kernels,
+  leaves,
+  trees,
+  wide_counts,
+)
 from sparsejax.components.accumulators import ever_active
-from sparsejax.components.counts import INT32_MAX
+from sparsejax.components.wide_counts import Counted
 from sparsejax.method import Layout
 from sparsejax.selection import search
 from sparsejax.state import (
@@ -101,38 +107,35 @@ def summary(
   )
 
 
-def stats(opt_state: optax.OptState) -> dict[str, Int[Array, ""]]:
-  """Returns counts as int32 scalars, for logging inside jit.
+def stats(opt_state: optax.OptState) -> dict[str, Counted]:
+  """Returns counts as scalars, for logging inside jit.
+
+  They are int32, or have two limbs where there are more than 2^31 - 1 weights;
+  `int(count)` is exact for both. The sparsity is `1 - active / total`; compute
+  it on the host, in float64.
 
   Returns:
     `active`, `total`, `requested`, `step` and `last_update` (-1 before the
     first mask update), `ever_active` if it is tracked, and `active_units` and
-    `total_units` where units are pruned as one; `requested` counts those. The
-    sparsity is `1 - active / total`; compute it on the host, in float64.
+    `total_units` where units are pruned as one; `requested` counts those.
 
   Raises:
-    ValueError: if the state has no masks, or more than 2^31 - 1 weights, whose
-      counts do not fit; `summary` counts those.
+    ValueError: if the state has no masks.
   """
   nodes = mask_nodes(stored_masks(opt_state))
-  total = sum(mask.size for mask in nodes)
-  if total > INT32_MAX:
-    raise ValueError(
-      f"`opt_state` has masks for {total} weights; counts on the device end"
-      f" at {INT32_MAX}. Use `summary`, on the host."
-    )
+  limbs = wide_counts.limbs_for(sum(mask.size for mask in nodes))
   return {
-    key: jnp.sum(counts, dtype=jnp.int32)
+    key: wide_counts.total(counts, limbs) if counts.shape else counts
     for key, counts in leaf_stats(opt_state).items()
   }
 
 
-def leaf_stats(opt_state: optax.OptState) -> dict[str, Int[Array, "..."]]:
+def leaf_stats(opt_state: optax.OptState) -> dict[str, Counted]:
   """Returns counts whose sums are those of `stats`, of any number of weights.
 
   Returns:
-    As `stats`: `step` and `last_update` are scalars, all others are int32[n]
-    with the counts of single leaves or layers, to be summed on the host.
+    As `stats`: `step` and `last_update` are scalars, all others have the counts
+    of single leaves or layers, int32[n] or limbs, to be summed on the host.
 
   Raises:
     ValueError: if the state has no masks.
@@ -141,9 +144,9 @@ def leaf_stats(opt_state: optax.OptState) -> dict[str, Int[Array, "..."]]:
   masks = [mask for state in states for mask in mask_nodes(state.masks)]
   out = {
     "active": _each([x for s in states for x in active_flags(s.masks)]),
-    "total": jnp.array([mask.size for mask in masks], jnp.int32),
-    "requested": jnp.concatenate(
-      [jnp.maximum(state.requested, 0) for state in states]
+    "total": _on_device([mask.size for mask in masks]),
+    "requested": wide_counts.concatenate(
+      [wide_counts.maximum(state.requested, 0) for state in states]
     ),
     "step": states[0].step,
     "last_update": states[0].last_update,
@@ -160,7 +163,12 @@ def leaf_stats(opt_state: optax.OptState) -> dict[str, Int[Array, "..."]]:
   return out
 
 
-def _each(masks: list[Array]) -> Int[Array, " leaves"]:
+def _on_device(sizes: Sequence[int]) -> Counted:
+  limbs = wide_counts.limbs_for(max(sizes, default=0))
+  return wide_counts.on_device(sizes, limbs)
+
+
+def _each(masks: list[Array]) -> Counted:
   return search.count_each(masks) if masks else jnp.zeros(0, jnp.int32)
 
 
@@ -172,12 +180,12 @@ def assert_sparse(params: PyTree, opt_state: optax.OptState) -> None:
   """
   params = alignment.plain(params)
   nonzero = trees.map_masked(
-    lambda m, p: jnp.sum(~m & (p != 0), dtype=jnp.int32),
+    lambda m, p: np.asarray(_each([~m & (p != 0)])),
     alignment.masks_like(held_masks(opt_state), params),
     params,
     dense=lambda p: None,
   )
-  bad = {n: int(c) for n, c in trees.named_leaves(nonzero) if int(c)}
+  bad = {n: int(c[0]) for n, c in trees.named_leaves(nonzero) if c[0]}
   if bad:
     listed = ", ".join(f"{name} ({count})" for name, count in bad.items())
     raise AssertionError(
@@ -240,7 +248,7 @@ def _layers(
   if not layout.leaves:
     return []
   each_layer = search.each_layer(
-    layout.axes, len(layout.sizes), sharded=layout.sharded
+    layout.axes, layout.sizes, sharded=layout.sharded
   )
   count = jax.jit(lambda masks: search.count_active(masks, each_layer))
   active = np.asarray(count(active_flags(state.masks))).tolist()
@@ -257,7 +265,8 @@ def _layers(
     ever = np.asarray(count(jax.tree.leaves(tree))).tolist()
   requested = [None] * len(active)  # It counts units where there are some.
   if not state.units:
-    requested = [a if a >= 0 else None for a in state.requested[1:].tolist()]
+    each = np.asarray(state.requested)[1:].tolist()
+    requested = [a if a >= 0 else None for a in each]
   macs = [
     costs[leaf.name] / leaf.num_layers if leaf.name in costs else None
     for leaf in layout.leaves

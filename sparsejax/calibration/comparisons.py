@@ -65,7 +65,9 @@ def counts_table(
 def _keep_in_layer(
   scores: Float[Array, "m c o"], counts: Int[Array, " m"], valid, sharded: bool
 ) -> Bool[Array, "m c o"]:
-  groups = search.each_layer((0,), scores.shape[0], sharded=sharded)
+  matrices, inputs, outputs = scores.shape
+  sizes = (inputs * outputs,) * matrices
+  groups = search.each_layer((0,), sizes, sharded=sharded)
   return search.select([scores], counts, groups, valid=[valid])[0]
 
 
@@ -77,7 +79,8 @@ def _keep_per_output(
   def columns(x: Any) -> Any:
     return jnp.moveaxis(x, 1, 0).reshape(inputs, matrices * outputs)
 
-  groups = search.each_layer((1,), matrices * outputs, sharded=sharded)
+  sizes = (inputs,) * (matrices * outputs)
+  groups = search.each_layer((1,), sizes, sharded=sharded)
   valid = None if valid is None else columns(valid)
   mask = search.select([columns(scores)], counts, groups, valid=[valid])[0]
   return jnp.moveaxis(mask.reshape(inputs, matrices, outputs), 0, 1)

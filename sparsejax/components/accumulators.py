@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
-from sparsejax.components import counts
+from sparsejax.components import counts, wide_counts
+from sparsejax.components.wide_counts import Counted
 from sparsejax.method import (
   Accumulator,
   Context,
@@ -164,7 +165,7 @@ first_counts = Accumulator(
     context.counted, lambda leaf: jnp.ones_like(leaf.mask)
   ),
 )
-"""int32[layers], the active weights, or units, of each layer at step 0."""
+"""[layers], the active weights, or units, of each layer at step 0."""
 
 first_signs = Accumulator(
   "signs",
@@ -187,9 +188,11 @@ def adaptive_threshold(first: float, prune_count: int) -> Accumulator:
   """
   most, least = 11 * prune_count // 10, -(-9 * prune_count // 10)
 
-  def after_update(threshold: Array, context: Context, pruned: Array) -> Array:
-    del context  # The counts decide.
-    total = jnp.sum(pruned, dtype=jnp.int32)
+  def after_update(
+    threshold: Array, context: Context, pruned: Counted
+  ) -> Array:
+    limbs = counts.limbs_of_all(context.counted.layout)
+    total = wide_counts.total(pruned, limbs)
     lower = jnp.where(total > most, threshold / 2, threshold)
     return jnp.where(total < least, threshold * 2, lower)
 

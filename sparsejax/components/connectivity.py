@@ -14,8 +14,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, PyTree
 
-from sparsejax.components import counts
+from sparsejax.components import counts, wide_counts
 from sparsejax.components.accumulators import first_counts
+from sparsejax.components.wide_counts import Counted
 from sparsejax.method import Accumulator, Context, Count, Gate, Reads
 
 
@@ -112,9 +113,12 @@ def scaled(most: float, connectivity: Connectivity) -> Connectivity:
 def until(step: int, count: Count) -> Count:
   """Another count before a step, and 0 from it on."""
 
-  def regrow_count(context: Context, active: Array, pruned: Array) -> Array:
+  def regrow_count(
+    context: Context, active: Counted, pruned: Counted
+  ) -> Counted:
     found = count(context, active, pruned)
-    return jnp.where(context.step < step, found, jnp.zeros_like(found))
+    none = jax.tree.map(jnp.zeros_like, found)
+    return wide_counts.where(context.step < step, found, none)
 
   return Count(regrow_count, reads=count.reads)
 
@@ -126,13 +130,15 @@ def towards_first_count(connectivity: Connectivity) -> Count:
   connections after pruning.
   """
 
-  def regrow_count(context: Context, active: Array, pruned: Array) -> Array:
+  def regrow_count(
+    context: Context, active: Counted, pruned: Counted
+  ) -> Counted:
     with jax.enable_x64(True):
-      left = _float64(active - pruned)
-      missing = _float64(first_counts.of(context)) - left
+      left = wide_counts.as_float64(active - pruned)
+      missing = wide_counts.as_float64(first_counts.of(context)) - left
       wanted = counts.ceil(connectivity.fraction(context) * missing)
-      wanted = jnp.clip(wanted, 0.0, float(counts.INT32_MAX))
-      return lax.convert_element_type(wanted, jnp.int32)
+      most = float(wide_counts.largest_like(active))
+      return wide_counts.from_float64(jnp.clip(wanted, 0.0, most), active)
 
   return Count(regrow_count, reads=(first_counts, *connectivity.reads))
 

@@ -1,7 +1,8 @@
 """Counts of weights: requested ones on the host, run-time ones on the device.
 
-Host counts are integers, from float64. Run-time counts are int32, from float64
-products of these few scalars alone: float32 is wrong from 2^24 weights on.
+Host counts are integers, from float64. Run-time counts are int32, or have two
+limbs (`wide_counts`), from float64 products of these few scalars alone: float32
+is wrong from 2^24 weights on.
 """
 
 import math
@@ -13,10 +14,13 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from sparsejax.method import Context, Criterion, Fraction, Leaf
-
-INT32_MAX = 2**31 - 1
-"""The largest count or step on the device."""
+from sparsejax.components import wide_counts
+from sparsejax.components.wide_counts import (
+  INT32_MAX as INT32_MAX,
+  Counted,
+  Limbs,
+)
+from sparsejax.method import Context, Criterion, Fraction, Layout, Leaf
 
 _TOLERANCE = 1e-6
 
@@ -65,19 +69,20 @@ def apportion(
 
 
 def share(
-  counts: Int[Array, "..."],
+  counts: Counted,
   fraction: Fraction,
   step: Int[Array, ""],
   rounding: Callable[[Array], Array],
-) -> Int[Array, "..."]:
-  """Returns `rounding(fraction(step) * counts)` as int32, computed in float64.
+) -> Counted:
+  """Returns `rounding(fraction(step) * counts)`, computed in float64.
 
-  Counts and step are int32; `rounding` is `ceil` or `floor` of this module.
+  Counts are of any shape, the step is int32[]; `rounding` is `ceil` or `floor`
+  of this module.
   """
   with jax.enable_x64(True):
     share_ = fraction(lax.convert_element_type(step, jnp.float64))
-    exact = lax.convert_element_type(counts, jnp.float64) * share_
-    return lax.convert_element_type(rounding(exact), jnp.int32)
+    exact = wide_counts.as_float64(counts) * share_
+    return wide_counts.from_float64(rounding(exact), counts)
 
 
 def ceil(x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -92,14 +97,26 @@ def floor(x: Float[Array, "..."]) -> Float[Array, "..."]:
 
 def count_active(
   context: Context, is_counted: Callable[[Leaf], Bool[Array, "*dims"]]
-) -> Int[Array, " layers"]:
-  """Returns int32[layers], the active weights for which a predicate is true."""
-  return jnp.concatenate(
-    [
-      _layer_sums(is_counted(leaf) & leaf.mask, leaf.axis, jnp.int32)
-      for leaf in context.leaves
-    ]
-  )
+) -> Counted:
+  """Returns [layers], the active weights for which a predicate is true."""
+  limbs = limbs_of_layers(context.layout)
+
+  def of_leaf(leaf: Leaf) -> Counted:
+    kept = () if leaf.axis is None else (leaf.axis,)
+    found = wide_counts.ones(is_counted(leaf) & leaf.mask, kept, limbs)
+    return jax.tree.map(jnp.atleast_1d, found)
+
+  return wide_counts.concatenate([of_leaf(leaf) for leaf in context.leaves])
+
+
+def limbs_of_layers(layout: Layout) -> Limbs | None:
+  """Returns how the counts of single layers are divided; None for int32."""
+  return wide_counts.limbs_for(max(layout.sizes, default=0))
+
+
+def limbs_of_all(layout: Layout) -> Limbs | None:
+  """Returns the same for counts of all layers together."""
+  return wide_counts.limbs_for(sum(layout.sizes))
 
 
 def sum_active(
@@ -113,10 +130,6 @@ def sum_active(
   for leaf in context.leaves:
     exact = lax.convert_element_type(criterion(leaf), jnp.float64)
     exact = jnp.where(leaf.mask, exact, jnp.zeros_like(exact))
-    sums.append(_layer_sums(exact, leaf.axis, None))
+    others = tuple(d for d in range(exact.ndim) if d != leaf.axis)
+    sums.append(jnp.atleast_1d(jnp.sum(exact, axis=others)))
   return jnp.concatenate(sums)
-
-
-def _layer_sums(values: Array, axis: int | None, dtype) -> Array:
-  others = tuple(d for d in range(values.ndim) if d != axis)
-  return jnp.atleast_1d(jnp.sum(values, axis=others, dtype=dtype))

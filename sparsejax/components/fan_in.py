@@ -16,17 +16,16 @@ in the order of their inputs.
 import dataclasses
 import functools
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Int, Shaped
 
 from sparsejax.components.counts import INT32_MAX
 
 _BLOCK = 128
-_EXTRA_LANE = 200
 
 UNROLL = 4
 """The number of slots is a multiple of this."""
@@ -35,7 +34,7 @@ UNROLL = 4
 @functools.partial(
   jax.tree_util.register_dataclass,
   data_fields=("indices", "counts", "owners"),
-  meta_fields=("inputs", "outputs", "all_used"),
+  meta_fields=("inputs", "outputs"),
 )
 @dataclasses.dataclass(frozen=True)
 class Lanes:
@@ -49,7 +48,6 @@ class Lanes:
       unused ones come last.
     inputs: K.
     outputs: N.
-    all_used: whether every extra lane is known to be in use.
   """
 
   indices: Any  # In a tree map, no arrays.
@@ -57,7 +55,6 @@ class Lanes:
   owners: Any
   inputs: int
   outputs: int
-  all_used: bool = False
 
   @property
   def filled(self) -> Bool[Array, "slots lanes"]:
@@ -85,15 +82,15 @@ class FanIn:
     lanes: by output.
     most: how many active weights fit.
     by_input: the same weights by input, for the gradient of the inputs: lanes
-      of the transposed matrix. None for inference.
+      of the transposed matrix.
     slots: int32 like `by_input.indices`: where in the flat values the weight
-      of each slot is. None for inference.
+      of each slot is.
   """
 
   lanes: Any  # `Lanes`, but in a tree map.
   most: int
-  by_input: Any = None
-  slots: Any = None
+  by_input: Any
+  slots: Any
 
   @property
   def shape(self) -> tuple[int, int]:
@@ -130,13 +127,12 @@ def capacity(most: int, outputs: int, slots: int | None = None) -> Capacity:
   return Capacity(slots, most // slots)
 
 
-@functools.partial(jax.jit, static_argnames=("most", "slots", "trains"))
+@functools.partial(jax.jit, static_argnames=("most", "slots"))
 def encode(
   mask: Bool[Array, "inputs outputs"],
   most: int,
   *,
   slots: int | None = None,
-  trains: bool = True,
 ) -> FanIn:
   """Stores a mask in lanes; traceable, and the shapes follow from `most`.
 
@@ -144,7 +140,6 @@ def encode(
     mask: of the kernel.
     most: at least the number of active weights; static. All are stored.
     slots: slots per lane; see `capacity`.
-    trains: whether the gradient of the inputs is needed.
 
   Raises:
     ValueError: for more than 2^31 - 1 weights.
@@ -159,8 +154,6 @@ def encode(
   size = capacity(most, outputs, slots)
   place = _place(to, outputs, size)
   lanes = _lanes(place, of, size, inputs, outputs)
-  if not trains:
-    return FanIn(lanes, most)
   order = jnp.argsort(jnp.where(to < outputs, of, inputs), stable=True)
   where = place.slot * lanes.indices.shape[1] + place.lane
   of = jnp.where(to < outputs, of, inputs)[order]
@@ -193,52 +186,30 @@ def kernel_of(
   return kernel.at[lanes.indices, to].set(values, mode="drop")
 
 
+def restored(stored: Mapping[str, Any]) -> FanIn:
+  """Returns what a checkpoint that was read without its structure holds.
+
+  Args:
+    stored: the arrays of a `FanIn` and of its `Lanes`, by the names of their
+      attributes.
+  """
+  lanes, by_input = stored["lanes"], stored["by_input"]
+  outputs, inputs = (
+    len(arrays["counts"]) - len(arrays["owners"])
+    for arrays in (lanes, by_input)
+  )
+  return FanIn(
+    Lanes(**lanes, inputs=inputs, outputs=outputs),
+    int(lanes["counts"].sum()),
+    Lanes(**by_input, inputs=outputs, outputs=inputs),
+    stored["slots"],
+  )
+
+
 @jax.jit
 def mask_of(fan_in: FanIn) -> Bool[Array, "inputs outputs"]:
   """Returns the mask of the kernel."""
   return kernel_of(jnp.ones(fan_in.lanes.indices.shape, bool), fan_in)
-
-
-def slots_for(mask: np.ndarray) -> int:
-  """Returns the slots per lane that make the product of a mask fastest.
-
-  A slot costs the same whether it is filled or not, and an extra lane costs
-  about as much as `_EXTRA_LANE` slots to add it to its output. For masks that
-  stay as they are.
-
-  Args:
-    mask: bool[K, N], on the host.
-  """
-  fan_in = mask.sum(axis=0, dtype=np.int64)
-  most = int(fan_in.max(initial=1))
-  choices = range(UNROLL, most + UNROLL, UNROLL)
-
-  def cost(slots: int) -> int:
-    extra = int((np.maximum(fan_in - 1, 0) // slots).sum())
-    return slots * (len(fan_in) + extra) + _EXTRA_LANE * extra
-
-  return min(choices, key=cost, default=UNROLL)
-
-
-def trimmed(fan_in: FanIn) -> FanIn:
-  """Returns lanes without those that no output uses, for masks that stay.
-
-  Their gradient by the inputs is slower.
-  """
-  lanes = fan_in.lanes
-  used = int((np.asarray(lanes.owners) < lanes.outputs).sum())
-  last = lanes.outputs + used
-  return FanIn(
-    Lanes(
-      lanes.indices[:, :last],
-      lanes.counts[:last],
-      lanes.owners[:used],
-      lanes.inputs,
-      lanes.outputs,
-      all_used=True,
-    ),
-    fan_in.most,
-  )
 
 
 def _nonzero(flags: Bool[Array, " n"], most: int) -> Int[Array, " most"]:

@@ -41,8 +41,7 @@ def product(
   """Returns `kernel.T @ x` for the kernel that `fan_in` and `values` hold.
 
   The gradient of the values is that of active weights alone, 0 in empty slots.
-  That of `x` is fast where `fan_in` has the weights by input. There is no
-  forward-mode derivative.
+  There is no forward-mode derivative.
   """
   return _product(values, fan_in.lanes, x)
 
@@ -63,9 +62,6 @@ product.defvjp(_forward, _backward)
 def _product(values, lanes: Lanes, x):
   """The first lane of every output, then the extra lanes that are used."""
   outputs, extra = lanes.outputs, len(lanes.owners)
-  if lanes.all_used and extra:
-    rows = _sum_of_rows(values, lanes.indices, x)
-    return rows[:outputs].at[lanes.owners].add(rows[outputs:])
   first = _sum_of_rows(values[:, :outputs], lanes.indices[:, :outputs], x)
   if not extra:
     return first
@@ -158,21 +154,7 @@ def _products_of_rows(indices, x, rows):
 
 def _input_gradient(values, fan_in: FanIn, grad):
   """Returns float[K, B], the product with the transposed kernel."""
-  if fan_in.by_input is None or fan_in.slots is None:
-    return _scattered(values, fan_in.lanes, grad)
   by_input = fan_in.by_input
   taken = values.reshape(-1).at[fan_in.slots].get(mode="promise_in_bounds")
   taken = jnp.where(by_input.filled, taken, 0)
   return _product(taken, by_input, grad)
-
-
-def _scattered(values, lanes: Lanes, grad):
-  rows = grad.at[lanes.output_of].get(mode="clip")
-  values = jnp.where(lanes.filled, values, 0)
-
-  def add(total, slot):
-    value, index = slot
-    return total.at[index].add(value[:, None] * rows), None
-
-  start = jnp.zeros((lanes.inputs, grad.shape[1]), rows.dtype)
-  return lax.scan(add, start, (values, lanes.indices))[0]

@@ -15,7 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool
 
-from sparsejax.components import distributions, ranking, scopes, trees
+from sparsejax.components import (
+  distributions,
+  ranking,
+  scopes,
+  trees,
+  wide_counts,
+)
+from sparsejax.components.wide_counts import Counted
 from sparsejax.method import (
   Granularity,
   Layout,
@@ -174,9 +181,9 @@ def n_of_m(n: int = 2, m: int = 4) -> Granularity:
     missing = _for_cells(least, leaf) - has
     return (place < missing).reshape(shape) & valid
 
-  def least(layout: Layout, counts: Array) -> Array:
+  def least(layout: Layout, counts: Counted) -> Array:
     cells = [max(1, size // m) for size in layout.sizes]
-    return counts // jnp.asarray(cells, jnp.int32)
+    return wide_counts.quotient(counts, cells)
 
   def leaves(layout: Layout) -> Layout:
     if layout.overrides:
@@ -245,7 +252,10 @@ def at_least(*, rows: int = 0, columns: int = 0) -> Granularity:
       needed += number * min(k, size // number)
     return min(size, needed)
 
-  quota = Quota(best, lambda layout, counts: counts * 0, minimum)
+  def none(layout: Layout, counts: Counted) -> Array:
+    return jnp.zeros(counts.shape, jnp.int32)
+
+  quota = Quota(best, none, minimum)
   return Granularity(quota=quota, leaves=_no_divided_matrices)
 
 

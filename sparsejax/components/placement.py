@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import core
 from jax.custom_batching import custom_vmap
 from jax.experimental.custom_partitioning import custom_partitioning
@@ -31,6 +32,19 @@ def is_sharded(array: Any) -> bool:
   if _is_concrete(array):
     return not array.sharding.is_fully_replicated
   return any(axis is not None for axis in jax.typeof(array).sharding.spec)
+
+
+def copied(mask: Any, like: Any) -> Array:
+  """Returns a copy of a mask, one on the host where an array of its shape is.
+
+  It is not put whole on one device first.
+  """
+  if isinstance(mask, jax.Array) or not isinstance(like, jax.Array):
+    return jnp.array(mask, bool)
+  if not _is_concrete(like):
+    return jnp.array(mask, bool)
+  on_host = np.asarray(mask, bool)
+  return jax.device_put(on_host, like.sharding, may_alias=False)
 
 
 def alike(x: Array, like: Array) -> Array:

@@ -1,15 +1,19 @@
 """Weights that move between layers: how many each layer prunes and regrows.
 
-Counts are int32; products of counts and fractions are float64, for these few
-scalars alone. All rules preserve the number of active weights of the network.
+Counts are int32, or int64 in networks whose sum an int32 cannot hold, products
+of counts and fractions float64, for these few scalars alone. All rules preserve
+the number of active weights of the network.
 """
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from sparsejax.components import counts
+from sparsejax.components import counts, wide_counts
+from sparsejax.components.wide_counts import Counted, WideCount
 from sparsejax.method import (
   Accumulator,
   Context,
@@ -24,14 +28,16 @@ _CAREFUL = 0.2
 _FULL = 0.99  # share of a layer's free positions that are taken at first
 
 
-def mean_shares(criterion: Criterion, context: Context, active: Array) -> Array:
+def mean_shares(
+  criterion: Criterion, context: Context, active: Counted
+) -> Array:
   """Returns float64 shares: the mean score of each layer's active weights.
 
   They sum to 1, and are equal where all scores are 0.
   """
   with jax.enable_x64(True):
     totals = counts.sum_active(context, criterion)
-    number = lax.convert_element_type(active, jnp.float64)
+    number = wide_counts.as_float64(active)
     means = jnp.where(number > 0, totals / jnp.maximum(number, 1.0), 0.0)
     sum_ = jnp.sum(means)
     usable = jnp.isfinite(sum_) & (sum_ > 0)
@@ -47,18 +53,18 @@ def careful_fraction(fraction: Fraction, momentum: Criterion) -> Count:
   (see `by_momentum`).
   """
 
-  def prune_count(context: Context, active: Array) -> Array:
+  def prune_count(context: Context, active: Counted) -> Counted:
     sizes = context.layout.sizes
     shares = mean_shares(momentum, context, active)
     with jax.enable_x64(True):
-      number = lax.convert_element_type(active, jnp.float64)
+      number = wide_counts.as_float64(active)
       total = jnp.asarray(sizes, jnp.float64)
       sparsity = (total - number) / total  # 1 - 0.8 would be below 0.2.
       pruned = fraction(lax.convert_element_type(context.step, jnp.float64))
       important = shares > 1.0 / len(sizes)
       careful = (sparsity < _CAREFUL) & important
       pruned = jnp.where(careful, jnp.minimum(sparsity, pruned), pruned)
-      return lax.convert_element_type(counts.ceil(pruned * number), jnp.int32)
+      return wide_counts.from_float64(counts.ceil(pruned * number), active)
 
   return Count(prune_count, reads=(*momentum.reads, Input.MASK))
 
@@ -78,48 +84,57 @@ def by_momentum(momentum: Criterion) -> Count:
     where the counts do not sum to the total are ours.
   """
 
-  def regrow_count(context: Context, active: Array, pruned: Array) -> Array:
-    _check_total(context)
-    free = jnp.asarray(context.layout.sizes, jnp.int32) - active + pruned
-    total = jnp.sum(pruned, dtype=jnp.int32)
+  def regrow_count(
+    context: Context, active: Counted, pruned: Counted
+  ) -> Counted:
+    layout = context.layout
+    free = wide_counts.like(layout.sizes, active) - active + pruned
+    total = wide_counts.total(pruned, counts.limbs_of_all(layout))
     return by_shares(mean_shares(momentum, context, active), total, free)
 
   return Count(regrow_count, reads=(*momentum.reads, Input.MASK))
 
 
 def by_shares(
-  shares: Float[Array, " layers"], total: Array, free: Int[Array, " layers"]
-) -> Int[Array, " layers"]:
-  """Returns int32 counts that sum to `total`, by the rule of `by_momentum`.
+  shares: Float[Array, " layers"], total: Counted, free: Counted
+) -> Counted:
+  """Returns counts that sum to `total`, by the rule of `by_momentum`.
 
   The float64 shares sum to 1; what exceeds the free positions is not placed.
   """
-  with jax.enable_x64(True):
-    space = lax.convert_element_type(free, jnp.float64)
-    capped = lax.convert_element_type(counts.floor(_FULL * space), jnp.int32)
-    wanted = counts.ceil(shares * lax.convert_element_type(total, jnp.float64))
-    wanted = lax.convert_element_type(wanted, jnp.int32)
-  found = _give_back(jnp.minimum(wanted, capped), total)
-  return _spread(_spread(found, total, capped), total, free)
+
+  def split(sum_: Array, limits: Array) -> Array:
+    with jax.enable_x64(True):
+      space = lax.convert_element_type(limits, jnp.float64)
+      capped = counts.floor(_FULL * space)
+      capped = lax.convert_element_type(capped, limits.dtype)
+      wanted = counts.ceil(shares * lax.convert_element_type(sum_, jnp.float64))
+      wanted = lax.convert_element_type(wanted, limits.dtype)
+    found = _give_back(jnp.minimum(wanted, capped), sum_)
+    return _spread(_spread(found, sum_, capped), sum_, limits)
+
+  return _in_integers(split, total, free)
 
 
 def below(threshold: Accumulator) -> Count:
   """Layers prune the weights below an accumulated float32[], but never all."""
 
-  def prune_count(context: Context, active: Array) -> Array:
+  def prune_count(context: Context, active: Counted) -> Counted:
     limit = threshold.of(context)
     small = counts.count_active(
       context, lambda leaf: jnp.abs(leaf.weights.astype(jnp.float32)) < limit
     )
-    return jnp.minimum(small, active - 1)
+    return wide_counts.minimum(small, active - 1)
 
   return Count(prune_count, reads=(threshold, Input.WEIGHTS, Input.MASK))
 
 
-def _by_survivors(context: Context, active: Array, pruned: Array) -> Array:
-  _check_total(context)
-  free = jnp.asarray(context.layout.sizes, jnp.int32) - active
-  total = jnp.sum(pruned, dtype=jnp.int32)
+def _by_survivors(
+  context: Context, active: Counted, pruned: Counted
+) -> Counted:
+  layout = context.layout
+  free = wide_counts.like(layout.sizes, active) - active
+  total = wide_counts.total(pruned, counts.limbs_of_all(layout))
   return in_proportion(active - pruned, total, free)
 
 
@@ -137,14 +152,29 @@ References:
 """
 
 
-def in_proportion(
-  weights: Int[Array, " layers"], total: Array, free: Int[Array, " layers"]
-) -> Int[Array, " layers"]:
-  """Returns int32 counts in proportion to weights: the rule of `by_survivors`.
+def in_proportion(weights: Counted, total: Counted, free: Counted) -> Counted:
+  """Returns counts in proportion to weights: the rule of `by_survivors`.
 
   They sum to `total` where the free positions of layers with weights allow it.
   """
+  return _in_integers(_in_proportion, total, free, weights)
 
+
+def _in_integers(
+  rule: Callable[..., Array], total: Counted, *layers: Counted
+) -> Counted:
+  """Calls a rule with int32, or with int64 where the total has two limbs.
+
+  The result is like the counts of layers.
+  """
+  if not isinstance(total, WideCount):
+    return rule(total, *layers)
+  with jax.enable_x64(True):
+    found = rule(*map(wide_counts.as_int64, (total, *layers)))
+    return wide_counts.from_int64(found, layers[0])
+
+
+def _in_proportion(total: Array, free: Array, weights: Array) -> Array:
   def unplaced(state: tuple[Array, Array]) -> Array:
     counts, claims = state
     return (_missing(counts, total) > 0) & jnp.any(claims > 0)
@@ -161,26 +191,15 @@ def in_proportion(
   return lax.while_loop(unplaced, split, start)[0]
 
 
-def _check_total(context: Context) -> None:
-  """Raises ValueError for more weights than a sum over layers can count."""
-  total = sum(context.layout.sizes)
-  if total > counts.INT32_MAX:
-    raise ValueError(
-      f"`params` has {total} sparse weights that move between layers; counts"
-      f" on the device end at {counts.INT32_MAX}. Keep layers 'dense' in"
-      " `overrides`, or use a method with a count per layer."
-    )
-
-
 def _missing(counts: Array, total: Array) -> Array:
-  return total - jnp.sum(counts, dtype=jnp.int32)
+  return total - jnp.sum(counts, dtype=counts.dtype)
 
 
 def _give_back(counts: Array, total: Array) -> Array:
   """Lowers counts to a total, one each, from the last layer to the first."""
 
   def excess(counts: Array) -> Array:
-    return jnp.sum(counts, dtype=jnp.int32) - total
+    return jnp.sum(counts, dtype=counts.dtype) - total
 
   def round_(counts: Array) -> Array:
     some = counts > 0
@@ -216,5 +235,5 @@ def _largest_remainder(weights: Array, total: Array) -> Array:
     remainder = product - whole * sum_
     order = jnp.argsort(-remainder, stable=True)
     place = lax.convert_element_type(jnp.argsort(order), jnp.int32)
-    whole = lax.convert_element_type(whole, jnp.int32)
+    whole = lax.convert_element_type(whole, weights.dtype)
   return whole + (place < _missing(whole, total))

@@ -162,23 +162,8 @@ def keep_alive(scope: Scope, min_active_per_layer: int) -> Scope:
 
 
 def groups_of(scope: Scope, layout: Layout) -> np.ndarray:
-  """Returns int[layers]: the group of each layer.
-
-  Raises:
-    ValueError: if a group has more weights than the device can count.
-  """
-  groups = np.asarray(scope.groups(layout))
-  sizes = np.zeros(groups.max(initial=-1) + 1, np.int64)
-  np.add.at(sizes, groups, np.asarray(layout.sizes, np.int64))
-  largest = int(sizes.max(initial=0))
-  if largest > counts.INT32_MAX:
-    layers = int((groups == sizes.argmax()).sum())
-    raise ValueError(
-      f"`scope` lets {largest} weights of {layers} layers compete; counts on"
-      f" the device end at {counts.INT32_MAX}. Let fewer compete:"
-      " layerwise(...), or an Override(axis=...) for a stack of layers."
-    )
-  return groups
+  """Returns int[layers]: the group of each layer."""
+  return np.asarray(scope.groups(layout))
 
 
 def least_counts(
@@ -204,7 +189,7 @@ def budget_table(
   first: np.ndarray | None = None,
   quota: Quota | None = None,
 ) -> np.ndarray:
-  """Returns int32[len(sparsities), groups]: the counts at each sparsity.
+  """Returns int64[len(sparsities), groups]: the counts at each sparsity.
 
   No count rises where they are `shrinking`, because no weight is ever regrown;
   rounded independently, they would fall and rise. At the start they are
@@ -212,7 +197,7 @@ def budget_table(
   `quota` needs.
   """
   if not layout.leaves:
-    return np.zeros((len(sparsities), 1), np.int32)
+    return np.zeros((len(sparsities), 1), np.int64)
   final, rows, limits = sparsities[-1], [], first
   for sparsity in sparsities:
     progress = sparsity / final if final and sparsity is not None else 1.0
@@ -222,7 +207,7 @@ def budget_table(
       row = _within(row, limits)
     rows.append(row)
     limits = row if shrinking else None
-  return np.stack(rows).astype(np.int32)
+  return np.stack(rows).astype(np.int64)
 
 
 def at_least(

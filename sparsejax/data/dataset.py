@@ -26,6 +26,8 @@ class Dataset(NamedTuple):
       number of classes K, or `vocabulary`, the number of tokens.
     validation: held out of the training split, for performance-driven methods
       and for model selection; `None` without one.
+    train_sample: what stands for a long training split when a run ends and
+      evaluates it; `None` for the whole split.
   """
 
   train: Resident | Stream
@@ -33,6 +35,7 @@ class Dataset(NamedTuple):
   task: Task
   provided: Mapping[str, int]
   validation: Resident | Stream | None = None
+  train_sample: Resident | None = None
 
   @property
   def example(self) -> Any:

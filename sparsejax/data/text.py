@@ -13,7 +13,6 @@ from sparsejax import command_line
 from sparsejax.data import text_files, tfds_folders, windows
 from sparsejax.data.dataset import Dataset
 from sparsejax.data.records import read
-from sparsejax.tasks import next_token
 
 VOCABULARY = 256
 # Not on every machine, or not the same: tests are packages of their own, and
@@ -227,21 +226,10 @@ def _dataset(
       "`context` must be at least 1, `train_bytes` and `test_bytes` at least 0,"
       f" got {context}, {train_bytes} and {test_bytes}."
     )
-
-  def split(name: str, tokens: np.ndarray, limit: int) -> windows.Windows:
-    return windows.windows(
-      tokens[:limit] if limit else tokens,
-      name=name,
-      context=context,
-      train=name == "train",
-    )
-
-  return Dataset(
-    train=split("train", train, train_bytes),
-    test=split("test", test, test_bytes),
-    task=next_token(context=context),
-    provided={"vocabulary": VOCABULARY},
-    validation=None
-    if validation is None
-    else split("validation", validation, test_bytes),
-  )
+  splits = {
+    "train": train[: train_bytes or None],
+    "test": test[: test_bytes or None],
+  }
+  if validation is not None:
+    splits["validation"] = validation[: test_bytes or None]
+  return windows.token_dataset(splits, vocabulary=VOCABULARY, context=context)

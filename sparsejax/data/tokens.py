@@ -7,7 +7,6 @@ import numpy as np
 from sparsejax import command_line
 from sparsejax.data import windows
 from sparsejax.data.dataset import Dataset
-from sparsejax.tasks import next_token
 
 _DTYPES = ("uint8", "uint16", "int32")
 
@@ -45,22 +44,16 @@ def tokens(
     )
   command_line.refuse_url("`config.data.path`", path)
   folder = pathlib.Path(path).expanduser()
-
-  def split(name: str) -> windows.Windows:
-    return windows.windows(
-      _map(folder / f"{name}.npy", vocabulary_size),
-      name=name,
-      context=context,
-      train=name == "train",
-    )
-
-  has_validation = (folder / "validation.npy").exists()
-  return Dataset(
-    train=split("train"),
-    test=split("test"),
-    task=next_token(context=context, bytes_per_token=bytes_per_token),
-    provided={"vocabulary": vocabulary_size},
-    validation=split("validation") if has_validation else None,
+  paths = {
+    name: folder / f"{name}.npy" for name in ("train", "test", "validation")
+  }
+  if not paths["validation"].exists():
+    paths.pop("validation")
+  return windows.token_dataset(
+    {name: _map(found, vocabulary_size) for name, found in paths.items()},
+    vocabulary=vocabulary_size,
+    context=context,
+    bytes_per_token=bytes_per_token,
   )
 
 

@@ -1,12 +1,15 @@
 """Windows of successive tokens, as examples."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
 from sparsejax import command_line
+from sparsejax.data.dataset import Dataset
 from sparsejax.data.splits import Array
+from sparsejax.tasks import next_token
 
 # Positions are int32 on the device.
 _MAX_TOKENS = 2**31 - 1
@@ -48,6 +51,40 @@ class Windows(NamedTuple):
     return jnp.asarray(self.tokens)[positions]
 
 
+def token_dataset(
+  tokens: Mapping[str, np.ndarray],
+  *,
+  vocabulary: int,
+  context: int,
+  bytes_per_token: float = 1.0,
+) -> Dataset:
+  """Make a data set for next-token prediction.
+
+  Args:
+    tokens: integers[n] of the splits "train", "test" and maybe "validation".
+    vocabulary: number of tokens; all token numbers are below it.
+    context: tokens T that the model reads at once, at least 1.
+    bytes_per_token: mean bytes of a token, above 0.
+
+  Returns:
+    The data set. At the end of a run the training split is evaluated on as many
+    of its windows as the test split has.
+
+  Raises:
+    InputError: if a split has too few tokens for one window, or too many.
+  """
+  splits = {
+    name: windows(found, name=name, context=context, train=name == "train")
+    for name, found in tokens.items()
+  }
+  return Dataset(
+    **splits,
+    task=next_token(context=context, bytes_per_token=bytes_per_token),
+    provided={"vocabulary": vocabulary},
+    train_sample=sample(splits["train"], splits["test"].examples),
+  )
+
+
 def windows(
   tokens: np.ndarray, *, name: str, context: int, train: bool
 ) -> Windows:
@@ -72,8 +109,27 @@ def windows(
       f" context of {context}, got {len(tokens)}. Give more text, or set"
       " `config.data.context`."
     )
+  return _windows(tokens, stride=context, width=width)
+
+
+def sample(split: Windows, count: int) -> Windows:
+  """Copy windows at equal distances, to evaluate a long split by a part of it.
+
+  Args:
+    split: N windows at distances of T tokens, in numpy.
+    count: number of windows to copy, at least 1.
+
+  Returns:
+    min(count, N) windows of T + 1 tokens; window i of n is that at i N // n.
+  """
+  context, count = split.begins.shape[0], min(count, split.examples)
+  chosen = np.arange(count) * split.examples // count
+  positions = chosen[:, None] * context + np.arange(context + 1)
+  copied = np.asarray(split.tokens)[positions].reshape(-1)
+  return _windows(copied, stride=context + 1, width=context + 1)
+
+
+def _windows(tokens: np.ndarray, *, stride: int, width: int) -> Windows:
   return Windows(
-    tokens,
-    np.zeros(context, np.int32),
-    np.arange(width, dtype=np.int32),
+    tokens, np.zeros(stride, np.int32), np.arange(width, dtype=np.int32)
   )

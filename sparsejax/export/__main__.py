@@ -5,13 +5,17 @@
                             weights  safetensors with the active values and a
                                      bit per weight, and a dense one; needs the
                                      extra `export`
-                            shrink   the smaller parameters, shrunk.npz
+                            shrink   the smaller parameters, shrunk.npz, for
+                                     sparsejax.export.modules.load
                             program  program.bin, which jax.export loads without
                                      Flax and without sparsejax, for any batch
                                      size, on CPUs, NVIDIA GPUs and TPUs
                             onnx     network.onnx for onnxruntime, and the
                                      masked network, dense.onnx; needs the extra
                                      `onnx`
+                            sparse   sparse.bin, as program.bin, with sparse
+                                     layers where they are faster; for CPUs;
+                                     nothing where none is
                             llama    a folder that Llama's loaders read, of a
                                      decoder-only transformer; needs the extra
                                      `export`
@@ -19,9 +23,9 @@
   --seconds=S             how long each network is timed (default: 1)
 
 Dead filters, neurons and heads are removed; outputs stay the same, and are
-compared. The report, on the terminal and in export.html, has sizes,
-multiply-adds, accuracy, milliseconds at batch sizes 1 and 32 on this machine,
-and a verdict.
+compared. Matrix products with a sparse kernel are timed as sparse layers, too.
+The report, on the terminal and in export.html, has sizes, multiply-adds,
+accuracy, milliseconds at batch sizes 1 and 32 on this machine, and a verdict.
 
 Exit status: 0 done, 2 bad input.
 """

@@ -1,6 +1,5 @@
 """One export: from the run to files that other programs load, and a report."""
 
-import json
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -10,13 +9,24 @@ import jax.numpy as jnp
 import numpy as np
 
 from sparsejax import command_line
-from sparsejax.components import leaves, trees
+from sparsejax.components import leaves
 from sparsejax.data import Stream
-from sparsejax.export import llama, program, report, shrink, timing
+from sparsejax.export import (
+  llama,
+  modules,
+  program,
+  report,
+  shrink,
+  sparse_apply,
+  timing,
+)
 from sparsejax.training.config import finished
 
 BATCHES = (1, 32)
 """Batch sizes that a report times."""
+
+SPARSE = "sparse.bin"
+"""The program with sparse layers."""
 
 _EVAL_BATCH = 250
 _MAX_EXAMPLES = 10_000  # Of the test split; enough to see any difference.
@@ -44,6 +54,7 @@ class Export(NamedTuple):
     example: inputs of one example.
     model: the Flax module.
     config: the resolved config of the run.
+    provided: sizes that the module took from the data.
     folder: where files go.
   """
 
@@ -53,6 +64,7 @@ class Export(NamedTuple):
   example: Any
   model: Any
   config: Mapping[str, Any]
+  provided: Mapping[str, int]
   folder: pathlib.Path
 
 
@@ -85,13 +97,24 @@ def run(argv: list[str]) -> int:
   found = shrink.shrink(apply, source.variables, None, example)
   small = Network(found.apply, found.params)
   export = Export(
-    masked, small, source.masks, example, model, experiment.config, folder
+    masked,
+    small,
+    source.masks,
+    example,
+    model,
+    experiment.config,
+    experiment.dataset.provided,
+    folder,
   )
   files = {name: write(export) for name, write in targets.items()}
   networks = {"dense XLA": masked, "ours, XLA": small}
   calls = {name: _compiled(network) for name, network in networks.items()}
   if "onnx" in targets:
     calls |= _onnxruntime(export)
+  lanes = {size: _with_sparse_layers(export, size) for size in BATCHES}
+  products = {size: each.products for size, each in lanes.items()}
+  if any(p.in_lanes for found in products.values() for p in found):
+    calls["ours, sparse layers"] = _sparse_layers(export, lanes)
   result = report.Result(
     run=str(given.run),
     summary=source.summary,
@@ -100,6 +123,7 @@ def run(argv: list[str]) -> int:
     files=_sizes(files),
     accuracy=_accuracies(source, calls),
     times=_times(calls, export, given.seconds),
+    products=products,
   )
   report.write(folder, result)
   print(report.terminal(result))
@@ -149,21 +173,57 @@ def _compiled(network: Network) -> Callable[[Any], Any]:
   return lambda x: jax.block_until_ready(apply(variables, x))
 
 
+def _with_sparse_layers(
+  export: Export, size: int
+) -> sparse_apply.SparseProgram:
+  """Returns the smaller network for a batch; times its sparse products."""
+  x = jnp.repeat(jnp.asarray(export.example), size, axis=0)
+  return sparse_apply.sparse_apply(*export.small, None, x)
+
+
+def _sparse_layers(
+  export: Export, programs: dict[int, sparse_apply.SparseProgram]
+) -> Callable[[Any], Any]:
+  """Returns the network with sparse layers; adds the programs that it needs."""
+
+  def call(x: Any) -> Any:
+    if len(x) not in programs:
+      programs[len(x)] = _with_sparse_layers(export, len(x))
+    return jax.block_until_ready(programs[len(x)](x))
+
+  return call
+
+
 def _write_shrunk(export: Export) -> list[pathlib.Path]:
-  """Writes the smaller parameters by their names."""
-  path = export.folder / "shrunk.npz"
-  arrays = {
-    name: np.asarray(leaf)
-    for name, leaf in trees.named_leaves(export.small.variables)
-  }
-  with path.open("wb") as file:
-    np.savez(file, allow_pickle=False, **arrays)
-  shapes = {name: list(array.shape) for name, array in arrays.items()}
-  record = {"model": export.config["model"], "shapes": shapes}
-  (export.folder / "shrunk.json").write_text(
-    json.dumps(record, indent=2) + "\n"
+  """Writes the smaller parameters, and what loads them."""
+  x = jnp.asarray(export.example)
+  modules.save(
+    export.folder,
+    export.small.variables,
+    export.small.apply(export.small.variables, x),
+    x,
+    model=export.model,
+    config=export.config["model"],
+    provided=export.provided,
   )
-  return [path]
+  return [export.folder / modules.ARRAYS]
+
+
+def _write_sparse(export: Export) -> list[pathlib.Path]:
+  """Writes the network with sparse layers, for CPUs, if one of them gains."""
+  shapes = program.batched_shapes(export.example)
+  found = sparse_apply.sparse_apply(*export.small, None, shapes)
+  if not any(product.in_lanes for product in found.products):
+    return []
+  program.save(
+    export.folder,
+    found.apply,
+    found.weights,
+    export.example,
+    platforms=("cpu",),
+    name=SPARSE,
+  )
+  return [export.folder / SPARSE]
 
 
 def _write_program(export: Export) -> list[pathlib.Path]:
@@ -231,6 +291,7 @@ TARGETS: Mapping[str, Callable[[Export], list[pathlib.Path]]] = {
   "shrink": _write_shrunk,
   "program": _write_program,
   "onnx": _write_onnx,
+  "sparse": _write_sparse,
   "llama": _write_llama,
 }
 """Target of `--to` -> writes its files and returns them."""

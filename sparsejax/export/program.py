@@ -26,7 +26,7 @@ from jaxtyping import PyTree
 
 from sparsejax.components import trees
 
-PROGRAM, RECORD = "program.bin", "program.json"
+PROGRAM = "program.bin"
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
@@ -41,6 +41,7 @@ def save(
   *inputs: PyTree,
   inside: bool = True,
   platforms: Sequence[str] = PLATFORMS,
+  name: str = PROGRAM,
 ) -> None:
   """Writes the forward pass, for any batch size.
 
@@ -53,6 +54,7 @@ def save(
     inside: whether the program holds the weights; otherwise it takes them as
       its first argument.
     platforms: what it is compiled for.
+    name: of its file, NAME.bin.
   """
   specs = batched_shapes(inputs)
   if inside:
@@ -84,28 +86,32 @@ def save(
   }
   target = pathlib.Path(folder)
   target.mkdir(parents=True, exist_ok=True)
-  (target / PROGRAM).write_bytes(data)
+  (target / name).write_bytes(data)
   text = json.dumps(record, indent=2, sort_keys=True) + "\n"
-  (target / RECORD).write_text(text)
+  (target / name).with_suffix(".json").write_text(text)
 
 
-def load(folder: str | os.PathLike) -> Callable[..., Any]:
+def load(folder: str | os.PathLike, name: str = PROGRAM) -> Callable[..., Any]:
   """Returns a program, after its checksum is compared.
+
+  Args:
+    folder: that it was written to.
+    name: of its file.
 
   Raises:
     ProgramError: if it is damaged.
   """
-  target = pathlib.Path(folder)
-  data = (target / PROGRAM).read_bytes()
+  path = pathlib.Path(folder) / name
+  recorded, data = path.with_suffix(".json"), path.read_bytes()
   try:
-    record = json.loads((target / RECORD).read_text())
+    record = json.loads(recorded.read_text())
     expected = (record["bytes"], record["sha256"])
   except (ValueError, KeyError, TypeError) as error:
-    raise ProgramError(f"{target / RECORD} is damaged: {error}.") from error
+    raise ProgramError(f"{recorded} is damaged: {error}.") from error
   if (len(data), hashlib.sha256(data).hexdigest()) != expected:
     raise ProgramError(
-      f"{target / PROGRAM} is damaged: its bytes are not those of"
-      f" {target / RECORD}. Export it again."
+      f"{path} is damaged: its bytes are not those of {recorded}. Export it"
+      " again."
     )
   return jax.export.deserialize(bytearray(data)).call
 

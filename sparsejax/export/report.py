@@ -7,21 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sparsejax.export import shrink, timing
+from sparsejax.export.sparse_apply import Product
+from sparsejax.plots import page
 
 JSON, PAGE = "export.json", "export.html"
 
 _SLIGHTLY = 1.1  # Below this ratio of times, nothing is gained.
 _MOST = 0.5  # Of the multiply-adds that the zeros would save at best.
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto;
-  max-width: 60em; padding: 0 1em; color: #222; }
-table { border-collapse: collapse; margin: 1em 0; }
-th, td { border-bottom: 1px solid #ddd; padding: .25em .8em;
-  text-align: right; }
-th:first-child, td:first-child { text-align: left; }
-.verdict { font-size: 1.15em; background: #f6f6f6; padding: .8em 1em; }
-"""
-
 Table = tuple[Sequence[str], Sequence[Sequence[str]]]
 
 
@@ -36,6 +28,7 @@ class Result(NamedTuple):
     files: name of each file -> bytes.
     accuracy: test accuracy by network; empty for a stream of images.
     times: batch size -> network -> times of a call.
+    products: batch size -> the matrix products with a sparse kernel.
   """
 
   run: str
@@ -45,6 +38,7 @@ class Result(NamedTuple):
   files: Mapping[str, int]
   accuracy: Mapping[str, float]
   times: Mapping[int, Mapping[str, timing.Time]]
+  products: Mapping[int, Sequence[Product]]
 
 
 def verdict(result: Result) -> str:
@@ -54,29 +48,46 @@ def verdict(result: Result) -> str:
   speeds = " and ".join(
     f"{gain:.2g} times at batch {size}" for size, gain in gains.items()
   )
-  if not shrunk.removed:
+  in_lanes = _in_lanes(result)
+  if not shrunk.removed and not in_lanes:
     return (
       f"Nothing is gained: {result.sparsity:.1%} of the weights are zero, but"
       " no whole channel is, and scattered zeros make dense kernels no faster;"
-      " prune whole filters or blocks to gain time."
+      f"{_no_sparse_layer(result)} prune whole filters or blocks to gain time."
     )
   fewer = shrunk.before.multiply_adds / max(shrunk.after.multiply_adds, 1)
+  means = [
+    *([f"{fewer:.3g} times fewer multiply-adds"] if shrunk.removed else []),
+    *([f"{in_lanes} of its kernels in sparse layers"] if in_lanes else []),
+  ]
   scattered = fewer < _MOST / max(1 - result.sparsity, 1e-9)
   rest = (
     "; the other zeros are scattered and gain nothing: prune whole filters or"
     " blocks"
-    if scattered
+    if scattered and not in_lanes
     else ""
   )
   if max(gains.values()) < _SLIGHTLY:
     return (
-      f"Smaller, but no faster: the network has {fewer:.3g} times fewer"
-      f" multiply-adds, and this machine spends its time elsewhere{rest}."
+      f"Smaller, but no faster: the network has {' and '.join(means)}, and this"
+      f" machine spends its time elsewhere{rest}."
     )
   return (
-    f"Faster: with {fewer:.3g} times fewer multiply-adds, the best of ours runs"
-    f" {speeds} as fast as the best dense network here{rest}."
+    f"Faster: with {' and '.join(means)}, the best of ours runs {speeds} as"
+    f" fast as the best dense network here{rest}."
   )
+
+
+def _in_lanes(result: Result) -> int:
+  """Returns how many products are in lanes at some batch size."""
+  found = zip(*result.products.values(), strict=True)
+  return sum(any(each.in_lanes for each in product) for product in found)
+
+
+def _no_sparse_layer(result: Result) -> str:
+  """Returns what came of sparse layers, where none is faster."""
+  timed = any(result.products.values())
+  return " sparse layers are slower here, too;" if timed else ""
 
 
 def _gain(times: Mapping[str, timing.Time]) -> float:
@@ -112,10 +123,14 @@ def write(folder: pathlib.Path, result: Result) -> None:
       str(size): {name: time._asdict() for name, time in times.items()}
       for size, times in result.times.items()
     },
+    "sparse_layers": {
+      str(size): [product._asdict() for product in found]
+      for size, found in result.products.items()
+    },
     "verdict": verdict(result),
   }
   (folder / JSON).write_text(json.dumps(record, indent=2) + "\n")
-  (folder / PAGE).write_text(_page(result), encoding="utf-8")
+  page.write(folder / PAGE, *_page(result))
 
 
 def _tables(result: Result) -> dict[str, Table]:
@@ -139,6 +154,8 @@ def _tables(result: Result) -> dict[str, Table]:
     ("file", "MB"),
     [(name, f"{n / 1e6:.3f}") for name, n in result.files.items()],
   )
+  if any(result.products.values()):
+    tables["Times faster as a sparse layer"] = _layer_table(result)
   removed = [
     (f.name, f"{f.removed:,}", f"{f.channels:,}", ", ".join(f.kept_for))
     for f in result.shrunk.families
@@ -149,6 +166,19 @@ def _tables(result: Result) -> dict[str, Table]:
     removed,
   )
   return tables
+
+
+def _layer_table(result: Result) -> Table:
+  header = ["kernel", "sparsity", *(f"batch {n}" for n in result.products)]
+  rows = [
+    [
+      ", ".join(product[0].names),
+      f"{product[0].sparsity:.1%}",
+      *(f"{each.gain:.2f}" for each in product),
+    ]
+    for product in zip(*result.products.values(), strict=True)
+  ]
+  return header, rows
 
 
 def _time_table(result: Result) -> Table:
@@ -178,23 +208,27 @@ def _aligned(table: Table) -> list[str]:
   ]
 
 
-def _page(result: Result) -> str:
+def _page(result: Result) -> tuple[str, list[str]]:
+  """Returns the title and the body of the page."""
+  before, after = result.shrunk.before, result.shrunk.after
+  gains = {
+    f"times as fast at batch {size}": f"{_gain(times):.2g}"
+    for size, times in result.times.items()
+  }
+  fewer = before.multiply_adds / max(after.multiply_adds, 1)
   title = f"Export of {pathlib.Path(result.run).name}"
-  parts = [
+  body = [
     f"<h1>{html.escape(title)}</h1>",
-    f'<p class="verdict">{html.escape(verdict(result))}</p>',
+    f'<p class="note">{html.escape(verdict(result))}</p>',
+    page.tiles(
+      {
+        "parameters": page.short(after.parameters),
+        "multiply-adds": page.short(after.multiply_adds),
+        "times fewer multiply-adds": f"{fewer:.3g}",
+        **gains,
+      }
+    ),
   ]
-  for heading, (header, rows) in _tables(result).items():
-    lines = "".join(
-      f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>"
-      for row in rows
-    )
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in header)
-    parts.append(
-      f"<h2>{html.escape(heading)}</h2><table><tr>{head}</tr>{lines}</table>"
-    )
-  return (
-    '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-    f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head>"
-    f"<body>{''.join(parts)}</body></html>\n"
-  )
+  for heading, table in _tables(result).items():
+    body += [f"<h2>{html.escape(heading)}</h2>", page.table(*table)]
+  return title, body

@@ -3,7 +3,7 @@
 The products are found in the traced program, so any JAX function will do: what
 is computed from parameters alone is computed once, and a matrix product with
 such an operand, which is mostly zeros, becomes a product in lanes
-(`components.fan_in_product`) where that is faster on this machine. Products
+(`components.fan_in_sorted`) where that is faster on this machine. Products
 inside the body of a loop, convolutions, and products with a batch of matrices
 stay as they are.
 """
@@ -21,8 +21,8 @@ from jax.extend import core
 from jaxtyping import Array, PyTree
 
 from sparsejax.analysis import jaxprs
-from sparsejax.components import fan_in, fan_in_product, trees
-from sparsejax.components.fan_in import FanIn
+from sparsejax.components import fan_in_sorted, trees
+from sparsejax.components.fan_in_sorted import SortedKernel
 from sparsejax.method import Masks
 
 _SPARSE = 0.5  # fraction of zeros from which a product is timed
@@ -32,13 +32,6 @@ _SYMBOLIC_ROWS = 32  # for timing, where the batch has no size yet
 
 Gain = Callable[[np.ndarray, int], float]
 """(kernel float[K, N], rows of the other operand) -> times faster in lanes."""
-
-
-class Kernel(NamedTuple):
-  """A kernel in lanes: the values, and where they are."""
-
-  values: Any
-  fan_in: FanIn
 
 
 class Product(NamedTuple):
@@ -92,7 +85,7 @@ def measured_gain(kernel: np.ndarray, rows: int) -> float:
     Time of the dense product of XLA over that of the product in lanes: medians
     of several calls, in turns.
   """
-  lanes = _in_lanes(kernel)
+  lanes = fan_in_sorted.encode(kernel, rows)
   x = jnp.ones((rows, kernel.shape[0]), jnp.float32)
   dense = jax.jit(lambda x, w: x @ w)
   sparse = jax.jit(_product)
@@ -279,7 +272,7 @@ def _chosen(
   axes: _Axes,
   known: dict[Any, _Constant],
   gain: Gain,
-) -> Kernel | None:
+) -> SortedKernel | None:
   """Returns the kernel in lanes if that is faster; records the product."""
   array, names = known[eqn.invars[axes.kernel]]
   first, last = axes.to_matrix
@@ -295,7 +288,7 @@ def _chosen(
   plan.products.append(
     Product(tuple(sorted(names)), matrix.shape, sparsity, rows, found, in_lanes)
   )
-  return _in_lanes(matrix) if in_lanes else None
+  return fan_in_sorted.encode(matrix, rows) if in_lanes else None
 
 
 def _number_of_rows(sizes: Sequence[Any]) -> int:
@@ -303,22 +296,9 @@ def _number_of_rows(sizes: Sequence[Any]) -> int:
   return math.prod(whole)
 
 
-def _in_lanes(matrix: np.ndarray) -> Kernel:
-  mask = matrix != 0
-  found = fan_in.encode(
-    jnp.asarray(mask),
-    int(mask.sum()),
-    slots=fan_in.slots_for(mask),
-    trains=False,
-  )
-  found = fan_in.trimmed(found)
-  return Kernel(fan_in.values_of(jnp.asarray(matrix), found), found)
-
-
-def _product(rows: jax.Array, kernel: Kernel) -> jax.Array:
+def _product(rows: jax.Array, kernel: SortedKernel) -> jax.Array:
   """Returns float[B, N] of float[B, K]."""
-  found = fan_in_product.product(*kernel, jnp.transpose(rows))
-  return jnp.transpose(found)
+  return fan_in_sorted.product(kernel, rows.T).T
 
 
 def _run(plan: _Plan, weights: list[Any], inputs: PyTree) -> list[Array]:
@@ -341,14 +321,15 @@ def _run(plan: _Plan, weights: list[Any], inputs: PyTree) -> list[Array]:
 
 
 def _run_product(
-  eqn: core.JaxprEqn, axes: _Axes, kernel: Kernel, x: jax.Array
+  eqn: core.JaxprEqn, axes: _Axes, kernel: SortedKernel, x: jax.Array
 ) -> jax.Array:
   """Runs one product in lanes, in the axes of the dense one."""
   free, contracted = axes.to_rows
   leading = tuple(x.shape[d] for d in free)
   rows = jnp.transpose(x, free + contracted)
-  rows = rows.reshape(math.prod(leading), kernel.fan_in.shape[0])
   shape = _shape(eqn.invars[axes.kernel])
+  inputs = math.prod(shape[d] for d in axes.to_matrix[0])
+  rows = rows.reshape(math.prod(leading), inputs)
   features = tuple(shape[d] for d in axes.to_matrix[1])
   found = _product(rows, kernel).reshape(leading + features)
   if axes.kernel == 1:

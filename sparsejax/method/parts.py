@@ -160,20 +160,21 @@ class Count:
   """How many weights of each layer prune-and-regrow prunes, or regrows.
 
   Attributes:
-    count: (context, active) -> int32[groups] to prune; (context, active,
-      pruned) -> int32[layers] to regrow. `active` and `pruned` are active
+    count: (context, active) -> counts [groups] to prune; (context, active,
+      pruned) -> counts [layers] to regrow. `active` and `pruned` are active
       weights before the update (only those of the current part, where `parts`
-      divides a layer) and how many were pruned: int32, one per layer, or per
-      group of `scope` in the first form. Results are clipped to the active
-      weights, or to the free positions.
+      divides a layer) and how many were pruned: one per layer, or per group of
+      `scope` in the first form. Counts are int32, or a `WideCount` where one of
+      them may exceed it. Results are clipped to the active weights, or to the
+      free positions.
     reads: what it reads.
   """
 
-  count: Callable[..., Int[Array, " layers"]]
+  count: Callable[..., Any]
   reads: Reads = ()
 
-  def __call__(self, *args: Any) -> Int[Array, " layers"]:
-    """Returns int32[layers]."""
+  def __call__(self, *args: Any) -> Any:
+    """Returns the counts."""
     return self.count(*args)
 
 

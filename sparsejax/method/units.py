@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Array, Bool, Float
@@ -92,13 +92,13 @@ class Quota:
       order equal ones before the index does, or None; `least` broadcasts over
       the leaf.
     least: (layout, counts) -> int32[layers], the minimum of each cell where
-      layers have int32[layers] active units.
+      layers have so many active units.
     minimum: (leaf) -> the most units that the minima of a layer can take.
     refills: whether prune-and-regrow prunes freely, and every cell regrows as
       many as it lost; else the best of each cell are not pruned.
   """
 
   best: Callable[..., Bool[Array, "*dims"]]
-  least: Callable[[Layout, Array], Array]
+  least: Callable[[Layout, Any], Array]
   minimum: Callable[[SparseLeaf], int]
   refills: bool = False

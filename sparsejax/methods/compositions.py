@@ -7,7 +7,7 @@ import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from jaxtyping import Array, Bool, Float, Int, Shaped
+from jaxtyping import Array, Bool, Float, Shaped
 
 from sparsejax import method as method_parts
 from sparsejax.components import (
@@ -19,6 +19,7 @@ from sparsejax.components import (
   schedules,
   scopes,
 )
+from sparsejax.components.wide_counts import Counted
 from sparsejax.method import (
   Context,
   Count,
@@ -81,9 +82,7 @@ def prune_and_regrow(
     **changes: other fields of `PruneAndRegrow`.
   """
 
-  def prune_count(
-    context: Context, active: Int[Array, " layers"]
-  ) -> Int[Array, " layers"]:
+  def prune_count(context: Context, active: Counted) -> Counted:
     return counts.share(active, fraction, context.step, rounding)
 
   return PruneAndRegrow(

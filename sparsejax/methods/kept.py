@@ -466,7 +466,7 @@ def _largest_set(distribution: Distribution, sparsity: float) -> Accumulator:
     magnitudes = [jnp.abs(x.astype(jnp.float32)) for x in packed.pack(weights)]
     chosen = search.select(
       magnitudes,
-      budget.astype(np.int32),
+      budget.astype(np.int64),
       packed.groups(scopes.groups_of(scope, layout)),
       valid=packed.is_weight(),
     )

@@ -5,14 +5,17 @@ The blocks are stacked along the first axis of their parameters and run under
 parameters to those of Llama's checkpoints on Hugging Face.
 """
 
+import functools
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
+from flax.typing import Initializer
 
 from sparsejax.models import layers
 from sparsejax.models.attention import Attention
+from sparsejax.models.pre_norm import Block, Make
 from sparsejax.models.stack import stacked
 
 # As in Llama: Zhang and Sennrich (2019) leave epsilon open.
@@ -53,47 +56,6 @@ SIZES = {
   "8b": Size(4096, 32, 32, 8, 14336, 500_000.0),
 }
 """Sizes by name, the number of parameters of the blocks."""
-
-
-class Block(nn.Module):
-  """Attention and a feed-forward layer, each with a norm before it.
-
-  Attributes:
-    size: of the transformer.
-    dtype: dtype of the computation; `None` for that of inputs and parameters.
-  """
-
-  size: Size
-  dtype: Any = None
-
-  @nn.compact
-  def __call__(self, x: jax.Array, _: None) -> tuple[jax.Array, None]:
-    """Returns float[B, T, D] of float[B, T, D], as `nn.scan` needs it."""
-    size = self.size
-    # Two additions per block: their variances sum to that of one projection.
-    output_init = nn.initializers.variance_scaling(
-      0.5 / size.depth, "fan_in", "truncated_normal"
-    )
-    x = x + Attention(
-      heads=size.heads,
-      kv_heads=size.kv_heads,
-      head_size=size.width // size.heads,
-      causal=True,
-      rotary_base=size.rotary_base,
-      use_bias=False,
-      output_init=output_init,
-      dtype=self.dtype,
-      name="attention",
-    )(rms_norm("attention_norm", self.dtype)(x))
-    feed_forward = SwiGLU(
-      size.hidden, output_init, self.dtype, name="feed_forward"
-    )
-    return x + feed_forward(rms_norm("feed_forward_norm", self.dtype)(x)), None
-
-
-def rms_norm(name: str, dtype: Any) -> nn.RMSNorm:
-  """Returns the norm with a learned scale."""
-  return nn.RMSNorm(epsilon=_EPSILON, dtype=dtype, name=name)
 
 
 class SwiGLU(nn.Module):
@@ -156,22 +118,53 @@ class Transformer(nn.Module):
   def __call__(self, tokens: jax.Array, *, train: bool) -> jax.Array:
     """Returns float32[B, T, K] logits of int[B, T] tokens."""
     del train  # Unused: training and evaluation are the same.
+    size, dtype = self.size, self.dtype
     embed = nn.Embed(
       self.vocabulary,
-      self.size.width,
-      embedding_init=nn.initializers.normal(self.size.width**-0.5),
-      dtype=self.dtype,
+      size.width,
+      embedding_init=nn.initializers.normal(size.width**-0.5),
+      dtype=dtype,
       name="embed",
     )
-    block = stacked(Block, self.size.depth, remat=self.remat)
-    x, _ = block(self.size, self.dtype, name="blocks")(embed(tokens), None)
-    x = rms_norm("norm", self.dtype)(x)
+    norm = functools.partial(nn.RMSNorm, epsilon=_EPSILON, dtype=dtype)
+    blocks = stacked(Block, size.depth, remat=self.remat)(
+      norm, _attention(size, dtype), _feed_forward(size, dtype), name="blocks"
+    )
+    x, _ = blocks(embed(tokens), None)
+    x = norm(name="norm")(x)
     if self.tied:
       return layers.promote_logits(embed.attend(x))
-    head = nn.Dense(
-      self.vocabulary, use_bias=False, dtype=self.dtype, name="head"
-    )
+    head = nn.Dense(self.vocabulary, use_bias=False, dtype=dtype, name="head")
     return layers.promote_logits(head(x))
+
+
+def _attention(size: Size, dtype: Any) -> Make:
+  return functools.partial(
+    Attention,
+    heads=size.heads,
+    kv_heads=size.kv_heads,
+    head_size=size.width // size.heads,
+    causal=True,
+    rotary_base=size.rotary_base,
+    use_bias=False,
+    output_init=_output_init(size),
+    dtype=dtype,
+  )
+
+
+def _feed_forward(size: Size, dtype: Any) -> Make:
+  return functools.partial(SwiGLU, size.hidden, _output_init(size), dtype)
+
+
+def _output_init(size: Size) -> Initializer:
+  """Returns what starts the projections back into the residual stream.
+
+  There are two per block, and the variances of all of them sum to that of one
+  projection.
+  """
+  return nn.initializers.variance_scaling(
+    0.5 / size.depth, "fan_in", "truncated_normal"
+  )
 
 
 def transformer(

@@ -6,6 +6,7 @@ the mean of all tokens in place of a class token. Patches are cut by a reshape,
 so all kernels are matrices.
 """
 
+import functools
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 
 from sparsejax.models import layers
 from sparsejax.models.attention import Attention
+from sparsejax.models.pre_norm import Block, Make
 from sparsejax.models.stack import stacked
 
 # As in big_vision and DeiT; PyTorch's default is 1e-5.
@@ -39,44 +41,25 @@ SIZES = {
 }
 
 
-class Block(nn.Module):
-  """Attention and an MLP with GELU, each with a layer norm before it.
+class MLP(nn.Module):
+  """down(gelu(up(x))).
 
   Attributes:
-    size: of the transformer.
+    hidden: width of the hidden layer.
     dtype: dtype of the computation; `None` for that of inputs and parameters.
   """
 
-  size: Size
+  hidden: int
   dtype: Any = None
 
   @nn.compact
-  def __call__(self, x: jax.Array, _: None) -> tuple[jax.Array, None]:
-    """Returns float[B, T, D] of float[B, T, D], as `nn.scan` needs it."""
-    size = self.size
-    x = x + Attention(
-      heads=size.heads,
-      kv_heads=size.heads,
-      head_size=size.width // size.heads,
-      causal=False,
-      rotary_base=None,
-      use_bias=True,
-      output_init=nn.initializers.xavier_uniform(),
-      dtype=self.dtype,
-      name="attention",
-    )(layer_norm("attention_norm", self.dtype)(x))
-    y = layer_norm("feed_forward_norm", self.dtype)(x)
-    y = nn.gelu(self._dense("up", size.hidden)(y))
-    return x + self._dense("down", size.width)(y), None
-
-  def _dense(self, name: str, width: int) -> nn.Dense:
-    xavier = nn.initializers.xavier_uniform()
-    return nn.Dense(width, kernel_init=xavier, dtype=self.dtype, name=name)
-
-
-def layer_norm(name: str, dtype: Any) -> nn.LayerNorm:
-  """Returns the norm with a learned scale and bias."""
-  return nn.LayerNorm(epsilon=_EPSILON, dtype=dtype, name=name)
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Returns float[..., D] of float[..., D]."""
+    dense = functools.partial(
+      nn.Dense, kernel_init=nn.initializers.xavier_uniform(), dtype=self.dtype
+    )
+    hidden = nn.gelu(dense(self.hidden, name="up")(x))
+    return dense(x.shape[-1], name="down")(hidden)
 
 
 class ViT(nn.Module):
@@ -112,9 +95,15 @@ class ViT(nn.Module):
     x = x.reshape(x.shape[0], -1, x.shape[-1])
     x = nn.Dense(self.size.width, dtype=self.dtype, name="patches")(x)
     x = x + sine_positions(rows, columns, self.size.width).astype(x.dtype)
-    block = stacked(Block, self.size.depth, remat=self.remat)
-    x, _ = block(self.size, self.dtype, name="blocks")(x, None)
-    x = layer_norm("norm", self.dtype)(x).mean(1)
+    norm = functools.partial(nn.LayerNorm, epsilon=_EPSILON, dtype=self.dtype)
+    blocks = stacked(Block, self.size.depth, remat=self.remat)(
+      norm,
+      _attention(self.size, self.dtype),
+      functools.partial(MLP, self.size.hidden, self.dtype),
+      name="blocks",
+    )
+    x, _ = blocks(x, None)
+    x = norm(name="norm")(x).mean(1)
     classifier = nn.Dense(
       self.classes,
       kernel_init=nn.initializers.zeros,
@@ -122,6 +111,20 @@ class ViT(nn.Module):
       name="classifier",
     )
     return layers.promote_logits(classifier(x))
+
+
+def _attention(size: Size, dtype: Any) -> Make:
+  return functools.partial(
+    Attention,
+    heads=size.heads,
+    kv_heads=size.heads,
+    head_size=size.width // size.heads,
+    causal=False,
+    rotary_base=None,
+    use_bias=True,
+    output_init=nn.initializers.xavier_uniform(),
+    dtype=dtype,
+  )
 
 
 def cut(images: jax.Array, patch: int) -> jax.Array:

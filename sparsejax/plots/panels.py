@@ -87,6 +87,10 @@ def _draw(axes: Any, line: Line, number: int) -> Any:
   xs = [statistics.mean(x for x, _ in place) for place in places]
   ys = [statistics.mean(y for _, y in place) for place in places]
   color = style.COLORS[number % len(style.COLORS)]
+  # Where colors repeat, markers differ.
+  marker = style.MARKERS[
+    (number + number // len(style.COLORS)) % len(style.MARKERS)
+  ]
   many = len(places) > 30  # A curve; markers would cover it.
   handle = axes.errorbar(
     xs,
@@ -95,7 +99,7 @@ def _draw(axes: Any, line: Line, number: int) -> Any:
     if any(len(place) > 1 for place in places)
     else None,
     color=color,
-    marker=None if many else style.MARKERS[number % len(style.MARKERS)],
+    marker=None if many else marker,
     markersize=4,
     markerfacecolor="white" if line.published else color,
     linestyle="--" if line.published else "-",

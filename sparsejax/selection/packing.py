@@ -26,12 +26,12 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool
 
+from sparsejax.components import wide_counts
 from sparsejax.method import Layout, SparseLeaf
 from sparsejax.selection.search import Groups
 
 _LARGEST_ROW = 4096
 _SMALLEST_ROW = 128
-_LARGEST_BLOCK = 2**32 - 1
 _LARGE = 2**24  # weights of a leaf that is not copied
 
 
@@ -83,10 +83,11 @@ class Packing:
   def groups(self, of_layer: Sequence[int] | np.ndarray) -> Groups:
     """Returns groups of layers, int[layers], as groups of slices."""
     of_layer, size = np.asarray(of_layer), np.asarray(self.sizes)
-    before = np.zeros_like(size)
+    before, largest = np.zeros_like(size), 0
     for group in range(of_layer.max(initial=-1) + 1):
       members = of_layer == group
       before[members] = np.cumsum(size[members]) - size[members]
+      largest = max(largest, int(size[members].sum()))
     return Groups(
       self.axes,
       tuple(of_layer[self.layers].tolist()),
@@ -94,12 +95,17 @@ class Packing:
       # A search of one group then compiles as one of all layers does.
       min_count=len(size) if self.rows else 0,
       sharded=self.sharded,
+      limbs=wide_counts.limbs_for(largest),
     )
 
 
 def packing_for(layout: Layout) -> Packing:
-  """Returns `leaves` of what may be sharded over devices, `rows` of others."""
-  return leaves(layout) if layout.sharded else rows(layout)
+  """Returns `leaves` of what may be sharded over devices, `rows` of others.
+
+  Positions in rows end at 2^32, so larger networks are `leaves` too.
+  """
+  wide = wide_counts.limbs_for(sum(layout.sizes)) is not None
+  return leaves(layout) if layout.sharded or wide else rows(layout)
 
 
 def leaves(layout: Layout) -> Packing:
@@ -197,12 +203,6 @@ def blocks(layout: Layout) -> Packing:
     return [jnp.arange(row, dtype=jnp.int32) < jnp.asarray(left)[:, None]]
 
   lengths = [_padded_length(leaf, row) for leaf in layout.leaves]
-  if sum(lengths) > _LARGEST_BLOCK:
-    raise ValueError(
-      f"`params` has {sum(lengths)} weights in small layers that are not"
-      f" sharded; positions on the device end at {_LARGEST_BLOCK}. Shard them"
-      " and give sharded=True."
-    )
   starts = map(np.uint32, itertools.accumulate(lengths[:-1], initial=0))
   return Packing(
     axes=(0,),

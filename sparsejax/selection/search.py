@@ -8,6 +8,11 @@ index in the same way. The search needs only sums of counts: it neither sorts
 nor gathers, k may be traced, and over sharded leaves the only collective is an
 all-reduce of a few integers.
 
+Where more weights compete than an int32 can count, counts have two limbs
+(`components.wide_counts`), and the place of a tie has two words: the number of
+a chunk of fewer than 2^31 elements, and the index in it. The first word is
+searched, then the second among the ties of that chunk.
+
 How the probes are chosen
 -------------------------
 After a pass we know, for the interval (low, high] of ranks, that `reached` of
@@ -49,20 +54,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float, Float32, Int, UInt32
+from jaxtyping import Array, Bool, Float, Float32, UInt32
 
-from sparsejax.components import placement
-from sparsejax.components.counts import INT32_MAX
+from sparsejax.components import placement, wide_counts
 from sparsejax.components.ranking import (
   HIGHEST_RANK,
   SIGN,
   ZERO_RANK as _ZERO_RANK,
 )
+from sparsejax.components.wide_counts import Counted, Limbs
 from sparsejax.selection.lazy import LazyArray, materialize
 
 _DEVIATIONS = (-1.5, -0.5, 0.5, 1.5)  # probes around the expected bound
 _QUARTERS = (0.25, 0.5, 0.75)
-_INT32_MAX = np.int32(INT32_MAX)
 _NORMAL_RANK = np.uint32(0x80800000)  # of 2^-126, the least positive score
 _LOWEST_RANK = np.uint32(0x007FFFFF)  # of -inf
 _LARGEST_FLOAT32_BELOW_2_32 = 4294967040.0
@@ -91,6 +95,8 @@ class Groups:
     min_count: minimum number of groups; the last ones may be empty. XLA
       compiles the kernels of searches with as many groups once.
     sharded: whether arrays may be sharded over devices.
+    limbs: how counts are divided where an int32 cannot hold those of a group,
+      of arrays as where they are sharded; None where it can.
   """
 
   axes: tuple[int | None, ...]
@@ -98,6 +104,17 @@ class Groups:
   offsets: tuple[int, ...]
   min_count: int = 0
   sharded: bool = False
+  limbs: Limbs | None = None
+
+  @property
+  def at_once(self) -> bool:
+    """Whether several bounds are compared in one array, for short code."""
+    return self.sharded or self.limbs is not None
+
+  @property
+  def words(self) -> int:
+    """How many words the place of an element has."""
+    return 1 if self.limbs is None else 2
 
   @property
   def count(self) -> int:
@@ -106,32 +123,39 @@ class Groups:
 
 
 def each_layer(
-  axes: Sequence[int | None], num_layers: int, *, sharded: bool = False
+  axes: Sequence[int | None],
+  sizes: Sequence[int],
+  *,
+  sharded: bool = False,
 ) -> Groups:
-  """Every layer is a group."""
-  layers = tuple(range(num_layers))
-  return Groups(tuple(axes), layers, (0,) * num_layers, sharded=sharded)
+  """Every layer is a group, of so many elements."""
+  layers = tuple(range(len(sizes)))
+  limbs = wide_counts.limbs_for(max(sizes, default=0))
+  return Groups(
+    tuple(axes), layers, (0,) * len(sizes), sharded=sharded, limbs=limbs
+  )
 
 
 def count_active(
   masks: Sequence[Bool[Array, "..."]], groups: Groups
-) -> Int[Array, " groups"]:
-  """Returns int32[groups], the number of ones of each group."""
-  if groups.sharded:
+) -> Counted:
+  """Returns the number of ones of each group, int32[groups] or limbs."""
+  if groups.at_once:
     return _group_counts([[mask[None]] for mask in masks], groups)[0]
   return _group_counts([[mask, ~mask] for mask in masks], groups)[0]
 
 
-def count_each(masks: Sequence[Bool[Array, "..."]]) -> Int[Array, " masks"]:
-  """Returns int32[masks], the number of ones of each mask."""
+def count_each(masks: Sequence[Bool[Array, "..."]]) -> Counted:
+  """Returns the number of ones of each mask, int32[masks] or limbs."""
   sharded = placement.may_be_sharded(masks)
-  groups = each_layer([None] * len(masks), len(masks), sharded=sharded)
+  sizes = [mask.size for mask in masks]
+  groups = each_layer([None] * len(masks), sizes, sharded=sharded)
   return count_active(masks, groups)
 
 
 def select(
   scores: Sequence[Float[Array, "..."] | UInt32[Array, "..."] | LazyArray],
-  counts: Int[Array | np.ndarray, " groups"],
+  counts: Counted | np.ndarray,
   groups: Groups,
   *,
   valid: Sequence[Bool[Array, "..."] | LazyArray | None] | None = None,
@@ -142,8 +166,8 @@ def select(
   Args:
     scores: one array per leaf, or a lazy one; floats of any dtype, or uint32
       ranks.
-    counts: int32[groups], how many to keep; may be traced. Groups beyond its
-      end keep none.
+    counts: whole numbers [groups], how many to keep; may be traced. Groups
+      beyond the end keep none.
     groups: which elements compete.
     valid: positions that take part; all of them where None.
     shuffle: makes uint32 ranks that order scores of exactly 0; called only
@@ -156,8 +180,9 @@ def select(
   if not scores:
     return []
   everywhere = [None] * len(scores) if valid is None else list(valid)
-  counts = jnp.asarray(counts, jnp.int32)
-  counts = jnp.pad(counts, (0, groups.count - len(counts)))
+  counts = wide_counts.on_device(counts, groups.limbs)
+  more = groups.count - len(counts)
+  counts = jax.tree.map(lambda x: jnp.pad(x, (0, more)), counts)
   field = _Field(list(scores), everywhere)
   search = _search(field, counts, groups)
   if shuffle is None:
@@ -216,7 +241,7 @@ class _Field(NamedTuple):
       bounds = _score_of(bounds)
     spread = _spread(bounds, self.shapes, groups)
     return [
-      _reaching(materialize(score), materialize(valid), few, groups.sharded)
+      _reaching(materialize(score), materialize(valid), few, groups.at_once)
       for score, valid, few in zip(self.scores, self.valid, spread, strict=True)
     ]
 
@@ -228,14 +253,14 @@ class _Search(NamedTuple):
     field: what was searched.
     bound: uint32[groups]; the bound, a rank.
     level: the same, spread over each array.
-    missing: int32[groups]; how many of the scores at the bound are kept.
+    missing: counts [groups]; how many of the scores at the bound are kept.
     ambiguous: bool[groups]; whether more lie at the bound than are kept.
   """
 
   field: _Field
   bound: UInt32[Array, " groups"]
   level: list[Array]
-  missing: Int[Array, " groups"]
+  missing: Counted
   ambiguous: Bool[Array, " groups"]
 
 
@@ -257,7 +282,7 @@ def _around(search: _Search, groups: Groups) -> list[tuple[Array, Array]]:
   bound = search.bound
   above = jnp.where(bound == HIGHEST_RANK, bound, bound + np.uint32(1))
   flags = search.field.reaching(jnp.stack([above, bound]), groups)
-  pairs = [(few[0][0], few[0][1]) if groups.sharded else few for few in flags]
+  pairs = [(few[0][0], few[0][1]) if groups.at_once else few for few in flags]
   return [
     (higher & (b != HIGHEST_RANK), reach)
     for (higher, reach), b in zip(pairs, search.level, strict=True)
@@ -277,16 +302,19 @@ def _break_ties_by_index(search: _Search, groups: Groups) -> list[Array]:
     return _kth_first(*_joined(_tied(search, groups), groups), missing)
 
   last = lax.cond(
-    jnp.any(search.ambiguous), last_tie, lambda: jnp.zeros_like(search.bound)
+    jnp.any(search.ambiguous),
+    last_tie,
+    lambda: [jnp.zeros_like(search.bound)] * groups.words,
   )
-  last = jnp.where(missing > 0, last, HIGHEST_RANK)
-  last = jnp.where(search.ambiguous | (missing <= 0), last, 0)
+  last = [jnp.where(missing > 0, word, HIGHEST_RANK) for word in last]
+  settles = search.ambiguous | (missing <= 0)
+  last = [jnp.where(settles, word, 0) for word in last]
   return [
-    higher | (reach & (materialize(order) >= b))
-    for (higher, reach), order, b in zip(
+    higher | (reach & _not_after(words, bounds))
+    for (higher, reach), words, bounds in zip(
       _around(search, groups),
-      _order(shapes, groups),
-      _spread(last, shapes, groups),
+      zip(*_order(shapes, groups), strict=True),
+      zip(*[_spread(word, shapes, groups) for word in last], strict=True),
       strict=True,
     )
   ]
@@ -355,13 +383,13 @@ def _kth_highest(field, counts, groups, first):
   writes them to memory.
 
   Returns:
-    uint32[groups], the bound; int32[groups], how many are known to exceed it;
-    int32[groups], how many reach it (the largest int32 where none was counted).
+    uint32[groups], the bound; counts [groups], how many are known to exceed it,
+    and how many reach it (the largest number where none was counted).
   """
 
   def unsettled(state):
     _, low, high, _, reached = state
-    return jnp.any((low < high) & (reached != counts))
+    return jnp.any((low < high) & wide_counts.differ(reached, counts))
 
   def narrow(state):
     i, low, high, above, reached = state
@@ -372,26 +400,29 @@ def _kth_highest(field, counts, groups, first):
     total = _group_counts(seen.reaching(probes, groups), groups)
     enough = total >= counts
     low = jnp.maximum(low, jnp.max(jnp.where(enough, probes, 0), axis=0))
-    reached = jnp.minimum(
-      reached, jnp.min(jnp.where(enough, total, _INT32_MAX), axis=0)
+    reached = wide_counts.minimum(
+      reached, wide_counts.lowest(wide_counts.where(enough, total, unknown))
     )
     below = jnp.where(enough | (probes == 0), HIGHEST_RANK, probes - 1)
     high = jnp.minimum(high, jnp.min(below, axis=0))
-    above = jnp.maximum(above, jnp.max(jnp.where(enough, 0, total), axis=0))
+    above = wide_counts.maximum(
+      above, wide_counts.highest(wide_counts.where(enough, 0, total))
+    )
     # Where even the lowest bound is not reached by k, all are kept.
     none = (probes == 0) & ~enough
     none = jnp.any(none, axis=0)
     high = jnp.where(none, 0, high)
-    reached = jnp.where(none, above, reached)
+    reached = wide_counts.where(none, above, reached)
     return i + 1, low, jnp.maximum(low, high), above, reached
 
   nothing = counts < 1
+  unknown = wide_counts.upper_bound(groups.limbs)
   start = (
     jnp.uint32(0),
     jnp.where(nothing, HIGHEST_RANK, np.uint32(0)),
     jnp.full(len(counts), HIGHEST_RANK),
-    jnp.zeros(len(counts), jnp.int32),
-    jnp.full(len(counts), _INT32_MAX),
+    wide_counts.zeros(len(counts), groups.limbs),
+    jax.tree.map(lambda x: jnp.full(len(counts), x), unknown),
   )
   _, low, _, above, reached = lax.while_loop(unsettled, narrow, start)
   return low, above, reached
@@ -404,8 +435,9 @@ def _probes(low, high, above, reached, counts):
   """
   width = high - low
   wide = width.astype(jnp.float32)
-  inside = jnp.maximum(reached - above, 1).astype(jnp.float32)
-  share = (reached - counts).astype(jnp.float32) + 0.5
+  inside = wide_counts.maximum(reached - above, 1)
+  inside = wide_counts.as_float32(inside)
+  share = wide_counts.as_float32(reached - counts) + 0.5
   share = jnp.clip(share / inside, 0, 1)
   spread = jnp.maximum(share * (1 - share), 1 / inside) / inside
   deviation = jnp.sqrt(spread)
@@ -425,34 +457,106 @@ def _probes(low, high, above, reached, counts):
 
 @functools.partial(jax.jit, static_argnums=1)
 def _kth_first(ties, groups, counts):
-  """Finds the rank by `_order` of the k-th of some ties, in each group."""
-  order = _order([flags.shape for flags in ties], groups)
-  field = _Field(order, ties)
-  return _kth_highest(field, counts, groups, _FIRST_OF_RANKS)[0]
+  """Finds the words by `_order` of the k-th of some ties, in each group."""
+  shapes = [flags.shape for flags in ties]
+  words, *after = _order(shapes, groups)
+  bound, above, reached = _kth_highest(
+    _Field(words, ties), counts, groups, _FIRST_OF_RANKS
+  )
+  if not after:
+    return [bound]
+  triples = zip(ties, words, _spread(bound, shapes, groups), strict=True)
+  ties = [flags & (materialize(word) == b) for flags, word, b in triples]
+  missing = counts - above
+  inside, _, _ = _kth_highest(
+    _Field(after[0], ties), missing, groups, _FIRST_OF_RANKS
+  )
+  # Where exactly k reach the chunk, all ties in it are kept.
+  return [bound, jnp.where(wide_counts.equal(reached, counts), 0, inside)]
 
 
-def _order(shapes, groups) -> list[LazyArray]:
-  """Returns ranks that fall from the first to the last of a group."""
-  offsets = np.asarray(groups.offsets, np.uint32)
+def _not_after(words, bounds):
+  """Returns which places are at or before bounds, word by word."""
+  *first, last = (materialize(word) for word in words)
+  *first_bounds, bound = bounds
+  reached = last >= bound
+  for word, bound in zip(first[::-1], first_bounds[::-1], strict=True):
+    reached = (word > bound) | ((word == bound) & reached)
+  return reached
 
-  def make(index, *, shape, axis):
+
+def _order(shapes, groups) -> list[list[LazyArray]]:
+  """Returns words that fall from the first to the last of a group.
+
+  One for each array, or the numbers of chunks and the indices in them.
+  """
+  axes = [
+    [d for d in range(len(shape)) if d != axis]
+    for shape, axis in zip(shapes, groups.axes, strict=True)
+  ]
+  if groups.limbs is None:
+    return [_falling(shapes, groups, axes, groups.offsets)]
+  ahead = [
+    _axes_of_chunks(shape, some, groups.limbs.most)
+    for shape, some in zip(shapes, axes, strict=True)
+  ]
+  inside = [some[len(first) :] for some, first in zip(axes, ahead, strict=True)]
+  return [
+    _falling(shapes, groups, ahead, _first_chunks(shapes, groups, ahead)),
+    _falling(shapes, groups, inside, (0,) * len(groups.offsets)),
+  ]
+
+
+def _falling(shapes, groups, axes, offsets) -> list[LazyArray]:
+  """Returns ranks that fall with the row-major index over some axes."""
+  offsets = np.asarray(offsets, np.uint32)
+
+  def make(index, *, shape, axes):
     stride = 1
-    for d in reversed(range(len(shape))):
-      if d != axis:
-        place = lax.broadcasted_iota(jnp.uint32, shape, d)
-        index = index + place * np.uint32(stride)
-        stride *= shape[d]
-    return HIGHEST_RANK - np.uint32(1) - index
+    for d in reversed(axes):
+      place = lax.broadcasted_iota(jnp.uint32, shape, d)
+      index = index + place * np.uint32(stride)
+      stride *= shape[d]
+    return jnp.broadcast_to(HIGHEST_RANK - np.uint32(1) - index, shape)
 
   return [
     LazyArray(
-      functools.partial(make, shape=shape, axis=slices.axis),
+      functools.partial(make, shape=shape, axes=some),
       (jnp.asarray(offsets[slices.numbers].reshape(slices.shape)),),
       shape,
       np.dtype(np.uint32),
     )
-    for shape, slices in zip(shapes, _slices(shapes, groups), strict=True)
+    for shape, some, slices in zip(
+      shapes, axes, _slices(shapes, groups), strict=True
+    )
   ]
+
+
+def _axes_of_chunks(shape, axes, most) -> list[int]:
+  """Returns the first axes, so many that what is left has `most` elements."""
+  first = list(axes)
+  while first and math.prod(shape[d] for d in axes[len(first) - 1 :]) <= most:
+    first.pop()
+  return first
+
+
+def _first_chunks(shapes, groups, axes) -> np.ndarray:
+  """Returns int[slices]: the number of the first chunk, in order of a group."""
+  sizes = np.concatenate(
+    [
+      np.full(
+        slices.numbers.stop - slices.numbers.start,
+        math.prod(shape[d] for d in some),
+      )
+      for shape, some, slices in zip(
+        shapes, axes, _slices(shapes, groups), strict=True
+      )
+    ]
+  )
+  order = np.lexsort((groups.offsets, groups.of_slice))
+  first = np.empty_like(sizes)
+  first[order] = np.cumsum(sizes[order]) - sizes[order]
+  return first
 
 
 def _joined(arrays, groups):
@@ -537,27 +641,40 @@ def _count(flags, axis):
   return [jnp.atleast_1d(c) for c in counted]
 
 
-def _count_sharded(flags, axis):
-  """Counts a bool array [n, ...]: int32[n, slices].
+def _count_at_once(flags, axis, limbs):
+  """Counts a bool array [n, ...]: [n, slices].
 
   A plain sum: of a reduction with several outputs XLA gathers the operands, or
   the partial results of all devices.
   """
   kept = (0,) if axis is None else (0, axis + 1)
-  dims = tuple(d for d in range(flags.ndim) if d not in kept)
-  counted = jnp.sum(flags, axis=dims, dtype=jnp.int32)
+  counted = wide_counts.ones(flags, kept, limbs)
   return counted[:, None] if axis is None else counted
 
 
 def _group_counts(flags, groups):
-  """Counts what `_Field.reaching` returns: int32[n, groups]."""
+  """Counts what `_Field.reaching` returns: [n, groups]."""
   counted = [
-    _count_sharded(some[0], axis)
-    if groups.sharded
+    _count_at_once(some[0], axis, groups.limbs)
+    if groups.at_once
     else jnp.stack(_count(list(some), axis))
     for some, axis in zip(flags, groups.axes, strict=True)
   ]
-  counts = jnp.concatenate(counted, 1) if len(counted) > 1 else counted[0]
+  counts = counted[0]
+  if len(counted) > 1:
+    counts = wide_counts.concatenate(counted, 1)
+  if groups.limbs is None:
+    return _by_group(counts, groups)
+  return wide_counts.added(
+    counts,
+    len(groups.of_slice),
+    groups.limbs,
+    functools.partial(_by_group, groups=groups),
+  )
+
+
+def _by_group(counts, groups):
+  """Sums int32[n, slices] up to int32[n, groups]."""
   of_slice = np.asarray(groups.of_slice)
   if groups.count == len(np.unique(of_slice)) == len(of_slice):
     return counts[:, np.argsort(of_slice)]

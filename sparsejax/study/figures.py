@@ -112,7 +112,7 @@ def _lines(
 
 def _panel(plot: papers.Plot, row: papers.Row) -> str:
   parts = row.name.split("/")[1:]
-  if plot.x is not None and len(parts) > 1 and parts[-1][0].isdigit():
+  if plot.x is not None and parts and parts[-1][0].isdigit():
     parts = parts[:-1]
   return ", ".join(parts)
 

@@ -9,7 +9,8 @@
   --together        all seeds of a row in one program, see config.seeds
   --epochs E        of every run, instead of the paper's
   --workdir DIR     folder of the runs (runs/reproduce)
-  --csv FILE        where to write the numbers (DIR/TABLE.csv)
+  --csv FILE        where to write the numbers (DIR/TABLE.csv); the table goes
+                    into a .md file next to it
   --list            train nothing; list the rows and what is done
   --runlocal        20 steps of a narrow network on synthetic images
   --config.KEY=VALUE, --distributed, ...   as for sparsejax.train
@@ -122,12 +123,15 @@ def _reproduce(argv: list[str]) -> int:
   if parsed.list or processes.is_first():
     found = [results.read(run) for run in planned if run.done]
     predicted = results.predict(table, planned)
-    tables.print_table(results.side_by_side(table, rows, found, predicted))
+    lines = results.side_by_side(table, rows, found, predicted)
+    tables.print_table(lines)
     for note in results.notes(rows):
       print(f"note: {note}")
     if found:
       csv = parsed.csv or workdir / f"{path.stem}.csv"
       tables.write_csv(list(map(results.record, found)), csv)
+      text = tables.markdown(lines) + "\n"
+      csv.with_suffix(".md").write_text(text, encoding="utf-8")
       print(f"Numbers of each run: {csv}")
       if table.plot is not None:
         figures.draw(table, found, csv.with_suffix(".png"))

@@ -121,6 +121,11 @@ COLUMNS: dict[str, Column] = {
     4,
     lambda result: result.best,
   ),
+  "validation": Column(
+    "validation bits per byte",
+    lambda result: result.summary["validation_bits_per_byte"],
+    4,
+  ),
   "perplexity": Column(
     "perplexity", lambda result: result.summary["test_perplexity"], 3
   ),
@@ -336,7 +341,7 @@ def record(result: Result) -> dict[str, Any]:
       published[f"published_{name}_deviation"] = figure.deviation
   return {
     "row": row.name,
-    "workdir": str(result.run.workdir),
+    "workdir": result.run.workdir.name,
     **published,
     f"best_test_{records.measures(result.summary)[0].name}": result.best,
     **tables.scalars(result.summary),

@@ -1,6 +1,5 @@
 """Sums of loss and metrics over a split; pure, like `train_step`."""
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -27,66 +26,53 @@ class Totals(NamedTuple):
 
 
 def evaluate(setup: Setup, state: TrainState, split: Resident) -> Totals:
-  """Evaluate a split.
+  """Evaluate a split in one program, which nothing interrupts.
+
+  Args:
+    setup: static.
+    state: the state to evaluate.
+    split: N examples.
+
+  Returns:
+    Sums; divide by N.
+  """
+
+  def body(totals: Totals, index: jax.Array) -> tuple[Totals, None]:
+    found = sum_nth(setup, state, split, index)
+    return jax.tree.map(jnp.add, totals, found), None
+
+  indices = jnp.arange(batches(setup, split.examples))
+  shapes = jax.eval_shape(lambda: sum_nth(setup, state, split, indices[0]))
+  zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+  totals, _ = jax.lax.scan(body, zeros, indices)
+  return totals
+
+
+def sum_nth(
+  setup: Setup, state: TrainState, split: Resident, index: jax.Array
+) -> Totals:
+  """Sum over one batch of a split.
 
   Args:
     setup: static.
     state: the state to evaluate.
     split: N examples, padded to whole batches; padding is not counted.
+    index: int32[], of the batch, below `batches`.
 
   Returns:
-    Sums; divide by N.
+    The sums over this batch.
   """
   size = batch_size(setup, split.examples)
-  padding = -split.examples % size
-  positions = jnp.arange(split.examples + padding).reshape(-1, size)
-
-  def body(totals: Totals, index: jax.Array) -> tuple[Totals, None]:
-    counted = setup.shard(index < split.examples)
-    examples = split.take(jnp.minimum(index, split.examples - 1))
-    examples = jax.tree.map(setup.shard, examples)
-    return add_batch(setup, state, totals, examples, counted), None
-
-  zeros = zero_totals(setup, state, split.example)
-  totals, _ = jax.lax.scan(body, zeros, positions)
-  return totals
+  positions = index * size + jnp.arange(size)
+  counted = setup.shard(positions < split.examples)
+  examples = split.take(jnp.minimum(positions, split.examples - 1))
+  examples = jax.tree.map(setup.shard, examples)
+  return sum_batch(setup, state, examples, counted)
 
 
-def add_batch(
-  setup: Setup,
-  state: TrainState,
-  totals: Totals,
-  examples: Any,
-  counted: jax.Array,
-) -> Totals:
-  """Add a batch to the sums.
-
-  Args:
-    setup: static.
-    state: the state to evaluate.
-    totals: sums over the previous batches.
-    examples: B examples, as the split stores them.
-    counted: bool[B]; False marks padding.
-
-  Returns:
-    The new sums.
-  """
-  found = _sums(setup, state, examples, counted)
-  return jax.tree.map(jnp.add, totals, found)
-
-
-def zero_totals(setup: Setup, state: TrainState, example: Any) -> Totals:
-  """Returns the sums over no examples.
-
-  Args:
-    setup: static.
-    state: any state, or its shapes.
-    example: any example, or its shapes.
-  """
-  shapes = jax.eval_shape(
-    functools.partial(_sums, setup), state, example, jnp.ones(1, bool)
-  )
-  return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+def batches(setup: Setup, examples: int) -> int:
+  """Returns the number of batches of a split of so many examples."""
+  return -(-examples // batch_size(setup, examples))
 
 
 def batch_size(setup: Setup, examples: int) -> int:
@@ -96,9 +82,20 @@ def batch_size(setup: Setup, examples: int) -> int:
   return setup.batch_size * whole
 
 
-def _sums(
+def sum_batch(
   setup: Setup, state: TrainState, examples: Any, counted: jax.Array
 ) -> Totals:
+  """Sum over a batch.
+
+  Args:
+    setup: static.
+    state: the state to evaluate.
+    examples: B examples, as the split stores them.
+    counted: bool[B]; False marks padding.
+
+  Returns:
+    The sums.
+  """
   batch = setup.task.draw(None, examples)
   params = train_state.eval_params(setup, state)
   outputs, _ = forward.apply_model(

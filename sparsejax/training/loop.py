@@ -59,21 +59,41 @@ class _Run(NamedTuple):
 
 
 class _Start(NamedTuple):
-  """The first state of this process, restored or new."""
+  """The first state of this process, restored or new.
+
+  If a signal interrupted an evaluation, the steps before it are to be finished.
+  """
 
   state: TrainState
   resumed_from_step: int | None
   seconds: float
+  unfinished: "_Dispatched | None" = None
+
+  @property
+  def written(self) -> int:
+    """The last step whose row was written."""
+    step = self.resumed_from_step or 0
+    return step if self.unfinished is None else step - 1
 
 
 class _Dispatched(NamedTuple):
-  """A dispatch that has finished; it has rows for each replica."""
+  """A dispatch that has finished; it has rows for each replica.
+
+  Attributes:
+    state: after its last step.
+    step: completed steps.
+    rows: of its steps.
+    timing: of its steps.
+    warnings: about them.
+    updated: whether metric and masks were updated after its last step.
+  """
 
   state: TrainState
   step: int
   rows: list[run_records.Rows]
   timing: timing.Dispatch
   warnings: tuple[str, ...]
+  updated: bool = False
 
 
 def run(
@@ -93,7 +113,8 @@ def run(
   Args:
     experiment: what to train.
     workdir: holds the run's config; shared by all processes.
-    stop: checked before the first dispatch, and after each one.
+    stop: checked before the first dispatch, after each one, and before each
+      batch that is evaluated.
     reporter: where progress is reported.
     lock: of the workdir, if this process holds it; checked after each dispatch.
     clock: measures since this start began.
@@ -110,7 +131,8 @@ def run(
   Raises:
     CheckpointError: if the state could not be saved or restored.
     InputError: if another run took the workdir over.
-    Stopped: if a signal was received before the first dispatch.
+    Stopped: if a signal was received where everything is saved: before the
+      first dispatch, or after the last one.
   """
   clock = clock or timing.Clock()
   clock.started()
@@ -139,7 +161,7 @@ def run(
     written = stack.enter_context(
       run_records.RunRecords(
         folders if processes.is_first() else (),
-        start=start.resumed_from_step or 0,
+        start=start.written,
         log_every=experiment.steps.log_every,
         clock=clock,
         reporter=reporter,
@@ -172,7 +194,7 @@ def run(
       compile_seconds=seconds,
       clock=clock,
     )
-    outcome = _train(this, start.state)
+    outcome = _train(this, start)
     if outcome.status == outcomes.DONE:
       outcome = outcome._replace(selected=_select(this, outcome, abstract))
       _save_each(this, outcome, of_one)
@@ -212,7 +234,17 @@ def _restore(
   for line in restored.skipped:
     reporter.message(f"warning: {line}")
   reporter.message(f"Resuming from step {restored.step}.")
-  return _Start(restored.state, restored.step, 0.0)
+  unfinished = None
+  if restored.unfinished is not None:
+    unfinished = _Dispatched(
+      state=restored.state,
+      step=restored.step,
+      rows=[[row] for row in restored.unfinished["rows"]],
+      timing=timing.Dispatch(*restored.unfinished["timing"]),
+      warnings=(),
+      updated=restored.unfinished["updated"],
+    )
+  return _Start(restored.state, restored.step, 0.0, unfinished)
 
 
 def _create(
@@ -234,7 +266,7 @@ def _create(
   return _Start(state, None, time.perf_counter() - started)
 
 
-def _train(run: _Run, state: TrainState) -> outcomes.Outcome:
+def _train(run: _Run, start: _Start) -> outcomes.Outcome:
   """Runs the loop.
 
   A dispatch begins with a mask update if the method updates masks between two
@@ -252,14 +284,22 @@ def _train(run: _Run, state: TrainState) -> outcomes.Outcome:
   7. Save a checkpoint, if due or if the run has to stop.
   8. Report progress, at multiples of `dispatch_steps` and at the end.
   9. Stop if a signal requested it.
+
+  A signal interrupts an evaluation, of 3, 4 or 7, between two batches. The
+  checkpoint then holds the last row, and a resume begins with that evaluation.
   """
   steps = run.experiment.steps
-  step, last_saved = run.resumed_from_step or 0, run.resumed_from_step
+  state, step = start.state, start.resumed_from_step or 0
+  last_saved, unfinished = start.resumed_from_step, start.unfinished
   timings: list[timing.Dispatch] = []
-  while step < steps.total:
-    first = step
-    with run.clock.phase("step"):
-      state, step, rows, timed, warnings = _dispatch(run, state, first)
+  while step < steps.total or unfinished is not None:
+    if unfinished is None:
+      with run.clock.phase("step"):
+        done = _dispatch(run, state, step)
+    else:
+      done, unfinished = unfinished, None
+    state, step, rows, timed, warnings, updated = done
+    first = step - timed.steps
     timings.append(timed)
     for warning in warnings:
       run.reporter.message(f"warning: {warning}")
@@ -270,44 +310,86 @@ def _train(run: _Run, state: TrainState) -> outcomes.Outcome:
       run.records.write(rows, end=bad)
       message = outcomes.not_finite_message(bad, first, step, last_saved, seeds)
       return _outcome(run, outcomes.NOT_FINITE, state, step, timings, message)
-    with run.clock.phase("evaluate"):
-      state = _update_metric(run, state, step)
     last = step == steps.total
-    if last:
-      state = _update_masks(run, state)
-      for each, changed in zip(rows, _recounted(run, state, step), strict=True):
-        each[-1] |= changed
     evaluations: list[dict[str, float]] = []
-    if last or _due(steps.eval_every, first, step):
-      evaluations = _evaluate(run, state)
-      speed = {"steps_per_second": timed.steps / timed.seconds}
-      for each, found in zip(rows, evaluations, strict=True):
-        each[-1] |= found | speed
+    recorded: dict[str, float] = {}
+    checkpoint_due = last or _due(steps.checkpoint_every, first, step)
+    interrupted = False
+    try:
+      if not updated:
+        with run.clock.phase("evaluate"):
+          state = _update_metric(run, state, step)
+        if last:
+          state = _update_masks(run, state)
+          changes = _recounted(run, state, step)
+          for each, changed in zip(rows, changes, strict=True):
+            each[-1] |= changed
+        updated = True
+      if last or _due(steps.eval_every, first, step):
+        evaluations = _evaluate(run, state)
+        speed = {"steps_per_second": timed.steps / timed.seconds}
+        for each, found in zip(rows, evaluations, strict=True):
+          each[-1] |= found | speed
+      if checkpoint_due:
+        found = evaluations or _evaluate(run, state)
+        recorded = _recorded(found, rows)
+    except preemption.Stopped:
+      interrupted = True  # Orbax must not save while an exception is handled.
+    if interrupted:
+      done = _Dispatched(state, step, rows, timed, (), updated)
+      return _interrupted(run, done, timings)
     run.records.write(rows, end=step if evaluations else steps.total)
     _save_weights_of_each(run, step, state)
     stopping = run.stop.agreed()
-    if last or _due(steps.checkpoint_every, first, step):
-      evaluations = evaluations or _evaluate(run, state)
-      recorded = [
-        found | {best.ACTIVE: each[-1]["active"]}
-        for found, each in zip(evaluations, rows, strict=True)
-      ]
-      _save(run, state, step, replicas.mean_row(recorded))
+    if checkpoint_due or stopping:
+      # Without metrics if it is not due: a checkpoint that exists only because
+      # the run was stopped must not become the best one, or the result would
+      # differ.
+      _save(run, state, step, recorded)
       last_saved = step
-    elif stopping:
-      # Without metrics: a checkpoint that exists only because the run was
-      # stopped must not become the best one, or the result would differ.
-      _save(run, state, step, {})
     if last or stopping or step % steps.dispatch == 0:
       newest = replicas.mean_row([each[-1] for each in rows])
       run.reporter.progress(step, newest)
     if stopping:
-      message = (
-        f"Stopped by a signal after saving step {step}. Run the same command"
-        " to resume."
-      )
-      return _outcome(run, outcomes.TERMINATED, state, step, timings, message)
+      return _stopped(run, state, step, timings)
   return _outcome(run, outcomes.DONE, state, step, timings)
+
+
+def _recorded(
+  evaluations: list[dict[str, float]], rows: list[run_records.Rows]
+) -> dict[str, float]:
+  """Returns what is recorded with a checkpoint: means over the replicas."""
+  return replicas.mean_row(
+    [
+      found | {best.ACTIVE: each[-1]["active"]}
+      for found, each in zip(evaluations, rows, strict=True)
+    ]
+  )
+
+
+def _interrupted(
+  run: _Run, done: _Dispatched, timings: list[timing.Dispatch]
+) -> outcomes.Outcome:
+  """Ends a run in an evaluation, which a resume repeats."""
+  before = [rows[:-1] for rows in done.rows]
+  run.records.write(before, end=run.experiment.steps.total)
+  unfinished = {
+    "rows": [rows[-1] for rows in done.rows],
+    "timing": done.timing,
+    "updated": done.updated,
+  }
+  _save(run, done.state, done.step, {}, unfinished)
+  return _stopped(run, done.state, done.step, timings)
+
+
+def _stopped(
+  run: _Run, state: TrainState, step: int, timings: list[timing.Dispatch]
+) -> outcomes.Outcome:
+  message = (
+    f"Stopped by a signal after saving step {step}. Run the same command to"
+    " resume."
+  )
+  return _outcome(run, outcomes.TERMINATED, state, step, timings, message)
 
 
 def _dispatch(run: _Run, state: TrainState, first: int) -> _Dispatched:
@@ -416,23 +498,29 @@ def _update_metric(run: _Run, state: TrainState, step: int) -> TrainState:
   if update is None or step % run.experiment.steps.per_epoch:
     return state
   with jax.transfer_guard("disallow"):
-    return jax.block_until_ready(update(state))
+    return jax.block_until_ready(update(state, run.stop.check))
 
 
 def _evaluate(run: _Run, state: TrainState) -> list[dict[str, float]]:
   """Returns means of each replica on the splits not trained on."""
   names = [name for name in run.programs.evaluate if name != "train"]
   with run.clock.phase("evaluate"), jax.transfer_guard("disallow"):
-    return programs.mean_metrics(run.programs, names, state)
+    return programs.mean_metrics(
+      run.programs, names, state, between=run.stop.check
+    )
 
 
 def _save(
-  run: _Run, state: TrainState, step: int, recorded: Mapping[str, float]
+  run: _Run,
+  state: TrainState,
+  step: int,
+  recorded: Mapping[str, float],
+  unfinished: Any = None,
 ) -> None:
   """Saves a checkpoint; the metrics up to its step reach the disk first."""
   with run.clock.phase("save"):
     run.records.sync()
-    run.checkpoints.save(step, state, metrics=recorded)
+    run.checkpoints.save(step, state, metrics=recorded, unfinished=unfinished)
 
 
 def _save_weights(
@@ -492,7 +580,9 @@ def _select(
       run.reporter.message(f"warning: {line}")
   evaluations = _evaluate(run, found.state)
   if "train" in run.programs.evaluate:  # Compiled here, so without a guard.
-    trained = programs.mean_metrics(run.programs, ["train"], found.state)
+    trained = programs.mean_metrics(
+      run.programs, ["train"], found.state, between=run.stop.check
+    )
     evaluations = [
       one | other for one, other in zip(evaluations, trained, strict=True)
     ]

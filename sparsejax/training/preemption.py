@@ -1,4 +1,4 @@
-"""Preemption: a signal requests a stop at the end of the current dispatch.
+"""Preemption: a signal requests a stop after a dispatch or an evaluated batch.
 
 SIGTERM comes from a scheduler, and SIGHUP from a terminal that was closed. If
 SIGHUP is ignored, as under `nohup`, it stays so.
@@ -118,6 +118,6 @@ def _watch(request: StopRequest, numbers: socket.socket) -> None:
 
 def _nothing_lost() -> str:
   return (
-    "Stopped by a signal before a step was taken; nothing had to be saved. Run"
-    " the same command to resume."
+    "Stopped by a signal where nothing had to be saved. Run the same command to"
+    " resume."
   )

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from sparsejax.data import Dataset, Resident, Stream
@@ -24,8 +26,13 @@ from sparsejax.training import (
 from sparsejax.training.dispatches import Target
 from sparsejax.training.train_state import Setup, TrainState
 
-Evaluate = Callable[[TrainState], evaluation.Totals]
-UpdateMetric = Callable[[TrainState], TrainState]
+Between = Callable[[], None]
+Evaluate = Callable[..., evaluation.Totals]
+UpdateMetric = Callable[..., TrainState]
+
+
+def nothing() -> None:
+  """What is called between batches by default."""
 
 
 class Programs(NamedTuple):
@@ -38,7 +45,9 @@ class Programs(NamedTuple):
       called before every dispatch and after the last one; donates the state.
       `None` for other methods.
     evaluate: sums over a split, by name: "test", "validation" if there is one,
-      and "train" if it is resident (compiled when it is first called).
+      and "train", the split or its sample, if it is resident (compiled when it
+      is first called). Takes a state and, like `update_metric`, a function to
+      call before each batch, which may raise.
     examples: number of examples in each of these splits.
     task: what is trained.
     replicas: number of replicas in the state.
@@ -85,6 +94,8 @@ def compile(
   if isinstance(splits["train"], Stream):
     # Evaluating it would take another epoch of reading.
     splits.pop("train")
+  elif dataset.train_sample is not None:
+    splits["train"] = sharding.replicate(dataset.train_sample, mesh)
   evaluate = {
     name: _evaluate(target, split, compile_now=name != "train")
     for name, split in splits.items()
@@ -108,7 +119,11 @@ def compile(
 
 
 def mean_metrics(
-  programs: Programs, names: Iterable[str], state: TrainState
+  programs: Programs,
+  names: Iterable[str],
+  state: TrainState,
+  *,
+  between: Between = nothing,
 ) -> list[dict[str, float]]:
   """Evaluate splits.
 
@@ -116,13 +131,14 @@ def mean_metrics(
     programs: compiled.
     names: names of splits.
     state: the state to evaluate.
+    between: called before each batch; what it raises ends the evaluation.
 
   Returns:
     For each replica `{name}_loss`, and the metrics and measures of the task,
     such as `{name}_accuracy`: means over each split, and what follows from
     them.
   """
-  totals = {name: programs.evaluate[name](state) for name in names}
+  totals = {name: programs.evaluate[name](state, between) for name in names}
   fetched = sharding.fetch(jax.block_until_ready(totals))
   return [
     _means(programs, each)
@@ -147,48 +163,72 @@ def _means(
 def _evaluate(
   target: Target, split: Resident | Stream, *, compile_now: bool
 ) -> Evaluate:
-  """Returns an evaluation, compiled now or when it is first called."""
+  """Returns an evaluation, compiled now or when it is first called.
+
+  Each batch is one call, so that the host can stop in between.
+  """
   setup, state, mesh = target
-  whole = sharding.replicated(mesh)
   if isinstance(split, Stream):
-    return _evaluate_stream(target, split)
-  evaluate: Any = jax.jit(
-    replicas.mapped(
-      functools.partial(evaluation.evaluate, setup),
-      setup.replicas,
-      in_axes=(replicas.STATE, None),
-      out_axes=0,
-    ),
-    out_shardings=whole,
-  )
-  if compile_now:
-    evaluate = evaluate.lower(state, split).compile()
-  return lambda state: evaluate(state, split)
-
-
-def _evaluate_stream(target: Target, split: Stream) -> Evaluate:
-  setup, shapes, mesh = target
-  whole = sharding.replicated(mesh)
-  size = evaluation.batch_size(setup, split.examples)
-  zero_totals = jax.jit(
-    lambda: evaluation.zero_totals(setup, shapes, split.example),
-    out_shardings=whole,
-  )
-  add_batch = jax.jit(
-    functools.partial(evaluation.add_batch, setup),
-    donate_argnums=1,
-    out_shardings=whole,
+    sum_batch, read = _sum_streamed(target, split)
+  else:
+    sum_batch, read = _sum_resident(target, split, compile_now)
+  add: Any = jax.jit(
+    lambda one, other: jax.tree.map(jnp.add, one, other),
+    out_shardings=sharding.replicated(mesh),
   )
 
-  def evaluate(state: TrainState) -> evaluation.Totals:
-    totals = zero_totals()
-    for batch, counted in input_pipeline.eval_batches(
-      split, batch_size=size, mesh=mesh
-    ):
-      totals = add_batch(state, totals, batch, counted)
+  def evaluate(
+    state: TrainState, between: Between = nothing
+  ) -> evaluation.Totals:
+    before = totals = None
+    for batch in read():
+      between()
+      found = sum_batch(state, *batch)
+      before, totals = totals, found if totals is None else add(totals, found)
+      # The host may run a batch ahead, but not a whole evaluation.
+      jax.block_until_ready(before)
+    assert totals is not None
     return totals
 
   return evaluate
+
+
+def _sum_resident(
+  target: Target, split: Resident, compile_now: bool
+) -> tuple[Any, Callable[[], Iterable[tuple[Any, ...]]]]:
+  """Returns what sums over a batch, and what lists the batches."""
+  setup, state, mesh = target
+  count = evaluation.batches(setup, split.examples)
+  indices = sharding.replicate(
+    [np.asarray(i, np.int32) for i in range(count)], mesh
+  )
+  sum_nth: Any = jax.jit(
+    replicas.mapped(
+      functools.partial(evaluation.sum_nth, setup),
+      setup.replicas,
+      in_axes=(replicas.STATE, None, None),
+      out_axes=0,
+    ),
+    out_shardings=sharding.replicated(mesh),
+  )
+  if compile_now:
+    sum_nth = sum_nth.lower(state, split, indices[0]).compile()
+  return sum_nth, lambda: ((split, index) for index in indices)
+
+
+def _sum_streamed(
+  target: Target, split: Stream
+) -> tuple[Any, Callable[[], Iterable[tuple[Any, ...]]]]:
+  """Returns the same for batches that are read meanwhile."""
+  setup, _, mesh = target
+  sum_batch = jax.jit(
+    functools.partial(evaluation.sum_batch, setup),
+    out_shardings=sharding.replicated(mesh),
+  )
+  size = evaluation.batch_size(setup, split.examples)
+  return sum_batch, functools.partial(
+    input_pipeline.eval_batches, split, batch_size=size, mesh=mesh
+  )
 
 
 def _update_metric(
@@ -211,6 +251,10 @@ def _update_metric(
   update: Any = jax.jit(
     after_validation, out_shardings=sharding.replicated(mesh)
   )
-  return lambda state: state._replace(
-    metric=update(state.metric, evaluate(state))
-  )
+
+  def update_from_validation(
+    state: TrainState, between: Between = nothing
+  ) -> TrainState:
+    return state._replace(metric=update(state.metric, evaluate(state, between)))
+
+  return update_from_validation

@@ -237,7 +237,9 @@ def _active(opt_state: Any) -> jax.Array:
   flags = active_flags(stored_masks(opt_state))
   if not flags:
     return jnp.zeros(0, jnp.int32)
-  return search.count_each(flags)
+  active = search.count_each(flags)
+  assert isinstance(active, jax.Array)  # `build` refuses larger leaves.
+  return active
 
 
 def _macs(active: Any, steps: int, costs: ModelCosts) -> float:

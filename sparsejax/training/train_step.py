@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from sparsejax.analysis import summary
+from sparsejax.components.wide_counts import Counted
 from sparsejax.data import Resident, batches
 from sparsejax.training import metric, run_flops
 from sparsejax.training.batch_gradient import BatchGradient, batch_gradient
@@ -38,7 +39,7 @@ class Metrics(NamedTuple):
   metrics: dict[str, jax.Array]
   grad_norm: jax.Array
   finite: jax.Array
-  stats: dict[str, jax.Array]
+  stats: dict[str, Counted]
   counters: run_flops.Counters
 
 

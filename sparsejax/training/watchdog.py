@@ -30,7 +30,7 @@ from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 from sparsejax import command_line
-from sparsejax.training import coordination
+from sparsejax.training import background, coordination
 
 # Exit statuses of processes that were meant to end; 75 would start them again.
 _FINAL = (
@@ -161,26 +161,21 @@ def watch_progress(seconds: float) -> Iterator[None]:
   Args:
     seconds: longer than any dispatch, evaluation, save and compilation takes.
   """
-  done = threading.Event()
+  awake = time.monotonic()
 
   def watch() -> None:
-    awake = time.monotonic()
-    while not done.wait(min(_POLL_SECONDS, seconds / 4)):
-      now = time.monotonic()
-      if now - awake > _SUSPENDED_SECONDS:
-        progress()  # The whole process was stopped, and now continues.
-      awake = now
-      if now - _last_progress > seconds:
-        _leave_stuck(seconds)
+    nonlocal awake
+    now = time.monotonic()
+    if now - awake > _SUSPENDED_SECONDS:
+      progress()  # The whole process was stopped, and now continues.
+    awake = now
+    if now - _last_progress > seconds:
+      _leave_stuck(seconds)
 
   progress()
-  thread = threading.Thread(target=watch, name="watch_progress", daemon=True)
-  thread.start()
-  try:
+  every = min(_POLL_SECONDS, seconds / 4)
+  with background.repeated(watch, every=every, name="watch_progress"):
     yield
-  finally:
-    done.set()
-    thread.join()
 
 
 def _leave_stuck(seconds: float) -> NoReturn:

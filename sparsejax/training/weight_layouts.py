@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import PyTree
 
@@ -87,6 +89,32 @@ def _kernel_shapes(params: PyTree, opt_state: optax.OptState) -> PyTree:
     params,
     dense=lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype),
   )
+
+
+def dense_network(params: PyTree, masks: PyTree) -> tuple[PyTree, PyTree]:
+  """Returns a stored network as dense arrays, in either layout.
+
+  Args:
+    params: of a checkpoint, as `checkpointing.reading.read` returns them.
+    masks: of its optimizer state; None at dense leaves.
+
+  Returns:
+    Numpy arrays: parameters with exact zeros, and bool masks, `MaskedNode` at
+    dense leaves.
+  """
+
+  def dense(values: Any, mask: Any) -> tuple[Any, Any]:
+    if mask is None:
+      return values, optax.MaskedNode()
+    if not isinstance(mask, Mapping):
+      return values, mask
+    lanes = fan_in.restored(mask)
+    kernel = fan_in.kernel_of(jnp.asarray(values), lanes)
+    return np.asarray(kernel), np.asarray(fan_in.mask_of(lanes))
+
+  values, structure = jax.tree.flatten(params)
+  pairs = map(dense, values, structure.flatten_up_to(masks))
+  return tuple(map(structure.unflatten, zip(*pairs, strict=True)))
 
 
 MASKED = WeightLayout(

@@ -22,11 +22,11 @@ import os
 import pathlib
 import secrets
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 
 from sparsejax import command_line
+from sparsejax.training import background
 
 FILE = ".lock"
 
@@ -88,7 +88,9 @@ def hold(
   try:
     _acquire(descriptor, path, message)
     _replace(descriptor, text)
-    with _heartbeats(descriptor):
+    with background.repeated(
+      lambda: _beat(descriptor), every=_HEARTBEAT_SECONDS, name="workdir_lock"
+    ):
       yield Lock(path, text)
     with contextlib.suppress(OSError):  # The folder may be gone.
       if path.read_bytes() == text:
@@ -166,27 +168,13 @@ def _heartbeat(path: pathlib.Path) -> tuple[int, bytes]:
     return os.fstat(file.fileno()).st_mtime_ns, file.read()
 
 
+def _beat(descriptor: int) -> None:
+  with contextlib.suppress(OSError):
+    os.utime(descriptor)
+
+
 def _replace(descriptor: int, text: bytes) -> None:
   """Writes the whole content; on disk when this returns."""
   os.pwrite(descriptor, text, 0)
   os.ftruncate(descriptor, len(text))
   os.fsync(descriptor)
-
-
-@contextlib.contextmanager
-def _heartbeats(descriptor: int) -> Iterator[None]:
-  """Touches the file inside the context."""
-  done = threading.Event()
-
-  def beat() -> None:
-    while not done.wait(_HEARTBEAT_SECONDS):
-      with contextlib.suppress(OSError):
-        os.utime(descriptor)
-
-  thread = threading.Thread(target=beat, name="workdir_lock", daemon=True)
-  thread.start()
-  try:
-    yield
-  finally:
-    done.set()
-    thread.join()

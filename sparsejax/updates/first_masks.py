@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import core, lax
-from jaxtyping import Array, Bool, Int, PyTree
+from jaxtyping import Array, Bool, PyTree
 
-from sparsejax.components import criteria, placement
-from sparsejax.components.counts import INT32_MAX
+from sparsejax.components import counts, criteria, placement
+from sparsejax.components.wide_counts import Counted
 from sparsejax.method import Context, Key, Layout, Leaf, Masks, Method
 from sparsejax.selection import packing as packings, random_bits
 from sparsejax.updates import context as contexts, pruning, requested, units
@@ -23,12 +23,12 @@ class FirstMasks(NamedTuple):
   Attributes:
     masks: of the sparse leaves, in layout order.
     units: those of units, as in `SparseState`.
-    requested: int32[1 + layers], as in `SparseState`.
+    requested: counts [1 + layers], as in `SparseState`.
   """
 
   masks: list[Bool[Array, "..."]]
   units: tuple[dict[str, Bool[Array, "..."]], ...]
-  requested: Int[Array, " counts"]
+  requested: Counted
 
 
 def begin(
@@ -53,7 +53,11 @@ def begin(
     requested.requested_table(method, layout)  # Raises where they contradict.
   if given is not None:
     nodes = layout.treedef.flatten_up_to(given)
-    return _given(method, layout, [nodes[leaf.index] for leaf in layout.leaves])
+    masks = [
+      placement.copied(nodes[leaf.index], weight)
+      for leaf, weight in zip(layout.leaves, layout.take(params), strict=True)
+    ]
+    return _given(method, layout, masks)
   if key is None and method.needs_key:
     raise ValueError(
       "`key` must be given, got None: this method draws at random. Pass"
@@ -64,13 +68,15 @@ def begin(
   pattern = method.initial.pattern
   if pattern is not None and pattern.sets_counts:
     return FirstMasks(first, found, requested.as_found(layout, first))
-  counts = jnp.array(requested.first_requested(method, layout))
-  return FirstMasks(first, found, counts)
+  numbers = requested.first_requested(method, layout)
+  on_device = requested.on_device(method, layout, numbers)
+  return FirstMasks(first, found, on_device)
 
 
-def _given(method: Method, layout: Layout, masks: Sequence[Any]) -> FirstMasks:
-  """Returns the first masks from given ones, of weights: any bool arrays."""
-  first = [jnp.array(mask, bool) for mask in masks]
+def _given(
+  method: Method, layout: Layout, first: list[Bool[Array, "..."]]
+) -> FirstMasks:
+  """Returns the first masks from given ones, of weights."""
   found = method.units(layout)
   if found is None:
     return FirstMasks(first, (), requested.as_found(layout, first))
@@ -127,8 +133,8 @@ def first_masks(
   packed = contexts.packing_of(method, counted)
   if initial.criterion is None:
     assert key is not None  # `begin` requires one.
-    small = not layout.sharded and sum(counted.sizes) <= INT32_MAX
-    if small and method.granularity.quota is None:
+    wide = counts.limbs_of_all(counted) is not None
+    if not (layout.sharded or wide or method.granularity.quota):
       packed = packings.blocks(counted)
     scores = random_bits.bits(counted, packed, key, 0, random_bits.FIRST_MASKS)
   else:

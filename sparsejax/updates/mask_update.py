@@ -25,7 +25,8 @@ import optax
 from jax import lax
 from jaxtyping import Array, Bool, Int, PyTree
 
-from sparsejax.components import placement
+from sparsejax.components import placement, wide_counts
+from sparsejax.components.wide_counts import Counted
 from sparsejax.method import Context, MaskChange, Method
 from sparsejax.selection import packing as packings, search
 from sparsejax.state import SparseState, unit_masks
@@ -51,9 +52,9 @@ class NextMasks(NamedTuple):
     units: the new masks of units, as in `SparseState`.
     keep: active weights that keep their value and optimizer state; None where
       those are all active ones.
-    changes: int32[2, layers], how many weights were pruned, and regrown.
-    requested: int32[1 + layers], the counts that the method found by itself;
-      None where the schedule requests them.
+    changes: counts [2, layers], how many weights were pruned, and regrown.
+    requested: counts [1 + layers] that the method found by itself; None where
+      the schedule requests them.
     accumulators: by name, those that a mask update changes.
   """
 
@@ -61,8 +62,8 @@ class NextMasks(NamedTuple):
   new: list[Bool[Array, "..."]]
   units: tuple[dict[str, Bool[Array, "..."]], ...]
   keep: list[Bool[Array, "..."]] | None
-  changes: Int[Array, "2 layers"]
-  requested: Int[Array, " counts"] | None
+  changes: Counted
+  requested: Counted | None
   accumulators: dict[str, PyTree]
 
 
@@ -134,7 +135,7 @@ def _is_due(part, state: SparseState, step) -> Bool[Array, ""]:
   return part.when(step) > state.last_update
 
 
-def _requested(call: Call, next_: NextMasks, step) -> Int[Array, " counts"]:
+def _requested(call: Call, next_: NextMasks, step) -> Counted:
   """Returns the counts requested after a call."""
   method = call.method
   if method.counts_as_found:
@@ -142,9 +143,10 @@ def _requested(call: Call, next_: NextMasks, step) -> Int[Array, " counts"]:
     return next_.requested
   if method.prune is None:
     return call.state.requested
-  table = jnp.asarray(requested.requested_table(method, call.layout))
+  table = requested.requested_table(method, call.layout)
+  table = requested.on_device(method, call.layout, table)
   index = method.prune.schedule.index(step)
-  return jnp.where(next_.opened, table[index], call.state.requested)
+  return wide_counts.where(next_.opened, table[index], call.state.requested)
 
 
 def _unchanged(
@@ -182,7 +184,8 @@ def _search(
     starts = lax.optimization_barrier(starts)
   budgets = None
   if method.prune is not None and method.prune.pattern is None:
-    table = jnp.asarray(requested.budget_table(method, layout))
+    table = requested.budget_table(method, layout)
+    table = requested.on_device(method, layout, table)
     budgets = table[method.prune.schedule.index(step)]
 
   def context() -> Context:
@@ -215,7 +218,7 @@ def _search(
 def next_masks(
   method: Method,
   context: Context,
-  budgets: Int[Array, " groups"] | None,
+  budgets: Counted | None,
   regrow_due: Bool[Array, ""],
   starts: Sequence[Array] | None = None,
 ) -> NextMasks:
@@ -265,7 +268,9 @@ def next_masks(
     units.named(method, context.layout, active),
     keep,
     _changes(old, now, each_layer),
-    requested.with_no_shared(found.counts) if method.counts_as_found else None,
+    requested.with_no_shared(counted.layout, found.counts)
+    if method.counts_as_found
+    else None,
     {
       name: after_update(context.accumulators[name], after, found.pruned)
       for name, after_update in _observing(method).items()
@@ -275,12 +280,12 @@ def next_masks(
 
 def _changes(
   old: Sequence[Array], new: Sequence[Array], each_layer: search.Groups
-) -> Int[Array, "2 layers"]:
+) -> Counted:
   """Counts the weights that were pruned and regrown, in each layer."""
   pairs = list(zip(old, new, strict=True))
   pruned = search.count_active([old & ~new for old, new in pairs], each_layer)
   regrown = search.count_active([new & ~old for old, new in pairs], each_layer)
-  return jnp.stack([pruned, regrown])
+  return wide_counts.stack([pruned, regrown])
 
 
 def _regrow(method: Method, leaves, due) -> regrowth.Regrown:

@@ -5,9 +5,10 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int
+from jaxtyping import Array
 
-from sparsejax.components import ranking, scopes
+from sparsejax.components import ranking, scopes, wide_counts
+from sparsejax.components.wide_counts import Counted
 from sparsejax.method import Layout, Prune, Quota, Scope
 from sparsejax.selection import random_bits, search
 from sparsejax.selection.lazy import materialize
@@ -18,7 +19,7 @@ from sparsejax.updates.context import PackedLeaves
 def prune(
   part: Prune,
   leaves: PackedLeaves,
-  budgets: Int[Array, " groups"] | None,
+  budgets: Counted | None,
   *,
   revives: bool,
   quota: Quota | None = None,
@@ -55,7 +56,7 @@ def keep_highest(
   """Returns masks of the highest scores of each group, packed.
 
   Scores, and the `valid` positions, which compete, are packed as well; budgets
-  are int32[groups]. With a quota, what it needs comes first.
+  are whole numbers [groups]. With a quota, what it needs comes first.
   """
   groups = packing.groups(scopes.groups_of(scope, layout))
   if scope.min_active_per_layer:
@@ -63,7 +64,7 @@ def keep_highest(
     first = search.select(scores, least, packing.each_layer, valid=valid)
     scores = with_first(scores, first)
   if quota is not None:
-    counts = jnp.asarray(budgets, jnp.int32)
+    counts = wide_counts.on_device(budgets, groups.limbs)
     scores = with_first(scores, needed(quota, layout, scores, counts, valid))
   return search.select(scores, budgets, groups, valid=valid)
 
@@ -80,7 +81,7 @@ def needed(
   quota: Quota,
   layout: Layout,
   scores: Sequence[Any],
-  counts: Int[Array, "..."],
+  counts: Counted,
   valid: Sequence[Any],
   *,
   present: Sequence[Array] | None = None,
@@ -92,7 +93,7 @@ def needed(
     quota: how many.
     layout: of the arrays, which are leaves as they are.
     scores: higher comes first.
-    counts: int32[layers], how many units each layer is to have.
+    counts: whole numbers [layers], how many units each layer is to have.
     valid: which may be chosen; all where None.
     present: which count as there already; none where None.
     ties: ranks that order scores of exactly 0; the index does where None.

@@ -3,10 +3,12 @@
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool
 
-from sparsejax.components import scopes
+from sparsejax.components import scopes, wide_counts
+from sparsejax.components.wide_counts import Counted
 from sparsejax.method import PruneAndRegrow, Quota
 from sparsejax.selection import random_bits, search
 from sparsejax.updates import pruning
@@ -19,14 +21,14 @@ class Regrown(NamedTuple):
   Attributes:
     new: active weights.
     keep: those that keep their value and optimizer state.
-    pruned: int32[layers], weights that were pruned before regrowth.
-    counts: int32[layers], active weights.
+    pruned: [layers], weights that were pruned before regrowth.
+    counts: [layers], active weights.
   """
 
   new: list[Bool[Array, "..."]]
   keep: list[Bool[Array, "..."]]
-  pruned: Int[Array, " layers"]
-  counts: Int[Array, " layers"]
+  pruned: Counted
+  counts: Counted
 
 
 def prune_and_regrow(
@@ -42,10 +44,11 @@ def prune_and_regrow(
   if part.by is None:
     return Regrown(left, left, pruned, active - pruned)
   context, before = leaves.current, leaves.masks
-  free = jnp.asarray(context.layout.sizes, jnp.int32) - active
+  free = wide_counts.like(context.layout.sizes, active) - active
   if not part.exclude_just_pruned:
     free += pruned
-  regrown = jnp.clip(part.regrow_count(context, active, pruned), 0, free)
+  wanted = part.regrow_count(context, active, pruned)
+  regrown = wide_counts.clip(wanted, 0, free)
   taken = before if part.exclude_just_pruned else left
   inactive = [
     ~t if w is None else ~t & w
@@ -83,22 +86,23 @@ def only_counted(leaves: PackedLeaves) -> Regrown:
   """The masks as they are, where prune-and-regrow is not due."""
   masks = list(leaves.masks)
   counts = search.count_active(masks, leaves.packing.each_layer)
-  return Regrown(masks, masks, jnp.zeros_like(counts), counts)
+  none = jax.tree.map(jnp.zeros_like, counts)
+  return Regrown(masks, masks, none, counts)
 
 
 def _prune_in_layers(
   part: PruneAndRegrow, leaves: PackedLeaves, quota: Quota | None
-) -> tuple[list[Array], Array, Array]:
-  """Returns what is left, packed, and int32[layers] active and pruned."""
+) -> tuple[list[Array], Counted, Counted]:
+  """Returns what is left, packed, and [layers] active and pruned."""
   groups, context = leaves.packing.each_layer, leaves.current
   scores = leaves.score(part.prune_by, random_bits.PRUNE)
   scores, prunable = _spared(quota, leaves, scores)
   left: list[Array] = []
-  pruned = active = jnp.zeros(groups.count, jnp.int32)
+  pruned = active = wide_counts.zeros(groups.count, groups.limbs)
   for valid in _parts(part, leaves):
     count = search.count_active(valid, groups)
     most = prunable(count, valid, groups)
-    fewer = jnp.clip(part.prune_count(context, count), 0, most)
+    fewer = wide_counts.clip(part.prune_count(context, count), 0, most)
     kept = search.select(scores, count - fewer, groups, valid=valid)
     left = [x | y for x, y in zip(left, kept, strict=True)] if left else kept
     pruned, active = pruned + fewer, active + count
@@ -107,7 +111,7 @@ def _prune_in_layers(
 
 def _prune_in_groups(
   part: PruneAndRegrow, leaves: PackedLeaves, quota: Quota | None
-) -> tuple[list[Array], Array, Array]:
+) -> tuple[list[Array], Counted, Counted]:
   """Returns the same where the weights of several layers compete."""
   assert part.scope is not None  # The caller asked.
   context, packing = leaves.current, leaves.packing
@@ -119,7 +123,7 @@ def _prune_in_groups(
   for valid in _parts(part, leaves):
     count = search.count_active(valid, groups)
     most = prunable(count, valid, groups)
-    fewer = jnp.clip(part.prune_count(context, count), 0, most)
+    fewer = wide_counts.clip(part.prune_count(context, count), 0, most)
     kept = pruning.keep_highest(
       part.scope, layout, packing, scores, count - fewer, valid
     )
@@ -130,7 +134,7 @@ def _prune_in_groups(
 
 def _spared(
   quota: Quota | None, leaves: PackedLeaves, scores: Sequence[Any]
-) -> tuple[Sequence[Any], Callable[..., Int[Array, " groups"]]]:
+) -> tuple[Sequence[Any], Callable[..., Counted]]:
   """Puts first what a quota needs, which is not pruned.
 
   Returns the scores, and (count, valid, groups) -> how many of a count of valid
@@ -142,7 +146,7 @@ def _spared(
   active = search.count_active(leaves.masks, packing.each_layer)
   first = pruning.needed(quota, layout, scores, active, leaves.masks)
 
-  def prunable(count: Array, valid: Sequence[Array], groups: search.Groups):
+  def prunable(count: Counted, valid: Sequence[Array], groups: search.Groups):
     both = [x & y for x, y in zip(first, valid, strict=True)]
     return count - search.count_active(both, groups)
 

@@ -6,15 +6,23 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool
 
-from sparsejax.components import scopes
+from sparsejax.components import counts, scopes, wide_counts
+from sparsejax.components.wide_counts import Counted
 from sparsejax.method import Layout, Method
 from sparsejax.selection import search
 
 
+def on_device(method: Method, layout: Layout, numbers: np.ndarray) -> Counted:
+  """Returns counts of a scope, or of the state, as the device has them."""
+  return wide_counts.on_device(
+    numbers, counts.limbs_of_all(method.counted(layout))
+  )
+
+
 def first_counts(method: Method, layout: Layout) -> np.ndarray:
-  """Returns int32[groups] of `method.initial`: active units at step 0."""
+  """Returns int64[groups] of `method.initial`: active units at step 0."""
   layout, scope = method.counted(layout), method.initial.scope
   first, progress = method.initial_sparsity, 1.0
   if method.prune is not None and first is not None:
@@ -24,12 +32,12 @@ def first_counts(method: Method, layout: Layout) -> np.ndarray:
   quota = method.granularity.quota
   if quota is not None and layout.leaves:
     budgets = scopes.at_least(scope, layout, budgets, first, quota)
-  return budgets.astype(np.int32)
+  return budgets.astype(np.int64)
 
 
 @functools.lru_cache(maxsize=8)  # `init` and each trace need it.
 def budget_table(method: Method, layout: Layout) -> np.ndarray:
-  """Returns int32[updates, groups] of `method.prune`: units to keep."""
+  """Returns int64[updates, groups] of `method.prune`: units to keep."""
   assert method.prune is not None  # Only what prunes has budgets.
   of_weights, layout = layout, method.counted(layout)
   scope, sparsities = method.prune.scope, method.prune.schedule.sparsities
@@ -50,7 +58,7 @@ def budget_table(method: Method, layout: Layout) -> np.ndarray:
 
 
 def requested_table(method: Method, layout: Layout) -> np.ndarray:
-  """Returns int32[updates, 1 + layers]: `SparseState.requested` by update."""
+  """Returns int64[updates, 1 + layers]: `SparseState.requested` by update."""
   assert method.prune is not None  # Only what prunes has budgets.
   groups = scopes.groups_of(method.prune.scope, method.counted(layout))
   table = budget_table(method, layout)
@@ -58,14 +66,12 @@ def requested_table(method: Method, layout: Layout) -> np.ndarray:
 
 
 def first_requested(method: Method, layout: Layout) -> np.ndarray:
-  """Returns int32[1 + layers]: the counts requested of the first masks."""
+  """Returns int64[1 + layers]: the counts requested of the first masks."""
   groups = scopes.groups_of(method.initial.scope, method.counted(layout))
   return _by_layer(groups, first_counts(method, layout))
 
 
-def of_method(
-  method: Method, layout: Layout, present: Int[Array, " counts"]
-) -> Int[Array, " counts"]:
+def of_method(method: Method, layout: Layout, present: Counted) -> Counted:
   """Returns the requested counts, in a state that another method may have made.
 
   A method that never prunes keeps the count of the masks that it finds. Where
@@ -78,8 +84,10 @@ def of_method(
   if own.shape != present.shape:  # The state has other units.
     return present
   total = int(np.maximum(own, 0).sum())
-  same = jnp.sum(jnp.maximum(present, 0)) == total
-  return jnp.where(same, present, jnp.asarray(own))
+  positive = wide_counts.maximum(present, 0)
+  limbs = counts.limbs_of_all(method.counted(layout))
+  same = wide_counts.equal(wide_counts.total(positive, limbs), total)
+  return wide_counts.where(same, present, wide_counts.like(own, present))
 
 
 def due_steps(method: Method, total: int) -> np.ndarray:
@@ -95,24 +103,21 @@ def due_steps(method: Method, total: int) -> np.ndarray:
   return due
 
 
-def as_found(
-  layout: Layout, masks: Sequence[Bool[Array, "..."]]
-) -> Int[Array, " counts"]:
-  """Returns int32[1 + layers]: the counts of given masks."""
-  groups = search.each_layer(
-    layout.axes, len(layout.sizes), sharded=layout.sharded
-  )
-  return with_no_shared(search.count_active(masks, groups))
+def as_found(layout: Layout, masks: Sequence[Bool[Array, "..."]]) -> Counted:
+  """Returns [1 + layers]: the counts of given masks."""
+  groups = search.each_layer(layout.axes, layout.sizes, sharded=layout.sharded)
+  return with_no_shared(layout, search.count_active(masks, groups))
 
 
-def with_no_shared(counts: Int[Array, " layers"]) -> Int[Array, " counts"]:
-  """Returns int32[1 + layers] of layers that do not share a budget."""
-  return jnp.concatenate([jnp.zeros(1, jnp.int32), counts])
+def with_no_shared(layout: Layout, active: Counted) -> Counted:
+  """Returns [1 + layers] of layers that do not share a budget."""
+  none = wide_counts.zeros(1, counts.limbs_of_all(layout))
+  return wide_counts.concatenate([none, active])
 
 
-def _by_layer(groups: np.ndarray, counts: np.ndarray) -> np.ndarray:
+def _by_layer(groups: np.ndarray, budgets: np.ndarray) -> np.ndarray:
   """Spreads counts of groups to [shared, layer, ...], -1 in a shared group."""
-  alone = np.bincount(groups, minlength=len(counts)) == 1
-  shared = counts[~alone].sum()
-  layers = np.where(alone[groups], counts[groups], -1)
-  return np.concatenate([[shared], layers]).astype(np.int32)
+  alone = np.bincount(groups, minlength=len(budgets)) == 1
+  shared = budgets[~alone].sum()
+  layers = np.where(alone[groups], budgets[groups], -1)
+  return np.concatenate([[shared], layers]).astype(np.int64)

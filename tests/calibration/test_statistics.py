@@ -75,11 +75,24 @@ def test_passes_hold_what_fits():
   ]
 
 
-@pytest.fixture(scope="module")
-def eight():
+ALWAYS = (("plain", "scan"), ("linen", "loop"))
+OTHERS = tuple(
+  case
+  for case in itertools.product(calibrated.MODELS, ("scan", "loop"))
+  if case not in ALWAYS
+)
+
+
+@pytest.fixture(
+  scope="module",
+  params=[ALWAYS, pytest.param(OTHERS, marks=tiers.SLOW)],
+  ids=["always", "others"],
+)
+def eight(request):
+  """What a process with eight devices finds, by model and kind of loop."""
   script = pathlib.Path(calibrated.__file__)
   done = subprocess.run(
-    [sys.executable, str(script), "plain,scan", "linen,loop"],
+    [sys.executable, str(script), *map(",".join, request.param)],
     env={**os.environ, "JAX_NUM_CPU_DEVICES": "8", "JAX_PLATFORMS": "cpu"},
     cwd=script.parents[1],
     capture_output=True,
@@ -87,31 +100,30 @@ def eight():
     timeout=500,
   )
   assert done.returncode == 0, done.stderr[-3000:]
-  return json.loads(done.stdout)
+  found = json.loads(done.stdout)
+  return dict(zip(request.param, found, strict=True))
 
 
 def test_sums_on_eight_devices_equal_numpy(eight):
-  for result in eight:
+  for result in eight.values():
     for statistic in STATISTICS:
       check(result[statistic], statistic)
 
 
 def test_sums_are_sharded_as_the_weights_are(eight):
-  for result in eight:
+  for result in eight.values():
     assert result["SQUARED_NORMS whole"] == result["GRAM whole"] == []
 
 
 def test_pruned_weights_stay_where_they_were(eight):
-  for result in eight:
+  for result in eight.values():
     assert not any(result["moved"])
 
 
 def test_masks_on_eight_devices_are_those_of_one(eight):
   matrices, batches = calibrated.draw()
-  for result, (model, stacked) in zip(
-    eight, (("plain", True), ("linen", False)), strict=True
-  ):
-    apply, params, _ = calibrated.MODELS[model](matrices, stacked)
+  for (model, loop), result in eight.items():
+    apply, params, _ = calibrated.MODELS[model](matrices, loop == "scan")
     pruned = sparsejax.prune_with_calibration(
       apply, params, batches, 0.5, solver=calibration.sparsegpt()
     )

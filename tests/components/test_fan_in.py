@@ -48,9 +48,8 @@ def test_products_and_gradients_equal_dense_ones(case):
 
   expected, grads = jax.value_and_grad(dense, (0, 1))(kernel, x)
   active = int(mask.sum())
-  kinds = [(True, active), (True, active + 5), (False, active)]
-  for trains, most in kinds if full else kinds[:1]:
-    lanes = fan_in.encode(mask, most, slots=slots, trains=trains)
+  for most in (active, active + 5) if full else (active,):
+    lanes = fan_in.encode(mask, most, slots=slots)
     values = fan_in.values_of(kernel, lanes)
     np.testing.assert_array_equal(fan_in.kernel_of(values, lanes), kernel)
     np.testing.assert_array_equal(fan_in.mask_of(lanes), mask)
@@ -103,18 +102,6 @@ def test_all_weights_of_one_output_fit_where_random_ones_did():
   )
   np.testing.assert_allclose(product[7], 2 * x.sum(0), rtol=1e-4, atol=1e-4)
   assert not product[:7].any()
-
-
-def test_lanes_are_trimmed_to_those_in_use():
-  kernel, mask = kernels(3, 30, 20, 0.8, full=(4,))
-  slots = fan_in.slots_for(np.asarray(mask))
-  lanes = fan_in.trimmed(fan_in.encode(mask, int(mask.sum()), slots=slots))
-  assert (np.asarray(lanes.lanes.owners) < 20).all()
-  np.testing.assert_array_equal(fan_in.mask_of(lanes), mask)
-  values, x = fan_in.values_of(kernel, lanes), normal(0, 30, 3)
-  np.testing.assert_allclose(
-    fan_in_product.product(values, lanes, x), kernel.T @ x, atol=1e-4
-  )
 
 
 def test_too_many_weights_are_refused():

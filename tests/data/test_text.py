@@ -167,6 +167,24 @@ def test_windows_cover_the_text():
   assert train.examples == 3 and train.example.shape == (1, 10)
 
 
+@pytest.mark.parametrize(
+  ("count", "begins"), [(2, (0, 15)), (4, (0, 5, 15, 20)), (9, range(0, 30, 5))]
+)
+def test_a_sample_has_windows_at_equal_distances(count, begins):
+  split = windows.windows(np.arange(35), name="train", context=5, train=True)
+  found = windows.sample(split, count)
+  assert found.examples == len(begins)
+  rows = found.take(np.arange(found.examples))
+  np.testing.assert_array_equal(rows, [range(i, i + 6) for i in begins])
+
+
+def test_training_is_evaluated_on_as_many_windows_as_testing():
+  made = stdlib(context=8, train_bytes=3000, test_bytes=100)
+  assert made.train_sample is not None
+  assert made.train_sample.examples == made.test.examples == 12
+  assert made.train.examples == 374
+
+
 def test_training_draws_successive_tokens_at_random_positions():
   made = stdlib(context=8, train_bytes=3000, test_bytes=100)
   rows = made.train.take(np.arange(64))

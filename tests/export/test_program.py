@@ -89,6 +89,6 @@ def test_damaged_programs_are_refused(tmp_path, damage):
 def test_damaged_records_are_refused(tmp_path, record):
   params = np.ones((4, 3), np.float32)
   program.save(tmp_path, lambda p, x: x @ p, params, np.ones((1, 4), "f"))
-  (tmp_path / program.RECORD).write_text(record)
+  (tmp_path / "program.json").write_text(record)
   with pytest.raises(program.ProgramError, match="damaged"):
     program.load(tmp_path)

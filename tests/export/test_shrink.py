@@ -12,8 +12,8 @@ from helpers import dead_channels, networks, tiers
 from jax import lax
 
 from sparsejax.analysis import coupling
-from sparsejax.export import modules, shrink
-from sparsejax.models import MODELS
+from sparsejax.export import shrink
+from sparsejax.models import MODELS, resized
 
 
 def random(*shape, seed=0):
@@ -67,13 +67,10 @@ def built_in(name, image, classes=10, **options):
 )
 def test_all_dead_channels_of_built_in_models_are_removed(name, image, options):
   small, dead, masked = check(*built_in(name, image, **options))
-  module = modules.resized(MODELS[name](10, **options), small.params["params"])
-  if module is not None:
-    x = images(2, *image[1:])
-    found = module.apply(small.params, x, train=False)
-    expected = MODELS[name](10, **options).apply(masked, x, train=False)
-    assert shrink.difference(expected, found) <= shrink.TOLERANCE
-  assert (module is None) == name.startswith("resnet")
+  module, x = MODELS[name](10, **options), images(2, *image[1:])
+  found = resized.apply(module, small.params, x, train=False)
+  expected = module.apply(masked, x, train=False)
+  assert shrink.difference(expected, found) <= shrink.TOLERANCE
   assert small.report.removed == dead.sum()
   assert not small.report.unknown
 

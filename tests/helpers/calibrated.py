@@ -214,12 +214,13 @@ def _filled(params, matrices, where, change):
   return treedef.unflatten([jnp.asarray(change(by_name[n])) for n in names])
 
 
-def sums(model, stacked, statistic, place=lambda tree: tree, **options):
+def sums(model, stacked, statistic, place=lambda *trees: trees, **options):
   """Returns the statistics by matrix of the network, as numpy arrays."""
   matrices, batches = draw()
   apply, params, where = MODELS[model](matrices, stacked)
+  params, batches = place(params, batches)
   found = calibration.calibrate(
-    apply, place(params), place(batches), statistic=statistic, **options
+    apply, params, batches, statistic=statistic, **options
   )
 
   def of(name):
@@ -233,36 +234,40 @@ def sums(model, stacked, statistic, place=lambda tree: tree, **options):
   }
 
 
-def main(model, stacked):
+def main(model, loop):
   mesh = jax.make_mesh((8,), ("x",), axis_types=(AxisType.Auto,))
 
-  def place(tree):
-    """Shards each array along its second last axis: inputs, or examples."""
-    return jax.tree.map(
-      lambda x: jax.device_put(
-        x, NamedSharding(mesh, P(*[None] * (x.ndim - 2), "x"))
-      ),
-      tree,
+  def along(x, axis):
+    where = P(*[None] * (x.ndim + axis), "x")
+    return jax.device_put(x, NamedSharding(mesh, where))
+
+  def place(params, batches):
+    """Shards weights along their inputs, and batches along their examples."""
+    inputs = -1 if model == "equinox" else -2
+    return (
+      jax.tree.map(lambda x: along(x, inputs), params),
+      [along(x, -2) for x in batches],
     )
 
   result = {}
   for name in ("SQUARED_NORMS", "GRAM"):
     statistic = getattr(calibration, name)
-    found = sums(model, stacked, statistic, place)
+    found = sums(model, loop == "scan", statistic, place)
     result[name] = {key: np.asarray(x).tolist() for key, x in found.items()}
     result[f"{name} whole"] = [
       key for key, x in found.items() if x.sharding.is_fully_replicated
     ]
   matrices, batches = draw()
-  apply, params, _ = MODELS[model](matrices, stacked)
+  apply, params, _ = MODELS[model](matrices, loop == "scan")
+  params, batches = place(params, batches)
   pruned = calibration.prune_with_calibration(
-    apply, place(params), place(batches), 0.5, solver=calibration.sparsegpt()
+    apply, params, batches, 0.5, solver=calibration.sparsegpt()
   )
   result["masks"] = [
     np.asarray(x).tolist() for x in jax.tree.leaves(pruned.masks)
   ]
   pairs = zip(
-    jax.tree.leaves(pruned.params), jax.tree.leaves(place(params)), strict=True
+    jax.tree.leaves(pruned.params), jax.tree.leaves(params), strict=True
   )
   result["moved"] = [
     not new.sharding.is_equivalent_to(old.sharding, new.ndim)
@@ -273,6 +278,4 @@ def main(model, stacked):
 
 if __name__ == "__main__":
   chosen = [arg.split(",") for arg in sys.argv[1:]]
-  json.dump(
-    [main(model, stacked == "scan") for model, stacked in chosen], sys.stdout
-  )
+  json.dump([main(*case) for case in chosen], sys.stdout)

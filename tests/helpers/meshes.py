@@ -34,6 +34,10 @@ CHANGES = (
   "--config.model.hidden=(256,)",
   "--config.dispatch_steps=1",
 )
+# Option and changes of the config.
+METHODS = {
+  name: (name,) for name in ("granet", "rigl", "optg", "set", "gmp", "str")
+} | {"gmp_kept": ("gmp", "--config.method.storage=kept")}
 # Devices on data, fsdp and tensor.
 MESHES = {
   "one": (1, 1, 1),
@@ -102,7 +106,7 @@ def on_meshes(method, names, folder):
   """Returns the masks of every step by mesh, and what a restore gives."""
   seen, runs, whole = {}, {}, {}
   for name in names:
-    run = Run(experiment(method), MESHES[name], RULES.get(name, ()))
+    run = Run(experiment(*METHODS[method]), MESHES[name], RULES.get(name, ()))
     runs[name], seen[name] = run, []
     assert put_batch(run)
     first = initial_state.create(run.chosen, run.mesh)
@@ -117,7 +121,9 @@ def on_meshes(method, names, folder):
     "masks": seen,
     "restored": [
       digests.tree_digests(restore(run, folder)) == whole
-      for run in (Run(experiment(method), shape) for shape in RESTORED)
+      for run in (
+        Run(experiment(*METHODS[method]), shape) for shape in RESTORED
+      )
     ],
     "resumed": [
       masks_of(state)

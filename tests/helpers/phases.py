@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from helpers import trainer
 
-PATIENCE_SECONDS = 300  # A hang; a start takes long where much else runs.
+PATIENCE_SECONDS = 900  # A hang; a start takes long where much else runs.
 
 
 class Phases:

@@ -1,6 +1,9 @@
 """Compiles for pods that are not there, and reads what comes out.
 
-python tests/helpers/pods.py  # the table of benchmarks/README.md
+    python tests/helpers/pods.py [WORD...]
+
+prints rows of the table of benchmarks/README.md: all, or those with one of the
+words in their pod or program.
 """
 
 import contextlib
@@ -98,6 +101,11 @@ PODS = {
   ),
 }
 
+# The collectives of the train step are compared with those of the dense one.
+COMPARED = ("v5e 4x4", "2 slices of v5e 4x4")
+# Their train step has one text of 1,024 tokens per device.
+TRANSFORMERS = (("v5e 4x4", "1b"), ("v5e 16x16", "8b"))
+
 _SIZES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2}
 _SIZES |= {"s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8}
 _COLLECTIVE = re.compile(
@@ -126,18 +134,18 @@ class Program:
   memory: int  # bytes of one device, at most
   temporary: int  # of them, neither arguments nor results
   collectives: list[tuple[str, int]]
-  seconds: float
+  seconds: float  # of processor time
 
 
 def compiled(function, *args, **kwargs) -> Program:
   """Lowers and compiles with little optimization."""
-  started = time.perf_counter()
+  started = time.process_time()
   with quickly():
     program = jax.jit(function, **kwargs).lower(*args).compile()
   used = program.memory_analysis()
   memory = used.argument_size_in_bytes + used.temp_size_in_bytes
   memory += used.output_size_in_bytes - used.alias_size_in_bytes
-  seconds = time.perf_counter() - started
+  seconds = time.process_time() - started
   temporary = used.temp_size_in_bytes
   return Program(memory, temporary, collectives(program.as_text()), seconds)
 
@@ -338,7 +346,9 @@ def row(pod: str, name: str, program: Program) -> str:
     f" ({max(b for k, b in program.collectives if k == kind):,})"
     for kind in kinds
   )
-  memory = f"{program.memory / 1e6:,.0f}"
+  memory = (
+    f"{program.memory / 1e6:,.0f}, of them {program.temporary / 1e6:,.0f}"
+  )
   share = program.memory / PODS[pod].memory
   return (
     f"| {pod} | {name} | {memory} | {share:.1%} | {listed or 'none'} |"
@@ -346,17 +356,38 @@ def row(pod: str, name: str, program: Program) -> str:
   )
 
 
+def main(*words: str) -> None:
+  """Prints the rows with one of the words, or all."""
+  programs = {
+    f"{which}, gmp, ResNet-50": (mask_updates, index)
+    for index, which in enumerate(("`init`", "`update`"))
+  }
+  found = [
+    (pod, name, *programs[name], "gmp") for pod in PODS for name in programs
+  ]
+  found += [
+    (pod, f"train step, {method}, ResNet-50", train_step, None, method)
+    for pod in PODS
+    for method in (("granet", "dense") if pod in COMPARED else ("granet",))
+  ]
+  found += [
+    (
+      pod,
+      f"{which}, gmp, transformer of {size}",
+      transformer,
+      index,
+      "gmp",
+      size,
+    )
+    for pod, size in TRANSFORMERS
+    for index, which in enumerate(("`update`", "train step"))
+  ]
+  for pod, name, make, index, *args in found:
+    if not words or any(word in f"{pod}, {name}" for word in words):
+      made = make(pod, *args)
+      print(row(pod, name, made if index is None else made[index]), flush=True)
+
+
 if __name__ == "__main__":
   jax.config.update("jax_platforms", "cpu")
-  for each in PODS:
-    first, later = mask_updates(each, "gmp")
-    print(row(each, "`init`, gmp, fsdp", first), flush=True)
-    print(row(each, "`update`, gmp, fsdp", later), flush=True)
-  updated, stepped, _ = transformer("v5e 16x16", "gmp")
-  for which, program in {"`update`": updated, "train step": stepped}.items():
-    print(row("v5e 16x16", f"{which}, gmp, transformer, 8 billion", program))
-    print(f"temporary: {program.temporary / 1e6:,.0f} MB", flush=True)
-  for each in PODS:
-    for which in ("dense", "granet") if each == "v5e 4x4" else ("granet",):
-      print(row(each, f"train step, {which}", train_step(each, which)))
-      sys.stdout.flush()
+  main(*sys.argv[1:])

@@ -1,6 +1,6 @@
 """Trains on four simulated devices and prints what it saw, as JSON.
 
-    python tests/helpers/sharded.py few  # or "units", "others"
+    python tests/helpers/sharded.py few  # or "units", "others", "wide"
 
 Run in another process, because the number of devices is fixed when JAX starts:
 by `test_sharding.py`, and with other methods by `pods/test_methods.py`.
@@ -18,6 +18,7 @@ import optax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 
 import sparsejax
+from sparsejax.components import placement, wide_counts
 
 SHAPES = {
   "a": {"kernel": (16, 32), "bias": (32,)},
@@ -102,6 +103,14 @@ RUNS = {
     ("snfs", "columns", None),
     ("deep_r", "rows", None),
     ("rigl", "columns", None),
+    ("gmp_kept", "replicated", None),
+    ("gmp_kept", "rows", None),
+  ],
+  # Where sharded, an int32 is taken to end at 40.
+  "wide": [
+    ("granet", "columns", None),
+    ("gmp_kept", "rows", None),
+    ("snfs", "rows", None),
   ],
 }
 STEPS = 5
@@ -194,11 +203,15 @@ def train(method, place, sharded=None):
 
 if __name__ == "__main__":
   MESH = jax.make_mesh((4,), ("x",), axis_types=(AxisType.Auto,))
-  runs = [(m, None) for m in dict.fromkeys(m for m, *_ in RUNS[sys.argv[1]])]
-  runs += RUNS[sys.argv[1]]
-  results = [
+  sharded_runs = RUNS[sys.argv[1]]
+  methods = dict.fromkeys(method for method, *_ in sharded_runs)
+  results = [{"method": m, "place": None, **train(m, None)} for m in methods]
+  if sys.argv[1] == "wide":
+    wide_counts.LIMBS = wide_counts.Limbs(bits=6, most=40)
+    jax.clear_caches()
+  results += [
     {"method": m, "place": p, **train(m, p, *sharded)}
-    for m, p, *sharded in runs
+    for m, p, *sharded in sharded_runs
   ]
   eager = put(draw(0), "rows")
   state = transformation("rigl", None).init(eager)
@@ -206,5 +219,11 @@ if __name__ == "__main__":
     refused = str(transformation("rigl", False).init(eager))
   except ValueError as error:
     refused = str(error)
+  kernel = eager["a"]["kernel"]
+  flags = np.asarray(kernel) > 0
+  copied = placement.copied(flags, kernel)
   found = {"runs": results, "eager": strays(state, eager), "refused": refused}
+  found["given"] = copied.sharding == kernel.sharding and bool(
+    (np.asarray(copied) == flags).all()
+  )
   json.dump(found, sys.stdout)

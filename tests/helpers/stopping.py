@@ -16,3 +16,16 @@ class StopAfter(preemption.StopRequest):
   def agreed(self):
     self._left -= 1
     return self._left == 0
+
+
+class StopInEvaluation(preemption.StopRequest):
+  """A signal to this process before one of the next batches to evaluate."""
+
+  def __init__(self, batch):
+    super().__init__()
+    self._left = batch + 2  # Two checks before the first dispatch.
+
+  def check(self):
+    self._left -= 1
+    self.received = self._left <= 0
+    super().check()

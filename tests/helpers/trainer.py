@@ -23,13 +23,13 @@ def start(
   options="set,sparsity=0.9",
   cache=None,
   env=None,
+  program=("-m", "sparsejax.train"),
   **output,
 ) -> subprocess.Popen:
   """Starts `python -m sparsejax.train` in a new process."""
   command = [
     sys.executable,
-    "-m",
-    "sparsejax.train",
+    *program,
     f"--config={config}:{options}",
     f"--workdir={workdir}",
     *args,

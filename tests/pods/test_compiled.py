@@ -48,8 +48,11 @@ def test_the_train_step_fits(pod):
   assert pods.train_step(pod, "granet").memory < pods.PODS[pod].memory
 
 
-def test_the_train_step_sends_what_the_dense_one_does():
+@pytest.mark.parametrize("pod", pods.COMPARED)
+def test_the_train_step_sends_what_the_dense_one_does(pod):
   def sent(method):
-    return collections.Counter(pods.train_step("v5e 4x4", method).collectives)
+    # By kind: how XLA joins the gradients differs a little between programs.
+    found = pods.train_step(pod, method).collectives
+    return collections.Counter(kind for kind, _ in found)
 
   assert sent("granet") <= sent("dense")

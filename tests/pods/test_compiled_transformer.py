@@ -1,4 +1,4 @@
-"""A transformer of 8 billion parameters, compiled for a pod without one."""
+"""Transformers of 1 and 8 billion parameters, compiled for pods without one."""
 
 import jax
 import pytest
@@ -7,7 +7,7 @@ from helpers import pods
 import sparsejax
 
 pytestmark = pytest.mark.pods
-POD = "v5e 16x16"
+WEIGHTS = {"1b": 1.2e9, "8b": 8e9}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -16,20 +16,22 @@ def cpu():
   jax.config.update("jax_platforms", "cpu")
 
 
-def test_an_8b_transformer_fits_and_masks_lie_where_weights_lie(capsys):
-  update, step, state = pods.transformer(POD, "gmp")
+@pytest.mark.parametrize(("pod", "size"), pods.TRANSFORMERS)
+def test_a_transformer_fits_and_masks_lie_where_weights_lie(pod, size, capsys):
+  update, step, state = pods.transformer(pod, "gmp", size)
   with capsys.disabled():
-    for name, program in (("`update`, gmp", update), ("train step, gmp", step)):
-      print("\n" + pods.row(POD, f"{name}, transformer of 8 billion", program))
-      print(f"temporary: {program.temporary / 1e6:,.0f} MB")
-  devices = pods.PODS[POD].devices().size
+    for name, program in (("`update`", update), ("train step", step)):
+      print(
+        "\n" + pods.row(pod, f"{name}, gmp, transformer of {size}", program)
+      )
+  devices = pods.PODS[pod].devices().size
   weights = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-  assert weights > 8e9 and step.memory < pods.PODS[POD].memory
+  assert weights > WEIGHTS[size] and step.memory < pods.PODS[pod].memory
   # Of a weight, 4 bytes of its new value and what the search compares.
   assert update.temporary < 16 * weights / devices
   masks = jax.eval_shape(sparsejax.get_masks, state.opt_state)
   competing = sum(leaf.size for leaf in jax.tree.leaves(masks))
-  assert competing > 2**31
+  assert (competing > 2**31) == (size == "8b")
   found = {
     jax.tree_util.keystr(path): leaf.sharding
     for path, leaf in jax.tree.leaves_with_path(state.opt_state)

@@ -76,7 +76,7 @@ def test_random_ranks_and_slices_as_layers():
   rng = np.random.default_rng(0)
   ranks = rng.integers(0, 2**32, size=(3, 40, 5), dtype=np.uint32)
   ranks[:, :20] &= 7  # many ties
-  groups = search.each_layer([1], 40)
+  groups = search.each_layer([1], [15] * 40)
   counts = rng.integers(0, 16, size=40)
   (got,) = search.select([jnp.asarray(ranks)], counts, groups)
   for i in range(40):
@@ -89,7 +89,7 @@ def test_random_ranks_and_slices_as_layers():
 
 def test_large_leaf_with_ties_keeps_the_first():
   scores = np.repeat(np.arange(8, dtype=np.float32), 50_000).reshape(400, 1000)
-  groups = search.each_layer([None], 1)
+  groups = search.each_layer([None], [400_000])
   got = search.select([jnp.asarray(scores)], jnp.array([75_001]), groups)[0]
   want = np.zeros(400_000, bool)
   want[350_000:] = True
@@ -118,7 +118,7 @@ def test_zeros_are_kept_in_the_shuffled_order(count, select):
   (got,) = select(
     [scores],
     jnp.array([count]),
-    search.each_layer([None], 1),
+    search.each_layer([None], [7]),
     shuffle=lambda: [bits],
   )
   assert set(np.flatnonzero(got)) == set(order[:count])

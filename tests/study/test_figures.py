@@ -10,6 +10,8 @@ from sparsejax.plots.panels import Line
 from sparsejax.study import figures, papers, results, runs
 
 FIGURES = [name for name in tables.NAMES if tables.table(name).plot]
+# Without published numbers.
+OURS = {"transformer"}
 
 
 def result(folder, row, *, steps=4, seed=0, **summary):
@@ -72,9 +74,12 @@ def test_curves_have_the_values_of_all_seeds_at_each_epoch(tmp_path):
 @pytest.mark.parametrize("name", FIGURES)
 def test_every_figure_has_what_its_plot_needs(name):
   table = tables.table(name)
-  assert table.reference.endswith(name.rpartition("fig")[2])
   (*_, last) = figures.panels(table, [])
   assert len(last) == len({panel.title for panel in last})
+  if name in OURS:
+    assert [panel.title for panel in last] == [""]
+    return
+  assert table.reference.endswith(name.rpartition("fig")[2])
   if table.plot.x is None:
     return
   drawn = [line for panel in last for line in panel.lines if line.published]
@@ -82,7 +87,7 @@ def test_every_figure_has_what_its_plot_needs(name):
 
 
 def test_figures_that_the_issue_names_exist():
-  assert set(FIGURES) == {
+  assert set(FIGURES) - OURS == {
     "granet_fig4",
     "granet_fig15",
     *(f"optg_fig{number}" for number in (1, 2, 3)),

@@ -129,6 +129,8 @@ def test_missing_runs_are_trained_once(table, tmp_path, capsys):
 
   with open(tmp_path / "small.csv", newline="") as file:
     numbers = list(csv.DictReader(file))
+  text = (tmp_path / "small.md").read_text()
+  assert text.startswith("| row ") and text.count("\n") >= 3
   assert sorted({x["row"] for x in numbers}) == [
     "granet/0.7",
     "lth/0.7",

@@ -70,7 +70,12 @@ def test_best_is_among_the_sparsest_and_newest_on_ties():
 
 
 def open_run(workdir):
-  return checkpoints.open(workdir, fingerprint="{}", sparse_leaves=())
+  return checkpoints.open(
+    workdir,
+    fingerprint="{}",
+    sparse_leaves=(),
+    best_metric="test_accuracy",
+  )
 
 
 def state(number):

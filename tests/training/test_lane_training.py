@@ -13,8 +13,15 @@ from helpers import stopping, tiers, trainer
 import sparsejax
 from sparsejax import command_line, models, train
 from sparsejax.components import criteria, fan_in
-from sparsejax.training import lane_training, outcomes, weight_layouts
-from sparsejax.training.config import build, command
+from sparsejax.training import (
+  initial_state,
+  lane_training,
+  outcomes,
+  sharding,
+  weight_layouts,
+)
+from sparsejax.training.checkpointing import reading
+from sparsejax.training.config import build, command, sections
 
 CONFIG = pathlib.Path(__file__).parents[2] / "configs" / "set_mlp.py"
 EVERY, STEPS = 3, 13
@@ -198,15 +205,53 @@ def finished(folder, layout):
   return json.loads((folder / "summary.json").read_text())
 
 
-def test_a_resumed_run_equals_a_whole_one(tmp_path):
-  summary = finished(tmp_path / "whole", "sparse")
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+  """Returns the workdir of a finished run in lanes."""
+  folder = tmp_path_factory.mktemp("whole") / "run"
+  finished(folder, "sparse")
+  return folder
+
+
+def test_a_resumed_run_equals_a_whole_one(whole, tmp_path):
+  summary = json.loads((whole / "summary.json").read_text())
   assert summary["mask_updates"] == 2
   assert summary["itop_rate"] is None
   sparse = argv(tmp_path / "cut", "--config.model.layout=sparse")
   stopped = train.main(sparse, stop=stopping.StopAfter(2))
   assert stopped == outcomes.TERMINATED
   assert train.main(sparse) == 0
-  trainer.assert_same_run(tmp_path / "cut", tmp_path / "whole")
+  trainer.assert_same_run(tmp_path / "cut", whole)
+
+
+@pytest.mark.parametrize("mode", ["rewind", "lr_rewind"])
+def test_a_masked_run_takes_its_weights_and_masks(whole, mode):
+  given = argv("unused", f"--config.init_from={whole}")
+  config = command.parse(given).config.copy_and_resolve_references()
+  with config.unlocked():
+    config.method = sections.section("method", "retrain", sparsity=None)
+    config.init_mode, config.metric = mode, None
+  state = initial_state.create(build.build(config), sharding.make_mesh())
+  trained = reading.read(whole, reading.saved_steps(whole)[-1])
+  masks = sparsejax.get_masks(state.opt_state)
+  for name in ("hidden_0", "hidden_1"):
+    stored = trained["opt_state"]["masks"][name]["kernel"]["lanes"]
+    outputs = np.arange(len(stored["counts"]))
+    outputs[len(outputs) - len(stored["owners"]) :] = stored["owners"]
+    kernel = np.zeros(masks[name]["kernel"].shape, np.float32)
+    flags = np.zeros(kernel.shape, bool)
+    for lane, count in enumerate(stored["counts"]):
+      if not count:
+        continue  # The owner of an unused lane is no output.
+      index = stored["indices"][:count, lane]
+      flags[index, outputs[lane]] = True
+      values = trained["params"][name]["kernel"][:count, lane]
+      kernel[index, outputs[lane]] = values
+    np.testing.assert_array_equal(masks[name]["kernel"], flags)
+    found = np.asarray(state.params[name]["kernel"])
+    if mode == "lr_rewind":
+      np.testing.assert_array_equal(found, kernel)
+    assert ((found != 0) == flags).all()
 
 
 @tiers.SLOW

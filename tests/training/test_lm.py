@@ -1,16 +1,20 @@
 """Language models in the trainer: records, exact resume, sparse to dense."""
 
+import functools
 import json
 import pathlib
 import signal
 
+import jax
+import numpy as np
 import pytest
 from helpers import stopping, trainer
 
 import sparsejax
 from sparsejax import command_line, train
-from sparsejax.training import initial_state, sharding
-from sparsejax.training.config import build, command
+from sparsejax.data import windows
+from sparsejax.training import initial_state, sharding, train_step
+from sparsejax.training.config import build, command, files
 
 CONFIG = pathlib.Path(__file__).parents[2] / "configs" / "lm.py"
 
@@ -81,15 +85,15 @@ def test_a_killed_run_resumes_bit_for_bit(tmp_path, number):
     "options": "granet,runlocal",
     "cache": tmp_path / "cache",
   }
-  longer = "--config.epochs=60"
-  status, out, error = trainer.run(tmp_path / "whole", longer, **options)
+  longer = ("--config.epochs=60", "--config.checkpoint_every_epochs=6")
+  status, out, error = trainer.run(tmp_path / "whole", *longer, **options)
   assert status == 0, out + error
-  process = trainer.start(tmp_path / "run", longer, **options)
+  process = trainer.start(tmp_path / "run", *longer, **options)
   trainer.wait_for(process, lambda: trainer.last_step(tmp_path / "run") >= 200)
   process.send_signal(number)
   status, _, _ = trainer.finish(process)
   assert status == (143 if number == signal.SIGTERM else -9)
-  status, out, error = trainer.run(tmp_path / "run", longer, **options)
+  status, out, error = trainer.run(tmp_path / "run", *longer, **options)
   assert status == 0 and "Resuming from step" in out, out + error
   trainer.assert_same_run(tmp_path / "run", tmp_path / "whole")
 
@@ -110,18 +114,46 @@ def test_sparse_pre_training_then_dense_fine_tuning(whole, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(
   "method",
-  ("rigl", "set", "gmp", "static", "top_kast", "dense", "optg", "sr_ste"),
+  (
+    *("rigl", "set", "gmp", "static", "top_kast", "dense", "optg", "sr_ste"),
+    "rigl,granularity=n_of_m,sparsity=0.5",
+    "granet,granularity=blocks,sparsity=0.5",
+  ),
 )
 def test_methods_train(tmp_path, method):
   assert main(tmp_path, method) == command_line.DONE
   found = trainer.summary(tmp_path)
   if found["target_sparsity"] is not None:
-    assert found["active"] == found["requested"]
+    assert found["active_units"] == found["requested"]
 
 
 @pytest.mark.slow
 def test_bfloat16_trains(tmp_path):
   assert main(tmp_path, "granet,dtype=bfloat16") == command_line.DONE
+
+
+def test_a_step_of_8_billion_weights_traces(monkeypatch):
+  """By shapes alone; `-m pods` compiles it for a pod."""
+  config = files.load(CONFIG).get_config("gmp,size=8b,dtype=bfloat16")
+  config.model.remat = True
+  config.mesh.data, config.mesh.fsdp = 1, -1
+  monkeypatch.setattr(jax, "device_count", lambda: 16)
+  tokens = np.broadcast_to(np.int32(0), (1_000_000,))
+  data = windows.token_dataset(
+    {"train": tokens, "test": tokens[:1000]}, vocabulary=128_256, context=128
+  )
+  made = build.build(config.lock(), data)
+  state = initial_state.abstract(made, sharding.make_mesh())
+  batch = train_step.batch_shapes(made.dataset.example, made.setup.batch_size)
+  step = functools.partial(train_step.train_step, made.setup)
+  after, metrics = jax.eval_shape(step, state, batch)
+  assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
+    lambda x: (x.shape, x.dtype), state
+  )
+  assert metrics.loss.shape == ()
+  assert sum(x.size for x in jax.tree.leaves(after.params)) > 8e9
+  masks = jax.tree.leaves(sparsejax.get_masks(after.opt_state))
+  assert sum(x.size for x in masks) > 6.9e9
 
 
 @pytest.mark.parametrize(

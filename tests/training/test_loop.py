@@ -7,7 +7,7 @@ import pathlib
 import jax
 import numpy as np
 import pytest
-from helpers.stopping import StopAfter
+from helpers.stopping import StopAfter, StopInEvaluation
 from helpers.trainer import metrics as rows
 
 import sparsejax
@@ -22,7 +22,7 @@ from sparsejax.training import (
   sharding,
   train_step,
 )
-from sparsejax.training.checkpointing import errors
+from sparsejax.training.checkpointing import errors, reading
 from sparsejax.training.config import build, command
 from sparsejax.training.reporting import results
 from sparsejax.training.reporting.reporter import Reporter
@@ -153,6 +153,34 @@ def test_resumed_run_equals_an_uninterrupted_one(whole, tmp_path, dispatches):
     assert values == sorted(values) and values[-1] > 0
   starts = {row["run_began_seconds"] for row in times}
   assert len(starts) == 1  # Also where the first start has written such rows.
+
+
+def test_signals_in_evaluations_change_nothing(tmp_path, monkeypatch):
+  """Of the metric that the method follows, of a row, and of a checkpoint."""
+  monkeypatch.setattr(evaluation, "_EVAL_BATCH", 128)
+  chosen = experiment("accset")
+  wanted, _ = run(chosen, tmp_path / "whole")
+  folder, steps = tmp_path / "parts", []
+  # Two batches for the metric, and five for a row or a checkpoint.
+  for batch in (2, 4, 8, 9, 12):
+    stopped, _ = run(chosen, folder, stop=StopInEvaluation(batch))
+    assert stopped.status == outcomes.TERMINATED
+    assert f"after saving step {stopped.step}" in stopped.message
+    assert rows(folder)[-1]["step"] < stopped.step
+    steps.append(stopped.step)
+  assert steps == [20, 20, 30, 40, 60]
+  with pytest.raises(preemption.Stopped):  # Everything is saved.
+    run(chosen, folder, stop=StopInEvaluation(9))
+  resumed, _ = run(chosen, folder)
+  assert resumed.status == outcomes.DONE
+  assert_same_state(resumed.state, wanted.state)
+  assert resumed.selected.evaluation == wanted.selected.evaluation
+  assert rows(folder) == rows(tmp_path / "whole")
+  recorded = [
+    reading.read_record(each / "checkpoints" / "60")
+    for each in (folder, tmp_path / "whole")
+  ]
+  assert recorded[0] == recorded[1]
 
 
 def test_run_killed_after_its_last_step_takes_no_step(whole):

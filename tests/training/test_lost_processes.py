@@ -18,6 +18,7 @@ from sparsejax import command_line
 pytestmark = pytest.mark.faults
 
 FRAGILE = pathlib.Path(together.__file__).with_name("fragile.py")
+INTERRUPTED = FRAGILE.with_name("interrupted.py")
 LOST = command_line.LOST_PEER
 VICTIMS = pytest.mark.parametrize("victim", [1, 0])
 
@@ -84,6 +85,16 @@ def test_sigterm_to_one_saves_and_stops_both(run):
   assert statuses == [143, 143], outputs
   newest = trainer.saved_steps(workdir)[-1]
   assert f"after saving step {newest}" in outputs[0]
+
+
+def test_sigterm_to_one_in_an_evaluation_stops_both(run):
+  workdir, started = run(program=(INTERRUPTED, "2"))
+  statuses, outputs = finish(started, seconds=180)
+  assert statuses == [143, 143], outputs
+  newest = trainer.saved_steps(workdir)[-1]
+  assert f"after saving step {newest}" in outputs[0]
+  # The row of this step is in the checkpoint, without what was interrupted.
+  assert newest == trainer.last_step(workdir) + 1 == 44
 
 
 @VICTIMS

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import optax
 import pytest
-from helpers import meshes
+from helpers import meshes, together, trainer
 from jax.sharding import AbstractMesh, PartitionSpec as P
 
 import sparsejax
@@ -18,6 +18,8 @@ from sparsejax import command_line
 from sparsejax.training import sharding, train_state, weight_sharding
 
 SCRIPT = pathlib.Path(meshes.__file__)
+ACROSS = SCRIPT.with_name("across.py")
+METHODS = ("granet", "rigl", "optg", "set", "gmp_kept", "str")
 
 
 def abstract_mesh(data=1, fsdp=1, tensor=1):
@@ -189,8 +191,51 @@ def test_masks_do_not_depend_on_the_mesh_nor_on_a_resume_with_another(tmp_path):
 
 @pytest.mark.pods
 def test_masks_of_many_methods_do_not_depend_on_the_mesh(tmp_path):
-  methods = ("rigl", "optg", "set", "gmp", "str")
+  methods = ("rigl", "optg", "set", "gmp_kept", "str")
   results = train(tmp_path, meshes.MESHES, *methods)
   assert [found["method"] for found in results] == list(methods)
   for found in results:
     assert_same_masks(found)
+
+
+@pytest.fixture(scope="module")
+def of_one_process():
+  return across("data", 1, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("axis", ["data", "fsdp"])
+@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("count", [2, 4])
+def test_masks_do_not_depend_on_the_processes(
+  of_one_process, count, devices, axis
+):
+  """At every step, and so after every mask update."""
+  for method, masks in across(axis, count, devices).items():
+    assert masks == of_one_process[method], method
+    assert len({str(each) for each in masks}) > 3  # They do change.
+
+
+def across(axis, count, devices):
+  """Trains with several processes; returns the masks of each method."""
+  port = str(trainer.free_port())
+  started = [
+    subprocess.Popen(
+      [sys.executable, ACROSS, axis, str(index), str(count), port, *METHODS],
+      env={**os.environ, "JAX_NUM_CPU_DEVICES": str(devices)},
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    for index in range(count)
+  ]
+  statuses, outputs = together.finish(started, seconds=3000)
+  assert statuses == [0] * count, outputs
+  seen = [
+    [json.loads(line) for line in output.splitlines() if line[:1] == "{"]
+    for output in outputs
+  ]
+  assert all(each == seen[0] for each in seen)
+  found = {each["method"]: each["masks"] for each in seen[0]}
+  assert tuple(found) == METHODS
+  return found

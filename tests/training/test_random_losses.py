@@ -21,6 +21,7 @@ import time
 
 import pytest
 from helpers import faults, phases, together, trainer
+from helpers.phases import PATIENCE_SECONDS
 
 from sparsejax import command_line
 
@@ -48,7 +49,7 @@ def whole(tmp_path_factory, cache):
   def train(count):
     workdir = tmp_path_factory.mktemp("runs") / str(count)
     started = together.start(workdir, count, cache=cache)
-    statuses, outputs = together.finish(started)
+    statuses, outputs = together.finish(started, seconds=PATIENCE_SECONDS)
     assert statuses == [0] * count, outputs
     return workdir
 
@@ -75,7 +76,7 @@ class Chain(phases.Phases):
       if (self.workdir / "summary.json").exists():
         self.assert_same()
         shutil.rmtree(self.workdir)
-    statuses, outputs = together.finish(self.start())
+    statuses, outputs = together.finish(self.start(), seconds=PATIENCE_SECONDS)
     assert statuses == [0] * self.count, (self, outputs)
     self.assert_same()
 

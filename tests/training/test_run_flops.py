@@ -218,13 +218,10 @@ def test_smoothing_applies_in_training_only():
   assert smoothed.loss != bare.loss
   assert smoothed.loss == pytest.approx(bare.loss, rel=0.1)
   batch = jax.tree.map(lambda x: x[:64], chosen.dataset.test)
-  totals = evaluation.zero_totals(chosen.setup, state, batch)
   counted = jnp.ones(64, bool)
   assert (
-    evaluation.add_batch(chosen.setup, state, totals, batch, counted).loss
-    == evaluation.add_batch(
-      experiment().setup, state, totals, batch, counted
-    ).loss
+    evaluation.sum_batch(chosen.setup, state, batch, counted).loss
+    == evaluation.sum_batch(experiment().setup, state, batch, counted).loss
   )
 
 
@@ -250,8 +247,7 @@ def test_average_is_evaluated_with_the_current_masks():
 
   def loss(setup, state):
     counted = jnp.ones(64, bool)
-    totals = evaluation.zero_totals(setup, state, batch)
-    return evaluation.add_batch(setup, state, totals, batch, counted).loss
+    return evaluation.sum_batch(setup, state, batch, counted).loss
 
   bare = setup._replace(ema_decay=0.0)
   wanted = loss(bare, last._replace(params=masked))

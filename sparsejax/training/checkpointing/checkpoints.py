@@ -46,6 +46,7 @@ from sparsejax.training.checkpointing.errors import (
 PyTree = Any
 
 _DAMAGED_FOLDER = "checkpoints_damaged"
+_UNFINISHED = "unfinished"  # A key of the record.
 _MASKS = "masks"  # Part of the names of masks in the state.
 _COMPARE_SECONDS = 600.0  # How long to wait for the other processes.
 
@@ -58,11 +59,13 @@ class Restored(NamedTuple):
     step: completed optimizer steps when it was saved.
     skipped: one line per newer or better checkpoint that is damaged, with the
       reason.
+    unfinished: what `Checkpoints.save` was given as such, else None.
   """
 
   state: PyTree
   step: int
   skipped: tuple[str, ...]
+  unfinished: Any = None
 
 
 def open(
@@ -70,7 +73,7 @@ def open(
   *,
   fingerprint: str,
   sparse_leaves: tuple[str, ...],
-  best_metric: str | None = "test_accuracy",
+  best_metric: str | None = None,
   lowest: bool = False,
   keep_all: bool = False,
   folder: str = reading.FOLDER,
@@ -131,23 +134,31 @@ class Checkpoints:
       best_metric, self._recorded_metrics, lowest=lowest
     )
     self._pending: int | None = None
+    self._unfinished: int | None = None
     self._manager = self._make_manager()
     self._silence = contextlib.ExitStack()
     self._silence.enter_context(orbax_stderr.silenced())
 
   def save(
-    self, step: int, state: PyTree, *, metrics: Mapping[str, float]
+    self,
+    step: int,
+    state: PyTree,
+    *,
+    metrics: Mapping[str, float],
+    unfinished: Any = None,
   ) -> None:
     """Start saving `state`; returns as soon as it may be donated.
 
     Waits for the previous save first. Saving the newest step again does
-    nothing.
+    nothing, unless that one is unfinished and this one is not.
 
     Args:
       step: completed optimizer steps; above every saved step.
       state: tree of arrays.
       metrics: metrics of this step, recorded with it. Without the best metric,
         it is never the best checkpoint.
+      unfinished: JSON, what remains to be done at this step; a restore returns
+        it.
 
     Raises:
       CheckpointError: if this save or the previous one failed, or if masks
@@ -158,12 +169,18 @@ class Checkpoints:
     self._wait()
     newest = self._manager.latest_step()
     if newest is not None and step <= newest:
-      if step == newest:
+      if step == newest == self._unfinished and unfinished is None:
+        self._discard(step)
+      elif step == newest:
         return
-      raise ValueError(
-        f"`step` must be above {newest}, the newest, got {step}."
-      )
+      else:
+        raise ValueError(
+          f"`step` must be above {newest}, the newest, got {step}."
+        )
     record = self._record(step, state, metrics)
+    self._unfinished = None
+    if unfinished is not None:
+      record[_UNFINISHED], self._unfinished = unfinished, step
     _check_masks(step, record["digests"])
     self._best_policy.record(step, record["metrics"])
     self._pending = step
@@ -204,7 +221,9 @@ class Checkpoints:
       state, why = self._try_restore(step, abstract_state)
       if why is None:
         self._set_aside(list(damaged))
-        return Restored(state, step, tuple(damaged.values()))
+        unfinished = self._read_record(step).get(_UNFINISHED)
+        self._unfinished = step if unfinished is not None else None
+        return Restored(state, step, tuple(damaged.values()), unfinished)
       damaged[step] = _damage(step, why)
       orbax_stderr.wait()
     if damaged:
@@ -261,7 +280,7 @@ class Checkpoints:
     found: dict[int, best.Metrics | None] = {}
     for step in sorted(self._manager.all_steps()):
       try:
-        found[step] = self._read_metrics(step)
+        found[step] = self._read_record(step)["metrics"]
       except DamagedError as error:
         damaged[step] = _damage(step, error)
     restored = last
@@ -342,10 +361,10 @@ class Checkpoints:
     except DamagedError:
       return None
 
-  def _read_metrics(self, step: int) -> best.Metrics:
-    """Returns the recorded metrics; raises in every process if damaged."""
+  def _read_record(self, step: int) -> identity.Record:
+    """Returns the record of a step; raises in every process if damaged."""
     path = self._directory / str(step)
-    return reading.in_agreement(lambda: reading.read_record(path))["metrics"]
+    return reading.in_agreement(lambda: reading.read_record(path))
 
   def _try_restore(
     self, step: int, abstract_state: PyTree
@@ -356,6 +375,13 @@ class Checkpoints:
       return reading.restore(path, abstract_state, run=self._run), None
     except DamagedError as error:
       return None, str(error)
+
+  def _discard(self, step: int) -> None:
+    """Removes the newest step, which is about to be saved again."""
+    if processes.is_first():
+      manager.discard(self._directory / str(step))
+    processes.barrier("discarded")
+    self._reopen()
 
   def _set_aside(self, steps: Sequence[int]) -> None:
     """Moves damaged steps away, since Orbax saves no step that is on disk."""

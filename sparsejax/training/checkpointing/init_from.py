@@ -17,13 +17,10 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import jax
-import optax
-
 from sparsejax import command_line, methods
 from sparsejax.components import counts, leaves
 from sparsejax.plots import records
-from sparsejax.training import recipes
+from sparsejax.training import recipes, weight_layouts
 from sparsejax.training.checkpointing import identity, reading, weights
 from sparsejax.training.train_state import Weights
 
@@ -155,7 +152,7 @@ def trained_params(config: Mapping[str, Any]) -> Any:
       f" --config.init_from=RUN --config.init_mode={BUDGETS}."
     )
   run = _fitting_run(config)
-  return reading.read(run.workdir, run.selected_step)["params"]
+  return _result(run)["params"]
 
 
 def _fitting_run(config: Mapping[str, Any]) -> SourceRun:
@@ -189,22 +186,28 @@ def load(run: SourceRun, mode: str, step: int, new: Weights) -> Loaded:
     InputError: if parameters or masks do not fit.
     CheckpointError: if they cannot be read.
   """
-  result = reading.read(run.workdir, run.selected_step)
+  result = _result(run)
   loaded = MODES[mode].weights(run, result, step, new)
   _check_leaves(run, loaded.params, new.params)
   _check_leaves(run, result["params"], new.params)
-  masks = jax.tree.map(
-    lambda mask: optax.MaskedNode() if mask is None else mask,
-    result["opt_state"]["masks"],
-    is_leaf=lambda x: x is None,
-  )
   try:
-    leaves.sparse_flags(result["params"], masks)
+    leaves.sparse_flags(result["params"], result["masks"])
   except ValueError as error:
     raise command_line.InputError(
       f"`config.init_from` {run.workdir}: {error}"
     ) from error
-  return Loaded(loaded, recipes.SparseNetwork(result["params"], masks))
+  return Loaded(
+    loaded, recipes.SparseNetwork(result["params"], result["masks"])
+  )
+
+
+def _result(run: SourceRun) -> dict[str, Any]:
+  """Returns `params`, `masks` and `model_state` of a result, dense arrays."""
+  found = reading.read(run.workdir, run.selected_step)
+  params, masks = weight_layouts.dense_network(
+    found["params"], found["opt_state"]["masks"]
+  )
+  return {"params": params, "masks": masks, "model_state": found["model_state"]}
 
 
 def _read_run(workdir: pathlib.Path) -> SourceRun:
@@ -226,7 +229,9 @@ def _read_run(workdir: pathlib.Path) -> SourceRun:
 def _shared(config: Mapping[str, Any]) -> dict[str, Any]:
   """Returns the part of a config that both runs must share."""
   shared = {key: config[key] for key in _SHARED if key in config}
-  return {**shared, "data": {"name": config["data"]["name"]}}
+  # The same network, whichever way its weights lie in memory.
+  network = {k: v for k, v in shared.get("model", {}).items() if k != "layout"}
+  return {**shared, "model": network, "data": {"name": config["data"]["name"]}}
 
 
 def _check_sparsity(config: Mapping[str, Any], run: SourceRun) -> None:

@@ -83,6 +83,13 @@ def make_manager(
     ) from error
 
 
+def discard(checkpoint: pathlib.Path) -> None:
+  """Removes a checkpoint; if killed meanwhile, none or a whole one is left."""
+  renamed = checkpoint.with_name(f"{checkpoint.name}{_UNFINISHED}-discarded")
+  checkpoint.rename(renamed)
+  shutil.rmtree(renamed)
+
+
 def _barrier(*, key: str, timeout_ms: int) -> None:
   """Orbax's barrier, except that it names who does not come.
 

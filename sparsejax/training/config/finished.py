@@ -4,12 +4,12 @@ import pathlib
 from typing import Any, NamedTuple
 
 import jax
-import optax
 from ml_collections import ConfigDict
 
 from sparsejax import command_line
 from sparsejax.components import trees
 from sparsejax.plots import records
+from sparsejax.training import weight_layouts
 from sparsejax.training.checkpointing import errors, reading
 from sparsejax.training.config import build
 from sparsejax.training.config.experiment import Experiment
@@ -61,12 +61,9 @@ def read(workdir: pathlib.Path, *, what: str = "RUN") -> FinishedRun:
   except errors.CheckpointError as error:
     raise command_line.InputError(str(error)) from error
   experiment = build.build(ConfigDict(config).lock())
-  masks = jax.tree.map(
-    lambda mask: optax.MaskedNode() if mask is None else mask,
-    found["opt_state"]["masks"],
-    is_leaf=lambda x: x is None,
+  params, masks = weight_layouts.dense_network(
+    found["params"], found["opt_state"]["masks"]
   )
-  params = found["params"]
   if experiment.setup.ema_decay:  # It still holds values of pruned weights.
     params = jax.device_get(trees.where(masks, found["average"]))
   variables = {"params": params, **(found["model_state"] or {})}

@@ -126,3 +126,17 @@ def find_kind(path: str) -> schema.Kind | None:
 def takes(kind: str, name: str, parameter: str) -> bool:
   """Says whether a factory has a parameter."""
   return schema.takes(KINDS[kind], name, parameter)
+
+
+def equal_sparsities(method: str) -> dict[str, Any]:
+  """Returns arguments of a method that make all layers equally sparse.
+
+  They suit transformers. Matrices start at different scales, so a global
+  magnitude would prune the smallest ones, which lead to the residual stream, to
+  nothing.
+  """
+  return {
+    key: "uniform"
+    for key in ("scope", "distribution")
+    if takes("method", method, key)
+  }

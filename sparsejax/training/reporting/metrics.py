@@ -60,7 +60,7 @@ def rows(
 
 def _count(counts: Any) -> int:
   """Returns the sum of the counts of leaves, of any size."""
-  return int(np.sum(counts, dtype=np.int64))
+  return int(np.asarray(counts).sum(dtype=np.int64))
 
 
 def changes_row(counters: run_flops.Counters) -> dict[str, Any]:
