@@ -293,7 +293,7 @@ METHODS = (
 @tiers.SLOW
 @pytest.mark.parametrize("method", METHODS)
 def test_other_methods_train_together(tmp_path, method):
-  short = (MLP, "--config.epochs=1")
+  short = (MLP, "--config.epochs=2")
   options = f"{method},seed=3"
   assert run(tmp_path / "both", options, *short, "--config.seeds=2") == 0
   assert run(tmp_path / "one", options, *short) == 0
