@@ -137,8 +137,9 @@ def _method(chosen: dict[str, Any], epochs: FieldReference) -> dict[str, Any]:
   """Returns the method's section: pruning ends at three quarters of the run."""
   name, sparsity = chosen["method"], chosen["sparsity"]
   default = 0.8 if sparsity is None else sparsity
+  every = epochs / (4 if chosen["runlocal"] else 32)
   own = sections.equal_sparsities(name)
-  own |= _arguments(epochs, default).get(name, {})
+  own |= _arguments(epochs, every, default).get(name, {})
   if name == "sr_ste" and sparsity is None:
     own |= {"sparsity": None, "n": 2, "m": 4}
   return sections.section(
@@ -148,18 +149,20 @@ def _method(chosen: dict[str, Any], epochs: FieldReference) -> dict[str, Any]:
       "sparsity": 0.8,
       "at_epochs": epochs / 2,
       "end_epochs": epochs * 0.75,
-      "every_epochs": epochs / (4 if chosen["runlocal"] else 32),
+      "every_epochs": every,
     },
     **options.update(own, chosen),
   )
 
 
 def _arguments(
-  epochs: FieldReference, sparsity: float
+  epochs: FieldReference, every: FieldReference, sparsity: float
 ) -> dict[str, dict[str, Any]]:
   """Returns what single methods need besides the common schedule."""
   return {
     "dsr": {"end_epochs": epochs * 0.9, "prune_count": 5000},
+    # The 100 steps of its paper are a quarter of this run.
+    "rigl": {"every_epochs": every},
     # Twice as many weights learn as are used.
     "top_kast": {"backward_sparsity": round(max(0.0, 2 * sparsity - 1), 6)},
     "str": {"initial_threshold": -6.0},
