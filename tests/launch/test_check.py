@@ -101,7 +101,7 @@ def test_one_process_and_bad_arguments(capsys):
   assert "All agree: 1 processes" in capsys.readouterr().out
   assert launch.main(["train"]) == 2
   assert "Valid: check." in capsys.readouterr().err
-  assert launch.main([*alone, "--config.seeds=1"]) == 2
+  assert launch.main([*alone, "--config.seedz=1"]) == 2
   assert "config.seed" in capsys.readouterr().err
 
 

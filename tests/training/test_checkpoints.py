@@ -92,7 +92,7 @@ def open_run(workdir, *, config=None, sparse_leaves=SPARSE, **kwargs):
     workdir,
     fingerprint=json.dumps(config or CONFIG),
     sparse_leaves=sparse_leaves,
-    **kwargs,
+    **{"best_metric": "test_accuracy", **kwargs},
   )
 
 

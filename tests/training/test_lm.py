@@ -147,9 +147,9 @@ def test_a_step_of_8_billion_weights_traces(monkeypatch):
   batch = train_step.batch_shapes(made.dataset.example, made.setup.batch_size)
   step = functools.partial(train_step.train_step, made.setup)
   after, metrics = jax.eval_shape(step, state, batch)
-  assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
-    lambda x: (x.shape, x.dtype), state
-  )
+  assert jax.tree.structure(after) == jax.tree.structure(state)
+  pairs = zip(jax.tree.leaves(after), jax.tree.leaves(state), strict=True)
+  assert all((x.shape, x.dtype) == (y.shape, y.dtype) for x, y in pairs)
   assert metrics.loss.shape == ()
   assert sum(x.size for x in jax.tree.leaves(after.params)) > 8e9
   masks = jax.tree.leaves(sparsejax.get_masks(after.opt_state))
