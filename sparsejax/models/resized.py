@@ -13,9 +13,9 @@ _LAYERS = (nn.Conv, nn.Dense, SparseDense)
 def apply(model: nn.Module, variables: Any, *args: Any, **kwargs: Any) -> Any:
   """As `model.apply`, but each layer has as many outputs as its kernel.
 
-  Norms take their width from their inputs anyway. Compare the outputs with those
-  of the larger network: code that places channels by the declared widths, such as
-  shortcuts of zeros, runs, but adds up other channels.
+  Norms take their width from their inputs anyway. Compare the outputs with
+  those of the larger network: code that places channels by the declared widths,
+  such as shortcuts of zeros, runs, but adds up other channels.
 
   Args:
     model: a module of convolutions and dense layers.
