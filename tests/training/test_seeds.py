@@ -238,6 +238,13 @@ def test_a_seed_that_is_not_finite_is_named(tmp_path):
   assert saved_steps(tmp_path) == []
 
 
+def test_networks_in_lanes_are_refused(tmp_path, capsys):
+  argv = ["--config=set_mlp:digits,runlocal", "--config.model.layout=sparse"]
+  status = train.main([*argv, "--config.seeds=2", f"--workdir={tmp_path}"])
+  assert status == 2
+  assert "because `config.model.layout` of 'sparse'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
   ("changes", "why"),
   [

@@ -156,6 +156,9 @@ def _check_together(config: Mapping[str, Any], dataset: Dataset) -> None:
     f"{data!r} is read from disk while training": isinstance(
       dataset.train, Stream
     ),
+    "`config.model.layout` of 'sparse' holds the weights of one network": (
+      config["model"].get("layout") == "sparse"
+    ),
     "the best checkpoint (`config.select_checkpoint`) is another one for each"
     " seed": config["select_checkpoint"] == "best",
   }
