@@ -81,7 +81,7 @@ def _fits(model: Any, variables: PyTree, expected: Any, x: Any) -> bool:
   """Returns whether the module runs the smaller parameters, and rightly."""
   try:
     found = resized.apply(model, variables, x, train=False)
-  except Exception:  # Whatever a module does with widths that it declared.
+  except Exception:  # A module may use the widths that it declared anyhow.
     return False
   return bool(shrink.difference(expected, found) <= shrink.TOLERANCE)
 
