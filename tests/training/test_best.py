@@ -52,8 +52,6 @@ FALLING = (
 )
 SAVED = {"test_accuracy": 0.5}
 
-pytestmark = pytest.mark.usefixtures("compile_once")
-
 
 def test_best_is_among_the_sparsest_and_newest_on_ties():
   found = {

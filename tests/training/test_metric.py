@@ -43,9 +43,6 @@ def experiment(method, *changes):
   return build.build(command.parse(argv).config)
 
 
-pytestmark = pytest.mark.usefixtures("compile_once")
-
-
 def run(chosen, workdir, *, stop=None):
   return loop.run(
     chosen,
