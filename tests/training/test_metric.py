@@ -14,9 +14,9 @@ import sparsejax
 from sparsejax import command_line
 from sparsejax.training import (
   dispatches,
-  loop,
   metric,
   preemption,
+  session,
   sharding,
   train_step,
 )
@@ -47,7 +47,7 @@ pytestmark = pytest.mark.usefixtures("compile_once")
 
 
 def run(chosen, workdir, *, stop=None):
-  return loop.run(
+  return session.run(
     chosen,
     workdir,
     stop=stop or preemption.StopRequest(),
