@@ -15,8 +15,7 @@ from flax.typing import Initializer
 
 from sparsejax.models import layers
 from sparsejax.models.attention import Attention
-from sparsejax.models.pre_norm import Block, Make
-from sparsejax.models.stack import stacked
+from sparsejax.models.pre_norm import Make, apply_blocks
 
 # As in Llama: Zhang and Sennrich (2019) leave epsilon open.
 _EPSILON = 1e-5
@@ -126,12 +125,14 @@ class Transformer(nn.Module):
       dtype=dtype,
       name="embed",
     )
-    norm = functools.partial(nn.RMSNorm, epsilon=_EPSILON, dtype=dtype)
-    blocks = stacked(Block, size.depth, remat=self.remat)(
-      norm, _attention(size, dtype), _feed_forward(size, dtype), name="blocks"
+    x = apply_blocks(
+      embed(tokens),
+      size.depth,
+      norm=functools.partial(nn.RMSNorm, epsilon=_EPSILON, dtype=dtype),
+      attention=_attention(size, dtype),
+      feed_forward=_feed_forward(size, dtype),
+      remat=self.remat,
     )
-    x, _ = blocks(embed(tokens), None)
-    x = norm(name="norm")(x)
     if self.tied:
       return layers.promote_logits(embed.attend(x))
     head = nn.Dense(self.vocabulary, use_bias=False, dtype=dtype, name="head")

@@ -16,8 +16,7 @@ import jax.numpy as jnp
 
 from sparsejax.models import layers
 from sparsejax.models.attention import Attention
-from sparsejax.models.pre_norm import Block, Make
-from sparsejax.models.stack import stacked
+from sparsejax.models.pre_norm import Make, apply_blocks
 
 # As in big_vision and DeiT; PyTorch's default is 1e-5.
 _EPSILON = 1e-6
@@ -95,15 +94,15 @@ class ViT(nn.Module):
     x = x.reshape(x.shape[0], -1, x.shape[-1])
     x = nn.Dense(self.size.width, dtype=self.dtype, name="patches")(x)
     x = x + sine_positions(rows, columns, self.size.width).astype(x.dtype)
-    norm = functools.partial(nn.LayerNorm, epsilon=_EPSILON, dtype=self.dtype)
-    blocks = stacked(Block, self.size.depth, remat=self.remat)(
-      norm,
-      _attention(self.size, self.dtype),
-      functools.partial(MLP, self.size.hidden, self.dtype),
-      name="blocks",
+    x = apply_blocks(
+      x,
+      self.size.depth,
+      norm=functools.partial(nn.LayerNorm, epsilon=_EPSILON, dtype=self.dtype),
+      attention=_attention(self.size, self.dtype),
+      feed_forward=functools.partial(MLP, self.size.hidden, self.dtype),
+      remat=self.remat,
     )
-    x, _ = blocks(x, None)
-    x = norm(name="norm")(x).mean(1)
+    x = x.mean(1)
     classifier = nn.Dense(
       self.classes,
       kernel_init=nn.initializers.zeros,

@@ -29,10 +29,11 @@ body { font: 15px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 70em;
 h1 { font-size: 1.5em; margin: 0 0 .2em; overflow-wrap: anywhere; }
 h2 { font-size: 1.15em; margin: 2.2em 0 .6em; }
 p { margin: .4em 0; } .soft { color: var(--soft); }
-.tiles { display: grid; gap: .7em; margin: 1.2em 0 1.8em;
-  grid-template-columns: repeat(auto-fit, minmax(9.5em, 1fr)); }
-.tile { background: var(--panel); border-radius: 8px; padding: .7em .9em; }
-.tile b { display: block; font-size: 1.45em; font-weight: 600; }
+.tiles { display: flex; flex-wrap: wrap; gap: .7em; margin: 1.2em 0 1.8em; }
+.tile { background: var(--panel); border-radius: 8px; padding: .7em .9em;
+  flex: 1 1 9.5em; max-width: 18em; }
+.tile b { display: block; font-size: 1.45em; font-weight: 600;
+  white-space: nowrap; }
 .tile span { color: var(--soft); font-size: .87em; }
 .charts { display: grid; gap: 1.2em 1.6em; margin: 1.8em 0;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 24em), 1fr)); }

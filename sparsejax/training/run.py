@@ -18,10 +18,10 @@ from sparsejax.plots import records
 from sparsejax.training import (
   agreement,
   coordination,
-  loop,
   outcomes,
   preemption,
   processes,
+  session,
   watchdog,
   workdir_lock,
 )
@@ -126,7 +126,7 @@ def _train(
     console, total=experiment.steps.total, measure=measure
   ) as reporter:
     try:
-      outcome = loop.run(
+      outcome = session.run(
         experiment,
         workdir,
         stop=stop,
@@ -249,9 +249,7 @@ def _workdir(
             workdir_lock.hold(workdir, message=message)
           )
         workdirs.claim(workdir, experiment.config)
-        for each, folder in zip(
-          experiment.each, workdirs.of_seeds(experiment, workdir), strict=True
-        ):
+        for each, folder in workdirs.of_each(experiment, workdir):
           folder.mkdir(exist_ok=True)
           workdirs.claim(folder, each.config)
       except OSError as error:

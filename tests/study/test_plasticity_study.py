@@ -28,12 +28,13 @@ from sparsejax.study.plasticity import (
   run as studies,
 )
 from sparsejax.training import (
-  loop,
   outcomes,
   preemption,
+  session,
   sharding,
   train_state,
 )
+from sparsejax.training.checkpointing import run_checkpoints
 from sparsejax.training.config import command
 from sparsejax.training.reporting import reporter
 
@@ -125,7 +126,7 @@ def test_a_branch_without_pruning_is_the_original_run(tmp_path):
   protocol = protocols.from_section(
     section, total_steps=experiment.steps.total, steps_per_epoch=22
   )
-  outcome = loop.run(
+  outcome = session.run(
     experiment,
     tmp_path,
     stop=preemption.StopRequest(),
@@ -134,7 +135,7 @@ def test_a_branch_without_pruning_is_the_original_run(tmp_path):
   )
   lab = labs.Lab(experiment, experiment, protocol, sharding.make_mesh())
   with contextlib.closing(
-    loop.open_checkpoints(experiment, tmp_path, lab.abstract, keep_all=True)
+    run_checkpoints.open(experiment, tmp_path, lab.abstract, keep_all=True)
   ) as saved:
     origin = lab.origin(saved.restore(88, lab.abstract))
   for regrow in (False, True):

@@ -17,9 +17,9 @@ from sparsejax import command_line, train
 from sparsejax.plots import records
 from sparsejax.training import (
   initial_state,
-  loop,
   outcomes,
   preemption,
+  session,
   sharding,
 )
 from sparsejax.training.checkpointing import (
@@ -149,7 +149,7 @@ def experiment(*changes):
 def run(workdir, *changes, stop=None):
   lines = []
   reporter = Reporter(message=lines.append, progress=lambda at, row: None)
-  outcome = loop.run(
+  outcome = session.run(
     experiment(*changes),
     workdir,
     stop=stop or preemption.StopRequest(),

@@ -13,9 +13,9 @@ from sparsejax.data import Split, streams
 from sparsejax.training import (
   evaluation,
   initial_state,
-  loop,
   outcomes,
   preemption,
+  session,
   sharding,
   train_step,
 )
@@ -26,7 +26,7 @@ def run(workdir, stop=None):
   reporter = Reporter(
     message=lambda text: None, progress=lambda step, row: None
   )
-  return loop.run(
+  return session.run(
     streamed.experiment(),
     workdir,
     stop=stop or preemption.StopRequest(),

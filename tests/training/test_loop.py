@@ -16,9 +16,9 @@ from sparsejax.plots import records
 from sparsejax.training import (
   evaluation,
   initial_state,
-  loop,
   outcomes,
   preemption,
+  session,
   sharding,
   train_step,
 )
@@ -51,7 +51,7 @@ def run(chosen, workdir, *, stop=None):
   reporter = Reporter(
     message=lines.append, progress=lambda step, row: lines.append((step, row))
   )
-  outcome = loop.run(
+  outcome = session.run(
     chosen, workdir, stop=stop or preemption.StopRequest(), reporter=reporter
   )
   return outcome, lines

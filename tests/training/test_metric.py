@@ -14,9 +14,9 @@ import sparsejax
 from sparsejax import command_line
 from sparsejax.training import (
   dispatches,
-  loop,
   metric,
   preemption,
+  session,
   sharding,
   train_step,
 )
@@ -44,7 +44,7 @@ def experiment(method, *changes):
 
 
 def run(chosen, workdir, *, stop=None):
-  return loop.run(
+  return session.run(
     chosen,
     workdir,
     stop=stop or preemption.StopRequest(),

@@ -20,7 +20,7 @@ from sparsejax.components import counts as counting
 from sparsejax.study import imp
 from sparsejax.training import (
   initial_state,
-  loop,
+  session,
   sharding,
   train_state,
 )
@@ -188,7 +188,7 @@ def test_resumed_run_equals_an_uninterrupted_one(method, source, tmp_path):
   for name, stops in (("whole", [9]), ("stopped", [1, 9])):
     (tmp_path / name).mkdir()
     for after in stops:
-      outcome = loop.run(
+      outcome = session.run(
         chosen, tmp_path / name, stop=StopAfter(after), reporter=reporter
       )
     outcomes.append(outcome)

@@ -17,10 +17,10 @@ from sparsejax.study import compare, imp, reproduce
 from sparsejax.study.plasticity import __main__ as plasticity
 from sparsejax.training import (
   initial_state,
-  loop,
   outcomes,
   preemption,
   replicas,
+  session,
   sharding,
 )
 from sparsejax.training.checkpointing import reading
@@ -223,7 +223,7 @@ def test_a_seed_that_is_not_finite_is_named(tmp_path):
   good, bad = chosen.of_seeds
   setup = bad.setup._replace(model=_NotANumber(bad.setup.model))
   chosen = chosen._replace(of_seeds=(good, bad._replace(setup=setup)))
-  outcome = loop.run(
+  outcome = session.run(
     chosen,
     tmp_path,
     stop=preemption.StopRequest(),

@@ -19,12 +19,12 @@ from sparsejax.study.plasticity import lab as labs, protocol as protocols
 from sparsejax.study.plasticity.protocol import Branch, Protocol
 from sparsejax.training import (
   initial_state,
-  loop,
   outcomes,
   preemption,
+  session,
   workdir_lock,
 )
-from sparsejax.training.checkpointing import checkpoints
+from sparsejax.training.checkpointing import checkpoints, run_checkpoints
 from sparsejax.training.config import build
 from sparsejax.training.config.experiment import Experiment
 from sparsejax.training.reporting import results, workdirs
@@ -147,7 +147,7 @@ def _train_run(grid: Grid, sparsity: float, counted: int) -> float:
   summary = records.read_summary(workdir)
   if summary is None:
     values = {"branch": f"run at sparsity {sparsity:g}"}
-    outcome = loop.run(
+    outcome = session.run(
       of_run,
       workdir,
       stop=grid.stop,
@@ -178,7 +178,7 @@ def _train_branches(
   counted: int,
 ) -> None:
   """Trains branches of one run, whose checkpoints are read once per step."""
-  opened = loop.open_checkpoints(
+  opened = run_checkpoints.open(
     grid.experiments[sparsity],
     run_folder(grid.folder, sparsity),
     grid.lab.abstract,

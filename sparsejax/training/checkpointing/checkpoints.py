@@ -12,8 +12,8 @@ number. This module adds what Orbax does not do:
   the shape and dtype of each leaf; all are compared before restoring.
 
 What is saved and restored is a whole `training.train_state.TrainState`;
-`training.loop` restores the newest intact one at the start of a run, and drops
-the rows of `metrics.jsonl` after its step, which are written again.
+`training.starts` restores the newest intact one at the start of a run. The rows
+of `metrics.jsonl` after its step are dropped, and written again.
 """
 
 from __future__ import annotations

@@ -1,8 +1,39 @@
 """Layers that lose their last weight, named when it happens."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
+
+from sparsejax.training.config.experiment import Experiment
+
+
+def of_each(
+  experiment: Experiment,
+  names: Sequence[str],
+  befores: Sequence[Any],
+  histories: Sequence[Any],
+  *,
+  first: int,
+) -> Iterator[str]:
+  """Yields the warnings of all replicas, with their seeds if there are several.
+
+  Args:
+    experiment: what is trained.
+    names: of the L sparse leaves.
+    befores: for each replica, `run_flops.Counters` at step `first`, as numpy
+      arrays.
+    histories: for each replica, `train_step.Metrics` of the steps after it, as
+      numpy arrays.
+    first: the step before these.
+  """
+  found = zip(experiment.each, befores, histories, strict=True)
+  for each, before, history in found:
+    of_seed = f"seed {each.seed}: " if experiment.of_seeds else ""
+    for warning in emptied(
+      names, before.active, history.counters.active, first=first
+    ):
+      yield of_seed + warning
 
 
 def emptied(

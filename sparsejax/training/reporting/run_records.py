@@ -2,8 +2,7 @@
 
 import contextlib
 import pathlib
-from collections.abc import Sequence
-from types import TracebackType
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sparsejax.training.reporting import metrics, timing
@@ -12,50 +11,50 @@ from sparsejax.training.reporting.reporter import Reporter
 Rows = list[dict[str, Any]]
 
 
+@contextlib.contextmanager
+def open(
+  folders: Sequence[pathlib.Path],
+  *,
+  start: int,
+  log_every: int,
+  clock: timing.Clock,
+  reporter: Reporter,
+) -> Iterator["RunRecords"]:
+  """Truncate and open the files; they are closed on exit.
+
+  Args:
+    folders: of the replicas; none in a process that writes nothing.
+    start: completed steps of the state that the run starts from.
+    log_every: steps between rows that are always written.
+    clock: continues the sums of the rows that are kept.
+    reporter: where lost rows are reported.
+  """
+  with contextlib.ExitStack() as stack:
+    writers = [
+      stack.enter_context(
+        metrics.Writer(folder, start=start, log_every=log_every)
+      )
+      for folder in folders
+    ]
+    for writer in writers:
+      if writer.warning is not None:
+        reporter.message(f"warning: {writer.warning}")
+    if writers and writers[0].times is not None:
+      clock.resume(writers[0].times)
+    yield RunRecords(writers, log_every=log_every, clock=clock)
+
+
 class RunRecords:
-  """Writes `metrics.jsonl` of every replica; closes the files on exit."""
+  """Writes `metrics.jsonl` of every replica; made by `open`."""
 
   def __init__(
     self,
-    folders: Sequence[pathlib.Path],
+    writers: Sequence[metrics.Writer],
     *,
-    start: int,
     log_every: int,
     clock: timing.Clock,
-    reporter: Reporter,
   ):
-    """Truncates and opens the files.
-
-    Args:
-      folders: of the replicas; none in a process that writes nothing.
-      start: completed steps of the state that the run starts from.
-      log_every: steps between rows that are always written.
-      clock: continues the sums of the rows that are kept.
-      reporter: where lost rows are reported.
-    """
-    self._clock, self._every = clock, log_every
-    self._writers: list[metrics.Writer] = []
-    with contextlib.ExitStack() as stack:
-      for folder in folders:
-        writer = metrics.Writer(folder, start=start, log_every=log_every)
-        self._writers.append(stack.enter_context(writer))
-      self._files = stack.pop_all()
-    for writer in self._writers:
-      if writer.warning is not None:
-        reporter.message(f"warning: {writer.warning}")
-    if self._writers and self._writers[0].times is not None:
-      clock.resume(self._writers[0].times)
-
-  def __enter__(self) -> "RunRecords":
-    return self
-
-  def __exit__(
-    self,
-    kind: type[BaseException] | None,
-    error: BaseException | None,
-    trace: TracebackType | None,
-  ) -> None:
-    self._files.__exit__(kind, error, trace)
+    self._writers, self._every, self._clock = writers, log_every, clock
 
   def write(self, of_each: Sequence[Rows], *, end: int) -> None:
     """Write the rows at multiples of `log_every`, and those of step `end`.

@@ -21,7 +21,7 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sparsejax import command_line
@@ -41,6 +41,14 @@ def of_seeds(
   return tuple(
     records.seed_folder(workdir, each.seed) for each in experiment.of_seeds
   )
+
+
+def of_each(
+  experiment: Experiment, workdir: pathlib.Path
+) -> Iterator[tuple[Experiment, pathlib.Path]]:
+  """Yields the experiment and the folder of each seed."""
+  folders = of_seeds(experiment, workdir)
+  yield from zip(experiment.each, folders, strict=True)
 
 
 def claim(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
