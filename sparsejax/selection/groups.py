@@ -118,7 +118,7 @@ def join_rows(
     axis == 0 and x.ndim == 2
     for x, axis in zip(arrays, groups.axes, strict=True)
   )
-  if not rows or len(arrays) == 1 or groups.sharded:
+  if not rows or len(arrays) == 1 or groups.at_once:
     return arrays, groups
   length = math.gcd(*(x.shape[1] for x in arrays))
   parts = np.repeat(
