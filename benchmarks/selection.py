@@ -20,6 +20,7 @@ import sparsejax
 from sparsejax.components import leaves
 from sparsejax.method import Context
 from sparsejax.selection import search
+from sparsejax.selection.groups import each_layer
 from sparsejax.updates import context as contexts, mask_update, requested
 
 METHODS = {
@@ -116,7 +117,7 @@ def backends(sizes=SIZES, rounds=15):
   rows = []
   for size in sizes:
     scores = jnp.abs(jax.random.normal(jax.random.key(size), (size,)))
-    count, groups = size // 10, search.each_layer([None], [size])
+    count, groups = size // 10, each_layer([None], [size])
 
     def threshold(scores, count=count, groups=groups):
       return search.select([scores], jnp.array([count]), groups)

@@ -24,7 +24,8 @@ from sparsejax.components import (
 )
 from sparsejax.components.leaves import Overrides, Select
 from sparsejax.method import Key, Layout, Masks, Scope
-from sparsejax.selection import random_bits, search
+from sparsejax.selection import counting, random_bits
+from sparsejax.selection.groups import each_layer
 from sparsejax.selection.packing import packing_for
 from sparsejax.updates.pruning import keep_highest
 
@@ -324,10 +325,8 @@ def _first(
     return [jnp.ones(leaf.shape, bool) for leaf in layout.leaves], None
   nodes = layout.treedef.flatten_up_to(masks)
   first = [jnp.asarray(nodes[leaf.index], bool) for leaf in layout.leaves]
-  each_layer = search.each_layer(
-    layout.axes, layout.sizes, sharded=layout.sharded
-  )
-  by_layer = np.asarray(search.count_active(first, each_layer), np.int64)
+  groups = each_layer(layout.axes, layout.sizes, sharded=layout.sharded)
+  by_layer = np.asarray(counting.count_active(first, groups), np.int64)
   requested = counts.requested_count(layout.sizes, sparsity)
   if requested > by_layer.sum():
     raise ValueError(

@@ -29,7 +29,8 @@ from sparsejax.components import (
 from sparsejax.components.accumulators import ever_active
 from sparsejax.components.wide_counts import Counted
 from sparsejax.method import Layout
-from sparsejax.selection import search
+from sparsejax.selection import counting
+from sparsejax.selection.groups import each_layer
 from sparsejax.state import (
   SparseState,
   active_flags,
@@ -169,7 +170,7 @@ def _on_device(sizes: Sequence[int]) -> Counted:
 
 
 def _each(masks: list[Array]) -> Counted:
-  return search.count_each(masks) if masks else jnp.zeros(0, jnp.int32)
+  return counting.count_each(masks) if masks else jnp.zeros(0, jnp.int32)
 
 
 def assert_sparse(params: PyTree, opt_state: optax.OptState) -> None:
@@ -247,10 +248,8 @@ def _layers(
   layout = _layout(params, state)
   if not layout.leaves:
     return []
-  each_layer = search.each_layer(
-    layout.axes, layout.sizes, sharded=layout.sharded
-  )
-  count = jax.jit(lambda masks: search.count_active(masks, each_layer))
+  groups = each_layer(layout.axes, layout.sizes, sharded=layout.sharded)
+  count = jax.jit(lambda masks: counting.count_active(masks, groups))
   active = np.asarray(count(active_flags(state.masks))).tolist()
   moved = [0] * len(active)
   weights = layout.take(params)

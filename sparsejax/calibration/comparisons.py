@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 from sparsejax.components import patterns
 from sparsejax.method import Leaf
 from sparsejax.selection import search
+from sparsejax.selection.groups import each_layer
 
 
 class Comparison(NamedTuple):
@@ -67,7 +68,7 @@ def _keep_in_layer(
 ) -> Bool[Array, "m c o"]:
   matrices, inputs, outputs = scores.shape
   sizes = (inputs * outputs,) * matrices
-  groups = search.each_layer((0,), sizes, sharded=sharded)
+  groups = each_layer((0,), sizes, sharded=sharded)
   return search.select([scores], counts, groups, valid=[valid])[0]
 
 
@@ -80,7 +81,7 @@ def _keep_per_output(
     return jnp.moveaxis(x, 1, 0).reshape(inputs, matrices * outputs)
 
   sizes = (inputs,) * (matrices * outputs)
-  groups = search.each_layer((1,), sizes, sharded=sharded)
+  groups = each_layer((1,), sizes, sharded=sharded)
   valid = None if valid is None else columns(valid)
   mask = search.select([columns(scores)], counts, groups, valid=[valid])[0]
   return jnp.moveaxis(mask.reshape(inputs, matrices, outputs), 0, 1)

@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 HIGHEST_RANK = np.uint32(0xFFFFFFFF)
 SIGN = np.uint32(0x80000000)
 ZERO_RANK = SIGN  # of the score 0.0
+NORMAL_RANK = np.uint32(0x80800000)  # of 2^-126, the least positive score
 _FEW = 32  # numbers along an axis that are compared with each other
 _SMALLEST_NORMAL = np.float32(2.0**-126)
 

@@ -249,7 +249,8 @@ def kept_within(backward: Accumulator, penalty: float) -> Storage:
       return inside / jnp.where(norm > 0, norm, 1.0)
 
     size = weight.size // (1 if leaf.axis is None else weight.shape[leaf.axis])
-    active = sums(leaf.mask.astype(jnp.float32)) / size
+    # A float, because an integer might be too large for an int32.
+    active = sums(leaf.mask.astype(jnp.float32)) / float(size)
     active = jnp.where(active > 0, active, 1.0)
     penalized = pull(leaf.mask) + pull(wide & ~leaf.mask) / active
     total = leaf.gradient + (penalty * penalized).astype(leaf.gradient.dtype)

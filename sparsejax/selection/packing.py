@@ -28,7 +28,7 @@ from jaxtyping import Array, Bool
 
 from sparsejax.components import wide_counts
 from sparsejax.method import Layout, SparseLeaf
-from sparsejax.selection.search import Groups
+from sparsejax.selection.groups import Groups
 
 _LARGEST_ROW = 4096
 _SMALLEST_ROW = 128

@@ -14,7 +14,7 @@ import numpy as np
 from sparsejax.analysis import flops
 from sparsejax.components import trees
 from sparsejax.method import DenseGradient
-from sparsejax.selection import search
+from sparsejax.selection import counting
 from sparsejax.state import active_flags, sparse_states, stored_masks
 
 
@@ -237,7 +237,7 @@ def _active(opt_state: Any) -> jax.Array:
   flags = active_flags(stored_masks(opt_state))
   if not flags:
     return jnp.zeros(0, jnp.int32)
-  active = search.count_each(flags)
+  active = counting.count_each(flags)
   assert isinstance(active, jax.Array)  # `build` refuses larger leaves.
   return active
 

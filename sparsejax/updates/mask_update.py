@@ -28,7 +28,8 @@ from jaxtyping import Array, Bool, Int, PyTree
 from sparsejax.components import placement, wide_counts
 from sparsejax.components.wide_counts import Counted
 from sparsejax.method import Context, MaskChange, Method
-from sparsejax.selection import packing as packings, search
+from sparsejax.selection import counting, packing as packings
+from sparsejax.selection.groups import Groups
 from sparsejax.state import SparseState, unit_masks
 from sparsejax.updates import (
   conditional,
@@ -279,12 +280,14 @@ def next_masks(
 
 
 def _changes(
-  old: Sequence[Array], new: Sequence[Array], each_layer: search.Groups
+  old: Sequence[Array], new: Sequence[Array], each_layer: Groups
 ) -> Counted:
   """Counts the weights that were pruned and regrown, in each layer."""
   pairs = list(zip(old, new, strict=True))
-  pruned = search.count_active([old & ~new for old, new in pairs], each_layer)
-  regrown = search.count_active([new & ~old for old, new in pairs], each_layer)
+  pruned = counting.count_active([old & ~new for old, new in pairs], each_layer)
+  regrown = counting.count_active(
+    [new & ~old for old, new in pairs], each_layer
+  )
   return wide_counts.stack([pruned, regrown])
 
 

@@ -10,7 +10,8 @@ from jaxtyping import Array, Bool
 from sparsejax.components import scopes, wide_counts
 from sparsejax.components.wide_counts import Counted
 from sparsejax.method import PruneAndRegrow, Quota
-from sparsejax.selection import random_bits, search
+from sparsejax.selection import counting, random_bits, search
+from sparsejax.selection.groups import Groups
 from sparsejax.updates import pruning
 from sparsejax.updates.context import PackedLeaves
 
@@ -85,7 +86,7 @@ def prune_and_regrow(
 def only_counted(leaves: PackedLeaves) -> Regrown:
   """The masks as they are, where prune-and-regrow is not due."""
   masks = list(leaves.masks)
-  counts = search.count_active(masks, leaves.packing.each_layer)
+  counts = counting.count_active(masks, leaves.packing.each_layer)
   none = jax.tree.map(jnp.zeros_like, counts)
   return Regrown(masks, masks, none, counts)
 
@@ -100,7 +101,7 @@ def _prune_in_layers(
   left: list[Array] = []
   pruned = active = wide_counts.zeros(groups.count, groups.limbs)
   for valid in _parts(part, leaves):
-    count = search.count_active(valid, groups)
+    count = counting.count_active(valid, groups)
     most = prunable(count, valid, groups)
     fewer = wide_counts.clip(part.prune_count(context, count), 0, most)
     kept = search.select(scores, count - fewer, groups, valid=valid)
@@ -121,15 +122,15 @@ def _prune_in_groups(
   scores, prunable = _spared(quota, leaves, scores)
   left = [jnp.zeros(mask.shape, bool) for mask in leaves.masks]
   for valid in _parts(part, leaves):
-    count = search.count_active(valid, groups)
+    count = counting.count_active(valid, groups)
     most = prunable(count, valid, groups)
     fewer = wide_counts.clip(part.prune_count(context, count), 0, most)
     kept = pruning.keep_highest(
       part.scope, layout, packing, scores, count - fewer, valid
     )
     left = [x | y for x, y in zip(left, kept, strict=True)]
-  active = search.count_active(leaves.masks, layers)
-  return left, active, active - search.count_active(left, layers)
+  active = counting.count_active(leaves.masks, layers)
+  return left, active, active - counting.count_active(left, layers)
 
 
 def _spared(
@@ -143,12 +144,12 @@ def _spared(
   if quota is None:
     return scores, lambda count, valid, groups: count
   packing, layout = leaves.packing, leaves.context.layout
-  active = search.count_active(leaves.masks, packing.each_layer)
+  active = counting.count_active(leaves.masks, packing.each_layer)
   first = pruning.needed(quota, layout, scores, active, leaves.masks)
 
-  def prunable(count: Counted, valid: Sequence[Array], groups: search.Groups):
+  def prunable(count: Counted, valid: Sequence[Array], groups: Groups):
     both = [x & y for x, y in zip(first, valid, strict=True)]
-    return count - search.count_active(both, groups)
+    return count - counting.count_active(both, groups)
 
   return pruning.with_first(scores, first), prunable
 

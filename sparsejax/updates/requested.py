@@ -11,7 +11,8 @@ from jaxtyping import Array, Bool
 from sparsejax.components import counts, scopes, wide_counts
 from sparsejax.components.wide_counts import Counted
 from sparsejax.method import Layout, Method
-from sparsejax.selection import search
+from sparsejax.selection import counting
+from sparsejax.selection.groups import each_layer
 
 
 def on_device(method: Method, layout: Layout, numbers: np.ndarray) -> Counted:
@@ -105,8 +106,8 @@ def due_steps(method: Method, total: int) -> np.ndarray:
 
 def as_found(layout: Layout, masks: Sequence[Bool[Array, "..."]]) -> Counted:
   """Returns [1 + layers]: the counts of given masks."""
-  groups = search.each_layer(layout.axes, layout.sizes, sharded=layout.sharded)
-  return with_no_shared(layout, search.count_active(masks, groups))
+  groups = each_layer(layout.axes, layout.sizes, sharded=layout.sharded)
+  return with_no_shared(layout, counting.count_active(masks, groups))
 
 
 def with_no_shared(layout: Layout, active: Counted) -> Counted:

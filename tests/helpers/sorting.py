@@ -7,7 +7,7 @@ import numpy as np
 from jax import lax
 
 from sparsejax.components import ranking
-from sparsejax.selection import search
+from sparsejax.selection.groups import slices_of
 from sparsejax.selection.lazy import materialize
 
 
@@ -54,7 +54,7 @@ def select_by_sorting(scores, counts, groups, *, valid=None, shuffle=None):
 def _places(shapes, groups):
   """Returns int64 arrays over all elements: the group, the order in it."""
   of_element, orders = [], []
-  for shape, slices in zip(shapes, search._slices(shapes, groups), strict=True):
+  for shape, slices in zip(shapes, slices_of(shapes, groups), strict=True):
     group = np.reshape(groups.of_slice[slices.numbers], slices.shape)
     offset = np.reshape(groups.offsets[slices.numbers], slices.shape)
     inside = [1 if d == slices.axis else n for d, n in enumerate(shape)]

@@ -12,6 +12,7 @@ from hypothesis.extra import numpy as hnp
 
 from sparsejax.components import counts as counting, ranking
 from sparsejax.selection import search
+from sparsejax.selection.groups import Groups, each_layer
 
 ADVERSARIAL = st.sampled_from(
   [0.0, -0.0, 1.0, 1.0, -1.0, np.inf, -np.inf, np.nan, 1e-40, -1e-40, 3e38]
@@ -49,7 +50,7 @@ def compiled(groups, by_sorting_):
     sum(n for n, h in zip(sizes[:i], groups[:i], strict=True) if h == g)
     for i, g in enumerate(groups)
   ]
-  competing = search.Groups((None,) * 3, groups, tuple(offsets))
+  competing = Groups((None,) * 3, groups, tuple(offsets))
   select = select_by_sorting if by_sorting_ else search.select
   return jax.jit(
     lambda scores, counts, valid: select(scores, counts, competing, valid=valid)
@@ -76,7 +77,7 @@ def test_random_ranks_and_slices_as_layers():
   rng = np.random.default_rng(0)
   ranks = rng.integers(0, 2**32, size=(3, 40, 5), dtype=np.uint32)
   ranks[:, :20] &= 7  # many ties
-  groups = search.each_layer([1], [15] * 40)
+  groups = each_layer([1], [15] * 40)
   counts = rng.integers(0, 16, size=40)
   (got,) = search.select([jnp.asarray(ranks)], counts, groups)
   for i in range(40):
@@ -89,7 +90,7 @@ def test_random_ranks_and_slices_as_layers():
 
 def test_large_leaf_with_ties_keeps_the_first():
   scores = np.repeat(np.arange(8, dtype=np.float32), 50_000).reshape(400, 1000)
-  groups = search.each_layer([None], [400_000])
+  groups = each_layer([None], [400_000])
   got = search.select([jnp.asarray(scores)], jnp.array([75_001]), groups)[0]
   want = np.zeros(400_000, bool)
   want[350_000:] = True
@@ -118,7 +119,7 @@ def test_zeros_are_kept_in_the_shuffled_order(count, select):
   (got,) = select(
     [scores],
     jnp.array([count]),
-    search.each_layer([None], [7]),
+    each_layer([None], [7]),
     shuffle=lambda: [bits],
   )
   assert set(np.flatnonzero(got)) == set(order[:count])

@@ -11,17 +11,18 @@ from hypothesis.extra import numpy as hnp
 
 from sparsejax.components import wide_counts
 from sparsejax.components.wide_counts import Limbs
-from sparsejax.selection import search
+from sparsejax.selection import counting, positions, search
+from sparsejax.selection.groups import Groups
 
 SHAPES = ((3, 4, 5), (2, 6), (40,), (4, 3))
 SIZES = [int(np.prod(shape)) for shape in SHAPES]
 # Groups of leaves; slices of the first leaf that are layers; one for all.
 GROUPS = {
-  "one": search.Groups((None,) * 4, (0, 0, 0, 0), (0, 60, 72, 112)),
-  "in another order": search.Groups(
+  "one": Groups((None,) * 4, (0, 0, 0, 0), (0, 60, 72, 112)),
+  "in another order": Groups(
     (None,) * 4, (1, 0, 1, 0), (40, 12, 0, 0), min_count=3
   ),
-  "slices": search.Groups(
+  "slices": Groups(
     (1, None, None, None), (0, 1, 1, 0, 1, 2, 0), (0, 0, 15, 15, 30, 0, 30)
   ),
 }
@@ -36,7 +37,7 @@ def compiled(name, limbs):
     chosen = search.select(
       scores, counts, groups, valid=valid, shuffle=lambda: bits
     )
-    return chosen, search.count_active(chosen, groups)
+    return chosen, counting.count_active(chosen, groups)
 
   return jax.jit(run)
 
@@ -74,16 +75,16 @@ def test_two_limbs_select_what_an_int32_does(name, limbs, data):
 
 
 def test_places_have_a_word_for_chunks_and_one_for_what_is_inside():
-  groups = search.Groups((None,), (0,), (0,), limbs=Limbs())
+  groups = Groups((None,), (0,), (0,), limbs=Limbs())
   shape = (80, 8192, 28672)
   chunk, index = jax.eval_shape(
     lambda: [
       [x.make(*x.inputs) for x in words]
-      for words in search._order([shape], groups)
+      for words in positions.words_of([shape], groups)
     ]
   )
   assert chunk[0].shape == index[0].shape == shape
-  assert search._axes_of_chunks(shape, [0, 1, 2], 2**31 - 1) == [0]
-  assert search._axes_of_chunks(shape, [0, 1, 2], 2**28) == [0]
-  assert search._axes_of_chunks(shape, [0, 1, 2], 2**27) == [0, 1]
-  assert search._axes_of_chunks(shape, [0, 1, 2], 2**36) == []
+  assert positions._axes_of_chunks(shape, [0, 1, 2], 2**31 - 1) == [0]
+  assert positions._axes_of_chunks(shape, [0, 1, 2], 2**28) == [0]
+  assert positions._axes_of_chunks(shape, [0, 1, 2], 2**27) == [0, 1]
+  assert positions._axes_of_chunks(shape, [0, 1, 2], 2**36) == []

@@ -45,6 +45,7 @@ METHODS = {
   "optg": sparsejax.optg(
     0.9, steps_per_epoch=1, epochs=4, score_learning_rate=0.1
   ),
+  "top_kast": sparsejax.top_kast(0.9, backward_sparsity=0.7),
 }
 
 
@@ -78,6 +79,7 @@ def traced(method, params, **kwargs):
     (8_192_000_000, "granet"),
     (69_501_059_072, "granet"),
     (69_501_059_072, "optg"),
+    (69_501_059_072, "top_kast"),
     *(
       pytest.param(size, name, marks=pytest.mark.slow)
       for size in NETWORKS
