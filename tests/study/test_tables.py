@@ -79,7 +79,7 @@ def test_what_is_not_trained():
 
 
 @pytest.mark.parametrize(
-  "kind", tiers.every(8, BUILT), ids=lambda kind: kind.name
+  "kind", tiers.every(12, BUILT), ids=lambda kind: kind.name
 )
 def test_a_row_builds_at_full_size(kind, tmp_path):
   if kind.row.after is not None:

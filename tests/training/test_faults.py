@@ -151,6 +151,7 @@ def test_full_disk_stops_a_run_that_resumes_once_there_is_space(
     trainer.assert_same_run(workdir, uninterrupted)
 
 
+@pytest.mark.faults
 def test_second_run_on_a_workdir_is_refused_and_the_first_is_not_disturbed(
   tmp_path, uninterrupted
 ):

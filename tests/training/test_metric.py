@@ -188,6 +188,7 @@ def test_the_last_removal_is_part_of_the_result(by_train_loss, tmp_path):
   assert_same_state(resumed.state, outcome.state)
 
 
+@pytest.mark.slow
 def test_the_first_gradient_of_an_epoch_is_taken_at_its_masks(
   by_train_loss, tmp_path
 ):
