@@ -6,16 +6,22 @@ of their own, and the tests that say so (`side_by_side.OPTIMIZED`), compile as
 users do, and so do all with
 
     XLA_FLAGS= python -m pytest
+
+All processes share one folder of compiled programs, so that none compiles what
+another one has; it is removed at the end. `JAX_ENABLE_COMPILATION_CACHE=false`
+compiles everything anew.
 """
 
+import atexit
 import os
+import shutil
+import tempfile
 import time
 
 import hypothesis
 import jax
 import pytest
 from helpers import faults
-from jax.experimental.compilation_cache import compilation_cache
 
 QUICK = "--xla_backend_optimization_level=0"
 if jax.__version_info__ < (0, 11):  # Later there are no other emitters.
@@ -23,6 +29,15 @@ if jax.__version_info__ < (0, 11):  # Later there are no other emitters.
 
 # Read when the first device is used, and by processes that the tests start.
 os.environ.setdefault("XLA_FLAGS", QUICK)
+
+# For this process, and for those that it starts: of xdist, and of tests.
+CACHE = "JAX_COMPILATION_CACHE_DIR"
+if CACHE not in os.environ:
+  os.environ[CACHE] = tempfile.mkdtemp(prefix="sparsejax-compiled-")
+  atexit.register(shutil.rmtree, os.environ[CACHE], ignore_errors=True)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+jax.config.update("jax_compilation_cache_dir", os.environ[CACHE])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 # What passes today passes tomorrow.
 hypothesis.settings.register_profile("same_cases", derandomize=True)
@@ -60,20 +75,3 @@ def pytest_xdist_make_scheduler(config, log):
 
   config.option.loadscopereorder = False  # By the number of tests.
   return LoadFileScheduling(config, log)
-
-
-@pytest.fixture(scope="module")
-def compile_once(tmp_path_factory):
-  """Keeps compiled programs, so that a resume does not compile again."""
-  settings = {
-    "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-    "jax_persistent_cache_min_compile_time_secs": 0.0,
-  }
-  before = {name: getattr(jax.config, name) for name in settings}
-  for name, value in settings.items():
-    jax.config.update(name, value)
-  compilation_cache.reset_cache()
-  yield
-  for name, value in before.items():
-    jax.config.update(name, value)
-  compilation_cache.reset_cache()

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import tiers
 from oracles import at_init as oracle, ranking
 
 import sparsejax
@@ -290,7 +291,8 @@ SCOPES = {
   ("name", "scope"),
   [
     *((name, "global") for name in CRITERIA),
-    *((name, scope) for name in ("snip", "synflow") for scope in SCOPES),
+    *(("snip", scope) for scope in SCOPES),
+    *tiers.every(9, [("synflow", scope) for scope in SCOPES]),
   ],
 )
 def test_counts_are_exact(name, scope):

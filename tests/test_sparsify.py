@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import tiers
 
 import sparsejax
 from sparsejax.analysis import flops
@@ -81,7 +82,7 @@ def test_raw_and_typed_keys_give_the_same_masks():
   chex.assert_trees_all_equal(first[0].masks, first[1].masks)
 
 
-@pytest.mark.parametrize("impl", ["rbg", "unsafe_rbg"])
+@pytest.mark.parametrize("impl", tiers.every(2, ["rbg", "unsafe_rbg"]))
 def test_other_generators_work(impl):
   key = jax.random.key(0, impl=impl)
   method = sparsejax.sparse_evolution(

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import tiers
 from hypothesis import given, settings, strategies as st
 from oracles import structured
 
@@ -212,11 +213,13 @@ GRANULARITIES = {
     functools.partial(check_lines, rows=1, columns=2),
   ),
 }
+# Each granularity with some method.
+ALWAYS = [(i, NAMES[(2 * i + 4) % len(NAMES)]) for i in range(0, 4, 2)]
 PAIRS = [
   pytest.param(
     granularity,
     name,
-    marks=() if name == NAMES[(2 * i + 4) % len(NAMES)] else pytest.mark.slow,
+    marks=() if (i, name) in ALWAYS else tiers.SLOW,
   )
   for i, granularity in enumerate(GRANULARITIES)
   for name in NAMES
@@ -295,7 +298,7 @@ def test_places_and_highest_rank_as_sorting_does(data):
     assert np.flatnonzero(kept[:, column]).tolist() == sorted(ranked[:count])
 
 
-@pytest.mark.parametrize("granularity", GRANULARITIES)
+@pytest.mark.parametrize("granularity", tiers.every(2, GRANULARITIES))
 def test_resumed_equals_uninterrupted(granularity):
   how, sparsity, _ = GRANULARITIES[granularity]
   method = methods_of(how, sparsity)["granet"]

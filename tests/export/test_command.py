@@ -3,8 +3,6 @@
 import html
 import json
 import re
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -79,6 +77,7 @@ def test_bad_input_is_one_line(run, tmp_path, capsys, argv, message):
   assert line.startswith("error: ") and message in line
 
 
+@pytest.mark.slow
 def test_a_run_in_lanes_is_exported_as_any_other(tmp_path, monkeypatch):
   workdir, folder = tmp_path / "run", tmp_path / "out"
   argv = ["--config=set_mlp:set,runlocal", "--config.model.layout=sparse"]
@@ -197,9 +196,8 @@ def test_times_are_measured_in_turns():
 
 def test_a_transformer_becomes_a_llama(tmp_path):
   workdir = tmp_path / "run"
-  command = [sys.executable, "-m", "sparsejax.train", f"--workdir={workdir}"]
   config = "--config=lm:granet,sparsity=0.5,runlocal"
-  subprocess.run([*command, config], check=True, stdout=subprocess.DEVNULL)
+  assert train.main([config, f"--workdir={workdir}"]) == 0
   argv = [str(workdir), "--to=llama", "--seconds=0.01"]
   assert __main__.main(argv) == 0
   assert (workdir / "export" / "llama" / llama.WEIGHTS).is_file()

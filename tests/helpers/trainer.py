@@ -21,7 +21,6 @@ def start(
   *args,
   config="configs/digits.py",
   options="set,sparsity=0.9",
-  cache=None,
   env=None,
   program=("-m", "sparsejax.train"),
   **output,
@@ -38,7 +37,7 @@ def start(
     command,
     cwd=ROOT,
     # Users compile with all optimizations, unlike `conftest.py`.
-    env={**os.environ, "XLA_FLAGS": "", **_cached(cache), **(env or {})},
+    env={**os.environ, "XLA_FLAGS": "", **(env or {})},
     text=True,
     **({"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | output),
   )
@@ -86,17 +85,6 @@ def finish(process: subprocess.Popen, *, seconds: float = 240):
 
 def run(workdir, *args, **kwargs):
   return finish(start(workdir, *args, **kwargs))
-
-
-def _cached(cache) -> dict[str, str]:
-  """Returns the variables for a compilation cache shared by all starts."""
-  if cache is None:
-    return {}
-  return {
-    "JAX_COMPILATION_CACHE_DIR": str(cache),
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
-  }
 
 
 def wait_for(process: subprocess.Popen, condition, *, seconds: float = 180):

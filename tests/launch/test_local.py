@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from helpers import trainer
+from helpers import tiers, trainer
 
 SCRIPT = trainer.ROOT / "launch" / "local.sh"
 
@@ -67,7 +67,9 @@ def test_trains_in_two_processes(start, tmp_path):
 
 @pytest.mark.parametrize(
   "number, index, status",
-  [(signal.SIGKILL, 1, 128 + 9), (signal.SIGTERM, None, 128 + 15)],
+  tiers.every(
+    2, [(signal.SIGKILL, 1, 128 + 9), (signal.SIGTERM, None, 128 + 15)]
+  ),
   ids=["one killed", "stopped"],
 )
 def test_all_processes_end_together(start, tmp_path, number, index, status):

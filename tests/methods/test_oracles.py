@@ -319,14 +319,10 @@ CASES = [
 ALWAYS = (
   "static",
   "one_shot",
-  "one_shot rate regrows",
   "gmp by taylor",
-  "gmp kept from a half",
   "gmp between grid points",
-  "granet uniform",
   "granet from a half",
   "rigl",
-  "rigl_itop",
   "set by sign, epsilon",
 )
 

@@ -550,13 +550,8 @@ CASES = [
   dsr("dsr", 0.7, target=20, threshold=1e-2),
   dsr("dsr, nearly dense", 0.1, target=60, threshold=1e-1),
 ]
-ALWAYS = (
-  "accset, bent, epsilon",
-  "set_itop, never active first",
-  "snfs",
-  "dsr",
-)
-FIRST_GRADIENTS_ALWAYS = ("lset, bent, near active", "set, masks first")
+ALWAYS = ("accset, bent, epsilon", "snfs")
+FIRST_GRADIENTS_ALWAYS = ("set, masks first",)
 
 
 def restarts_at(calls):

@@ -260,9 +260,9 @@ def pairs(cases, optimizers):
       case,
       OPTIMIZERS[name],
       id=f"{case.name}, {name}",
-      marks=tiers.SLOW if i else (),
+      marks=tiers.SLOW if i or number % 2 else (),
     )
-    for case in cases
+    for number, case in enumerate(cases)
     for i, name in enumerate(optimizers)
   ]
 

@@ -293,12 +293,7 @@ CASES = [
   *line_cases(1, 2),
   *line_cases(0, 3),
 ]
-ALWAYS = (
-  "filters granet",
-  "blocks set",
-  "1:2 granet",
-  "1 per row and 2 per column granet",
-)
+ALWAYS = ("filters granet", "1:2 granet")
 
 
 @pytest.mark.parametrize(

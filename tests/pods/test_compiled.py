@@ -21,9 +21,10 @@ def cpu():
 
 
 def check_counts_only(begin, update):
-  assert begin.collectives == []
-  assert {name for name, _ in update.collectives} == {"all-reduce"}
-  assert max(size for _, size in update.collectives) <= SMALL
+  """Random first masks are counted, too."""
+  assert update.collectives != []
+  for name, size in (*begin.collectives, *update.collectives):
+    assert name == "all-reduce" and size <= SMALL
 
 
 @pytest.mark.parametrize("pod", pods.PODS)

@@ -46,8 +46,6 @@ SMALL = (
   "--config.plasticity.every_epochs=4.0",
 )
 
-pytestmark = pytest.mark.usefixtures("compile_once")
-
 
 def call(workdir, *args, config="plasticity:digits,runlocal"):
   return study.main([f"--config={config}", f"--workdir={workdir}", *args])

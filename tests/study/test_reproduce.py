@@ -77,9 +77,6 @@ TABLE = papers.Table(
 """
 
 
-pytestmark = pytest.mark.usefixtures("compile_once")
-
-
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
   """A user's file with a table."""

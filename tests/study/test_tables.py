@@ -79,7 +79,7 @@ def test_what_is_not_trained():
 
 
 @pytest.mark.parametrize(
-  "kind", tiers.every(8, BUILT), ids=lambda kind: kind.name
+  "kind", tiers.every(12, BUILT), ids=lambda kind: kind.name
 )
 def test_a_row_builds_at_full_size(kind, tmp_path):
   if kind.row.after is not None:
@@ -101,7 +101,7 @@ def test_a_row_builds_at_full_size(kind, tmp_path):
   tiers.some(TRAINED, lambda kind: kind.name == QUICKEST),
   ids=lambda kind: kind.name,
 )
-def test_a_row_starts_stops_and_resumes(kind, tmp_path, compile_once):
+def test_a_row_starts_stops_and_resumes(kind, tmp_path):
   runs = tables.plan(
     kind.table,
     [kind.row],

@@ -10,6 +10,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from helpers import tiers
 from helpers.stopping import StopAfter
 
 import sparsejax
@@ -51,8 +52,6 @@ FALLING = (
   "--config.select_checkpoint=best",
 )
 SAVED = {"test_accuracy": 0.5}
-
-pytestmark = pytest.mark.usefixtures("compile_once")
 
 
 def test_best_is_among_the_sparsest_and_newest_on_ties():
@@ -214,7 +213,7 @@ def test_summary_has_the_mask_updates_of_the_whole_run(whole):
   assert seconds is None or seconds >= 0
 
 
-@pytest.mark.parametrize("dispatches", [1, 3, 4])
+@pytest.mark.parametrize("dispatches", tiers.every(3, [3, 1, 4]))
 def test_resumed_run_selects_the_same_checkpoint(whole, tmp_path, dispatches):
   _, wanted, _ = whole
   stopped, _ = run(tmp_path, stop=StopAfter(dispatches))

@@ -19,8 +19,6 @@ CONFIG = pathlib.Path(__file__).parents[2] / "configs" / "digits.py"
 MODEL = "--config.model.hidden=(24, 12)"
 TOTAL = 64 * 24 + 24 * 12 + 12 * 10
 
-pytestmark = pytest.mark.usefixtures("compile_once")
-
 
 def argv(options, *changes):
   return [f"--config={CONFIG}:{options},runlocal", MODEL, *changes]

@@ -535,7 +535,7 @@ def test_full_disk_is_reported_and_loses_nothing(tmp_path):
     assert steps_on_disk(disk) == [1, 3]
 
 
-@pytest.mark.parametrize("inodes", tiers.every(7, range(3, 24)))
+@pytest.mark.parametrize("inodes", tiers.every(11, range(3, 24)))
 def test_no_thread_waits_for_a_save_that_a_full_disk_stopped(tmp_path, inodes):
   """One that did would keep the process from ending for 20 minutes."""
   state = train_state()

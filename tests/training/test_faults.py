@@ -29,15 +29,10 @@ STEPS = 40 * 22
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-  return tmp_path_factory.mktemp("compiled")
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory, cache):
+def uninterrupted(tmp_path_factory):
   """The workdir of a run without faults."""
   workdir = tmp_path_factory.mktemp("runs") / "uninterrupted"
-  status, out, err = trainer.run(workdir, *MANY_SAVES, cache=cache)
+  status, out, err = trainer.run(workdir, *MANY_SAVES)
   assert status == 0, out + err
   assert trainer.last_step(workdir) == STEPS
   return workdir
@@ -45,39 +40,41 @@ def uninterrupted(tmp_path_factory, cache):
 
 @pytest.mark.faults
 def test_run_with_all_faults_equals_an_uninterrupted_one(
-  tmp_path, uninterrupted, cache
+  tmp_path, uninterrupted
 ):
   workdir = tmp_path / "run"
-  kill_while_it_starts(workdir, cache)
-  kill_at_random_moments(workdir, cache)
+  kill_while_it_starts(workdir)
+  kill_at_random_moments(workdir)
   break_the_last_line(workdir)
-  kill_during_a_save(workdir, cache)
-  terminate(workdir, cache)
+  kill_during_a_save(workdir)
+  terminate(workdir)
   newest, older = damage_the_newest_checkpoint(workdir)
   # Without the cache: newly compiled programs continue identically.
-  status, out, err = trainer.run(workdir, *MANY_SAVES)
+  status, out, err = trainer.run(
+    workdir, *MANY_SAVES, env={"JAX_ENABLE_COMPILATION_CACHE": "false"}
+  )
   assert status == 0, out + err
   assert f"checkpoint {newest} is damaged" in out
   assert f"Resuming from step {older}" in out
   trainer.assert_same_run(workdir, uninterrupted)
 
 
-def kill_while_it_starts(workdir, cache) -> None:
-  process = trainer.start(workdir, *MANY_SAVES, cache=cache)
+def kill_while_it_starts(workdir) -> None:
+  process = trainer.start(workdir, *MANY_SAVES)
   trainer.wait_for(process, (workdir / "config.json").exists)
   process.kill()
   trainer.finish(process)
   assert trainer.saved_steps(workdir) == []
 
 
-def kill_at_random_moments(workdir, cache) -> None:
+def kill_at_random_moments(workdir) -> None:
   """Kills at random steps in the first two thirds, after random delays."""
   moments = random.Random(7)
   for left in range(KILLS, 0, -1):
     saved = max(trainer.saved_steps(workdir), default=0)
     reach = max((2 * STEPS // 3 - saved) // left, 2)
     step = saved + moments.randrange(1, reach)
-    process = trainer.start(workdir, *MANY_SAVES, cache=cache)
+    process = trainer.start(workdir, *MANY_SAVES)
     trainer.wait_for(process, lambda at=step: trainer.last_step(workdir) >= at)
     time.sleep(moments.uniform(0, 0.03))
     process.kill()
@@ -90,7 +87,7 @@ def break_the_last_line(workdir) -> None:
     file.write('{"step": 99999, "loss": 0.1')
 
 
-def kill_during_a_save(workdir, cache) -> None:
+def kill_during_a_save(workdir) -> None:
   folder = workdir / "checkpoints"
   older = trainer.saved_steps(workdir)
 
@@ -99,15 +96,15 @@ def kill_during_a_save(workdir, cache) -> None:
 
   for leftover in folder.glob("*orbax-checkpoint-tmp*"):
     shutil.rmtree(leftover)  # From an earlier kill.
-  process = trainer.start(workdir, *MANY_SAVES, cache=cache)
+  process = trainer.start(workdir, *MANY_SAVES)
   trainer.wait_for(process, is_saving)
   process.kill()
   trainer.finish(process)
   assert set(trainer.saved_steps(workdir)) >= set(older[-1:])
 
 
-def terminate(workdir, cache) -> None:
-  process = trainer.start(workdir, *MANY_SAVES, cache=cache)
+def terminate(workdir) -> None:
+  process = trainer.start(workdir, *MANY_SAVES)
   trainer.wait_for(
     process, lambda: trainer.last_step(workdir) >= 3 * STEPS // 4
   )
@@ -133,12 +130,12 @@ def damage_the_newest_checkpoint(workdir) -> tuple[int, int]:
 
 @pytest.mark.faults
 def test_full_disk_stops_a_run_that_resumes_once_there_is_space(
-  tmp_path, uninterrupted, cache
+  tmp_path, uninterrupted
 ):
   disk = tmp_path / "disk"
   workdir = disk / "run"
   with small_disk(disk, 16_000_000):
-    process = trainer.start(workdir, *MANY_SAVES, cache=cache)
+    process = trainer.start(workdir, *MANY_SAVES)
     trainer.wait_for(process, lambda: len(trainer.saved_steps(workdir)) >= 2)
     fill(disk / "ballast")
     status, out, err = trainer.finish(process)
@@ -147,22 +144,23 @@ def test_full_disk_stops_a_run_that_resumes_once_there_is_space(
     assert "disk is full" in err or "No space left" in err
     newest = trainer.saved_steps(workdir)[-1]
     (disk / "ballast").unlink()
-    status, out, err = trainer.run(workdir, *MANY_SAVES, cache=cache)
+    status, out, err = trainer.run(workdir, *MANY_SAVES)
     assert status == 0, out + err
     assert f"Resuming from step {newest}" in out
     assert "damaged" not in out
     trainer.assert_same_run(workdir, uninterrupted)
 
 
+@pytest.mark.faults
 def test_second_run_on_a_workdir_is_refused_and_the_first_is_not_disturbed(
-  tmp_path, uninterrupted, cache
+  tmp_path, uninterrupted
 ):
   workdir = tmp_path / "run"
-  first = trainer.start(workdir, *MANY_SAVES, cache=cache)
+  first = trainer.start(workdir, *MANY_SAVES)
   trainer.wait_for(first, lambda: trainer.saved_steps(workdir))
   # Stopped, so that it is not done before the second one starts.
   first.send_signal(signal.SIGSTOP)
-  status, _, err = trainer.run(workdir, *MANY_SAVES, cache=cache)
+  status, _, err = trainer.run(workdir, *MANY_SAVES)
   first.send_signal(signal.SIGCONT)
   assert status == 2
   assert f"{workdir} is in use by process {first.pid} on" in err
@@ -172,16 +170,13 @@ def test_second_run_on_a_workdir_is_refused_and_the_first_is_not_disturbed(
   trainer.assert_same_run(workdir, uninterrupted)
 
 
-def test_non_finite_loss_stops_the_run_and_keeps_its_checkpoint(
-  tmp_path, cache
-):
+def test_non_finite_loss_stops_the_run_and_keeps_its_checkpoint(tmp_path):
   # Only weight decay moves the weights: by a factor of -1.3 per step.
   status, out, err = trainer.run(
     tmp_path,
     *MANY_SAVES,
     "--config.optimizer.learning_rate=1e-9",
     "--config.optimizer.weight_decay=1.5e9",
-    cache=cache,
   )
   assert status == 3, out + err
   newest = trainer.saved_steps(tmp_path)[-1]

@@ -83,7 +83,6 @@ def test_a_killed_run_resumes_bit_for_bit(tmp_path, number):
   options = {
     "config": CONFIG,
     "options": "granet,runlocal",
-    "cache": tmp_path / "cache",
   }
   longer = ("--config.epochs=60", "--config.checkpoint_every_epochs=6")
   status, out, error = trainer.run(tmp_path / "whole", *longer, **options)

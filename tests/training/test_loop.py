@@ -46,9 +46,6 @@ def experiment(options, *changes):
   return build.build(command.parse(argv).config)
 
 
-pytestmark = pytest.mark.usefixtures("compile_once")
-
-
 def run(chosen, workdir, *, stop=None):
   lines = []
   reporter = Reporter(

@@ -24,27 +24,22 @@ VICTIMS = pytest.mark.parametrize("victim", [1, 0])
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-  return tmp_path_factory.mktemp("compiled")
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory, cache):
+def uninterrupted(tmp_path_factory):
   """The workdir of a two-process run without faults."""
   workdir = tmp_path_factory.mktemp("runs") / "two"
-  statuses, outputs = together.finish(together.start(workdir, cache=cache))
+  statuses, outputs = together.finish(together.start(workdir))
   assert statuses == [0, 0], outputs
   return workdir
 
 
 @pytest.fixture
-def run(tmp_path, cache, uninterrupted):
+def run(tmp_path, uninterrupted):
   """Starts a run whose newest checkpoint, after the fault, is resumed."""
   workdir = tmp_path / "run"
   started = []
 
   def start(*args, **kwargs):
-    started.extend(together.start(workdir, 2, *args, cache=cache, **kwargs))
+    started.extend(together.start(workdir, 2, *args, **kwargs))
     return workdir, started
 
   yield start
@@ -52,7 +47,7 @@ def run(tmp_path, cache, uninterrupted):
   if (workdir / "summary.json").exists():
     return
   step = max(trainer.saved_steps(workdir))
-  statuses, outputs = together.finish(together.start(workdir, cache=cache))
+  statuses, outputs = together.finish(together.start(workdir))
   assert statuses == [0, 0], outputs
   assert f"Resuming from step {step}" in outputs[0]
   assert "damaged" not in outputs[0]
@@ -166,21 +161,17 @@ def test_exception_in_one_ends_the_other(run, victim):
   assert statuses[1 - victim] == LOST, outputs
 
 
-def test_full_disk_that_has_the_log_too_ends_both(
-  tmp_path, cache, uninterrupted
-):
+def test_full_disk_that_has_the_log_too_ends_both(tmp_path, uninterrupted):
   disk = tmp_path / "disk"
   workdir = disk / "run"
   with small_disk(disk, 16_000_000):
     with open(disk / "log", "w") as log:
-      started = together.start(
-        workdir, cache=cache, stdout=log, stderr=subprocess.STDOUT
-      )
+      started = together.start(workdir, stdout=log, stderr=subprocess.STDOUT)
       wait_for_a_save(workdir, started)
       fill(disk / "ballast")
       statuses, _ = finish(started)
     assert statuses == [2, 2]
     (disk / "ballast").unlink()
-    statuses, outputs = together.finish(together.start(workdir, cache=cache))
+    statuses, outputs = together.finish(together.start(workdir))
     assert statuses == [0, 0], outputs
     trainer.assert_same_run(workdir, uninterrupted)

@@ -43,9 +43,6 @@ def experiment(method, *changes):
   return build.build(command.parse(argv).config)
 
 
-pytestmark = pytest.mark.usefixtures("compile_once")
-
-
 def run(chosen, workdir, *, stop=None):
   return session.run(
     chosen,
@@ -191,6 +188,7 @@ def test_the_last_removal_is_part_of_the_result(by_train_loss, tmp_path):
   assert_same_state(resumed.state, outcome.state)
 
 
+@pytest.mark.slow
 def test_the_first_gradient_of_an_epoch_is_taken_at_its_masks(
   by_train_loss, tmp_path
 ):

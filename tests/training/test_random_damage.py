@@ -19,7 +19,7 @@ from helpers.stopping import StopAfter
 
 from sparsejax import train
 
-pytestmark = [pytest.mark.faults, pytest.mark.usefixtures("compile_once")]
+pytestmark = pytest.mark.faults
 
 OPTIONS = "static,sparsity=0.9"
 OLDER, NEWEST = 110, 121

@@ -27,22 +27,17 @@ OPTIONS = "set,sparsity=0.9"
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-  return str(tmp_path_factory.mktemp("compiled"))
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory, cache):
+def whole(tmp_path_factory):
   """The workdir of a run without faults."""
   workdir = tmp_path_factory.mktemp("runs") / "whole"
-  status, out, err = trainer.finish(start(workdir, cache))
+  status, out, err = trainer.finish(start(workdir))
   assert status == 0, out + err
   return workdir
 
 
-def start(workdir, cache) -> subprocess.Popen:
+def start(workdir) -> subprocess.Popen:
   env = {"XLA_FLAGS": os.environ["XLA_FLAGS"]}  # Compiles quickly.
-  return trainer.start(workdir, *CHANGES, options=OPTIONS, cache=cache, env=env)
+  return trainer.start(workdir, *CHANGES, options=OPTIONS, env=env)
 
 
 @dataclasses.dataclass
@@ -51,7 +46,6 @@ class Chain(phases.Phases):
 
   workdir: pathlib.Path
   whole: pathlib.Path
-  cache: str
   rng: random.Random
   events: list[str] = dataclasses.field(default_factory=list)
 
@@ -78,7 +72,7 @@ class Chain(phases.Phases):
       raise AssertionError(f"{self}: {error}") from error
 
   def start(self) -> subprocess.Popen:
-    return start(self.workdir, self.cache)
+    return start(self.workdir)
 
   def kill(self, newest: int) -> None:
     """Starts the run and kills it in a random phase."""
@@ -123,6 +117,6 @@ class Chain(phases.Phases):
 
 
 @pytest.mark.parametrize("number", range(CHAINS))
-def test_kills_at_random_moments(whole, cache, tmp_path, request, number):
+def test_kills_at_random_moments(whole, tmp_path, request, number):
   rng = faults.numbers(request)
-  assert Chain(tmp_path / "run", whole, cache, rng).run() >= KILLS
+  assert Chain(tmp_path / "run", whole, rng).run() >= KILLS

@@ -37,18 +37,13 @@ LEFT = (0, 2, command_line.LOST_PEER, command_line.TERMINATED)
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-  return str(tmp_path_factory.mktemp("compiled"))
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory, cache):
+def whole(tmp_path_factory):
   """Number of processes -> the workdir of a run without faults."""
 
   @functools.cache
   def train(count):
     workdir = tmp_path_factory.mktemp("runs") / str(count)
-    started = together.start(workdir, count, cache=cache)
+    started = together.start(workdir, count)
     statuses, outputs = together.finish(started, seconds=PATIENCE_SECONDS)
     assert statuses == [0] * count, outputs
     return workdir
@@ -63,7 +58,6 @@ class Chain(phases.Phases):
   workdir: pathlib.Path
   whole: pathlib.Path
   count: int
-  cache: str
   rng: random.Random
   events: list[tuple] = dataclasses.field(default_factory=list)
 
@@ -88,7 +82,7 @@ class Chain(phases.Phases):
 
   def start(self) -> list[subprocess.Popen]:
     join = f"--join_timeout_seconds={JOIN_SECONDS}"
-    return together.start(self.workdir, self.count, join, cache=self.cache)
+    return together.start(self.workdir, self.count, join)
 
   def lose(self, newest: int) -> None:
     """Starts the run, and loses a random process in a random phase."""
@@ -145,11 +139,9 @@ class Chain(phases.Phases):
 
 @pytest.mark.parametrize("number", range(3))
 @pytest.mark.parametrize("count", [2, 4])
-def test_losses_at_random_moments(
-  whole, cache, tmp_path, request, count, number
-):
+def test_losses_at_random_moments(whole, tmp_path, request, count, number):
   rng = faults.numbers(request)
-  chain = Chain(tmp_path / "run", whole(count), count, cache, rng)
+  chain = Chain(tmp_path / "run", whole(count), count, rng)
   try:
     chain.run()
   finally:

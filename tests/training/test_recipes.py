@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import tiers
 
 import sparsejax
 from sparsejax import at_init, command_line, models
@@ -54,7 +55,7 @@ def dense_weights(chosen):
   )
 
 
-@pytest.mark.parametrize("name", SCORED)
+@pytest.mark.parametrize("name", tiers.every(3, SCORED))
 def test_initial_masks_have_the_requested_sparsity(name):
   changes = ["--config.method.rounds=5"] if name == "synflow" else []
   chosen = small(f"{name},sparsity=0.8", *changes)
@@ -70,7 +71,7 @@ def test_initial_masks_have_the_requested_sparsity(name):
   )
 
 
-@pytest.mark.parametrize("name", ["snip", "grasp"])
+@pytest.mark.parametrize("name", tiers.every(2, ["snip", "grasp"]))
 def test_initial_masks_are_reproducible(name):
   masks, again = (
     sparsejax.get_masks(first_state(small(f"{name},seed=2")).opt_state)
@@ -274,7 +275,9 @@ def test_models_run_in_float64_for_scoring():
 # Small-Dense
 
 
-@pytest.mark.parametrize(("model", "sparsity"), [("mlp", 0.9), ("cnn", 0.5)])
+@pytest.mark.parametrize(
+  ("model", "sparsity"), tiers.every(2, [("mlp", 0.9), ("cnn", 0.5)])
+)
 def test_small_dense_has_the_size_of_the_sparse_network(model, sparsity):
   name = f"small_dense,sparsity={sparsity},model={model}"
   chosen = experiment(name)

@@ -34,9 +34,6 @@ BASE = "granet,sparsity=0.7,model=cnn,seed=5,runlocal"
 RETRAIN = "retrain,model=cnn,seed=5,runlocal"
 
 
-pytestmark = pytest.mark.usefixtures("compile_once")
-
-
 def argv(options, *changes):
   # Passing a tuple twice would concatenate its values.
   model = [] if any("channels" in change for change in changes) else MODEL

@@ -37,8 +37,6 @@ SHORT = (
 MLP = "--config.model.hidden=(32,)"
 SEEDS = (3, 4)
 
-pytestmark = pytest.mark.usefixtures("compile_once")
-
 
 def arguments(options, *changes):
   return [f"--config=digits:{options}", *SHORT, *changes]

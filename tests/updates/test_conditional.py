@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import tiers
 from helpers.side_by_side import ROUND_EACH_OPERATION
 
 import sparsejax
@@ -82,13 +83,16 @@ def branches(jaxpr):
 
 @pytest.mark.parametrize(
   "method",
-  [
-    sparsejax.granet(
-      0.8, initial_sparsity=0.5, end_step=6, every_steps=3, total_steps=9
-    ),
-    sparsejax.optg(0.8, steps_per_epoch=3, epochs=3, score_learning_rate=0.1),
-  ],
-  ids=["granet", "optg"],
+  tiers.every(
+    2,
+    [
+      sparsejax.optg(0.8, steps_per_epoch=3, epochs=3, score_learning_rate=0.1),
+      sparsejax.granet(
+        0.8, initial_sparsity=0.5, end_step=6, every_steps=3, total_steps=9
+      ),
+    ],
+  ),
+  ids=["optg", "granet"],
 )
 def test_networks_side_by_side_have_the_masks_of_each_alone(method):
   """Also where they are at different steps of the schedule."""

@@ -215,13 +215,8 @@ def limbs_of_six_bits(monkeypatch):
   jax.clear_caches()
 
 
-@pytest.mark.parametrize(
-  "name",
-  [
-    pytest.param(name, marks=() if name == "gmp" else pytest.mark.slow)
-    for name in SMALL_METHODS
-  ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMALL_METHODS)
 def test_two_limbs_train_as_an_int32_does(name, limbs_of_six_bits):
   method = SMALL_METHODS[name]
   narrow, counted = trained(method)
