@@ -41,5 +41,5 @@ TABLE = papers.Table(
     papers.Row("rigl-2:4", "lm:rigl,granularity=n_of_m,sparsity=0.5", {}),
     papers.Row("sr_ste-2:4", "lm:sr_ste", {}),
   ),
-  plot=papers.Plot(y=("bits_per_byte",), x="overall"),
+  plot=papers.Plot(y=("bits_per_byte",), x="overall", levels=("dense",)),
 )

@@ -16,11 +16,13 @@ class Line(NamedTuple):
     places: the (x, y) of all seeds at each place along the line; a place
       without any is left out.
     published: whether the numbers are those of a paper.
+    level: whether to draw the mean of y across the panel, without x.
   """
 
   label: str
   places: Sequence[Sequence[tuple[float, float]]]
   published: bool = False
+  level: bool = False
 
 
 class Panel(NamedTuple):
@@ -42,7 +44,7 @@ class Panel(NamedTuple):
 def plot_panels(
   rows: Sequence[Sequence[Panel]], path: pathlib.Path | Any
 ) -> None:
-  """Plot means over seeds, with one standard deviation, in a grid of panels.
+  """Plot means and sample deviations over seeds, in a grid of panels.
 
   Published numbers are hollow, on dashed lines of the same color.
 
@@ -61,7 +63,7 @@ def plot_panels(
   for panels, axes_of_row in zip(rows, grid, strict=True):
     for panel, axes in zip(panels, axes_of_row, strict=True):
       for line in panel.lines:
-        drawn = _draw(axes, line, names.index(line.label))
+        drawn = draw(axes, line, names.index(line.label))
         if drawn is not None:
           handles.setdefault(drawn.get_label(), drawn)
       axes.set_title(panel.title, fontsize=9)
@@ -79,13 +81,25 @@ def plot_panels(
   figure.savefig(path)
 
 
-def _draw(axes: Any, line: Line, number: int) -> Any:
-  """Draws a line; returns its handle, `None` if there is nothing to draw."""
+def draw(axes: Any, line: Line, number: int) -> Any:
+  """Draw a line.
+
+  Args:
+    axes: of matplotlib.
+    line: what to draw.
+    number: of the line, which gives its color and marker.
+
+  Returns:
+    Its handle for a legend; `None` if there is nothing to draw.
+  """
   places = [place for place in line.places if place]
   if not places:
     return None
   xs = [statistics.mean(x for x, _ in place) for place in places]
   ys = [statistics.mean(y for _, y in place) for place in places]
+  if line.level:
+    mean = statistics.mean(ys)
+    return axes.axhline(mean, color="gray", linestyle=":", label=line.label)
   color = style.COLORS[number % len(style.COLORS)]
   # Where colors repeat, markers differ.
   marker = style.MARKERS[
@@ -95,7 +109,7 @@ def _draw(axes: Any, line: Line, number: int) -> Any:
   handle = axes.errorbar(
     xs,
     ys,
-    [statistics.pstdev(y for _, y in place) for place in places]
+    [_deviation([y for _, y in place]) for place in places]
     if any(len(place) > 1 for place in places)
     else None,
     color=color,
@@ -107,3 +121,8 @@ def _draw(axes: Any, line: Line, number: int) -> Any:
     label=f"{line.label}, published" if line.published else line.label,
   )
   return handle
+
+
+def _deviation(values: Sequence[float]) -> float:
+  """Returns the sample standard deviation, 0 for a single run."""
+  return statistics.stdev(values) if len(values) > 1 else 0.0

@@ -24,7 +24,7 @@ def plot_plasticity(
 
   Columns are the sparsities of the runs, rows are without and with regrowth,
   and each line is a rate. Vertical red lines are drops of the learning rate.
-  Of several grids, lines are means and bands one standard deviation.
+  Of several grids, lines are means and bands one sample standard deviation.
 
   Args:
     folders: grids of the same protocol, such as those of several seeds.
@@ -98,7 +98,10 @@ def _panel(
       epochs, means, color=color, label=f"{rate:g}", marker="o", markersize=2.5
     )
     if max(map(len, by_epoch.values())) > 1:
-      spread = [statistics.pstdev(by_epoch[e]) for e in epochs]
+      spread = [
+        statistics.stdev(found) if len(found) > 1 else 0.0
+        for found in (by_epoch[e] for e in epochs)
+      ]
       low, high = (
         [m + sign * s for m, s in zip(means, spread, strict=True)]
         for sign in (-1, 1)

@@ -70,7 +70,10 @@ def _points(
       for row in rows
       if {plot.x, y} <= row.published.keys()
     ]
-    lines += [Line(name, ours), Line(name, published, published=True)]
+    lines += [
+      Line(name, ours, level=name in plot.levels),
+      Line(name, published, published=True),
+    ]
   return lines
 
 

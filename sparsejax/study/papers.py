@@ -60,10 +60,13 @@ class Plot(NamedTuple):
       epochs of a run.
     x: the horizontal axis of points, a name in `results.COLUMNS`; None for
       curves.
+    levels: lines of one point that are drawn across their panel, to compare the
+      others with.
   """
 
   y: tuple[str, ...]
   x: str | None = None
+  levels: tuple[str, ...] = ()
 
 
 class Table(NamedTuple):

@@ -51,8 +51,9 @@ def write_csv(records: Sequence[Mapping[str, Any]], path: pathlib.Path) -> None:
 
   Args:
     records: column -> value; columns appear in the order of first use.
-    path: file to write.
+    path: file to write; folders that it lacks are made.
   """
+  path.parent.mkdir(parents=True, exist_ok=True)
   names = list(dict.fromkeys(name for record in records for name in record))
   with open(path, "w", encoding="utf-8", newline="") as file:
     writer = csv.DictWriter(file, names, lineterminator="\n")

@@ -6,6 +6,7 @@ import pytest
 from helpers import records, tables
 
 from sparsejax import plots
+from sparsejax.plots import panels, style
 from sparsejax.plots.panels import Line
 from sparsejax.study import figures, papers, results, runs
 
@@ -71,6 +72,27 @@ def test_curves_have_the_values_of_all_seeds_at_each_epoch(tmp_path):
   ]
 
 
+def test_a_level_is_drawn_across_the_panel(tmp_path):
+  pytest.importorskip("matplotlib")
+  table = tables.table("transformer")
+  rows = {row.name: row for row in table.rows}
+  found = [
+    result(tmp_path / name / str(seed), rows[name], seed=seed, **summary)
+    for name, sparsity in (("dense", 0.0), ("gmp/0.8", 0.8), ("gmp/0.9", 0.9))
+    for seed in (0, 1)
+    for summary in [
+      {"sparsity": sparsity, "test_bits_per_byte": 2.25 + sparsity + seed}
+    ]
+  ]
+  ((panel,),) = figures.panels(table, found)
+  assert [line.label for line in panel.lines if line.level] == ["dense"]
+  axes = style.new_figure(3.0, 3.0).subplots()
+  drawn = {line.label: panels.draw(axes, line, 0) for line in panel.lines}
+  assert list(drawn["dense"].get_xdata()) == [0, 1]  # Of the width.
+  assert list(drawn["dense"].get_ydata()) == [2.75, 2.75]
+  assert list(drawn["gmp"].lines[0].get_xdata()) == [80, 90]
+
+
 @pytest.mark.parametrize("name", FIGURES)
 def test_every_figure_has_what_its_plot_needs(name):
   table = tables.table(name)
@@ -86,7 +108,7 @@ def test_every_figure_has_what_its_plot_needs(name):
   assert any(line.places for line in drawn)
 
 
-def test_figures_that_the_issue_names_exist():
+def test_the_papers_have_these_figures():
   assert set(FIGURES) - OURS == {
     "granet_fig4",
     "granet_fig15",
