@@ -77,20 +77,26 @@ def test_a_level_is_drawn_across_the_panel(tmp_path):
   table = tables.table("transformer")
   rows = {row.name: row for row in table.rows}
   found = [
-    result(tmp_path / name / str(seed), rows[name], seed=seed, **summary)
-    for name, sparsity in (("dense", 0.0), ("gmp/0.8", 0.8), ("gmp/0.9", 0.9))
-    for seed in (0, 1)
-    for summary in [
-      {"sparsity": sparsity, "test_bits_per_byte": 2.25 + sparsity + seed}
-    ]
+    result(tmp_path / name / str(seed), row, seed=seed, test_bits_per_byte=bits)
+    for name, row, base in (
+      ("dense", rows["dense"], 2.25),
+      ("gmp", rows["gmp/0.9"], 2.5),
+    )
+    for seed, bits in enumerate((base, base + 1))
   ]
   ((panel,),) = figures.panels(table, found)
   assert [line.label for line in panel.lines if line.level] == ["dense"]
   axes = style.new_figure(3.0, 3.0).subplots()
-  drawn = {line.label: panels.draw(axes, line, 0) for line in panel.lines}
+  drawn = {
+    line.label: panels.draw(axes, line, 0)
+    for line in panel.lines
+    if line.places
+  }
   assert list(drawn["dense"].get_xdata()) == [0, 1]  # Of the width.
   assert list(drawn["dense"].get_ydata()) == [2.75, 2.75]
-  assert list(drawn["gmp"].lines[0].get_xdata()) == [80, 90]
+  assert list(drawn["gmp"].lines[0].get_ydata()) == [3.0]
+  (segment,) = drawn["gmp"].lines[2][0].get_segments()  # Sample deviation.
+  assert segment[:, 1] == pytest.approx([3 - 0.5**0.5, 3 + 0.5**0.5])
 
 
 @pytest.mark.parametrize("name", FIGURES)
