@@ -1,6 +1,7 @@
 """The best checkpoint, and `config.select_checkpoint`."""
 
 import contextlib
+import functools
 import json
 import math
 import pathlib
@@ -10,7 +11,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from helpers import tiers
+from helpers import in_process, tiers
 from helpers.stopping import StopAfter
 
 import sparsejax
@@ -19,8 +20,6 @@ from sparsejax.plots import records
 from sparsejax.training import (
   initial_state,
   outcomes,
-  preemption,
-  session,
   sharding,
 )
 from sparsejax.training.checkpointing import (
@@ -31,7 +30,6 @@ from sparsejax.training.checkpointing import (
 )
 from sparsejax.training.config import build, command
 from sparsejax.training.reporting import results
-from sparsejax.training.reporting.reporter import Reporter
 
 CONFIG = pathlib.Path(__file__).parents[2] / "configs" / "digits.py"
 # The learning rate grows until weight decay shrinks all weights to zero, so
@@ -143,20 +141,13 @@ def test_checkpoint_without_an_accuracy_is_never_the_best(tmp_path):
   assert reading.saved_steps(tmp_path) == [1, 3, 4]
 
 
+@functools.cache
 def experiment(*changes):
   return build.build(command.parse([*FALLING, *changes]).config)
 
 
 def run(workdir, *changes, stop=None):
-  lines = []
-  reporter = Reporter(message=lines.append, progress=lambda at, row: None)
-  outcome = session.run(
-    experiment(*changes),
-    workdir,
-    stop=stop or preemption.StopRequest(),
-    reporter=reporter,
-  )
-  return outcome, lines
+  return in_process.run(experiment(*changes), workdir, stop=stop)
 
 
 def evaluations(workdir):

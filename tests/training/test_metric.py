@@ -6,7 +6,7 @@ import pathlib
 import jax
 import numpy as np
 import pytest
-from helpers import tiers
+from helpers import in_process, tiers
 from helpers.stopping import StopAfter
 from helpers.trainer import metrics as rows
 
@@ -15,13 +15,10 @@ from sparsejax import command_line
 from sparsejax.training import (
   dispatches,
   metric,
-  preemption,
-  session,
   sharding,
   train_step,
 )
 from sparsejax.training.config import build, command
-from sparsejax.training.reporting.reporter import Reporter
 
 CONFIG = pathlib.Path(__file__).parents[2] / "configs" / "digits.py"
 EPOCH = 20  # Steps.
@@ -38,20 +35,15 @@ SHORT = (
 BY_VALIDATION = "--config.metric=validation_loss"
 
 
+@functools.cache
 def experiment(method, *changes):
   argv = [f"--config={CONFIG}:{method},sparsity=0.7", *SHORT, *changes]
   return build.build(command.parse(argv).config)
 
 
 def run(chosen, workdir, *, stop=None):
-  return session.run(
-    chosen,
-    workdir,
-    stop=stop or preemption.StopRequest(),
-    reporter=Reporter(
-      message=lambda text: None, progress=lambda step, row: None
-    ),
-  )
+  outcome, _ = in_process.run(chosen, workdir, stop=stop)
+  return outcome
 
 
 def assert_same_state(one, other):

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 import pytest
-from helpers import tiers, trainer
+from helpers import in_process, tiers, trainer
 from helpers.stopping import StopAfter
 
 import sparsejax
@@ -20,12 +20,10 @@ from sparsejax.components import counts as counting
 from sparsejax.study import imp
 from sparsejax.training import (
   initial_state,
-  session,
   sharding,
   train_state,
 )
 from sparsejax.training.config import build, command
-from sparsejax.training.reporting.reporter import Reporter
 
 CONFIG = pathlib.Path(__file__).parents[2] / "configs" / "digits.py"
 # Batch norm, to have a model state; 22 steps in two dispatches.
@@ -181,15 +179,12 @@ def test_resumed_run_equals_an_uninterrupted_one(method, source, tmp_path):
   options = f"{method},model=cnn,seed=5,runlocal"
   changes = [f"--config.init_from={source}"] if method == "retrain" else []
   chosen = build.build(command.parse(argv(options, *changes)).config)
-  reporter = Reporter(
-    message=lambda text: None, progress=lambda step, row: None
-  )
   outcomes = []
   for name, stops in (("whole", [9]), ("stopped", [1, 9])):
     (tmp_path / name).mkdir()
     for after in stops:
-      outcome = session.run(
-        chosen, tmp_path / name, stop=StopAfter(after), reporter=reporter
+      outcome, _ = in_process.run(
+        chosen, tmp_path / name, stop=StopAfter(after)
       )
     outcomes.append(outcome)
   whole, resumed = outcomes
