@@ -1,9 +1,9 @@
 """Lets XLA compile quickly: most of the time that the tests take is compiling.
 
 HLO passes, fusion among them, are those of users; LLVM optimizes less, and on
-jax 0.10 XLA's older emitters make its input. Runs of the trainer in a process
-of their own, and the tests that say so (`side_by_side.OPTIMIZED`), compile as
-users do, and so do all with
+jax 0.10 XLA's older emitters make its input, as one module. Runs of the trainer
+in a process of their own, and the tests that say so (`side_by_side.OPTIMIZED`),
+compile as users do, and so do all with
 
     XLA_FLAGS= python -m pytest
 
@@ -26,6 +26,7 @@ from helpers import faults
 QUICK = "--xla_backend_optimization_level=0"
 if jax.__version_info__ < (0, 11):  # Later there are no other emitters.
   QUICK += " --xla_cpu_use_fusion_emitters=false"
+  QUICK += " --xla_cpu_parallel_codegen_split_count=1"
 
 # Read when the first device is used, and by processes that the tests start.
 os.environ.setdefault("XLA_FLAGS", QUICK)

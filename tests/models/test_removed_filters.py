@@ -45,7 +45,7 @@ def trained():
   tx = sparsejax.sparsify(
     optax.sgd(0.05, momentum=0.9), method, key=jax.random.key(1)
   )
-  state = tx.init(params)
+  state = jax.jit(tx.init)(params)
   params = sparsejax.apply_masks(params, state)
 
   def loss(params, stats, x):
@@ -157,7 +157,8 @@ def test_cutting_the_dead_half_of_the_filters_changes_no_output():
   assert counted.active_units * 2 == counted.total_units
   assert counted.active_units == counted.requested
   x = images(99, batch=8)
-  masked = model.apply({"params": params, "batch_stats": stats}, x, train=False)
+  apply = jax.jit(functools.partial(model.apply, train=False))
+  masked = apply({"params": params, "batch_stats": stats}, x)
   largest = np.abs(masked).max()  # Float32 rounds outputs of this size.
 
   def check(outputs):

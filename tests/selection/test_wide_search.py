@@ -52,7 +52,7 @@ def compiled(name, limbs):
     ("slices", Limbs(2, 3)),
   ],
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(data=st.data())
 def test_two_limbs_select_what_an_int32_does(name, limbs, data):
   scores = [

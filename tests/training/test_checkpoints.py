@@ -311,20 +311,21 @@ def damage(kind: str, path: pathlib.Path, at: float) -> None:
 
 
 @pytest.mark.parametrize(
-  ("kind", "at"),
+  ("kind", "at", "every"),
   [
-    ("flip", 0.3),
-    pytest.param("flip", 0.8, marks=tiers.SLOW),
-    pytest.param("empty", 0, marks=tiers.SLOW),
-    pytest.param("gone", 0, marks=tiers.SLOW),
+    ("flip", 0.3, 3),
+    pytest.param("flip", 0.3, 1, marks=tiers.SLOW),
+    pytest.param("flip", 0.8, 1, marks=tiers.SLOW),
+    pytest.param("empty", 0, 1, marks=tiers.SLOW),
+    pytest.param("gone", 0, 1, marks=tiers.SLOW),
   ],
 )
-def test_damage_to_any_file_is_detected(tmp_path, kind, at):
+def test_damage_to_any_file_is_detected(tmp_path, kind, at, every):
   states = {1: train_state(1), 2: train_state(2)}
   save_all(tmp_path / "whole", states)
   files = [p.relative_to(tmp_path) for p in files_of(tmp_path / "whole", 2)]
   fell_back = 0
-  for i, file in enumerate(files):
+  for i, file in enumerate(files[::every]):
     workdir = tmp_path / str(i)
     shutil.copytree(tmp_path / "whole", workdir)
     damage(kind, workdir / file.relative_to("whole"), at)
@@ -332,7 +333,7 @@ def test_damage_to_any_file_is_detected(tmp_path, kind, at):
     assert_same_bits(restored.state, states[restored.step])
     fell_back += restored.step == 1
     assert len(restored.skipped) == (restored.step == 1)
-  assert fell_back >= 3
+  assert fell_back >= 3 / every
 
 
 def test_flipped_bit_that_orbax_reads_is_detected(tmp_path):

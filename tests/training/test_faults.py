@@ -17,6 +17,7 @@ from helpers.disks import fill, small_disk
 
 from sparsejax import train
 
+DIGITS = "--config=configs/digits.py"
 KILLS = int(os.environ.get("SPARSEJAX_KILLS", "2"))
 # Short dispatches and many saves, so that random moments hit all of them.
 MANY_SAVES = (
@@ -26,6 +27,21 @@ MANY_SAVES = (
   "--config.log_every_steps=5",
 )
 STEPS = 40 * 22
+
+
+# The workdir of another run, which the tests of the ordinary tier read.
+SHORT = ("--config.epochs=1",)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+  """The workdir of a short run."""
+  workdir = tmp_path_factory.mktemp("runs") / "short"
+  argv = [f"{DIGITS}:set,sparsity=0.9", *SHORT, "--distributed=False"]
+  with pytest.MonkeyPatch.context() as patched:
+    patched.chdir(trainer.ROOT)
+    assert train.main([*argv, f"--workdir={workdir}"]) == 0
+  return workdir
 
 
 @pytest.fixture(scope="module")
@@ -170,13 +186,17 @@ def test_second_run_on_a_workdir_is_refused_and_the_first_is_not_disturbed(
   trainer.assert_same_run(workdir, uninterrupted)
 
 
-def test_non_finite_loss_stops_the_run_and_keeps_its_checkpoint(tmp_path):
+def test_non_finite_loss_stops_the_run_and_keeps_its_checkpoint(
+  tmp_path, capsys, here
+):
   # Only weight decay moves the weights: by a factor of -1.3 per step.
-  status, out, err = trainer.run(
-    tmp_path,
+  status, out, err = main(
+    capsys,
+    f"{DIGITS}:set,sparsity=0.9",
     *MANY_SAVES,
     "--config.optimizer.learning_rate=1e-9",
     "--config.optimizer.weight_decay=1.5e9",
+    f"--workdir={tmp_path}",
   )
   assert status == 3, out + err
   newest = trainer.saved_steps(tmp_path)[-1]
@@ -189,7 +209,7 @@ def test_non_finite_loss_stops_the_run_and_keeps_its_checkpoint(tmp_path):
 
 
 def main(capsys, *args) -> tuple[int, str, str]:
-  """Runs a command line in this process; it must fail before compiling."""
+  """Runs a command line in this process."""
   status = train.main([*args, "--distributed=False"])
   out, err = capsys.readouterr()
   return status, out, err
@@ -198,9 +218,6 @@ def main(capsys, *args) -> tuple[int, str, str]:
 @pytest.fixture
 def here(monkeypatch):
   monkeypatch.chdir(trainer.ROOT)
-
-
-DIGITS = "--config=configs/digits.py"
 
 
 @pytest.mark.parametrize(
@@ -269,43 +286,41 @@ def test_workdir_that_is_a_file_is_refused(tmp_path, capsys, here):
   assert f"`--workdir` {tmp_path / 'run'}" in err
 
 
-def test_workdir_of_another_config_is_refused(uninterrupted, capsys, here):
-  before = (uninterrupted / "summary.json").read_bytes()
+def test_workdir_of_another_config_is_refused(done, capsys, here):
+  before = (done / "summary.json").read_bytes()
   status, _, err = main(
     capsys,
     f"{DIGITS}:set,sparsity=0.8",
-    *MANY_SAVES,
+    *SHORT,
     "--config.seed=5",
-    f"--workdir={uninterrupted}",
+    f"--workdir={done}",
   )
   assert status == 2
   assert "`seed` is 0 there and 5 here" in err
   assert "`method.sparsity` is 0.9 there and 0.8 here" in err
-  assert (uninterrupted / "summary.json").read_bytes() == before
+  assert (done / "summary.json").read_bytes() == before
 
 
 def test_checkpoints_of_another_config_are_refused(
-  uninterrupted, tmp_path, capsys, here
+  done, tmp_path, capsys, here
 ):
-  shutil.copytree(uninterrupted / "checkpoints", tmp_path / "checkpoints")
+  shutil.copytree(done / "checkpoints", tmp_path / "checkpoints")
   status, _, err = main(
     capsys,
     f"{DIGITS}:set,sparsity=0.9,model=cnn",
-    *MANY_SAVES,
+    *SHORT,
     f"--workdir={tmp_path}",
   )
   assert status == 2
   assert '`model.name` is "mlp" there and "cnn" here' in err
 
 
-def test_finished_run_is_reported_again_and_not_changed(
-  uninterrupted, capsys, here
-):
+def test_finished_run_is_reported_again_and_not_changed(done, capsys, here):
   status, out, _ = main(
     capsys,
     f"{DIGITS}:set,sparsity=0.9",
-    *MANY_SAVES,
-    f"--workdir={uninterrupted}",
+    *SHORT,
+    f"--workdir={done}",
   )
   assert status == 0
   assert "finished; nothing was changed" in " ".join(out.split())

@@ -1,9 +1,5 @@
 """What the trainer says to someone who starts it for the first time."""
 
-import pathlib
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
@@ -68,41 +64,29 @@ def test_a_layer_that_is_emptied_is_named_with_the_way_out():
   assert "--config.method.scope=global_keep_alive" in found[0]
 
 
-def run(tmp_path, *options):
-  arguments = [RUN, *options, f"--workdir={tmp_path}"]
-  return subprocess.run(
-    [sys.executable, "-m", "sparsejax.train", *arguments],
-    capture_output=True,
-    text=True,
-    check=False,
-    cwd=pathlib.Path(tmp_path),
-  )
+def run(capsys, workdir, *options):
+  """Returns what a run that removes nearly all weights prints."""
+  sparse = ("--config.method.sparsity=0.9999", "--config.method.every_steps=1")
+  status = train.main([RUN, *sparse, *options, f"--workdir={workdir}"])
+  printed = capsys.readouterr()
+  assert status == command_line.DONE, printed.err
+  return printed.out
 
 
-def test_a_run_warns_of_layers_without_weights_and_of_late_schedules(tmp_path):
-  ended = run(
-    tmp_path,
-    "--config.method.sparsity=0.9999",
-    "--config.method.end_step=1000",
-    "--config.method.every_steps=1",
-  )
-  assert ended.returncode == 0, ended.stderr
-  warnings = [x for x in ended.stdout.splitlines() if x.startswith("warning:")]
+def test_a_run_warns_of_layers_without_weights_and_of_late_schedules(
+  capsys, tmp_path
+):
+  printed = run(capsys, tmp_path, "--config.method.end_step=1000")
+  warnings = [x for x in printed.splitlines() if x.startswith("warning:")]
   late = "warning: `config.method.end_step` is step 1000"
   assert warnings[0].startswith(late) and warnings[-1].startswith(late)
-  shown = " ".join(ended.stdout.split())
+  shown = " ".join(printed.split())
   assert "requested so far, 8 at the end of the schedule)" in shown
-  assert "0 s each" not in ended.stdout
+  assert "0 s each" not in printed
 
 
-def test_the_last_weight_of_a_layer_is_missed_at_once(tmp_path):
-  ended = run(
-    tmp_path,
-    "--config.method.sparsity=0.9999",
-    "--config.method.end_step=2",
-    "--config.method.every_steps=1",
-  )
-  lines = ended.stdout.splitlines()
+def test_the_last_weight_of_a_layer_is_missed_at_once(capsys, tmp_path):
+  lines = run(capsys, tmp_path, "--config.method.end_step=2").splitlines()
   named = [i for i, x in enumerate(lines) if "left no active weight in" in x]
   result = next(i for i, x in enumerate(lines) if "test accuracy" in x)
   assert named and named[0] < result

@@ -39,7 +39,8 @@ def steps(chosen, count):
 
 def test_microbatches_give_the_gradient_and_one_mask_update():
   # Every 4 steps: 8 steps of 4 microbatches have two mask updates, not eight.
-  options = ("granet,runlocal", "--config.method.every_steps=4")
+  small = "--config.model.hidden=(16,)"
+  options = ("granet,runlocal", "--config.method.every_steps=4", small)
   whole = experiment(*options)
   parts = experiment(*options, "--config.microbatches=4")
   for at, ((one, _), (other, _)) in enumerate(
