@@ -1,6 +1,7 @@
 """Summary: sparsity per layer and in total, requested and achieved."""
 
 import dataclasses
+import functools
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,7 +31,7 @@ from sparsejax.components.accumulators import ever_active
 from sparsejax.components.wide_counts import Counted
 from sparsejax.method import Layout
 from sparsejax.selection import counting
-from sparsejax.selection.groups import each_layer
+from sparsejax.selection.groups import Groups, each_layer
 from sparsejax.state import (
   SparseState,
   active_flags,
@@ -249,19 +250,16 @@ def _layers(
   if not layout.leaves:
     return []
   groups = each_layer(layout.axes, layout.sizes, sharded=layout.sharded)
-  count = jax.jit(lambda masks: counting.count_active(masks, groups))
-  active = np.asarray(count(active_flags(state.masks))).tolist()
+  active = np.asarray(_count(active_flags(state.masks), groups)).tolist()
   moved = [0] * len(active)
   weights = layout.take(params)
   if not any(isinstance(x, jax.ShapeDtypeStruct) for x in weights):
     masks = jax.tree.leaves(state.masks)
-    pairs = zip(masks, weights, strict=True)
-    nonzero = jax.jit(lambda pairs: count([~m & (p != 0) for m, p in pairs]))
-    moved = np.asarray(nonzero(list(pairs))).tolist()
+    moved = np.asarray(_count_moved(masks, weights, groups)).tolist()
   ever = [None] * len(active)
   if ever_active.name in state.accumulators:
     tree = state.accumulators[ever_active.name]
-    ever = np.asarray(count(jax.tree.leaves(tree))).tolist()
+    ever = np.asarray(_count(jax.tree.leaves(tree), groups)).tolist()
   requested = [None] * len(active)  # It counts units where there are some.
   if not state.units:
     each = np.asarray(state.requested)[1:].tolist()
@@ -274,6 +272,21 @@ def _layers(
   counted = zip(layout.sizes, active, requested, ever, macs, moved, strict=True)
   named = zip(layout.shapes.items(), counted, strict=True)
   return [LayerSummary(*layer, *numbers) for layer, numbers in named]
+
+
+# Functions of the module, because jax compiles anew for each new function.
+@functools.partial(jax.jit, static_argnames="groups")
+def _count(masks: list[Array], groups: Groups) -> Counted:
+  return counting.count_active(masks, groups)
+
+
+@functools.partial(jax.jit, static_argnames="groups")
+def _count_moved(
+  masks: list[Array], weights: list[Array], groups: Groups
+) -> Counted:
+  """Counts the inactive weights that are not 0."""
+  pairs = zip(masks, weights, strict=True)
+  return counting.count_active([~m & (p != 0) for m, p in pairs], groups)
 
 
 def _units(state: SparseState) -> list[UnitSummary]:

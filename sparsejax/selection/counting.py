@@ -68,10 +68,15 @@ def _count(flags, axis):
   counted = lax.reduce(
     tuple(flag.astype(jnp.int32) for flag in flags),
     (np.int32(0),) * len(flags),
-    lambda x, y: tuple(a + b for a, b in zip(x, y, strict=True)),
+    _added,
     dims,
   )
   return [jnp.atleast_1d(c) for c in counted]
+
+
+def _added(x, y):
+  """A function of the module: jax compiles anew for each new one, if eager."""
+  return tuple(a + b for a, b in zip(x, y, strict=True))
 
 
 def _count_at_once(flags, axis, limbs):

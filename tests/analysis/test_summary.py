@@ -82,6 +82,25 @@ def test_shapes_alone_are_counted_by_their_masks():
   assert sparsejax.summary(shapes, state).sparsity == 0.9
 
 
+def test_what_was_counted_once_is_not_compiled_again(caplog):
+  """Outside jit, as in a loop that checks the weights after every epoch."""
+  params = network()
+  state = sparse().init(params)
+  params = sparsejax.apply_masks(params, state)
+
+  def count():
+    caplog.clear()
+    sparsejax.assert_sparse(params, state)
+    sparsejax.summary(params, state)
+    sparsejax.stats(state)
+    return [x.message for x in caplog.records if "Compiling" in x.message]
+
+  jax.clear_caches()
+  with jax.log_compiles():
+    assert count()
+    assert not count()
+
+
 def test_an_average_of_sparse_networks_is_counted_as_it_is():
   params, other = network(), network(1)
   state = sparse().init(params)
