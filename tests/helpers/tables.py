@@ -1,8 +1,8 @@
 """The rows of all tables, grouped by the program that they compile to."""
 
 import functools
-import json
 import pathlib
+import re
 from typing import NamedTuple
 
 from sparsejax.study import papers, reproduce, runs
@@ -10,14 +10,14 @@ from sparsejax.study import papers, reproduce, runs
 ROOT = pathlib.Path(__file__).parents[2]
 PATHS = sorted((ROOT / "configs" / "tables").glob("*.py"))
 NAMES = [path.stem for path in PATHS]
+_NUMBER = re.compile(r"(?<==)-?[\d.]+(e-?\d+)?(?=,|$)")
 
 
 class Kind(NamedTuple):
-  """Rows whose programs differ only in numbers; the first of them."""
+  """Rows whose arguments differ only in numbers and classes; their first."""
 
   table: str
   row: papers.Row
-  key: str
 
   @property
   def name(self) -> str:
@@ -35,27 +35,24 @@ def plan(name, rows, workdir, *changes, runlocal=False) -> list[runs.Run]:
   )
 
 
-@functools.cache
-def kinds() -> tuple[Kind, ...]:
-  """One row per program, over all tables."""
-  found: dict[str, Kind] = {}
+def kinds() -> list[Kind]:
+  """One row for all that compile to the same program, over all tables.
+
+  By their arguments, because to parse the configs of all rows takes seconds.
+  """
+  found: dict[tuple[str, ...], Kind] = {}
   for name in NAMES:
-    for run in plan(name, table(name).rows, pathlib.Path("/runs")):
-      key = json.dumps(_without_numbers(run.config), sort_keys=True)
-      found.setdefault(key, Kind(name, run.row, key))
-  return tuple(found.values())
+    for row in table(name).rows:
+      if row.config is not None:
+        arguments = map(_without_numbers, (row.config, *row.changes))
+        key = (*arguments, str(row.after is None))
+        found.setdefault(key, Kind(name, row))
+  return list(found.values())
 
 
-# A number that is 0 may leave nothing to compute.
-def _without_numbers(value):
-  if isinstance(value, dict):
-    return {
-      key: _without_numbers(item)
-      for key, item in value.items()
-      if key not in ("init_from", "data")
-    }
-  if isinstance(value, list):
-    return [_without_numbers(item) for item in value]
-  if isinstance(value, bool) or not isinstance(value, int | float):
-    return value.partition("=")[0] if isinstance(value, str) else value
-  return "0" if value == 0 else "1"
+def _without_numbers(argument: str) -> str:
+  """A number that is 0 may leave nothing to compute."""
+  return _NUMBER.sub(
+    lambda found: "0" if float(found[0]) == 0 else "1",
+    argument.replace("cifar100", "cifar10"),
+  )

@@ -162,7 +162,7 @@ def test_csv_and_plot(runs, tmp_path_factory, capsys):
     (["nothing/*"], "'nothing/*' matches no run"),
     (["{runs}/unfinished"], "None of 1 runs is finished"),
     (["{runs}", "--plt", "x"], "unrecognized arguments: --plt x"),
-    (["{runs}", "--csv", "{runs}/no/x.csv"], "No such file or directory"),
+    (["{runs}", "--csv", "{runs}/a_file/x.csv"], "File exists"),
     (["{runs}/broken"], "summary.json is damaged: it is not JSON"),
     (["{runs}/other"], "summary.json is damaged: `method` is missing"),
   ],
@@ -172,6 +172,7 @@ def test_errors_are_one_line(runs, capsys, args, message):
     (runs / name).mkdir()
     (runs / name / "config.json").write_text("{}")
     (runs / name / "summary.json").write_text(text)
+  (runs / "a_file").touch()
   # Where the whole folder is compared, the broken runs must not be in it.
   for name in ("broken", "other") if "{runs}" in args else ():
     (runs / name / "config.json").unlink()

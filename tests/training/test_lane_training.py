@@ -1,14 +1,16 @@
 """Training in lanes: losses and masks of masked training, and errors."""
 
+import functools
 import json
 import pathlib
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import stopping, tiers, trainer
+from helpers import in_process, stopping, tiers, trainer
 
 import sparsejax
 from sparsejax import command_line, models, train
@@ -22,6 +24,7 @@ from sparsejax.training import (
 )
 from sparsejax.training.checkpointing import reading
 from sparsejax.training.config import build, command, sections
+from sparsejax.training.reporting import results, workdirs
 
 CONFIG = pathlib.Path(__file__).parents[2] / "configs" / "set_mlp.py"
 EVERY, STEPS = 3, 13
@@ -205,27 +208,42 @@ def finished(folder, layout):
   return json.loads((folder / "summary.json").read_text())
 
 
+@functools.cache
+def experiment():
+  """Returns the experiment in lanes, which compiles once."""
+  given = argv("unused", "--config.model.layout=sparse")
+  return build.build(command.parse(given).config)
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-  """Returns the workdir of a finished run in lanes."""
-  folder = tmp_path_factory.mktemp("whole") / "run"
-  finished(folder, "sparse")
-  return folder
+  """Returns the workdir of a finished run in lanes, and its outcome."""
+  folder = tmp_path_factory.mktemp("whole")
+  workdirs.claim(folder, experiment().config)
+  outcome, _ = in_process.run(experiment(), folder)
+  summary = results.summarize(experiment(), outcome)
+  workdirs.write_json(folder / workdirs.SUMMARY, summary)
+  return folder, outcome
 
 
 def test_a_resumed_run_equals_a_whole_one(whole, tmp_path):
-  summary = json.loads((whole / "summary.json").read_text())
+  folder, wanted = whole
+  summary = json.loads((folder / workdirs.SUMMARY).read_text())
   assert summary["mask_updates"] == 2
   assert summary["itop_rate"] is None
-  sparse = argv(tmp_path / "cut", "--config.model.layout=sparse")
-  stopped = train.main(sparse, stop=stopping.StopAfter(2))
-  assert stopped == outcomes.TERMINATED
-  assert train.main(sparse) == 0
-  trainer.assert_same_run(tmp_path / "cut", whole)
+  stop = stopping.StopAfter(2)
+  stopped, _ = in_process.run(experiment(), tmp_path, stop=stop)
+  assert stopped.status == outcomes.TERMINATED
+  resumed, _ = in_process.run(experiment(), tmp_path)
+  assert resumed.resumed_from_step == stopped.step
+  found, expected = map(sharding.fetch, (resumed.state, wanted.state))
+  chex.assert_trees_all_equal(found, expected)
+  assert trainer.metrics(tmp_path) == trainer.metrics(folder)
 
 
 @pytest.mark.parametrize("mode", ["rewind", "lr_rewind"])
 def test_a_masked_run_takes_its_weights_and_masks(whole, mode):
+  whole, _ = whole
   given = argv("unused", f"--config.init_from={whole}")
   config = command.parse(given).config.copy_and_resolve_references()
   with config.unlocked():
