@@ -437,7 +437,7 @@ def test_summary_counts_macs_that_no_mask_reduces():
   assert bare.macs is bare.flops is bare.dense_macs is None
 
 
-@pytest.mark.parametrize("masks_first", [False, True])
+@pytest.mark.parametrize("masks_first", tiers.every(2, [True, False]))
 def test_set_can_reset_the_optimizer_state_of_all_weights(masks_first):
   method = sparsejax.sparse_evolution(
     sparsity=0.5,

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import dead_channels
+from helpers import dead_channels, tiers
 
 from sparsejax.components import trees
 from sparsejax.export import program, shrink
@@ -39,7 +39,7 @@ np.save(sys.argv[3], found)
 """
 
 
-@pytest.mark.parametrize("inside", [True, False])
+@pytest.mark.parametrize("inside", tiers.every(2, [True, False]))
 def test_a_process_without_flax_and_this_package_runs_it(tmp_path, inside):
   apply, variables, x = network(channels=(4, 6))
   program.save(tmp_path, apply, variables, x, inside=inside)

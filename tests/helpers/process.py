@@ -7,7 +7,6 @@ masks after each step; then changes a mask in process 1, and tries to save.
 """
 
 import contextlib
-import functools
 import json
 import pathlib
 import sys
@@ -19,8 +18,8 @@ import sparsejax
 from sparsejax import train
 from sparsejax.training import (
   initial_state,
+  programs,
   sharding,
-  train_step,
   weight_sharding,
 )
 from sparsejax.training.checkpointing import checkpoints, digests
@@ -52,14 +51,9 @@ def main(index, count, port, workdir):
     shard=sharding.batch_sharder(mesh),
     gather=weight_sharding.gatherer(sharding.of(state.params)),
   )
-  split = sharding.replicate(chosen.dataset.train, mesh)
-  steps = jax.jit(
-    functools.partial(train_step.run_dispatch, setup),
-    donate_argnums=0,
-    out_shardings=(sharding.of(state), sharding.replicated(mesh)),
-  )
+  compiled = programs.compile(setup, chosen.dataset, state, mesh)
   for _ in range(chosen.steps.total):
-    state, _ = jax.block_until_ready(steps(state, split))
+    state, _ = compiled.train(state)
     masks = digests.tree_digests(sparsejax.get_masks(state.opt_state))
     step, found = int(sharding.fetch(state.step)), list(masks.values())
     print("masks", step, json.dumps(found), flush=True)

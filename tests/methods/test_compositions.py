@@ -248,7 +248,7 @@ def through_disk(tree):
 
 @pytest.mark.filterwarnings("ignore:Some donated buffers were not usable")
 @settings(
-  max_examples=settings().max_examples // 40,
+  max_examples=settings().max_examples // 80,
   deadline=None,
   suppress_health_check=list(HealthCheck),
   phases=(Phase.explicit, Phase.generate),  # Shrinking compiles for minutes.

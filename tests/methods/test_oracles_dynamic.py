@@ -733,6 +733,7 @@ def test_regrowth_is_shared_as_in_the_oracle(layers):
     )
 
 
+@tiers.SLOW
 def test_accset_settles_where_its_recursion_does_in_the_library():
   # Biases and the output layer are dense, as in the papers' network.
   params = {

@@ -144,7 +144,9 @@ def test_accset_settles_where_its_recursion_does_and_recovers():
   assert counts[-1] == 1800
 
 
-@pytest.mark.parametrize("share, settled", [(1.0, 1.0), (2.0, 2 / 1.7)])
+@pytest.mark.parametrize(
+  "share, settled", tiers.every(2, [(2.0, 2 / 1.7), (1.0, 1.0)])
+)
 def test_set_with_another_connectivity_settles(share, settled):
   method = sparsejax.sparse_evolution(
     sparsity=0.5, every_steps=1, total_steps=40, connectivity=share

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import tiers
 
 from sparsejax.components import leaves as leaves_lib
 from sparsejax.models import MODELS, cnn, layers, mlp, set_mlp
@@ -87,7 +88,9 @@ def test_parameter_counts_match_the_papers(
 @pytest.mark.parametrize(
   "name",
   # Transformers: tests/models/test_transformer.py.
-  sorted(set(MODELS) - {"mlp", "cnn", "set_mlp", "transformer", "vit"}),
+  tiers.every(
+    3, sorted(set(MODELS) - {"mlp", "cnn", "set_mlp", "transformer", "vit"})
+  ),
 )
 def test_bfloat16_keeps_float32_parameters_and_running_averages(name):
   model = MODELS[name](10, dtype="bfloat16")

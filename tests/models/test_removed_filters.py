@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
+from helpers import tiers
 from jax import lax
 
 import sparsejax
@@ -20,9 +22,9 @@ def images(seed, batch=BATCH):
   return jnp.asarray(rng.normal(size=(batch, SIZE, SIZE, 3)), jnp.float32)
 
 
-def trained():
+def trained(blocks):
   """ResNet-20 after GraNet on filters, from none to half of them pruned."""
-  model = resnet.resnet20(10)
+  model = resnet.resnet20(10).clone(blocks=blocks)
   start = jax.jit(functools.partial(model.init, train=False))
   variables = start(jax.random.key(0), images(0))
   params, stats = variables["params"], variables["batch_stats"]
@@ -151,8 +153,10 @@ def cut(params, stats, masks):
   return left, seen
 
 
-def test_cutting_the_dead_half_of_the_filters_changes_no_output():
-  model, params, stats, state = trained()
+# ResNet-8 and ResNet-20.
+@pytest.mark.parametrize("blocks", tiers.every(2, [1, 3]))
+def test_cutting_the_dead_half_of_the_filters_changes_no_output(blocks):
+  model, params, stats, state = trained((blocks,) * 3)
   counted = sparsejax.summary(params, state)
   assert counted.active_units * 2 == counted.total_units
   assert counted.active_units == counted.requested

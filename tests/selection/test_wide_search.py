@@ -46,7 +46,7 @@ def compiled(name, limbs):
   ("name", "limbs"),
   [
     pytest.param("one", Limbs(6, 25), marks=pytest.mark.slow),
-    ("in another order", Limbs(6, 25)),
+    pytest.param("in another order", Limbs(6, 25), marks=pytest.mark.slow),
     pytest.param("in another order", Limbs(2, 3), marks=pytest.mark.slow),
     pytest.param("slices", Limbs(6, 25), marks=pytest.mark.slow),
     ("slices", Limbs(2, 3)),

@@ -150,6 +150,7 @@ def test_missing_runs_are_trained_once(table, tmp_path, capsys):
   assert runs[0].workdir.name not in folders
 
 
+@tiers.SLOW
 def test_the_seeds_of_a_row_train_together(table, tmp_path, capsys):
   args = ("--rows", "gmp*", "--seeds=2", "--together")
   assert call(table, tmp_path, *args) == outcomes.DONE

@@ -196,6 +196,7 @@ def test_sizes_of_table_10_are_those_of_resnet50():
     assert published == totals | printed
 
 
+@tiers.SLOW
 def test_gmp_costs_are_those_of_rigl_s_paper(tmp_path):
   rows = reproduce.select(tables.table("granet_3"), ["gmp-kept/*"])
   ratios = [

@@ -41,7 +41,7 @@ def first_state(dense, options, *changes):
 
 
 @pytest.mark.parametrize(
-  "name", tiers.some(("wanda", "ria", "sparsegpt"), lambda n: n == "sparsegpt")
+  "name", tiers.some(("wanda", "ria", "sparsegpt"), lambda n: n == "wanda")
 )
 def test_a_run_starts_from_the_pruned_network(dense, name):
   _, state = first_state(dense, f"{name},sparsity=0.6")

@@ -5,7 +5,7 @@ import os
 
 import jax
 import numpy as np
-from helpers import streamed, trainer
+from helpers import streamed, tiers, trainer
 from helpers.stopping import StopAfter
 from helpers.trainer import metrics as rows
 
@@ -93,6 +93,7 @@ def streams_seed(state):
   return batches.stream_seed(jax.random.wrap_key_data(state.key))
 
 
+@tiers.SLOW
 def test_single_steps_equal_a_dispatch():
   """Convolutions on a CPU: one call per step, not per dispatch."""
   chosen = streamed.experiment(

@@ -6,6 +6,7 @@ import pathlib
 import jax
 import numpy as np
 import pytest
+from helpers import tiers
 
 import sparsejax
 from sparsejax import command_line
@@ -67,6 +68,7 @@ def test_loss_and_accuracy_are_those_of_the_whole_batch():
   np.testing.assert_allclose(one.grad_norm[0], other.grad_norm[0], rtol=1e-5)
 
 
+@tiers.SLOW
 def test_batch_statistics_pass_from_one_microbatch_to_the_next():
   options = ("static,model=cnn,runlocal", "--config.model.channels=(4, 6)")
   chosen = experiment(*options, "--config.microbatches=2")

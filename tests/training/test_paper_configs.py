@@ -3,6 +3,7 @@
 import pathlib
 
 import pytest
+from helpers import tiers
 
 from sparsejax import command_line
 from sparsejax.training.config import build, command, keys, sections
@@ -120,12 +121,15 @@ def test_every_method_has_a_row(config, name):
 
 @pytest.mark.parametrize(
   ("config", "options"),
-  [
-    ("cifar", "vgg19,cifar100,granet,sparsity=0.98,initial_sparsity=0.5"),
-    ("cifar", "resnet20,accset"),
-    ("imagenet", "mobilenet_v1,optg,sparsity=0.8"),
-    ("imagenet", "resnet50,granet"),
-  ],
+  tiers.every(
+    2,
+    [
+      ("cifar", "vgg19,cifar100,granet,sparsity=0.98,initial_sparsity=0.5"),
+      ("cifar", "resnet20,accset"),
+      ("imagenet", "mobilenet_v1,optg,sparsity=0.8"),
+      ("imagenet", "resnet50,granet"),
+    ],
+  ),
 )
 def test_runlocal_is_twenty_steps_on_synthetic_images(config, options):
   argv = [f"--config={CONFIGS / config}.py:{options},runlocal"]

@@ -296,6 +296,7 @@ def test_small_dense_has_the_size_of_the_sparse_network(model, sparsity):
   assert fewer <= active + rest
 
 
+@tiers.SLOW
 def test_small_dense_has_the_width_of_the_paper():
   make = functools.partial(models.MODELS["resnet50"], 1000)
 
